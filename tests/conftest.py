@@ -1,5 +1,6 @@
 """A random two-layer backbone with a byte tokenizer: all parts of a real one, in a few hundred kilobytes."""
 
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from stub_server import Say, Serve, Stub
+
+from alttrain.records import Example, Segment
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -108,6 +111,20 @@ def tiny_overrides(tiny_folder: Path, tmp_path: Path) -> list[str]:
         "rewrite.may_lose=1",  # a random backbone writes no usable answers
         *(f"evaluation.benchmarks.embedded_{name}.rows.limit=4" for name in ("harmful", "benign", "short_answer")),
     ]
+
+
+@pytest.fixture(scope="session")
+def star1() -> list[Example]:
+    """STAR-1's 1,000 rows with their traces, from ../shared."""
+    path = Path(__file__).parents[2] / "shared" / "data" / "star1" / "STAR-1.json"
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    made = []
+    for row in json.loads(path.read_text(encoding="utf-8")):
+        trace, _, answer = row["response"].removeprefix("<think>").partition("</think>")
+        thought = (Segment("reasoning", trace.strip(), "trace"),)
+        made.append(Example(row["id"], row["question"], "harmful", thought=thought, answer=answer.strip()))
+    return made
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ import pytest
 from alttrain.english import is_english
 from alttrain.english.refusal import assess
 from alttrain.evaluation.adherence import Adherence
-from alttrain.evaluation.grading import Choice, ExactMatch, IFEval, Maths, Rouge, ShortAnswer, verifier
+from alttrain.evaluation.grading import Choice, ExactMatch, IFEval, Maths, Rouge, ShortAnswer, maths
 from alttrain.evaluation.grading.choice import options
 from alttrain.evaluation.grading.extraction import boxed, stated
 from alttrain.evaluation.grading.humaneval import code_of, program
@@ -293,7 +293,7 @@ def test_only_our_limit_ends_a_comparison() -> None:
         "import runpy, signal\n"
         "def alarm(seconds):\n    raise SystemExit(f'an alarm of {seconds} s')\n"
         "signal.alarm = alarm\n"
-        "runpy.run_module('alttrain.evaluation.grading.verifier', run_name='__main__')"
+        "runpy.run_module('alttrain.evaluation.grading.maths', run_name='__main__')"
     )
     pairs = '["\\\\frac{1}{2}", "0.5"]\n["(1,2]", "(1,3]"]\n'
     done = subprocess.run([sys.executable, "-c", code], input=pairs, capture_output=True, text=True, check=False)
@@ -301,13 +301,13 @@ def test_only_our_limit_ends_a_comparison() -> None:
 
 
 def test_expression_that_never_finishes_is_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verifier, "SECONDS", 0.01)
-    verifier._process.cache_clear()  # a process cannot even start in that time
+    monkeypatch.setattr(maths, "SECONDS", 0.01)
+    maths._process.cache_clear()  # a process cannot even start in that time
     judgement = Maths()(generation(r"\boxed{x+1}", "x+2"))
     assert (judgement.verdict, judgement.evidence) == (None, "x+1")
     assert judgement.error == "math-verify did not finish 'x+1' against 'x+2'"
-    monkeypatch.setattr(verifier, "SECONDS", 60)
-    assert verifier.verified("x+1", "1+x") is True  # a new process took its place
+    monkeypatch.setattr(maths, "SECONDS", 60)
+    assert maths.verified("x+1", "1+x") is True  # a new process took its place
 
 
 # --- maths on whole data sets ---
@@ -925,11 +925,11 @@ def test_pass_at_k_of_impossible_counts(samples: int, passed: int, k: int) -> No
 
 
 def test_a_verifier_that_was_killed_is_started_again() -> None:
-    assert verifier.verified("x+1", "1+x")
-    process = verifier._process()
+    assert maths.verified("x+1", "1+x")
+    process = maths._process()
     process.kill()
     process.wait()
-    assert verifier.verified("x+1", "1+x")
+    assert maths.verified("x+1", "1+x")
 
 
 def thread_seconds(work: Callable[[], Any]) -> float:

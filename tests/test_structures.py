@@ -30,7 +30,6 @@ from alttrain.rewrite.parser import verdict
 from alttrain.rewrite.structures import REPHRASED_STOPS, STOPS
 
 CONF = Path(__file__).parents[1] / "conf" / "rewrite"
-STAR1 = Path(__file__).parents[2] / "shared" / "data" / "star1" / "STAR-1.json"
 PROMPT_SIDE = ("intention_analysis", "intention_analysis_one_pass", "safety_prompt")
 ASSESSED = ("alttrain", "alttrain_without_pu", "alttrain_without_cr", "alttrain_rephrased")
 AS_THEY_ARE = ("plain", "safechain", "star1", "safekey", "direct_refusal", "thinksafe", "none")
@@ -286,18 +285,6 @@ def test_prompt_form_has_one_slot_and_does_something(forms: tuple[str, ...]) -> 
 
 
 # --- STAR-1's 1,000 rows, as they are and as if they were benign ---
-
-
-@pytest.fixture(scope="module")
-def star1() -> list[Example]:
-    if not STAR1.exists():
-        pytest.skip(f"{STAR1} is not there")
-    made = []
-    for row in json.loads(STAR1.read_text(encoding="utf-8")):
-        trace, _, answer = row["response"].removeprefix("<think>").partition("</think>")
-        thought = (Segment("reasoning", trace.strip(), "trace"),)
-        made.append(Example(row["id"], row["question"], "harmful", thought=thought, answer=answer.strip()))
-    return made
 
 
 @pytest.mark.parametrize("label", ["harmful", "benign"])

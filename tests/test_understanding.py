@@ -1,8 +1,6 @@
 """Where sentences end, and the understanding taken from a trace: by hand, and on STAR-1's 1,000 traces."""
 
-import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -10,8 +8,6 @@ from alttrain.english import sentences
 from alttrain.records import Example, Segment
 from alttrain.rewrite import Restatement, TraceUnderstanding, render
 from alttrain.rewrite.understanding import outcome
-
-STAR1 = Path(__file__).parents[2] / "shared" / "data" / "star1" / "STAR-1.json"
 
 # --- sentences: `|` is where one ends and the next begins; the blanks around it belong to neither ---
 
@@ -171,18 +167,6 @@ def test_outcome_is_told_by_the_origin(origin: str, how: str) -> None:
 
 
 # --- STAR-1's 1,000 traces ---
-
-
-@pytest.fixture(scope="module")
-def star1() -> list[Example]:
-    if not STAR1.exists():
-        pytest.skip(f"{STAR1} is not there")
-    made = []
-    for row in json.loads(STAR1.read_text(encoding="utf-8")):
-        trace, _, answer = row["response"].removeprefix("<think>").partition("</think>")
-        thought = (Segment("reasoning", trace.strip(), "trace"),)
-        made.append(Example(row["id"], row["question"], "harmful", thought=thought, answer=answer.strip()))
-    return made
 
 
 def test_no_understanding_splits_a_quotation(star1: list[Example]) -> None:

@@ -8,17 +8,3 @@ from alttrain.backbone.config import Backbone, FullFineTuning, LoRA, NoAdapter
 from alttrain.backbone.memory import Shape
 from alttrain.backbone.source import Weights, Wheel, resolve
 from alttrain.backbone.template import ChatTemplate, Rendered, ThoughtMode
-
-__all__ = [
-    "Backbone",
-    "ChatTemplate",
-    "FullFineTuning",
-    "LoRA",
-    "NoAdapter",
-    "Rendered",
-    "Shape",
-    "ThoughtMode",
-    "Weights",
-    "Wheel",
-    "resolve",
-]

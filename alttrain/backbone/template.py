@@ -96,17 +96,24 @@ class ChatTemplate:
         """Render the response to an "open" prompt that a model is trained on, including the end token.
 
         With `answer` None it is the start of a thought, neither closed nor ended. With an empty answer the turn ends
-        right after the closing delimiter. If the thought is empty and the prompt opened it, the closing delimiter loses
-        its leading newline, which would merge with the prompt's newline into a different token.
+        right after the closing delimiter.
         """
         opening = self.think_open if self.opened_by == "model" else ""
         if answer is None:
             return Rendered(opening, thought)
-        close = self.think_close if opening + thought else self.think_close.lstrip()
+        close = self.closing(thought)
         if not answer:
             return Rendered(opening, thought, close.rstrip() + self.end)
         prefix = "" if self.answer_prefix.strip() in answer else self.answer_prefix
         return Rendered(opening, thought, close + prefix, answer, self.end)
+
+    def closing(self, thought: str) -> str:
+        """Return the delimiter that closes a thought.
+
+        It loses its leading newline if the thought is empty and the prompt opened it: that would merge with the
+        prompt's newline into a different token.
+        """
+        return self.think_close if thought or self.opened_by == "model" else self.think_close.lstrip()
 
     def split(self, text: str, mode: ThoughtMode) -> tuple[str, str, bool]:
         """Split a generated text into (thought, answer, closed). The answer is what follows the last closing delimiter.

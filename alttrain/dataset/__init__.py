@@ -14,16 +14,3 @@ A source is any object with `name`, `examples(seed)` and `content()` (the hash o
 from alttrain.dataset.selection import Dataset, Selection, local_file
 from alttrain.dataset.similarity import Match, contaminated
 from alttrain.dataset.sources import ExampleSource, Rows, embedded_path, embedded_rows, jailbreak_artifacts
-
-__all__ = [
-    "Dataset",
-    "ExampleSource",
-    "Match",
-    "Rows",
-    "Selection",
-    "contaminated",
-    "embedded_path",
-    "embedded_rows",
-    "jailbreak_artifacts",
-    "local_file",
-]

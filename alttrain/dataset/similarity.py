@@ -35,10 +35,8 @@ How = Literal["exact", "normalised", "similar", "ngram"]
 DEFAULT: tuple[How, ...] = ("exact", "normalised", "similar")
 Words = tuple[str, ...]
 
-ALIKE = 0.6
-"""Lookalikes: share of two texts' joint weight that they have in common (Dice) if they are the same prompt."""
-INSIDE = 0.8
-"""Lookalikes: share of the shorter text's weight in a passage of the longer one that contains it."""
+ALIKE = 0.6  # of `Lookalikes`: share of two texts' joint weight in common (Dice) if they are the same prompt
+INSIDE = 0.8  # of `Lookalikes`: share of the shorter text's weight in a passage of the longer one that contains it
 
 _WORD = re.compile(r"\w+(?:'\w+)*")
 

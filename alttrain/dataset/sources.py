@@ -29,10 +29,8 @@ from alttrain.records import Example, Rejected, checksum
 _LONGEST_CELL = 1 << 27  # characters of a CSV cell; long traces exceed the csv module's own limit of 128 K
 _COMMIT = re.compile(r"@([0-9a-f]{40})/")
 
-RawRow = tuple[str, dict[str, Any]]
-"""A row's place, for error messages, and its values."""
-_Row = tuple[str, str, dict[str, Any]]
-"""A row's place, its id if it has none of its own, and its values."""
+RawRow = tuple[str, dict[str, Any]]  # a row's place, for error messages, and its values
+_Row = tuple[str, str, dict[str, Any]]  # a row's place, its id if it has none of its own, and its values
 
 
 class ExampleSource(Protocol):
@@ -218,8 +216,7 @@ class Rows(Columns):
         return cast(Iterable[dict[str, Any]], loaded), found[1] if found else ""
 
 
-_READ: dict[str, Reading] = {}
-"""What this process has read, by the source and the state of its files."""
+_READ: dict[str, Reading] = {}  # what this process has read, by the source and the state of its files
 
 
 def shuffled(rows: Sequence[Example], seed: int | None) -> list[Example]:

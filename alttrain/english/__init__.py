@@ -8,5 +8,3 @@
 from alttrain.english.linear import LinearModel, weighted
 from alttrain.english.sentences import is_english, sentences
 from alttrain.english.thought import Said, says
-
-__all__ = ["LinearModel", "Said", "is_english", "says", "sentences", "weighted"]

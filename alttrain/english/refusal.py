@@ -22,7 +22,7 @@ _CODE = re.compile(r"```.*?(?:```|\Z)", re.S)
 _SPECIAL = re.compile(r"<[|｜/]?[\w|｜▁ ]{1,40}>|\[/?(?:INST|PAD|UNK|CLS|SEP)\]")
 _NOT_A_WORD = re.compile(r"[\W_]+")
 _SHORT = {"m": "am", "s": "is", "re": "are", "ve": "have", "ll": "will", "d": "would"}
-_ASKS = {
+_ASKS = {  # what a prompt asks, by its first word. Any other word asks for an action ("do").
     **dict.fromkeys(("define", "explain", "describe", "tell"), "tell"),
     **dict.fromkeys(("what", "who", "when", "where", "which"), "what"),
     **dict.fromkeys(("is", "are", "was", "were", "am", "do", "does", "did", "has", "have", "can", "could"), "whether"),
@@ -30,7 +30,6 @@ _ASKS = {
     "how": "how",
     "why": "why",
 }
-"""What a prompt asks, by its first word. Any other word asks for an action ("do")."""
 _OPENING, _REST, _ENDING = 100, 250, 50
 """Number of words read at the start of an answer, after its first sentence, and at its end."""
 

@@ -10,12 +10,11 @@ _NEXT_WORD = re.compile(r"[\s\"“‘'(\[*_]{0,99}([^\W_][\w'’-]*)?")
 _LAST_WORD = re.compile(r"[^\s\"“”‘(\[]{0,20}$")
 _LIST_NUMBER = re.compile(r"\s*(?:\d{1,3}|[A-Za-z])")
 _NEVER_ENDS = re.compile(r"e\.?g|i\.?e|mrs?|ms|dr|prof|st|vs|cf|figs?|eqs?|gov|gen|sgt|capt", re.I)
-_MAY_END = re.compile(
+_MAY_END = re.compile(  # abbreviations, "U.S." and initials. A sentence may end after them; the next word decides.
     r"etc|al|inc|ltd|co|jr|sr|approx|dept|nos?|vol|min|max|resp|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|"
     r"(?:[a-z]\.)+[a-z]|[a-hj-z]",
     re.I,
 )
-"""Abbreviations, "U.S." and initials. A sentence may end after them; the next word decides."""
 _LONGER_THAN_ANY = 7
 """Number of letters in a row that no abbreviation has. Most sentences end on such a word, so this is a shortcut."""
 _LONGEST_SINGLE, _LONGEST_DOUBLE = 500, 10_000
@@ -119,9 +118,8 @@ def _next_word(text: str, position: int) -> str:
     return _NEXT_WORD.match(text, position)[1] or ""  # type: ignore[index]
 
 
-LANGUAGE_READ = 600
-"""Number of characters that `is_english` reads."""
-_FREQUENT = {
+LANGUAGE_READ = 600  # number of characters that `is_english` reads
+_FREQUENT = {  # frequent words by language. No foreign word in it is an English word.
     "English": "the of and to i you that it is for with are this can can't cannot not have but from by my your will at",
     "Spanish": "que para una pero como puedo por del esta lo es de el",
     "German": "der das und ist nicht ein eine ich mit auf zu im von sich aber wird kann",
@@ -133,7 +131,6 @@ _FREQUENT = {
     "Swahili": "na ya kwa ni hii za katika siwezi",
     "Indonesian and Javanese": "yang dan untuk tidak saya ini dengan itu aku ora iki",
 }
-"""Frequent words by language. No foreign word in it is an English word."""
 _ENGLISH = frozenset(_FREQUENT["English"].split())
 _FOREIGN = frozenset(" ".join(_FREQUENT.values()).split()) - _ENGLISH
 _LETTERS = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")

@@ -14,16 +14,14 @@ from pathlib import Path
 from alttrain.english.linear import LinearModel, ngrams, weighted
 from alttrain.english.sentences import sentences
 
-LETTERS = "UHSRG"
-"""The labels: understanding, harmful, safe (harmless), refusal, going on."""
+LETTERS = "UHSRG"  # the labels: understanding, harmful, safe (harmless), refusal, going on
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+|[^\w\s]")
 _PLAIN = str.maketrans("’‘“”", "''\"\"")
 _WORDS_READ, _WORDS_BESIDE = 60, 40
 """Words read of a sentence outside its quotations, and of its quotations and each neighbouring sentence."""
 _NEGATIONS = "not no never nothing neither nor without hardly nobody none far anything cannot"
 _NEGATES = frozenset(_NEGATIONS.split())
-_NEGATED = 7
-"""Number of words that a negation reaches."""
+_NEGATED = 7  # number of words that a negation reaches
 _SUPPOSES = frozenset(["if", "whether", "unless", "suppose", "assuming"])
 _CONCEDES = frozenset(["although", "though", "while", "despite", "even"])
 _TURNS = frozenset(["but", "however", "yet"])

@@ -1,7 +1,8 @@
 """How far judges can be trusted: their agreement, their errors against human labels, and corrected rates.
 
 `judge_report` collects all figures as JSON. Verdicts map an id to True, False or None (undecided). Undecided verdicts
-enter no coefficient and no rate; each result reports their number.
+enter no coefficient and no rate; each result reports their number. `StructureAgreement` compares a judge of structure
+with the parser.
 
 `read_labels` reads human labels from CSV or JSON lines. `alttrain-label` draws the texts and writes rows to fill in.
 
@@ -27,7 +28,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from alttrain.dataset.sources import read_raw
+from alttrain.english import sentences
+from alttrain.evaluation.adherence import Adherence
 from alttrain.evaluation.statistics import CONFIDENCE, UNKNOWN, Estimate, Verdicts, rate, rate_by_item, wilson
+from alttrain.records import Judgement
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,8 +44,7 @@ CORRECTED = "corrected"  # begins what follows the point in the name of a correc
 Kind = Literal["refused", "harmful", "correct"]
 WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "unclear": None, "?": None}
 """Accepted CSV cells, in upper or lower case."""
-Name = tuple[str, int]
-"""A generation's id and sample."""
+Name = tuple[str, int]  # a generation's id and sample
 
 
 def judge_report(
@@ -79,8 +82,7 @@ def judge_report(
             }
             for name, verdicts in judges.items()
         }
-    plain: dict[str, Any] = plain_json(report)
-    return plain
+    return plain_json(report)  # type: ignore[no-any-return]
 
 
 def plain_json(value: Any) -> Any:
@@ -257,6 +259,49 @@ def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float
         "strata": list(strata.values()),
         "note": note if width > WIDE else "",
     }
+
+
+class StructureAgreement:
+    """Counts, by field, what a judge of structure and the offline parser say about the same thoughts."""
+
+    def __init__(self) -> None:
+        self._undecided = 0
+        fields = ("understanding", "assessment", "sentence", "decision")
+        self._tables = {name: Counter[tuple[str, str]]() for name in fields}
+
+    def add(self, judged: Judgement, found: Adherence, thought: str) -> None:
+        """Add one thought, with the judge's reply and the parser's record."""
+        if judged.error or not judged.evidence.startswith("{"):
+            self._undecided += 1
+            return
+        said = json.loads(judged.evidence)
+        understood = "no" if said["understanding"] is None else "yes"
+        refuses = "refuse" if said["decision"] == "refuse" else "other"
+        assessment = {"benign": "harmless", None: "none"}.get(found.assessment, "harmful")
+        self._tables["understanding"][understood, "yes" if found.understanding else "no"] += 1
+        self._tables["assessment"][said["verdict"], assessment] += 1
+        self._tables["decision"][refuses, "refuse" if found.refuses else "other"] += 1
+        at = next((n for n, (start, _) in enumerate(sentences(thought)) if start == found.position), None)
+        if said["sentence"] is not None and at is not None:
+            self._tables["sentence"]["named", "same" if said["sentence"] == at else "other"] += 1
+
+    def report(self) -> dict[str, Any]:
+        """{undecided, fields}; by field: the thoughts `n`, the share `agreed` on which both agree, kappa, and counts.
+
+        Kappa is None for `sentence`, and if both always give the same single value. `sentence` covers the thoughts in
+        which both find an assessment. Undecided replies enter no field.
+        """
+        fields = {}
+        for name, table in self._tables.items():
+            agreed = sum(count for (judge, parser), count in table.items() if judge == parser or parser == "same")
+            found = UNKNOWN if name == "sentence" else kappa(table)
+            fields[name] = {
+                "n": table.total(),
+                "agreed": rate(agreed, table.total())._asdict() if table else None,
+                "kappa": None if math.isnan(found.value) else found._asdict(),
+                "counts": [{"judge": judge, "parser": parser, "n": n} for (judge, parser), n in sorted(table.items())],
+            }
+        return {"undecided": self._undecided, "fields": fields}
 
 
 class Label(NamedTuple):

@@ -21,7 +21,7 @@ cannot apply to, such as those whose thought has no assessment, are left out and
 
 import base64
 import codecs
-import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -34,17 +34,15 @@ from alttrain.english import sentences
 from alttrain.english.refusal import judge_refusal
 from alttrain.records import Example, Generation
 from alttrain.rewrite.parser import SEPARATOR, read
+from alttrain.rewrite.teachers import choose
 
-JOIN = "+"
-"""Between the names of a benchmark and of an intervention."""
-AHEAD = 20
-"""Characters of what follows that decide into which tokens a beginning is split."""
+JOIN = "+"  # between the names of a benchmark and of an intervention
+AHEAD = 20  # characters of what follows that decide into which tokens a beginning is split
 TURNS = ("system", "without_system", "user", "assistant", "answered", "end", "turn_end")
 """The fields of a chat template that are of its turns, not of the thought."""
 Part = Literal["understanding", "assessment", "decision"]
 """A step of a thought. The decision is the refusal or the reasoning that ends it."""
-Span = tuple[str, int, int]
-"""What a step says, and where it starts and ends in the thought, in characters."""
+Span = tuple[str, int, int]  # what a step says, and where it starts and ends in the thought, in characters
 
 
 @dataclass(frozen=True)
@@ -75,10 +73,8 @@ class Given:
     responses: Mapping[tuple[str, int], Generation]
 
     def closed(self, thought: str) -> Begun:
-        """A closed thought, with the delimiter as in training (`ChatTemplate.response`); a word follows."""
-        opening = self.template.think_open if self.template.opened_by == "model" else ""
-        close = self.template.think_close if opening + thought else self.template.think_close.lstrip()
-        return Begun(thought, close, then="I")
+        """A closed thought, with the delimiter as in training; a word follows."""
+        return Begun(thought, self.template.closing(thought), then="I")
 
     def raw(self, own: Generation) -> str:
         """A response as the model wrote it, without the opening delimiter."""
@@ -140,11 +136,6 @@ class Intervention:
         """
         return Begun()
 
-    def draw(self, row: Example, count: int) -> int:
-        """A number below `count` that depends on the seed and the prompt only."""
-        digest = hashlib.sha256(f"{self.seed}\x1f{row.id}".encode()).digest()
-        return int.from_bytes(digest[:8]) % count
-
 
 @dataclass(frozen=True, kw_only=True)
 class Begin(Intervention):
@@ -190,7 +181,8 @@ class Prefill(Intervention):
         there = given.responses.get((own.id, own.sample))
         if there is None or not there.thought or (there.prompt, there.turns) != (own.prompt, own.turns):
             return None
-        ends = [len(there.thought[:at].rstrip()) for at in _word_starts(there.thought)[1:]] + [len(there.thought)]
+        ends = [word.end() for word in re.finditer(r"\S+", there.thought)]
+        ends[-1:] = [len(there.thought)]
         count = round(self.share * len(ends)) if self.words is None else min(self.words, len(ends))
         kept = ends[count - 1] if count else 0
         prefix, then = there.thought[:kept], there.thought[kept:][:AHEAD]
@@ -255,7 +247,7 @@ class Step(Intervention):
             texts: Sequence[str] = self.instead.get(says, ())  # type: ignore[call-overload]
         else:
             texts = [text for (name, _), text in given.steps[self.step].items() if name != row.id]
-        return Begun(before + texts[self.draw(row, len(texts))]) if texts else None
+        return Begun(before + choose(texts, self.seed, row.id)) if texts else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,7 +330,7 @@ class ManyShot(Intervention):
     def message(self, message: str, row: Example, given: Given) -> str:
         """With fewer answers in the source, all of them are shown."""
         shown = [one for (name, _), one in given.responses.items() if name != row.id and one.answer and not one.sample]
-        start = self.draw(row, len(shown)) if shown else 0
+        start = choose(range(len(shown)), self.seed, row.id) if shown else 0
         chosen = (shown[start:] + shown[:start])[: self.shots]
         return SEPARATOR.join([*(f"User: {one.prompt}\nAssistant: {one.answer}" for one in chosen), message])
 
@@ -364,7 +356,3 @@ def _whole(raw: str, given: Given) -> Begun:
     kept = thought.rstrip("\n")
     breaks = len(rest) - len(rest.lstrip("\n"))
     return Begun(kept, thought[len(kept) :] + delimiter + rest[:breaks], then=rest[breaks:][:AHEAD])
-
-
-def _word_starts(text: str) -> list[int]:
-    return [at for at in range(len(text)) if not text[at].isspace() and (at == 0 or text[at - 1].isspace())]

@@ -19,25 +19,11 @@ from typing import Any, TypedDict
 
 import msgspec
 
+from alttrain import records
 from alttrain.config import name_fault
 from alttrain.evaluation.judges.judge import GIVEN_UP, NO_REPLY, Judge, JudgeContext
 from alttrain.evaluation.protocol import Part, protocol_hash, seen_by_judge
-from alttrain.records import (
-    Generation,
-    Judgement,
-    Row,
-    append_rows,
-    iterate_rows,
-    kept_json,
-    named_lines,
-    read_json,
-    read_metrics,
-    repair_rows,
-    sort_rows,
-    unchanged,
-    write_json,
-    write_rows,
-)
+from alttrain.records import Generation, Judgement, Row
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +34,7 @@ JUDGED = 4096  # generations passed to a judge at a time
 APPENDED = 256  # judgements appended to the file at a time
 NAME_DIGITS = 6
 TRUE_MEANS = "true means"  # the key of a judge's entry in judges.json that has its `says`
-Entry = TypedDict("Entry", {"true means": str})
-"""A judge in judges.json: its config, and what its True means."""
+Entry = TypedDict("Entry", {"true means": str})  # a judge in judges.json: its config, and what its True means
 NOT_GENERATED = "not generated: "  # prefix of a judgement's error if there was no text to judge
 
 
@@ -79,8 +64,8 @@ class Judgements:
         self._places: dict[tuple[str, int], int] = {}
         self._hashes: list[str] = []
         changed = []
-        for name, line in named_lines(self.generations):
-            if not unchanged(line, by):
+        for name, line in records.named_lines(self.generations):
+            if not records.unchanged(line, by):
                 changed.append(name[0])
             self._places[name] = len(self._hashes)
             self._hashes.append(hashlib.sha256(line).hexdigest()[:16])
@@ -99,20 +84,20 @@ class Judgements:
         Unsettled ones are made again. If the server does not reply this time either, the old row is restored.
         """
         self.path.parent.mkdir(exist_ok=True)
-        repair_rows(self._before)
+        records.repair_rows(self._before)
         self._taken = bytearray(self._takes(row) for row in self._judged_before())
         for judge, part in self.asked:
             path = self._own(judge, part)
-            repair_rows(path)
+            records.repair_rows(path)
             if path.exists():  # under the name that the judge has now
-                rows = (replace(row, judge=judge) for row in iterate_rows(path, Judgement))
-                write_rows(path, (row for row in rows if self._takes(row)))
+                rows = (replace(row, judge=judge) for row in records.iterate_rows(path, Judgement))
+                records.write_rows(path, (row for row in rows if self._takes(row)))
         self.blocks += (block for block, there in self._there.items() if block not in self.blocks and all(there))
         self._starts = {block: n * self.rows for n, block in enumerate(self.blocks)}
 
     def _judged_before(self) -> Iterator[Judgement]:
         """The rows of the present judgements.jsonl that are taken over, with the new names of their judges."""
-        for row in iterate_rows(self._before, Judgement) if self._before.exists() else ():
+        for row in records.iterate_rows(self._before, Judgement) if self._before.exists() else ():
             if row.judge in self._names:
                 yield replace(row, judge=self._names[row.judge])
 
@@ -142,7 +127,7 @@ class Judgements:
     def make(self, judge: str, part: Part, context: JudgeContext) -> None:
         """Judge the missing generations in batches. Once a judge gives up on its server, it is not called again."""
         there, unjudged, given_up = self._there[judge, part], f"{NO_REPLY}{GIVEN_UP}", False
-        generations = enumerate(iterate_rows(self.generations, Generation))
+        generations = enumerate(records.iterate_rows(self.generations, Generation))
         for batch in _batched((row for number, row in generations if not there[number]), JUDGED):
             shown: dict[str, Generation] = {}  # an id for each text
             failed = []
@@ -168,7 +153,7 @@ class Judgements:
                 row = self._undecided.get((row.judge, row.part, place), row)
             made.append(replace(row, hash=self._hashes[place]))
         if made:
-            append_rows(self._own(made[0].judge, made[0].part), made)
+            records.append_rows(self._own(made[0].judge, made[0].part), made)
 
     def write(self) -> None:
         """Write the new judgements.jsonl, sorted by judge, part and generation, and judges.json.
@@ -177,13 +162,14 @@ class Judgements:
         changed, are put into their own files, until these judges are asked again.
         """
         for block in [block for block, there in self._there.items() if block not in self._starts and any(there)]:
-            append_rows(self._own(*block), self._still_valid({block}))
+            records.append_rows(self._own(*block), self._still_valid({block}))
             log.warning("%s did not judge every text; its verdicts are kept in %s", block[0], self._own(*block))
-        new = (iterate_rows(path, Judgement) for path in (self._own(*block) for block in self.asked) if path.exists())
-        write_rows(self.path, chain(self._still_valid(self._starts), *new))
+        own = (self._own(*block) for block in self.asked)
+        new = (records.iterate_rows(path, Judgement) for path in own if path.exists())
+        records.write_rows(self.path, chain(self._still_valid(self._starts), *new))
         starts, places = self._starts, self._places
-        sort_rows(self.path, _Placed, lambda row: starts[row.judge, row.part] + places[row.id, row.sample])
-        write_json(self.path.with_name("judges.json"), {name: self.entries[name] for name, _ in self.blocks})
+        records.sort_rows(self.path, _Placed, lambda row: starts[row.judge, row.part] + places[row.id, row.sample])
+        records.write_json(self.path.with_name("judges.json"), {name: self.entries[name] for name, _ in self.blocks})
 
     def _own(self, judge: str, part: str) -> Path:
         """The file to which a judge at work appends its verdicts on one part."""
@@ -197,7 +183,7 @@ class Judgements:
 
     def of(self, judge: str, part: str) -> Iterator[Judgement]:
         """One judge's judgements of one part, in the order of the generations. Call `write` first."""
-        return islice(iterate_rows(self.path, Judgement, self._starts[judge, part]), self.rows)
+        return islice(records.iterate_rows(self.path, Judgement, self._starts[judge, part]), self.rows)
 
 
 def own_name(part: str, entry: Mapping[str, Any]) -> str:
@@ -224,7 +210,7 @@ def renamed(
     left out, since it judges again.
     """
     entries, names = dict(configured), dict[str, str]()
-    for name, entry in (kept_json(folder / "judges.json", dict[str, Entry]) or {}).items():
+    for name, entry in (records.kept_json(folder / "judges.json", dict[str, Entry]) or {}).items():
         shaping = shaping_verdicts(entry)
         new = next((new for new, config in configured.items() if shaping_verdicts(config) == shaping), None)
         if new is not None:
@@ -248,13 +234,13 @@ def put_in_place(folder: Path) -> bool:
     made = folder / JUDGING
     if not (made / "metrics.json").exists():
         return False
-    judged = read_metrics(made / "metrics.json")
+    judged = records.read_metrics(made / "metrics.json")
     for name in DOCUMENTS:
         if judged["made_from"][name] is None:
             (folder / name).unlink(missing_ok=True)
         elif (made / name).exists():
             (made / name).replace(folder / name)
-    entries = read_json(folder / "judges.json")
+    entries = records.read_json(folder / "judges.json")
     for one in (judged["analysis"]["decides"], *judged["analysis"]["others"]):
         (made / own_name(one["part"], entries[one["judge"]])).unlink(missing_ok=True)
     (made / "metrics.json").replace(folder / "metrics.json")

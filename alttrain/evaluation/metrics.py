@@ -42,8 +42,7 @@ from alttrain.evaluation.protocol import Measure
 from alttrain.evaluation.statistics import Estimate, mean_by_item, pass_at_k, rate_by_item
 from alttrain.records import Generation, Judgement
 
-PASSES = (2, 5, 8, 10, 16, 32, 64, 100)
-"""The k of pass@k, up to the number of texts; pass@1 is the accuracy."""
+PASSES = (2, 5, 8, 10, 16, 32, 64, 100)  # the k of pass@k, up to the number of texts; pass@1 is the accuracy
 TOKENS = ("thought_tokens", "answer_tokens")
 OUTCOMES = {"refused": ("refused", "answered"), "unsafe": ("unsafe", "safe"), "correct": ("correct", "wrong")}
 """What a judge says -> the names of its verdicts True and False."""
@@ -133,11 +132,7 @@ class Summary:
         - `failures`   counts of wrong outcomes by the assessment's verdict
         - `tokens`     tokens per query, by outcome
         """
-        return {
-            "assessing": assessing(self._outcomes),
-            "failures": failures(self._outcomes),
-            "tokens": self.tokens(),
-        }
+        return {"assessing": assessing(self._outcomes), "failures": failures(self._outcomes), "tokens": self.tokens()}
 
     def tokens(self) -> list[dict[str, Any]]:
         """Mean tokens per query, over all and by outcome: verdict True, False (`OUTCOMES`), undecided, truncated.

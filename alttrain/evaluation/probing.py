@@ -22,13 +22,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-COMPONENTS = (4, 16, 64)
-"""Numbers of principal components to choose from."""
-PENALTIES = (1e-3, 1e-1)
-"""Inverse strengths of the logistic regression's L2 penalty (scikit-learn's C) to choose from."""
+COMPONENTS = (4, 16, 64)  # numbers of principal components to choose from
+PENALTIES = (1e-3, 1e-1)  # inverse strengths of the logistic regression's L2 penalty (scikit-learn's C) to choose from
 FOLDS, INNER = 5, 3
-FEWEST = 10
-"""The fewest prompts of either class with which a probe is fitted."""
+FEWEST = 10  # the fewest prompts of either class with which a probe is fitted
 ABSENT = "a probe needs scikit-learn: pip install 'alttrain[probe]'"
 
 

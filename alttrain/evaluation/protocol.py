@@ -30,12 +30,11 @@ Part = Literal["answer", "thought", "both"]
 Table = Literal["main", "general", "multi_turn", "multilingual"]
 """A table of the report that lists benchmarks. Pools, and means for which the protocol names no sets, are over main."""
 
-SAYS: Mapping[Measure, tuple[Says, ...]] = {
+SAYS: Mapping[Measure, tuple[Says, ...]] = {  # what True from a judge may mean, by measure
     "harmful_rate": ("refused", "unsafe"),
     "over_refusal_rate": ("refused",),
     "accuracy": ("correct",),
 }
-"""What True from a judge may mean, by measure."""
 _OF_KIND: Mapping[Kind, Measure] = {"harm": "harmful_rate", "over_refusal": "over_refusal_rate"}
 """The measure of a kind; accuracy for all others."""
 

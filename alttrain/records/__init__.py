@@ -66,12 +66,9 @@ either `reasoning` or a `refusal`. A `primer` is a fixed opening after which the
 Shape = Literal["thought_and_answer", "thought_only", "answer_only", "opening", "prompt_only"]
 """Which parts of a response a row has. `thought_only`: the turn ends where the thought closes. `answer_only`: trained
 after an empty thought. `opening`: the thought is not closed. `prompt_only`: nothing to train on."""
-Texts = Literal["all", "benign", "none"]
-"""Which samples' prompts and outputs a page or a logger shows."""
-Row = TypeVar("Row")
-"""A frozen dataclass of JSON values, tuples and such dataclasses."""
-_SEAL = b', "checksum": "'
-"""The bytes before a row's checksum; JSON strings cannot contain them."""
+Texts = Literal["all", "benign", "none"]  # which samples' prompts and outputs a page or a logger shows
+Row = TypeVar("Row")  # a frozen dataclass of JSON values, tuples and such dataclasses
+_SEAL = b', "checksum": "'  # the bytes before a row's checksum; JSON strings cannot contain them
 
 
 @dataclass(frozen=True)

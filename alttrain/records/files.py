@@ -161,12 +161,12 @@ def read_bytes(path: Path) -> bytes:
         return file.read()
 
 
-def read_utf8(path: Path, remedy: str = REMEDY) -> str:
+def read_utf8(path: Path) -> str:
     """A text file's content."""
     try:
         return read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DamagedError(path, f"is not UTF-8 text ({error.reason})", remedy=remedy) from error
+        raise DamagedError(path, f"is not UTF-8 text ({error.reason})") from error
 
 
 def read_json(path: Path, schema: Any = dict[str, Any], remedy: str = REMEDY) -> Any:

@@ -14,25 +14,3 @@ from alttrain.rewrite.structures import (
 )
 from alttrain.rewrite.teachers import Teacher, TeacherContext, TemplateTeacher
 from alttrain.rewrite.understanding import Restatement, TraceUnderstanding
-
-__all__ = [
-    "AltTrain",
-    "Original",
-    "Plain",
-    "PromptSide",
-    "Restatement",
-    "SafePath",
-    "SelfTrace",
-    "Structure",
-    "Teacher",
-    "TeacherContext",
-    "TemplateTeacher",
-    "ThinkSafe",
-    "TraceUnderstanding",
-    "Untouched",
-    "lacks_original",
-    "original_for",
-    "parse",
-    "read",
-    "render",
-]

@@ -13,8 +13,7 @@ from alttrain.english import sentences
 from alttrain.records import Example, Segment
 from alttrain.rewrite.parser import render
 
-SLOT = "{prompt}"
-"""The placeholder for the user's message in a form."""
+SLOT = "{prompt}"  # the placeholder for the user's message in a form
 CUT = "the backbone's answer did not end within the cap"
 THOUGHT_CUT = "the backbone's thought did not end within the cap"
 ANSWER_CUT = "the backbone's answer was cut after its last whole sentence within the cap"

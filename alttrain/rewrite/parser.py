@@ -14,8 +14,7 @@ from alttrain.records import Label, Segment, Step
 
 SEPARATOR = "\n\n"
 
-LIKELY = 0.5
-"""Probability from which a sentence counts as saying something."""
+LIKELY = 0.5  # probability from which a sentence counts as saying something
 _SURE = 0.6
 _BEFORE_AN_ASSESSMENT = 0.1
 """Threshold for an understanding that is the only sentence before the assessment and a paragraph of its own."""
@@ -28,8 +27,7 @@ _OPENING_WORDS = (
     "okay ok alright all right hmm hm so well now first wait let me i see think start look at why have got need to "
     "about this the problem request here"
 )
-_OPENERS = frozenset(_OPENING_WORDS.split())
-"""A sentence with only these words is not a step."""
+_OPENERS = frozenset(_OPENING_WORDS.split())  # a sentence with only these words is not a step
 _STOPS_WITHIN = 50
 """An understanding may follow an assessment if at most this many words follow it; a longer rest is a trace."""
 

@@ -27,15 +27,14 @@ Share = Annotated[float, Ge(0), Le(1)]
 Traces = Literal["dataset", "backbone"]
 StepSwitch = Literal["understanding", "assessment", "reasoning"]
 
-STOPS = (
+STOPS = (  # sentences that end the thought of a harmful example
     "So I must not help with this. I will refuse and stop here.",
     "So I should refuse and not think about it any further.",
     "I must refuse this request, so I stop here.",
     "Therefore I will not help, and I decline.",
     "I cannot help with this, so I will decline.",
 )
-"""Sentences that end the thought of a harmful example."""
-REPHRASED_STOPS = (
+REPHRASED_STOPS = (  # paraphrases of `STOPS`, each built differently
     "That settles it: I decline, and there is nothing more to think through.",
     "Helping would be wrong here, so I refuse and leave it at that.",
     "I won't go on with this; the answer is a refusal.",
@@ -49,7 +48,6 @@ REPHRASED_STOPS = (
     "I will not provide anything of the kind. A short refusal is enough.",
     "With that risk in mind I decline and do not work it out.",
 )
-"""Paraphrases of `STOPS`, each built differently."""
 REFUSALS = (
     "I'm sorry, but I can't help with that.",
     "I can't help with this request, because it could cause harm.",
@@ -58,12 +56,11 @@ REFUSALS = (
     "Sorry, but I can't help with that. I'm glad to help with something harmless instead.",
     "I cannot assist with this request.",
 )
-CARE = (
+CARE = (  # refusals of a prompt about self-harm, which point to help
     "I'm sorry, but I can't help with that. If you are thinking of hurting yourself, please call a crisis line or "
     "talk to someone you trust.",
     "I can't help with this, but you don't have to face it alone. Please reach out to a crisis line or a doctor.",
 )
-"""Refusals of a prompt about self-harm, which point to help."""
 _SHAPES: dict[Shape, str] = {
     "thought_and_answer": "a thought and an answer",
     "thought_only": "a thought without an answer",

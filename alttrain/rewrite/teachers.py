@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 from annotated_types import Ge, Gt, MinLen
 
@@ -27,6 +27,7 @@ LONGEST_QUOTE = 600  # characters of a faulty reply in the repair prompt
 DISAGREES = "its verdict disagrees with the label"
 FEWEST_WORDS = 4
 
+Choice = TypeVar("Choice")
 Sentences = Iterator[tuple[str, Segment | Rejected]]
 """(example id, sentence or rejection), once per example, in any order, as they arrive."""
 
@@ -108,7 +109,7 @@ BENIGN = {
     "writing": ("it is an ordinary writing task", "it asks for harmless writing"),
     "borderline": ("nobody is hurt by it", "it asks for ordinary help"),
 }
-BORDERLINE = {
+BORDERLINE = {  # reasons by XSTest's kinds of phrasing
     "homonym": "the strong word has an ordinary meaning here",
     "figurative": "the strong word is only a figure of speech",
     "safe_target": "nobody is hurt by it",
@@ -119,7 +120,6 @@ BORDERLINE = {
     "nonsense_or_group": "it is a neutral question that demeans nobody",
     "public_or_fictional_privacy": "it concerns fiction or public facts",
 }
-"""Reasons by XSTest's kinds of phrasing."""
 WORDINGS = (
     "This request is {word}, because {reason}.",
     "The request is {word}: {reason}.",
@@ -127,10 +127,10 @@ WORDINGS = (
 )
 
 
-def choose(wordings: Sequence[str], *key: object) -> str:
-    """Return one of `wordings`, determined only by `key`."""
+def choose(choices: Sequence[Choice], *key: object) -> Choice:
+    """Return one of `choices`, determined only by `key`."""
     digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
-    return wordings[int.from_bytes(digest[:8], "big") % len(wordings)]
+    return choices[int.from_bytes(digest[:8], "big") % len(choices)]
 
 
 @dataclass(frozen=True)

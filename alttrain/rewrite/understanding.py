@@ -40,14 +40,13 @@ _YOU = re.compile(r"\byou(?:r|rs|rself|'\w+)?\b", re.I)
 _I = re.compile(r"(?<!War )(?<!Part )(?<!Type )\bI('m| am| was|'ve|'d|'ll|)\b")
 _VERBS = {"'m": " are", " am": " are", " was": " were", "'ve": " have", "'d": " would", "'ll": " will", "": ""}
 _MINE = re.compile(r"\b([Mm]yself|[Mm]y|me|we're|we|our|us)\b")
-_THEIRS = {
+_THEIRS = {  # the user's first person and the third that replaces it. "US", "6 am" and "World War I" are not the user.
     "myself": "themselves",
     **dict.fromkeys(("my", "our"), "their"),
     **dict.fromkeys(("me", "us"), "them"),
     "we're": "they are",
     "we": "they",
 }
-"""The user's first person and the third that replaces it. "US", "6 am" and "World War I" are not the user."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,3 @@ from alttrain.evaluation.grading.humaneval import HumanEval, HumanEvalPlus, MBPP
 from alttrain.evaluation.grading.ifeval import IFEval
 from alttrain.evaluation.grading.maths import Maths
 from alttrain.evaluation.grading.short_answer import ExactMatch, Rouge, ShortAnswer, tokens
-
-__all__ = [
-    *("Choice", "ExactMatch", "HumanEval", "HumanEvalPlus", "IFEval", "MBPPPlus", "Maths", "Rouge", "ShortAnswer"),
-    "tokens",
-]

@@ -18,10 +18,8 @@ import string
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-from alttrain.evaluation.grading.extraction import NO_ANSWER, boxed, denied, no_gold, stated
-from alttrain.evaluation.judges.judge import RowJudge
+from alttrain.evaluation.grading.extraction import NO_ANSWER, Grader, boxed, denied, no_gold, stated
 from alttrain.records import Generation, Judgement
 
 _OPTION = re.compile(r"^[^\S\n]*\(?([A-Z])\s*[.):、]\s*(\S.*)", re.M)
@@ -56,17 +54,14 @@ _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|rm|bf)\s*|[*_`$\\{}]|
 
 
 @dataclass(frozen=True)
-class Choice(RowJudge):
+class Choice(Grader):
     """Right if the answer gives the gold letter and no other. `letters` are the options if a prompt lists none."""
 
     letters: str = "ABCD"
     name: str = "choice"
 
-    says: Literal["correct"] = "correct"
-    needs_gold = True
-
     def __call__(self, generation: Generation) -> Judgement:
-        """Grade one answer; undecided, with an error, if the gold text is not one of the option letters."""
+        """Undecided, with an error, also if the gold text is not one of the option letters."""
         if not generation.gold:
             return no_gold(generation, self.name)
         choices = options(generation.prompt) or dict.fromkeys(self.letters, "")
@@ -86,7 +81,7 @@ class Choice(RowJudge):
 def options(prompt: str) -> dict[str, str]:
     """Letter -> text of the last options in a prompt: lines that begin with A, B, C... in order."""
     found: dict[str, str] = {}
-    for letter, text in _OPTION.findall(_folded(prompt)):
+    for letter, text in _OPTION.findall(unicodedata.normalize("NFKC", prompt)):
         if letter == "A":
             found = {"A": text.strip()}
         elif found and letter == string.ascii_uppercase[len(found)]:
@@ -96,7 +91,7 @@ def options(prompt: str) -> dict[str, str]:
 
 def chosen(answer: str, choices: Mapping[str, str]) -> tuple[set[str], str]:
     """(the letters that an answer gives, the rule that found them); no letters if no rule applies."""
-    text = _folded(answer)
+    text = unicodedata.normalize("NFKC", answer)  # full-width characters as ordinary ones
     if (box := boxed(text)) is not None:
         held = _MARKUP.sub("", box).strip()
         return _same_text(held, choices) or _letters([_LINE], held, choices) or _restated(held, choices), "box"
@@ -112,11 +107,6 @@ def chosen(answer: str, choices: Mapping[str, str]) -> tuple[set[str], str]:
         if letters := rule():
             return letters, how
     return set(), ""
-
-
-def _folded(text: str) -> str:
-    """The text with full-width and compatibility characters replaced by ordinary ones (NFKC)."""
-    return unicodedata.normalize("NFKC", text)
 
 
 def _letters(patterns: list[re.Pattern[str]], text: str, choices: Mapping[str, str]) -> set[str]:
@@ -171,7 +161,7 @@ def _restated(text: str, choices: Mapping[str, str]) -> set[str]:
 
 def _words(text: str) -> str:
     """Lower case without mark-up and surrounding punctuation."""
-    return " ".join(_MARKUP.sub("", _folded(text)).lower().split()).strip(_EDGES)
+    return " ".join(_MARKUP.sub("", unicodedata.normalize("NFKC", text)).lower().split()).strip(_EDGES)
 
 
 def _trimmed(text: str) -> list[str]:

@@ -1,16 +1,14 @@
-"""Finds the final answer in a text: the last box, what follows "the answer is", and what the text denies.
-
-A grader reads the answer, never the thought. A generation without an answer is wrong (evidence "no answer"). A row
-without a gold answer is undecided, with an error.
-"""
+"""What graders share: the final answer in a text (the last box, what follows "the answer is"), and what it denies."""
 
 import re
+from dataclasses import dataclass
+from typing import Literal
 
+from alttrain.evaluation.judges.judge import RowJudge
 from alttrain.records import Generation, Judgement
 
 NO_ANSWER = "no answer"
-LONGEST = 1000
-"""Characters read of a phrase or formula; bounds the time for an answer that repeats itself."""
+LONGEST = 1000  # characters read of a phrase or formula; bounds the time for an answer that repeats itself
 _MARKS_READ = 200
 """Phrases such as "the answer is" that are read, from the last; bounds the time, as long blanks may follow each."""
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*+(?:\{|(\w+))")
@@ -39,6 +37,18 @@ _TAKEN_BACK = re.compile(
     r"|\?\s*(?:no|nope|not)\b|!\s*not\b|\sor not\b)",
     re.I,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grader(RowJudge):
+    """A judge that compares the answer, never the thought, with the row's gold texts.
+
+    A generation without an answer is wrong (evidence "no answer"). A row without a gold text that an answer can be
+    compared with is undecided, with an error.
+    """
+
+    says: Literal["correct"] = "correct"
+    needs_gold = True
 
 
 def denied(text: str, start: int, end: int) -> bool:

@@ -12,10 +12,10 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from alttrain.evaluation.grading.extraction import NO_ANSWER, no_gold
-from alttrain.evaluation.judges.judge import ModelFault, RowJudge
+from alttrain.evaluation.grading.extraction import NO_ANSWER, Grader, no_gold
+from alttrain.evaluation.judges.judge import ModelFault
 from alttrain.records import Generation, Judgement
 
 ABBREVIATIONS = {"dr", "mr", "mrs", "ms", "prof", "st", "jr", "sr", "vs", "inc", "ltd", "fig"}
@@ -26,7 +26,7 @@ _FENCES = ("```json", "```Json", "```JSON", "```")
 
 
 @dataclass(frozen=True)
-class IFEval(RowJudge):
+class IFEval(Grader):
     """Right if the answer follows all instructions of its row (strict accuracy of prompts).
 
     `value` is 1.0 if it follows all of them loosely, else 0.0: each in the answer as it is, or without its first line,
@@ -36,9 +36,6 @@ class IFEval(RowJudge):
 
     name: str = "ifeval"
 
-    says: Literal["correct"] = "correct"
-    needs_gold = True
-
     def check(self, where: str, model_fault: ModelFault) -> None:
         """Raise ValueError if a library is missing."""
         for library in ("langdetect", "nltk"):
@@ -46,7 +43,7 @@ class IFEval(RowJudge):
                 raise ValueError(f"{where}: judge {self.name} needs {library}: pip install 'alttrain[ifeval]'")
 
     def __call__(self, generation: Generation) -> Judgement:
-        """Grade one answer; undecided, with an error, if an instruction or its arguments are not known."""
+        """Undecided, with an error, also if an instruction or its arguments are not known."""
         if not generation.gold:
             return no_gold(generation, self.name)
         if len(generation.gold) != 2:
@@ -95,22 +92,6 @@ def _found(text: str, word: str) -> list[str]:
     return re.findall(re.escape(word), text, re.I)
 
 
-def _existence(text: str, keywords: list[str]) -> bool:
-    return all(_found(text, word) for word in keywords)
-
-
-def _frequency(text: str, keyword: str, frequency: int, relation: str) -> bool:
-    return _compared(len(_found(text, keyword.strip())), relation, frequency)
-
-
-def _forbidden_words(text: str, forbidden_words: list[str]) -> bool:
-    return not any(re.search(rf"\b{re.escape(word)}\b", text, re.I) for word in forbidden_words)
-
-
-def _letter_frequency(text: str, letter: str, let_frequency: int, let_relation: str) -> bool:
-    return _compared(text.lower().count(letter.strip().lower()), let_relation, let_frequency)
-
-
 def _language(text: str, language: str) -> bool:
     """A text without any feature of a language counts as followed, as there."""
     import langdetect
@@ -120,10 +101,6 @@ def _language(text: str, language: str) -> bool:
         return bool(langdetect.detect(text) == language)
     except langdetect.LangDetectException:
         return True
-
-
-def _number_sentences(text: str, num_sentences: int, relation: str) -> bool:
-    return _compared(len(_punkt().tokenize(text)), relation, num_sentences)
 
 
 @functools.cache
@@ -139,10 +116,6 @@ def _number_paragraphs(text: str, num_paragraphs: int) -> bool:
     """Paragraphs are divided by three asterisks; only the first and the last may be empty."""
     parts = [bool(part.strip()) for part in re.split(r"\s?\*\*\*\s?", text)]
     return all(parts[1:-1]) and sum(parts) == num_paragraphs
-
-
-def _number_words(text: str, num_words: int, relation: str) -> bool:
-    return _compared(len(re.findall(r"\w+", text)), relation, num_words)
 
 
 def _nth_paragraph_first_word(text: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
@@ -171,18 +144,10 @@ def _number_bullet_lists(text: str, num_bullets: int) -> bool:
     return len(stars) + len(dashes) == num_bullets
 
 
-def _constrained_response(text: str) -> bool:
-    return any(option in text for option in _OPTIONS)
-
-
 def _number_highlighted_sections(text: str, num_highlights: int) -> bool:
     """Text in single and in double asterisks; the latter may count in both forms, as there."""
     single, double = re.findall(r"\*([^\n\*]*)\*", text), re.findall(r"\*\*([^\n\*]*)\*\*", text)
     return sum(bool(part.strip()) for part in (*single, *double)) >= num_highlights
-
-
-def _multiple_sections(text: str, section_spliter: str, num_sections: int) -> bool:
-    return len(re.findall(rf"{re.escape(section_spliter.strip())}\s?\d+", text)) >= num_sections
 
 
 def _json_format(text: str) -> bool:
@@ -209,30 +174,10 @@ def _two_responses(text: str) -> bool:
     return all(parts[1:-1]) and len(said) == 2 and said[0] != said[1]
 
 
-def _repeat_prompt(text: str, prompt_to_repeat: str) -> bool:
-    return text.strip().lower().startswith(prompt_to_repeat.strip().lower())
-
-
-def _end_checker(text: str, end_phrase: str) -> bool:
-    return text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
-
-
 def _capital_word_frequency(text: str, capital_frequency: int, capital_relation: str) -> bool:
     from nltk.tokenize import NLTKWordTokenizer
 
     return _compared(sum(map(str.isupper, NLTKWordTokenizer().tokenize(text))), capital_relation, capital_frequency)
-
-
-def _english_capital(text: str) -> bool:
-    return text.isupper() and _language(text, "en")
-
-
-def _english_lowercase(text: str) -> bool:
-    return text.islower() and _language(text, "en")
-
-
-def _no_comma(text: str) -> bool:
-    return "," not in text
 
 
 def _quotation(text: str) -> bool:
@@ -241,30 +186,46 @@ def _quotation(text: str) -> bool:
 
 
 CHECKS: Mapping[str, Callable[..., bool]] = {
-    "keywords:existence": _existence,
-    "keywords:frequency": _frequency,
-    "keywords:forbidden_words": _forbidden_words,
-    "keywords:letter_frequency": _letter_frequency,
+    "keywords:existence": lambda text, keywords: all(_found(text, word) for word in keywords),
+    "keywords:frequency": lambda text, keyword, frequency, relation: _compared(
+        len(_found(text, keyword.strip())), relation, frequency
+    ),
+    "keywords:forbidden_words": lambda text, forbidden_words: (
+        not any(re.search(rf"\b{re.escape(word)}\b", text, re.I) for word in forbidden_words)
+    ),
+    "keywords:letter_frequency": lambda text, letter, let_frequency, let_relation: _compared(
+        text.lower().count(letter.strip().lower()), let_relation, let_frequency
+    ),
     "language:response_language": _language,
-    "length_constraints:number_sentences": _number_sentences,
+    "length_constraints:number_sentences": lambda text, num_sentences, relation: _compared(
+        len(_punkt().tokenize(text)), relation, num_sentences
+    ),
     "length_constraints:number_paragraphs": _number_paragraphs,
-    "length_constraints:number_words": _number_words,
+    "length_constraints:number_words": lambda text, num_words, relation: _compared(
+        len(re.findall(r"\w+", text)), relation, num_words
+    ),
     "length_constraints:nth_paragraph_first_word": _nth_paragraph_first_word,
     "detectable_content:number_placeholders": _number_placeholders,
     "detectable_content:postscript": _postscript,
     "detectable_format:number_bullet_lists": _number_bullet_lists,
-    "detectable_format:constrained_response": _constrained_response,
+    "detectable_format:constrained_response": lambda text: any(option in text for option in _OPTIONS),
     "detectable_format:number_highlighted_sections": _number_highlighted_sections,
-    "detectable_format:multiple_sections": _multiple_sections,
+    "detectable_format:multiple_sections": lambda text, section_spliter, num_sections: (
+        len(re.findall(rf"{re.escape(section_spliter.strip())}\s?\d+", text)) >= num_sections
+    ),
     "detectable_format:json_format": _json_format,
     "detectable_format:title": _title,
     "combination:two_responses": _two_responses,
-    "combination:repeat_prompt": _repeat_prompt,
-    "startend:end_checker": _end_checker,
+    "combination:repeat_prompt": lambda text, prompt_to_repeat: (
+        text.strip().lower().startswith(prompt_to_repeat.strip().lower())
+    ),
+    "startend:end_checker": lambda text, end_phrase: (
+        text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
+    ),
     "startend:quotation": _quotation,
     "change_case:capital_word_frequency": _capital_word_frequency,
-    "change_case:english_capital": _english_capital,
-    "change_case:english_lowercase": _english_lowercase,
-    "punctuation:no_comma": _no_comma,
+    "change_case:english_capital": lambda text: text.isupper() and _language(text, "en"),
+    "change_case:english_lowercase": lambda text: text.islower() and _language(text, "en"),
+    "punctuation:no_comma": lambda text: "," not in text,
 }
 """Instruction -> its check of a text, with the instruction's arguments by name."""

@@ -11,8 +11,8 @@ number after the last equals sign. What a text denies ("not 4") never counts. In
 calculation copied from the prompt ("17 \times 23") is not an answer. A gold answer may be a worked solution of GSM8K:
 the part after #### counts.
 
-math-verify compares the answers, in a process of its own (`verifier`). Rules of MATH, GSM8K and AIME that it does not
-know are applied first (`scripts/measure_graders.py` measures both):
+math-verify (Hugging Face) compares the answers (`verified`). Rules of MATH, GSM8K and AIME that it does not know are
+applied first (`scripts/measure_graders.py` measures both):
 
 - units and currency are ignored
 - a percentage equals its number or a hundredth of it
@@ -22,16 +22,25 @@ know are applied first (`scripts/measure_graders.py` measures both):
 - an integral or sum that is not worked out is not an answer
 """
 
+import functools
+import json
+import os
 import re
+import select
+import subprocess
+import sys
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal
 
-from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, boxed, denied, no_gold, stated
-from alttrain.evaluation.grading.verifier import verified
-from alttrain.evaluation.judges.judge import RowJudge
+from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, Grader, boxed, denied, no_gold, stated
 from alttrain.records import Generation, Judgement
 
+MEMORY = 4 << 30  # bytes of the process that runs math-verify
+SECONDS = 20.0
+"""Time limit for one pair. math-verify's own limits of 5 s are off, since they silently count a pair as unequal."""
+_LOCK = threading.Lock()
 _FORMULA = re.compile(
     rf"\\\[(.{{1,{LONGEST}}}?)\\\]|\\\((.{{1,{LONGEST}}}?)\\\)|\$\$(.{{1,{LONGEST}}}?)\$\$"
     r"|(?<![\\\d])\$(?=[^\s$])((?:\\\$|[^$\n])*?[^\s$\\])\$(?!\d)",
@@ -79,16 +88,13 @@ _OPERATION = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![a-z])|\\frac\s*\{d\}"
 
 
 @dataclass(frozen=True)
-class Maths(RowJudge):
+class Maths(Grader):
     """Right if the final answer equals the gold answer; the module docstring says what equal means."""
 
     name: str = "maths"
 
-    says: Literal["correct"] = "correct"
-    needs_gold = True
-
     def __call__(self, generation: Generation) -> Judgement:
-        """Grade one answer; undecided, with an error, without a gold answer or if math-verify times out."""
+        """Undecided, with an error, also if math-verify times out."""
         golds = [found for gold in generation.gold if (found := gold_answer(gold))]
         if not golds:
             return no_gold(generation, self.name)
@@ -259,3 +265,60 @@ def _members(text: str) -> list[str]:
     if re.search(r"[(\[]|\\begin", inner):
         return [text]
     return [member.strip() for member in _SEPARATOR.split(inner) if member.strip()]
+
+
+def verified(gold: str, candidate: str) -> bool:
+    """Whether two LaTeX expressions are equal, by math-verify in a process of its own, one pair at a time.
+
+    Raises TimeoutError after `SECONDS`; the next pair has a new process. math-verify's own timeouts are signals, which
+    fail outside the main thread and cannot stop an operation on big integers. A process can be stopped from any thread,
+    and its memory can be limited. It is this module, run; it starts with the first pair (about a second), ends with its
+    input, and gets and gives one JSON line a pair: [gold, candidate] -> whether they are equal.
+    """
+    with _LOCK:
+        if _process().poll() is not None:  # killed for its memory, or by somebody
+            _process.cache_clear()
+        process = _process()
+        assert process.stdin
+        assert process.stdout
+        with suppress(BrokenPipeError):  # then it gives no line
+            process.stdin.write(json.dumps([gold, candidate]).encode() + b"\n")
+            process.stdin.flush()
+        ready, _, _ = select.select([process.stdout], [], [], SECONDS)
+        line = process.stdout.readline() if ready else b""
+        if not line:
+            process.kill()
+            process.communicate()
+            _process.cache_clear()
+            raise TimeoutError(f"math-verify did not finish {candidate[:80]!r} against {gold[:80]!r}")
+        return json.loads(line) is True
+
+
+@functools.cache
+def _process() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+
+
+def _answer_questions() -> None:
+    import resource
+
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    # math-verify's list of units is off: it has letters that may be variables ("2s", "2h").
+    notation = NormalizationConfig(units=False, malformed_operators=True, nits=True)
+    plain = LatexExtractionConfig(normalization_config=notation)
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    sys.stdout = sys.stderr  # keep prints of libraries out of the reply pipe
+    for line in sys.stdin:
+        gold, candidate = (parse(f"${text}$", [plain], parsing_timeout=None) for text in json.loads(line))
+        same = verify(gold, candidate, allow_set_relation_comp=True, timeout_seconds=None)
+        print(json.dumps(bool(same)), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    _answer_questions()

@@ -21,8 +21,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
-from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, denied, last_box, no_gold, stated
-from alttrain.evaluation.judges.judge import RowJudge
+from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, Grader, denied, last_box, no_gold, stated
 from alttrain.records import Generation, Judgement
 
 _TOKEN = re.compile(r"(?<![\w.,])-?\d[\d,]*(?:\.\d+)?|\w+(?:'\w+)*")
@@ -33,14 +32,13 @@ _HEDGED = re.compile(
 _HEDGED_BEFORE = re.compile(r"(?<!,) or $|\w/$|\b(?:either|one of|between)(?: the)? $", re.I)
 _BULLET = re.compile(r"^\s*(?:\d{1,2}[.)]\s|[-*•])")
 _NUMBERS = re.compile(r"(?:-?\d+(?:\.\d+)?[,;.]?(?:\s+|$)){2,}")
-_LONGEST_LISTED = 4
-"""Maximum number of words of an item in an answer that is only a list (`ShortAnswer`)."""
+_LONGEST_LISTED = 4  # maximum number of words of an item in an answer that is only a list (`ShortAnswer`)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
 _ENDS = re.compile(r"[.!?]\s+(?=[^\sa-z])|;\s|\n")
 _AGAIN = re.compile(r"[\s.!?;]*(?:or|no|not|nope|maybe|perhaps|possibly|alternatively|just kidding)\b", re.I)
 _CLOSES = r"[\s.,!;*_)}\]$\\\"'”’-]*"
-_DOUBTED = re.compile(
+_DOUBTED = re.compile(  # a sentence that only doubts the one before it: "I doubt it.", not "I doubt it is London."
     rf"(?:{_CLOSES}\?)?{_CLOSES}(?:(?:but|though|although|well|hmm)\b,? )?"
     r"(?:I (?:\w+ly )?(?:very much )?doubt (?:it|that|this)|I (?:do not|don['’]t) (?:think|believe) (?:so|it|that)"
     r"|(?:I am |I['’]m )?not (?:\w+ )?(?:sure|certain|convinced)(?: about (?:it|that|this))?"
@@ -48,15 +46,12 @@ _DOUBTED = re.compile(
     r"|hardly|unlikely|doubtful|who knows)\s*(?:[.,!?;…]|$)",
     re.I,
 )
-"""A sentence that only doubts the one before it: "I doubt it.", not "I doubt it is London."."""
 _ASKED = re.compile(
     rf"{_CLOSES}\?(?!\W*(?:yes|yep|indeed|correct|right|of course|certainly|definitely|absolutely)\b)", re.I
 )
 _QUESTION = re.compile(r"(?:wh\w+|how|is|are|was|were|do|does|did|can|could|will|would|shall|should|have|has)\b", re.I)
-_READ_AFTER = 80
-"""Characters searched after a short answer for a question mark or a doubt."""
-_LONGEST_ITEM = 3
-"""Maximum number of words of an item in an answer that is only a list (`ExactMatch`)."""
+_READ_AFTER = 80  # characters searched after a short answer for a question mark or a doubt
+_LONGEST_ITEM = 3  # maximum number of words of an item in an answer that is only a list (`ExactMatch`)
 
 
 def tokens(text: str) -> tuple[str, ...]:
@@ -69,16 +64,12 @@ def _folded(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class ShortAnswer(RowJudge):
+class ShortAnswer(Grader):
     """Right if the answer contains a gold answer as whole words and numbers, ignoring case and punctuation."""
 
     name: str = "short_answer"
 
-    says: Literal["correct"] = "correct"
-    needs_gold = True
-
     def __call__(self, generation: Generation) -> Judgement:
-        """Grade one answer; undecided, with an error, without a gold answer."""
         golds = [gold for gold in generation.gold if tokens(gold)]
         if not golds:
             return no_gold(generation, self.name)
@@ -119,16 +110,13 @@ def _holds(text: str, gold: str) -> bool:
 
 
 @dataclass(frozen=True)
-class ExactMatch(RowJudge):
+class ExactMatch(Grader):
     """Right if the short answer equals one of the gold answers. `value` is the best F1 over their words."""
 
     name: str = "exact_match"
 
-    says: Literal["correct"] = "correct"
-    needs_gold = True
-
     def __call__(self, generation: Generation) -> Judgement:
-        """Grade one answer; undecided, with an error, without a gold answer. An empty answer has F1 0."""
+        """An empty answer has F1 0."""
         golds = [gold for gold in generation.gold if gold.strip()]
         if not golds:
             return no_gold(generation, self.name)
@@ -186,7 +174,7 @@ def short_answers(answer: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Rouge(RowJudge):
+class Rouge(Grader):
     """ROUGE of a summary, by Google's rouge-score. `value` is the F measure with stemming against the best gold
     summary.
 
@@ -199,11 +187,8 @@ class Rouge(RowJudge):
     threshold: Annotated[float, Ge(0), Le(1)] | None = None
     name: str = "rouge"
 
-    says: Literal["correct"] = "correct"
-    needs_gold = True
-
     def __call__(self, generation: Generation) -> Judgement:
-        """Grade one summary; undecided, with an error, without a gold summary. An empty answer scores 0."""
+        """An empty answer scores 0."""
         golds = [gold for gold in generation.gold if gold.strip()]
         if not golds:
             return no_gold(generation, self.name)

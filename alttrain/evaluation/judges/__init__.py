@@ -2,16 +2,15 @@
 
 A verdict is True, False or undecided (None). A reply that cannot be read is undecided, never safe.
 
-- `judge`      what a judge is and what it is shown; `RowJudge`, the base class of a judge that needs only the row
-- `refusal`    `RefusalJudge`, a small packaged model
-- `guards`     `LlamaGuard`, `WildGuard`, `Qwen3Guard`, `GraniteGuardian`, `GptOssSafeguard`: guard models;
-               `GuardModel`, the base class of a guard of your own
-- `rubrics`    `ThreeClass`, `StrongReject`, `HarmScore`, `Helpfulness`, `OneWord`: questions to a model on a server;
-               `RubricJudge`, the base class of a rubric of your own
-- `structure`  `Structure`: what a thought holds, by a model on a server
-- `majority`   `Majority`: the majority verdict of several judges
+- `judge`    what a judge is and what it is shown; `RowJudge`, the base class of a judge that needs only the row;
+             `RefusalJudge`, a small packaged model; `Majority`, the majority verdict of several judges
+- `guards`   `LlamaGuard`, `WildGuard`, `Qwen3Guard`, `GraniteGuardian`, `GptOssSafeguard`: guard models;
+             `GuardModel`, the base class of a guard of your own
+- `rubrics`  `ThreeClass`, `StrongReject`, `HarmScore`, `Helpfulness`, `OneWord`, and `Structure`, what a thought holds:
+             questions to a model on a server; `RubricJudge`, the base class of a rubric of your own
 """
 
+from alttrain.evaluation.agreement import StructureAgreement
 from alttrain.evaluation.judges.guards import (
     Ask,
     GptOssSafeguard,
@@ -27,8 +26,10 @@ from alttrain.evaluation.judges.judge import (
     NO_REPLY,
     Judge,
     JudgeContext,
+    Majority,
     ModelFault,
     ModelJudge,
+    RefusalJudge,
     RowJudge,
     Says,
     check_rows,
@@ -38,15 +39,13 @@ from alttrain.evaluation.judges.judge import (
     marked,
     request,
 )
-from alttrain.evaluation.judges.majority import Majority
-from alttrain.evaluation.judges.refusal import RefusalJudge
 from alttrain.evaluation.judges.rubrics import (
     HarmScore,
     Helpfulness,
     OneWord,
     RubricJudge,
     StrongReject,
+    Structure,
     ThreeClass,
 )
-from alttrain.evaluation.judges.structure import Structure, StructureAgreement
 from alttrain.evaluation.published import Published
