@@ -356,6 +356,7 @@ def test_livecodebench_has_versions_and_windows(tmp_path: Path) -> None:
         return [row.id for row in shipped("livecodebench", tmp_path, **rows).rows.examples(None)]
 
     assert ids() == ["v6"]
+    assert [row.category for row in shipped("livecodebench", tmp_path).rows.examples(None)] == ["easy"]
     assert ids(file="livecodebench/test*.jsonl") == ["v1", "v2", "v6"]
     assert ids(file="livecodebench/test*.jsonl", dates={"contest_date": ["2024-05-04", "2025-01-03"]}) == ["v2"]
     overrides = ("+benchmark@evaluation.benchmarks.l=livecodebench", "evaluation.benchmarks.l.name=l")
