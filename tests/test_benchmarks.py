@@ -284,6 +284,16 @@ PLUS |= {"entry_point": "add", "test": "T"}
 MBPP = {"task_id": 53, "code": "C", "prompt": "Add.", "source_file": "f", "test_imports": [], "test": "T"}
 MBPP |= {"test_list": [ADDS, "assert add(0, 0) == 0"]}
 FOLLOW = {"key": 7, "prompt": "Q?", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{"relation": None}]}
+SOLVED = {"question_title": "t", "question_content": "Q?", "platform": "atcoder", "question_id": "abc1_a"}
+SOLVED |= {"contest_id": "abc1", "contest_date": "2025-01-04T00:00:00", "starter_code": "", "difficulty": "easy"}
+SOLVED |= {"public_test_cases": "[]", "private_test_cases": "eJw=", "metadata": "{}"}
+SCRIPT = (
+    f"Write a Python program that solves this problem. {PYTHON}Q?\n\nThe program reads its input from stdin and prints "
+)
+SCRIPT += "its answer to stdout."
+STARTED = (
+    f"Write a Python program that solves this problem. {PYTHON}Q?\n\nComplete this code:\n\n```python\nclass S:\n```"
+)
 TOXIC = {"conversation_hash": "h", "turn": 1, "category": "hate", "category_score": 0.9, "question": "Q?"}
 
 ELSEWHERE: dict[str, list[tuple[dict[str, Any], str, tuple[str, ...]]]] = {  # benchmark -> (row, asked, gold) of a row
@@ -314,6 +324,10 @@ ELSEWHERE: dict[str, list[tuple[dict[str, Any], str, tuple[str, ...]]]] = {  # b
         )
     ],
     "mbpp_plus": [(MBPP, WRITTEN, ("T", "C"))],
+    "livecodebench": [
+        (SOLVED, SCRIPT, ("[]", "eJw=", "{}")),
+        ({**SOLVED, "starter_code": "class S:", "platform": "leetcode"}, STARTED, ("[]", "eJw=", "{}")),
+    ],
     "ifeval": [(FOLLOW, "Q?", ('["punctuation:no_comma"]', '[{"relation": null}]'))],
     "cnn_dailymail": [({"article": "News.", "highlights": "N .\nM .", "id": "ab"}, f"{SUMMARY}News.", ("N .\nM .",))],
 }
@@ -330,6 +344,28 @@ def test_columns_of_sets_that_are_not_here(name: str, row: Any, asked: str, gold
     assert example.label == ("harmful" if benchmark.measure == "harmful_rate" else "benign")
     assert example.turns == (("first?", "then?") if name == "safemt_attack_600" else ())
     assert example.goal == {"safemt_attack_600": "P", "advbench": row.get("goal", "")}.get(name, "")
+
+
+def test_livecodebench_has_versions_and_windows(tmp_path: Path) -> None:
+    (tmp_path / "livecodebench").mkdir()
+    for number, day in (("", "2023-05-07"), ("2", "2024-05-04"), ("6", "2025-01-04")):
+        row = {**SOLVED, "question_id": f"v{number or 1}", "contest_date": f"{day}T00:00:00"}
+        (tmp_path / "livecodebench" / f"test{number}.jsonl").write_text(json.dumps(row), encoding="utf-8")
+
+    def ids(**rows: Any) -> list[str]:
+        return [row.id for row in shipped("livecodebench", tmp_path, **rows).rows.examples(None)]
+
+    assert ids() == ["v6"]
+    assert [row.category for row in shipped("livecodebench", tmp_path).rows.examples(None)] == ["easy"]
+    assert ids(file="livecodebench/test*.jsonl") == ["v1", "v2", "v6"]
+    assert ids(file="livecodebench/test*.jsonl", dates={"contest_date": ["2024-05-04", "2025-01-03"]}) == ["v2"]
+    overrides = ("+benchmark@evaluation.benchmarks.l=livecodebench", "evaluation.benchmarks.l.name=l")
+    window = "evaluation.benchmarks.l.rows.dates.contest_date=[2024-08-01,2025-02-01]"
+    settings = "+protocol.settings.livecodebench={samples: 10, temperature: 0.2, top_p: 0.95}"
+    config = composed(*overrides, window, settings)
+    built = instantiate(config.evaluation.benchmarks.l)
+    assert built.rows.dates == {"contest_date": ["2024-08-01", "2025-02-01"]}
+    assert built.judge.sandbox.seconds == 6
 
 
 @pytest.mark.parametrize(

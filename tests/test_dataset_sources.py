@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,19 @@ def test_form_is_filled_once_from_the_columns(tmp_path: Path) -> None:
         one(tmp_path, row, forms={"prompt": "{tests}"})
 
 
+def test_first_form_without_an_empty_column_is_used(tmp_path: Path) -> None:
+    forms = {"prompt": ["{ask}: {code}", "{ask}, {more}", "{ask}"]}
+    for values, prompt in (
+        ({"code": "f", "more": "g"}, "Q: f"),
+        ({"code": "", "more": "g"}, "Q, g"),
+        ({"code": None, "more": 0}, "Q, 0"),
+        ({"code": "", "more": ""}, "Q"),
+    ):
+        assert one(tmp_path, {"label": "benign", "ask": "Q", **values}, forms=forms).prompt == prompt
+    with pytest.raises(ValueError, match=r"a\.jsonl:1: missing field 'code' \(the column for prompt\)"):
+        one(tmp_path, {"label": "benign", "ask": "Q", "more": ""}, forms=forms)
+
+
 def test_golds_that_are_lists_are_json(tmp_path: Path) -> None:
     row = {**ROW, "names": ["é", "b"], "arguments": [{"n": 3, "none": None}], "test": "x = [1]", "n": 2}
     example = one(tmp_path, row, golds=["names", "arguments", "test", "n"])
@@ -169,6 +183,48 @@ def test_where_takes_values_lists_and_paths(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", *({**ROW, "kind": "abc"[i % 3], "ok": [i % 2 == 0]} for i in range(6)))
     rows = Rows("x", path, where={"kind": ["a", "b"], "ok.0": True})
     assert [example.id for example in rows.examples(None)] == ["a-1", "a-5"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "kept"),
+    [
+        ([None, None], "abcd"),
+        (["2025-01-02", None], "bcd"),
+        ([None, "2025-01-02"], "ab"),
+        (["2025-01-02", "2025-01-02"], "b"),
+        (["2025-01-02T00:00:01", "2025-01-03T12:30"], "cd"),
+    ],
+)
+def test_dates_keep_a_window_with_its_ends(ends: list[str | None], kept: str, tmp_path: Path) -> None:
+    """An end without a time is its midnight, as in LiveCodeBench."""
+    days = ["2025-01-01T23:59:59", "2025-01-02T00:00:00", "2025-01-02T00:00:01", "2025-01-03T12:30:00+00:00"]
+    path = written(tmp_path / "a.jsonl", *({**ROW, "id": id, "day": day} for id, day in zip("abcd", days, strict=True)))
+    assert "".join(row.id for row in Rows("x", path, dates={"day": ends}).examples(None)) == kept
+
+
+def test_dates_that_cannot_be_compared_are_named(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", {**ROW, "day": "2025-01-01"}, {**ROW, "day": "May"})
+    with pytest.raises(ValueError, match=r"a\.jsonl:2: day='May' is no ISO date to filter by"):
+        Rows("x", path, dates={"day": [None, None]}).examples(None)
+    with pytest.raises(ValueError, match=r"a\.jsonl:1: no column 'date' to filter by; columns: "):
+        Rows("x", path, dates={"date": [None, None]}).examples(None)
+    with pytest.raises(ValueError, match=r"no row passes the filter \{'day': \['2026-01-01', None\]\}"):
+        Rows("x", written(tmp_path / "b.jsonl", {**ROW, "day": "2025-01-01"}), dates={"day": ["2026-01-01", None]}
+        ).examples(None)  # fmt: skip
+
+
+def test_json_lines_stream(tmp_path: Path) -> None:
+    """Rows that are not used are not kept: less memory than the file has characters."""
+    path = tmp_path / "a.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(64):
+            file.write(json.dumps({**ROW, "day": f"2025-01-{1 + number % 2:02}", "tests": "x" * (1 << 20)}) + "\n")
+    tracemalloc.start()
+    rows = Rows("x", str(path), dates={"day": ["2025-01-02", None]}).examples(None)
+    assert (len(rows), rows[0].id) == (32, "a-2")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20
 
 
 def test_patterns_take_and_erase(tmp_path: Path) -> None:
@@ -209,6 +265,11 @@ def test_pattern_that_takes_too_long_is_refused(key: str, tmp_path: Path, monkey
         ({"columns": {"response": "r"}}, r"columns\.response and thought_tags go together"),
         ({"thought_tags": THINK}, r"columns\.response and thought_tags go together"),
         ({"forms": {"promt": "{ask}"}}, r"forms\.promt: no such field; .* did you mean 'prompt'\?"),
+        (
+            {"dates": {"day": ["2025-01-01"]}},
+            r"dates\.day=\['2025-01-01'\]: accepted: two ISO dates, or null for either",
+        ),
+        ({"dates": {"day": ["May", None]}}, r"dates\.day=\['May', None\]: accepted: two ISO dates"),
         ({"hub": "a/b"}, r"give either path, or hub or file"),
         ({"path": None}, r"give either path, or hub or file"),
     ],

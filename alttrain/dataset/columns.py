@@ -9,6 +9,7 @@ import re
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
@@ -41,9 +42,12 @@ class Columns:
 
     - `columns`: our field -> the file's column, or several columns; the first that the row has is used. From a list
       value, `category` and `phrasing` take the first item and `gold` takes all items.
-    - `forms`: our field -> a text in which each {column} stands for a column's value, as in "{prompt}\n{tests.0}".
+    - `forms`: our field -> a text in which each {column} stands for a column's value, as in "{prompt}\n{tests.0}"; or
+      several texts: the first is used that has no empty column, else the last.
     - `constants`: our field -> its value in all rows. A mapped column overrides it; a column of the same name does not.
     - `where`: column -> the value, or the list of values, of the rows to use.
+    - `dates`: column -> the first and the last moment of the rows to use, as ISO dates ("2025-02-01" is its midnight);
+      null leaves an end open. Time zones are not read.
     - `labels`: value of the label's column -> harmful or benign; "*" matches every other value.
     - `extract`: our field -> a pattern (the dot matches newlines) whose first group is the field's text.
     - `slices`: our field -> three columns: a text, and the first and last character of the field in it.
@@ -59,9 +63,10 @@ class Columns:
     """
 
     columns: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
-    forms: Mapping[str, str] = field(default_factory=dict)
+    forms: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     constants: Mapping[str, str] = field(default_factory=dict)
     where: Mapping[str, Scalar | Sequence[Scalar]] = field(default_factory=dict)
+    dates: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
     labels: Mapping[str, Label] = field(default_factory=dict)
     extract: Mapping[str, str] = field(default_factory=dict)
     slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -88,6 +93,9 @@ class Columns:
                     raise ValueError(f"{name}: {key}.{field_name}={pattern!r}: not a pattern: {error}") from error
                 if key == "extract" and not groups:
                     raise ValueError(f"{name}: extract.{field_name}={pattern!r}: needs a group, the text to take")
+        for column, ends in self.dates.items():
+            if len(ends) != 2 or not all(end is None or _moment(end) for end in ends):
+                raise ValueError(f"{name}: dates.{column}={list(ends)!r}: accepted: two ISO dates, or null for either")
         for field_name, wanted in self.slices.items():
             if len(wanted) != 3:
                 raise ValueError(f"{name}: slices.{field_name}={list(wanted)!r}: accepted: columns of text, start, end")
@@ -106,12 +114,17 @@ class Columns:
             raise ValueError(f"{name}: {given} each say what the gold is; give one of them")
 
     def passes(self, raw: Mapping[str, Any], place: str) -> bool:
-        """Whether a row passes the filter `where`. Raises ValueError if it lacks the column."""
+        """Whether a row passes the filters `where` and `dates`. Raises ValueError if it lacks a column, or its date."""
         for column, accepted in self.where.items():
-            found = list(_at(raw, column))
-            if not found:
-                raise ValueError(f"{place}: no column {column!r} to filter by; columns: {', '.join(raw)}")
-            if found[0] not in (accepted if isinstance(accepted, list | tuple) else [accepted]):
+            found = _filtered_by(raw, column, place)
+            if found not in (accepted if isinstance(accepted, list | tuple) else [accepted]):
+                return False
+        for column, ends in self.dates.items():
+            found = _filtered_by(raw, column, place)
+            if (moment := _moment(found)) is None:
+                raise ValueError(f"{place}: {column}={found!r} is no ISO date to filter by")
+            first, last = (end and _moment(end) for end in ends)
+            if (first and moment < first) or (last and moment > last):
                 return False
         return True
 
@@ -150,9 +163,9 @@ class Columns:
         for name, column in self.columns.items():
             if name != "response":
                 fields[name] = _found(raw, _names(column), name, place)
-        for name, form in self.forms.items():
+        for name, forms in self.forms.items():
             fill = partial(_filled, raw=raw, wanted_for=name, place=place)
-            fields[name] = _COLUMN.sub(fill, form)
+            fields[name] = _COLUMN.sub(fill, _form(_names(forms), raw))
         for name, wanted in self.slices.items():
             text, start, end = (_found(raw, [column], name, place) for column in wanted)
             if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(str(text))):
@@ -279,6 +292,29 @@ def _found(raw: Mapping[str, Any], names: Sequence[str], wanted_for: str, place:
         wanted = " or ".join(map(repr, names))
         raise ValueError(f"{place}: missing field {wanted} (the column for {wanted_for}); columns: {', '.join(raw)}")
     return found[0]
+
+
+def _filtered_by(raw: Mapping[str, Any], column: str, place: str) -> Any:
+    """The value of a column that a filter names. Raises ValueError if the row lacks it."""
+    for value in _at(raw, column):
+        return value
+    raise ValueError(f"{place}: no column {column!r} to filter by; columns: {', '.join(raw)}")
+
+
+def _moment(value: Any) -> datetime | None:
+    """The moment that an ISO date names, without its time zone; None if it is no ISO date."""
+    try:
+        return datetime.fromisoformat(str(value)).replace(tzinfo=None)
+    except ValueError:
+        return None
+
+
+def _form(forms: Sequence[str], raw: Mapping[str, Any]) -> str:
+    """The first form that has no empty column, else the last."""
+    for form in forms[:-1]:
+        if all(value not in ("", None) for column in _COLUMN.findall(form) for value in _at(raw, column)):
+            return form
+    return forms[-1]
 
 
 def _filled(mark: re.Match[str], raw: Mapping[str, Any], wanted_for: str, place: str) -> str:

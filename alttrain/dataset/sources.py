@@ -27,6 +27,7 @@ from alttrain.dataset.columns import Columns
 from alttrain.records import Example, Rejected, checksum
 
 _LONGEST_CELL = 1 << 27  # characters of a CSV cell; long traces exceed the csv module's own limit of 128 K
+_UNREADABLE = (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError)  # as UTF-8 text
 _COMMIT = re.compile(r"@([0-9a-f]{40})/")
 
 RawRow = tuple[str, dict[str, Any]]  # a row's place, for error messages, and its values
@@ -156,7 +157,8 @@ class Rows(Columns):
                 examples.append(found)
         if not examples:
             why = f"; the first of {len(rejected)} left out: {rejected[0].reason}" if rejected else ""
-            fault = f"passes the filter {dict(self.where)}" if self.where else "can be used"
+            filters = {**self.where, **self.dates}
+            fault = f"passes the filter {filters}" if filters else "can be used"
             raise ValueError(f"{where}: no row {fault}{why}")
         if self.sample is not None:
             if self.sample > len(examples):
@@ -172,7 +174,7 @@ class Rows(Columns):
         for file in files:
             stem = file.name.removesuffix(".gz").rpartition(".")[0]
             part = {"part": stem} if "*" in str(self.file) else {}
-            for number, (place, raw) in enumerate(read_raw(file, self.rows_at, self.header), 1):
+            for number, (place, raw) in enumerate(_raw_rows(file, self.rows_at, self.header), 1):
                 yield place, f"{stem}-{number}", raw | part
 
     def _files(self) -> list[Path]:
@@ -280,6 +282,11 @@ def read_raw(path: Path, rows_at: str | None = None, header: Sequence[str] = ())
 
     Raises FileNotFoundError, or ValueError that names the file and the line of a malformed row.
     """
+    return list(_raw_rows(path, rows_at, header))
+
+
+def _raw_rows(path: Path, rows_at: str | None, header: Sequence[str]) -> Iterator[RawRow]:
+    """As `read_raw`, one by one: of JSON lines, whose files may be large, only one is in memory."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such data file")
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
@@ -287,7 +294,7 @@ def read_raw(path: Path, rows_at: str | None = None, header: Sequence[str] = ())
     if kind == "parquet" and path.suffix != ".gz":
         rows = _parquet(path)
     elif kind == "jsonl":
-        lines = enumerate(_text(path).split("\n"), 1)
+        lines = enumerate(_lines(path), 1)
         rows = ((f"{path}:{number}", _parse(f"{path}:{number}", line)) for number, line in lines if line.strip())
     elif kind == "json":
         rows = _json(path, _text(path), rows_at)
@@ -296,13 +303,22 @@ def read_raw(path: Path, rows_at: str | None = None, header: Sequence[str] = ())
     else:
         accepted = "jsonl, json, csv, tsv, each also as .gz, and parquet"
         raise ValueError(f"{path}: unknown kind of data file {kind!r}; accepted: {accepted}")
-    found = list(rows)
-    for place, row in found:
+    place = ""
+    for place, row in rows:
         if not isinstance(row, dict):
             raise ValueError(f"{place}: expected a JSON object, found {type(row).__name__}")
-    if not found:
+        yield place, row
+    if not place:
         raise ValueError(f"{path}: the file holds no rows")
-    return found
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """A text file's lines, of which only "\\n" ends one, without a byte-order mark."""
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="\n") as file:
+            yield from file
+    except _UNREADABLE as error:
+        raise ValueError(f"{path}: not readable as UTF-8 text: {error}") from error
 
 
 def _text(path: Path) -> str:
@@ -310,7 +326,7 @@ def _text(path: Path) -> str:
     data = path.read_bytes()
     try:
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
-    except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{path}: not readable as UTF-8 text: {error}") from error
 
 

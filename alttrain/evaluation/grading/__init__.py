@@ -6,11 +6,13 @@
 - `Choice`      the letter of a multiple choice (GPQA, MMLU-Pro, CMMLU)
 - `Rouge`       F measure of a summary (CNN/DailyMail)
 - `HumanEval`   the code passes its tests in a sandbox; `HumanEvalPlus` and `MBPPPlus` with EvalPlus's tests
+- `LiveCodeBench`  the program passes its tests in a sandbox
 - `IFEval`      the answer follows instructions that a program can check
 """
 
 from alttrain.evaluation.grading.choice import Choice
 from alttrain.evaluation.grading.humaneval import HumanEval, HumanEvalPlus, MBPPPlus
 from alttrain.evaluation.grading.ifeval import IFEval
+from alttrain.evaluation.grading.livecodebench import LiveCodeBench
 from alttrain.evaluation.grading.maths import Maths
 from alttrain.evaluation.grading.short_answer import ExactMatch, Rouge, ShortAnswer, tokens

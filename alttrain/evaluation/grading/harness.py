@@ -10,6 +10,7 @@ object can fake equality.
 import json
 import os
 import sys
+from functools import partial
 from typing import Any
 
 LONGEST_LINE = 1 << 26
@@ -73,14 +74,21 @@ def _loads(line: Any) -> Any:
     return json.loads(line, parse_constant=float)
 
 
-def serve(program: str, entry_point: str, calls: int, answers: int) -> None:
-    """Run a program, then answer calls of its function from file descriptor `calls` on `answers`."""
-    namespace: dict[str, Any] = {"__name__": "program"}
+def serve(program: str, entry_point: str, calls: int, answers: int, prelude: str = "", script: bool = False) -> None:
+    """Run a program, then answer calls of its function from file descriptor `calls` on `answers`.
+
+    `prelude` is code that runs before the program. A `script` has no function: it runs anew for each call, whose
+    argument is its standard input, and the answer is what it prints.
+    """
+    namespace: dict[str, Any] = {"__name__": "__main__" if script else "program"}
     failure = ""
+    exec(prelude, namespace)
     with os.fdopen(calls) as reader, os.fdopen(answers, "w") as writer:
         print(READY, file=writer, flush=True)
         try:
-            exec(compile(program, "<program>", "exec"), namespace)
+            code = compile(program, "<program>", "exec")
+            if not script:
+                exec(code, namespace)
         except Exception as error:
             failure = f"{type(error).__name__}: {error}"
         for line in reader:
@@ -88,12 +96,44 @@ def serve(program: str, entry_point: str, calls: int, answers: int) -> None:
             if not failure:
                 try:
                     arguments, named = decode(_loads(line))
-                    value = namespace[entry_point](*arguments, **named)
+                    function = partial(_printed, code, namespace) if script else namespace[entry_point]
+                    value = function(*arguments, **named)
                     answer = {"returned": True}
                     answer["value"] = encode(value)
                 except Exception as error:
                     answer["error"] = f"{type(error).__name__}: {error}"
             print(json.dumps(answer), file=writer, flush=True)
+
+
+def _printed(code: Any, namespace: dict[str, Any], given: str) -> str:
+    """What a script prints, in a process of its own. Raises RuntimeError if an error ends it, but not if it exits."""
+    import tempfile
+
+    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as printed:
+        source.write(given.encode("utf-8", "surrogatepass"))
+        source.seek(0)
+        if not (child := os.fork()):
+            os.dup2(source.fileno(), 0)
+            os.dup2(printed.fileno(), 1)
+            try:
+                exec(code, namespace)
+            except SystemExit:
+                pass
+            except BaseException as error:
+                printed.truncate(0)
+                printed.seek(0)
+                printed.write(f"{type(error).__name__}: {error}\n".encode("utf-8", "replace"))
+                printed.flush()
+                raise SystemExit(1) from None
+            raise SystemExit(0)  # through `serve`: the interpreter ends as after a script, threads and buffers included
+        _, status = os.waitpid(child, 0)
+        printed.seek(0)
+        told = printed.read().decode("utf-8", "replace")
+        if os.WIFSIGNALED(status):
+            raise RuntimeError(f"killed by signal {os.WTERMSIG(status)}")
+        if status:
+            raise RuntimeError(told.partition("\n")[0][:200])
+        return told
 
 
 def check(prompt: str, test: str, entry_point: str, calls: int, answers: int, script: bool = False) -> None:

@@ -80,13 +80,18 @@ class HumanEval(RowJudge):
         if not generation.answer.strip():
             return Judgement(generation.id, self.name, False, NO_ANSWER)
         try:
-            problem, solution = self.problem(*generation.gold)
-            failure = failure_of(program(generation.answer, problem.prompt, problem.entry_point), problem, self.sandbox)
-            if failure and solution and (own := failure_of(solution, problem, self.sandbox)):
-                raise ValueError(f"the benchmark's own solution does not pass its test here: {own}")
+            failure = self.failure(generation.answer, *generation.gold)
         except ValueError as error:
             return Judgement(generation.id, self.name, None, error=f"row {generation.id}: {error}")
         return Judgement(generation.id, self.name, not failure, failure or "passed")
+
+    def failure(self, answer: str, *golds: str) -> str:
+        """Why an answer fails, or "" if it passes. Raises ValueError if the row's own texts are at fault."""
+        problem, solution = self.problem(*golds)
+        failure = failure_of(program(answer, problem.prompt, problem.entry_point), problem, self.sandbox)
+        if failure and solution and (own := failure_of(solution, problem, self.sandbox)):
+            raise ValueError(f"the benchmark's own solution does not pass its test here: {own}")
+        return failure
 
     def check(self, where: str, model_fault: ModelFault) -> None:
         """Raise OSError if there is no sandbox, or if a package that the tests import cannot be imported in it."""
