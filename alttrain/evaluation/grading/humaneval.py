@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-from alttrain.evaluation.grading.extraction import NO_ANSWER, no_gold
+from alttrain.evaluation.grading.extraction import NO_ANSWER, Grader, no_gold
 from alttrain.evaluation.grading.harness import READY
-from alttrain.evaluation.judges.judge import JudgeContext, ModelFault, RowJudge
+from alttrain.evaluation.judges.judge import JudgeContext, ModelFault
 from alttrain.evaluation.sandbox import Sandbox
 from alttrain.records import Generation, Judgement
 
@@ -48,7 +48,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class HumanEval(RowJudge):
+class HumanEval(Grader):
     """Right if the program made from prompt and answer passes its tests.
 
     `workers` programs run at a time; None runs one per CPU.
@@ -58,8 +58,6 @@ class HumanEval(RowJudge):
     workers: Annotated[int, Ge(1)] | None = None
     name: str = "humaneval"
 
-    says: Literal["correct"] = "correct"
-    needs_gold = True
     golds: ClassVar[Sequence[str]] = ("prompt", "test", "entry point")
     packages: ClassVar[Sequence[str]] = ()
 
