@@ -26,6 +26,7 @@ from alttrain.generation.engine import Prompt, Written
 from alttrain.llm import Failure
 from alttrain.records import DamagedError, Segment, Step, read_utf8
 from alttrain.rewrite import parse
+from alttrain.run import interruptible
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.session import Session
 from alttrain.run.stages.generate import check_trained
@@ -135,8 +136,9 @@ def shown(answer: Answer) -> Iterator[Text]:
     yield Text(answer.answer + (" [cut at the limit]" if answer.cut else ""))
 
 
+@interruptible()
 def main() -> None:
-    """Entry point of the console script. Exit codes: 0 answered, 2 refused."""
+    """Entry point of the console script. Exit codes: 0 answered, 2 refused, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="alttrain-ask", description="Ask a run's model.")
     parser.add_argument("run", type=Path, help="a run's folder, such as outputs/runs/NAME")
     parser.add_argument("prompts", nargs="+", metavar="PROMPT")
