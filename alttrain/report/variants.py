@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -152,8 +152,8 @@ def rate_columns(variants: Iterable[Variant], protocol: str) -> list[Column]:
             if name not in others and (base(name) in RATES or name in ("score", "kappa", *RECOGNISING)):
                 tables = one.tables if name in (one.labels or (one.measure, "score")) else ()
                 judges = tuple(filter(None, [one.judge_of(name)]))
-                named = {"called": one.called(name), "judges": judges, "setting": one.setting}
-                found.setdefault(Column(name, protocol, (made,), tables=tables, **named))
+                column = Column(name, protocol, (made,), tables=tables, called=one.called(name), judges=judges)
+                found.setdefault(replace(column, setting=one.setting))
     order = list(MEASURES)
     return sorted(found, key=lambda c: (order.index(base(c.measure)), c.made[0][1], c.measure, c.made))
 
