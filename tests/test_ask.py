@@ -4,6 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,15 +42,42 @@ def test_a_run_answers_as_it_generates(run: Path) -> None:
     assert model.ask(rows[0].prompt, system="Be brief.", tokens=12) != found[:1]
     with pytest.raises(ValueError, match=r"new tokens are \d+ tokens, and backbone.context_length=512; shorten it"):
         model.ask("Why? " * 200)
+    assert model.ask([row.prompt for row in rows]) == found  # by the protocol's own limit
+
+
+@pytest.mark.slow
+def test_a_protocol_that_cuts_at_the_context_cuts_what_is_asked(run: Path) -> None:
+    model = alttrain.load(run)
+    decoding = replace(model.run.protocol.decoding, max_new_tokens=10_000, context=100)
+    model.run = replace(model.run, protocol=replace(model.run.protocol, decoding=decoding))
+    (answer,) = model.ask("Why?")
+    assert answer.cut
+    assert len(answer.thought + answer.answer) < 100
+
+
+@pytest.mark.slow
+def test_a_bar_counts_the_answers(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[tuple[str, int, list[int]]] = []
+
+    @contextmanager
+    def bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
+        bars.append((label, total, []))
+        yield bars[-1][2].append
+
+    monkeypatch.setattr(ask, "bar", bar)
+    alttrain.load(run).ask(["Why?", "How?"])
+    ((label, total, counts),) = bars
+    assert (label, total, sum(counts)) == ("answers of at most 12 tokens", 2, 2)
 
 
 @pytest.mark.slow
 def test_the_command_shows_thought_and_answer(run: Path) -> None:
-    command = [sys.executable, "-m", "alttrain.run.ask", str(run), "Why is the sky blue?", "--tokens", "12"]
+    command = [sys.executable, "-m", "alttrain.run.ask", str(run), "Why is the sky blue?"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Why is the sky blue?\n[")
     assert "[answer]" in done.stdout
+    assert "answers of at most" not in done.stdout + done.stderr  # there is no terminal
 
 
 @pytest.mark.slow

@@ -420,6 +420,21 @@ def test_searchpath_is_known_to_the_check_of_the_command_line(config_dir: Path) 
     assert (config.training.name, config.training.epochs, config.training.batch_size) == ("mine", 3, 8)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("benchmark=mybenc", r"benchmark='mybenc': .*; there are: .*, multijail, mybench, nq_open, "),
+        ("+benchmark@evaluation.benchmarks.x=mybenc", r".*, mybench, .*; did you mean 'mybench'\?"),
+        ("training=mime", r"training='mime': accepted: alttrain, bare, demo, .*; did you mean 'mine'\?"),
+    ],
+)
+def test_an_unknown_option_names_those_of_the_user(config_dir: Path, given: str, said: str) -> None:
+    (config_dir / "benchmark").mkdir()
+    (config_dir / "benchmark" / "mybench.yaml").write_text("name: mybench\n")
+    (found,), _ = preview([f"hydra.searchpath=[file://{config_dir}]", given])
+    assert re.match(said, str(found)), found
+
+
 def test_fault_prints_key_value_and_remedy() -> None:
     assert str(Fault("a.b", 3, "accepted: 1, 2")) == "a.b=3: accepted: 1, 2"
     assert str(Fault("a.b", "x", "accepted: y")) == "a.b='x': accepted: y"

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from stub_server import HARMLESS, Say, Serve
 
 from alttrain.config import RunError, register, shaping
+from alttrain.dataset import embedded_rows
 from alttrain.generation import Decoding
 from alttrain.generation.engine import Prompt, Written
 from alttrain.records import Example, Generation, Judgement, Rejected, read_rows
@@ -296,3 +297,23 @@ def test_data_the_template_teacher_has_no_reason_for_are_refused_before_weights(
 )
 def test_an_answer_is_cut_after_its_last_whole_sentence(answer: str, kept: str) -> None:
     assert whole_sentences(answer) == kept
+
+
+def test_what_decontamination_drops_is_told(arguments: list[str], speaks: Speaks, tmp_path: Path) -> None:
+    speaks(whole)
+    file = embedded_rows("evaluation_benign").read(None).examples
+    copied = [{"id": f"c{n}", "prompt": file[n].prompt, "label": "benign", "category": "everyday"} for n in range(2)]
+    with (tmp_path / "rows.jsonl").open("a") as rows:
+        rows.writelines(json.dumps(row) + "\n" for row in copied)
+    kept = [argument for argument in arguments if not argument.startswith("dataset.decontaminate")]
+    run(kept)
+    (log,) = (tmp_path / "outputs" / "runs").glob("*/run.log")
+    told = f"2 of {ROWS + 2} rows of the dataset are too like prompts of embedded_benign (2), and left out; "
+    assert told + f"{log.with_name('rewrite.json')} lists them\n" in log.read_text()
+
+
+def test_without_contamination_nothing_is_told_of_it(arguments: list[str], speaks: Speaks, tmp_path: Path) -> None:
+    speaks(whole)
+    run(arguments)
+    (log,) = (tmp_path / "outputs" / "runs").glob("*/run.log")
+    assert "too like prompts" not in log.read_text()

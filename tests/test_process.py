@@ -1,9 +1,16 @@
-"""What a process of `alttrain` sets before torch loads, and that the user's settings are kept."""
+"""What a process of `alttrain` sets before torch loads, that the user's settings are kept, and how Ctrl-C ends it."""
 
+import argparse
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from alttrain.run import ask, label, probe, show, status
 
 SHOWN = ("GOMP_SPINCOUNT", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 SHOW = f"""
@@ -42,3 +49,27 @@ def test_an_interrupt_while_a_class_is_made_exits_with_130(tmp_path: Path) -> No
     command = [sys.executable, "-m", "interrupted"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "interrupted; the same command goes on from here\n")
+
+
+def interrupt(*unused: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("command", [ask, label, probe, show, status])
+def test_an_interrupt_ends_the_other_commands_quietly(
+    command: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", interrupt)
+    with pytest.raises(SystemExit, match=r"^130$"):
+        command.main()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_interrupt_ends_the_watching_of_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["alttrain-status", str(tmp_path), "--watch", "1"])
+    monkeypatch.setattr(time, "sleep", interrupt)
+    with pytest.raises(SystemExit, match=r"^130$"):
+        status.main()
+    assert capsys.readouterr().err == ""

@@ -98,4 +98,4 @@ def test_the_command_watches_until_it_is_stopped(tmp_path: Path) -> None:
         assert any("it was full" in line for line in watching.stdout)
         watching.send_signal(signal.SIGINT)
         watching.communicate(timeout=30)
-    assert watching.returncode == 0
+    assert watching.returncode == 130

@@ -21,6 +21,7 @@ from hydra.core.utils import JobStatus
 from made_runs import TRAINED, UNNAMED
 from processes import alttrain, gone
 from rich.console import Console
+from stub_server import Say, Serve
 
 from alttrain.backbone import FullFineTuning
 from alttrain.config import RunError, register
@@ -321,6 +322,10 @@ def test_evaluations_of_one_run_train_it_once(protocols: list[str], tmp_path: Pa
     (run,) = (folder / "runs").iterdir()
     log = (run / "run.log").read_text()
     assert len(re.findall(r"train +\d+ steps in", log)) == 1
+    own = ("--config-dir=own", protocols[1])
+    expected = [f"alttrain {' '.join(own)} .*protocol={name}.*" for name in ("brief", "offline")]
+    commands = sorted((run / "commands.txt").read_text().splitlines(), key=lambda line: "offline" in line)
+    assert [bool(re.fullmatch(*pair)) for pair in zip(expected, commands, strict=True)] == [True, True], commands
     found = {path.name for path in (run / "evaluation").iterdir()}
     names = ("embedded_harmful", "embedded_benign", "embedded_short_answer")
     assert found == {name + suffix for name in names for suffix in ("", ".brief")}
@@ -329,6 +334,7 @@ def test_evaluations_of_one_run_train_it_once(protocols: list[str], tmp_path: Pa
     done = sweep(protocols, folder, *more)
     assert "plan      1 training, 2 jobs: 2 done" in done.stderr
     assert (run / "run.log").read_text().count("generate ") == log.count("generate ")
+    assert sorted((run / "commands.txt").read_text().splitlines(), key=lambda line: "offline" in line) == commands
 
 
 def test_a_run_is_failed_as_long_as_one_of_its_evaluations_is(protocols: list[str], tmp_path: Path) -> None:
@@ -433,6 +439,29 @@ def test_the_hours_of_a_sweep_are_of_what_is_left_and_of_each_training_once(prot
     assert first.hours
     assert first.hours < part.hours == second.hours
     assert others[0].hours == whole.hours
+
+
+def test_a_plan_counts_what_jobs_share_once(tiny_arguments: list[str], tmp_path: Path, serve: Serve) -> None:
+    """Jobs of one run share its evaluations, and seeds of the untrained backbone the cache of its answers."""
+    register()
+    (tmp_path / "own" / "evaluation").mkdir(parents=True)
+    half = "defaults:\n  - /benchmark@benchmarks.embedded_harmful: embedded_harmful\n"
+    (tmp_path / "own" / "evaluation" / "half.yaml").write_text(half)
+    own = [f"hydra.searchpath=[file://{tmp_path / 'own'}]", *without(tiny_arguments, "evaluation"), "limit=4"]
+
+    def generations(*more: str) -> list[int]:
+        swept = plan([*own, "evaluation=half,embedded", *more], multirun=True)
+        assert swept is not None
+        assert {job.state for job in swept.jobs} == {"new"}
+        return [job.generations for job in swept.jobs]
+
+    assert generations() == [4, 8]
+    assert generations("seed=0,1") == [4, 4, 8, 8]
+    own = [*without(own, "training", "rewrite"), "method=no_train"]
+    assert generations("seed=0,1") == [4, 0, 8, 0]
+    served = ["generation=server", f"generation.base_url={serve(lambda *_: Say('')).url}", "generation.model_name=m"]
+    own = without(own, "generation")
+    assert generations("seed=0,1", "stages=[generate]", *served) == [4, 4, 8, 8]  # it caches nothing
 
 
 @pytest.mark.parametrize(

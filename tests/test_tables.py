@@ -357,6 +357,32 @@ def test_hashes_never_share_a_column_nor_a_mean(tmp_path: Path) -> None:
     assert means == {"DirectRefusal": False, "plain": True, "AltTrain": True, described("no_train")[0]: False}
 
 
+def test_columns_that_a_setting_tells_apart_are_headed_by_it(tmp_path: Path) -> None:
+    for method, tokens in (("alttrain", 1024), ("plain", 128), ("direct_refusal", 64)):
+        own = make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, method=method, hashed=method)
+        changed = {"backbone.source": ["hub/name", f"/{method}"], "protocol.judged": ["answer", "both"]}
+        if tokens != 1024:
+            changed["protocol.decoding.max_new_tokens"] = [1024, tokens]  # type: ignore[list-item]
+        own /= "evaluation/strongreject.alttrain"
+        mend(own, lambda record, changed=changed: record["provenance"].update(changed=changed))  # type: ignore[misc]
+    expected = [("by judge", f"max_new_tokens={tokens}") for tokens in (1024, 64, 128)]
+    found = evaluations(tmp_path)
+    runs = runs_table(tidy(found), comparisons(variants(found))[0])
+    main = made(tmp_path)["main"]
+    write_csv(tmp_path / "main.csv", main)
+    for table in (main, marked(read_csv(tmp_path / "main.csv")), runs):
+        assert sorted(one[2:] for one in heads(table) if one[1:2] == ("strongreject",)) == sorted(expected)
+
+
+def test_columns_that_no_setting_tells_apart_are_headed_by_their_hash(tmp_path: Path) -> None:
+    changed = {"protocol.decoding.max_new_tokens": [1024, 64]}
+    for method in ("alttrain", "plain"):
+        own = make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, method=method, hashed=method)
+        mend(own / "evaluation/strongreject.alttrain", lambda record: record["provenance"].update(changed=changed))
+    ends = {one[2:] for one in heads(made(tmp_path)["main"]) if one[1:2] == ("strongreject",)}
+    assert ends == {("by judge", f"{method}-strongreject") for method in ("alttrain", "plain")}
+
+
 def beside(run: Path, name: str, letters: str, hashed: str, kappa: float) -> None:
     """Add the verdicts of a judge that does not decide."""
     folder = run / "evaluation" / f"{name}.alttrain"

@@ -131,6 +131,13 @@ def test_metrics_are_made_again_where_a_file_they_are_made_from_is_another(run: 
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
 
 
+def test_a_rate_over_no_verdict_is_told_in_words(run: Run) -> None:
+    folder = run("backbone.untrained_thought=open")  # so few tokens end no thought
+    assert metrics(folder)["metrics"][0]["undecided"] == 4
+    said = (folder.parents[1] / "run.log").read_text()
+    assert "embedded_harmful: harmful_rate unknown: none of 4 decided by refusal\n" in said
+
+
 def test_no_metrics_of_other_texts_stay_where_judging_them_fails(run: Run, serve: Serve) -> None:
     stub = serve(lambda prompt, asked: Say("1"))
     folder = run(*judged_by(stub))

@@ -4,6 +4,7 @@ import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -181,13 +182,14 @@ def _explain(argument: str, error: Exception, accepted: list[str], config: DictC
     `config` is what the `accepted` overrides compose, if it is at hand.
     """
     key, value = _key(argument), argument.partition("=")[2]
-    options = GlobalHydra.instance().config_loader().get_group_options(key.partition("@")[0]) if value else []
+    config = _composed(accepted) if config is None else config
+    options = _options(key.partition("@")[0], config) if value else []
     if key.partition("@")[0] == "benchmark" and not argument.startswith("+"):
         how = f"+benchmark@evaluation.benchmarks.{value}={value}"
         return Fault(key, value, f"a benchmark is added to an evaluation by {how}; there are: {', '.join(options)}")
     if options and value not in options:
         return Fault(key, value, f"accepted: {', '.join(options)}{did_you_mean(value, options)}")
-    known = _known_keys(key, _composed(accepted) if config is None else config)
+    known = _known_keys(key, config)
     if known is None:
         return Fault(key, value, _first_line(error.__cause__ or error))
     hint = did_you_mean(key.rpartition(".")[2], known)
@@ -195,6 +197,13 @@ def _explain(argument: str, error: Exception, accepted: list[str], config: DictC
         hint = "; the method trains nothing"
     settable = [name for name in known if name != "hydra" and not name.startswith("_")]
     return Fault(key, value, f"there is no such key; accepted: {', '.join(settable)}{hint}")
+
+
+def _options(group: str, config: DictConfig) -> list[str]:
+    """Return the options of a group, with those of --config-dir. `config` has Hydra's own node."""
+    found = GlobalHydra.instance().config_loader().get_group_options(group)
+    folders = [Path(source.path) for source in config.hydra.runtime.config_sources if source.schema == "file"]
+    return sorted({*found, *(path.stem for folder in folders for path in (folder / group).glob("*.yaml"))})
 
 
 def _known_keys(key: str, config: DictConfig) -> list[str] | None:

@@ -47,8 +47,8 @@ METRICS = [
 """The columns of metrics.csv. `judge` is empty for a number that depends on none."""
 COLUMNS = [*METRICS, "order", "called"]
 """The columns of `results`. `order` is the method's place in tables, `called` the measure's name there."""
-TIDY = [*COLUMNS, "measure"]
-"""The columns of `tidy`. Unlike `metric`, `measure` does not name the judge."""
+TIDY = [*COLUMNS, "measure", "setting"]
+"""The columns of `tidy`. Unlike `metric`, `measure` does not name the judge. `setting` is the evaluation's."""
 STRUCTURE = [
     *("run", "protocol", "judges"),
     *(f"{rate}{end}" for rate in ("precision", "recall", "false_alarms") for end in ("", "_low", "_high")),
@@ -64,7 +64,7 @@ SAMPLES = [
 TEXTS = [
     "run", "backbone", "dataset", "rewrite", "training", "benchmark", "metric", "method", "changed", "baseline",
     "protocol", "protocol_hash", "table", "measure", "called", "kind", "unit", "published_why", "source", "note",
-    "lacking", "evaluated", "judge", "judges", "category",
+    "lacking", "evaluated", "judge", "judges", "category", "setting",
 ]  # fmt: skip
 """Text columns in a report's CSV files."""
 NO_TRAIN = "no_train"  # the method that is the unmodified backbone
@@ -72,6 +72,7 @@ PARTS = ("backbone", "dataset", "rewrite", "training")  # the fields of run.json
 LAST = 10**6  # the order of a row that has none of its own
 SNAPSHOT = re.compile(r"\.report\.[^/]*\.part/")
 SHOWN_KEYS, LONGEST = 2, 24  # number of changed keys that a label names, and of characters of a value that it shows
+WEIGHTS, DECODING = "backbone.source", "protocol.decoding."  # a changed key that shapes no hash; what names leave out
 REMEDY = "run the judge stage again"
 Row = TypeVar("Row")
 Made = tuple[str, str, str]  # how a number was made: (protocol, benchmark, protocol hash)
@@ -154,6 +155,7 @@ class Evaluation:
     - `digest`, `tag`           the ends of the run's name: the hash of what was changed, and its tag; "" without
     - `judged`                  metrics.json; `measure` is the benchmark's own measure, the first in it
     - `made`                    how the numbers were made; numbers made in different ways never share a column
+    - `setting`                 the settings that tell this way from others of the same name (`name_settings`)
     - `provenance`, `analysis`  of metrics.json
     - `intervention`            its name and settings; empty without one
     - `tables`, `labels`        the tables that show the benchmark, and the names of its measures there, if given
@@ -175,6 +177,7 @@ class Evaluation:
         self.intervention: Mapping[str, Any] = self.provenance.get("intervention", {})
         self.protocol = str(self.provenance["protocol"])
         self.made: Made = self.protocol, self.benchmark, str(self.provenance["protocol_hash"])
+        self.setting = ""
         self.tables: Sequence[str] = self.provenance.get("tables", ("main",))
         self.labels: Mapping[str, str] = self.provenance.get("labels", {})
         found = self.analysis["decides"]
@@ -294,6 +297,7 @@ def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]
         except DamagedError as error:
             warn_left_out(record.parent, error)
     name_methods(found)
+    name_settings(found)
     return found
 
 
@@ -325,6 +329,28 @@ def name_methods(found: Sequence[Evaluation]) -> None:
         for one, values in zip(own, parts, strict=True):
             told = [value for value, tells in zip(values, differs, strict=True) if tells and value]
             one.method = " ".join([one.method, *told])
+
+
+def name_settings(found: Sequence[Evaluation]) -> None:
+    """Say of evaluations of one benchmark that a protocol made in several ways in which settings the ways differ."""
+    alike = defaultdict[tuple[str, str], dict[str, list[Evaluation]]](lambda: defaultdict(list))
+    for one in found:
+        alike[one.made[:2]][one.made[2]].append(one)
+    for ways in alike.values():
+        told = {way: _shared([one.provenance["changed"] for one in own]) for way, own in ways.items()}
+        published = {key: (pair[0], pair[0]) for changed in told.values() for key, pair in changed.items()}
+        whole = {way: published | changed for way, changed in told.items()}
+        same = {*_shared([*whole.values()]), WEIGHTS}
+        for way, own in ways.items():
+            differ = {key.removeprefix(DECODING): pair for key, pair in whole[way].items() if key not in same}
+            for one in own:
+                one.setting = changes(differ)
+
+
+def _shared(found: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, Sequence[Any]]:
+    """The changes that are in all of these, by key."""
+    first, *others = found
+    return {key: pair for key, pair in first.items() if all(key in one and one[key][1] == pair[1] for one in others)}
 
 
 def _check_names(path: Path, **names: str) -> None:
@@ -385,7 +411,7 @@ def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
             judge, measure = (own.judge, own.measure) if own else (one.judge_of(name), name)
             made = dict(zip(("protocol", "benchmark", "protocol_hash"), (own or one).made, strict=True))
             names = {**one.names, "method": one.method, "changed": changed, "called": one.called(name)}
-            rows.append({**names, **metric, **made, "judge": judge, "measure": measure})
+            rows.append({**names, **metric, **made, "setting": one.setting, "judge": judge, "measure": measure})
     return pd.DataFrame(rows, columns=TIDY).astype(dict.fromkeys(("value", "low", "high"), float))
 
 

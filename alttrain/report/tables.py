@@ -71,7 +71,7 @@ ROW, COLUMN = ["backbone", "method"], ["measure", "kind", "benchmark", "protocol
 CELLS = [
     *("table", "protocol", *ROW, *COLUMN, "unit", *Number._fields),
     *("best", "difference", "p", "p_holm", "detectable", "published", "published_why", "source", "lacking"),
-    *("evaluated", "called", "judge"),
+    *("evaluated", "called", "judge", "setting"),
 ]
 """The columns of a table's CSV.
 
@@ -79,8 +79,9 @@ CELLS = [
 prompts pooled (pool). `n` counts the texts behind the number, over all seeds: without `undecided` ones, with
 `truncated` ones. `difference` is from No-train; `p_holm` is adjusted over all contrasts of the report. `published_why`
 is the reason why there is no published figure, `lacking` lists sets that a mean lacks, `evaluated` lists what the
-evaluation changed in its protocol and benchmarks, `called` is the measure's name in tables, and `judge` names the
-judges that the column depends on, one for each set if they differ."""
+evaluation changed in its protocol and benchmarks, `called` is the measure's name in tables, `judge` names the
+judges that the column depends on, one for each set if they differ, and `setting` says in what the column differs from
+others of its benchmark and protocol."""
 DIGITS = 6  # of the hash of an intervention's settings
 NAMED = 2  # maximum number of missing sets that a cell names
 
@@ -259,7 +260,7 @@ def _figure(row: Variant, column: Column) -> dict[str, Any]:
 
 def _named(column: Column) -> dict[str, str]:
     measure = MEASURES[base(column.measure)]
-    names = {name: getattr(column, name) for name in ("protocol", *COLUMN)}
+    names = {name: getattr(column, name) for name in ("protocol", *COLUMN, "setting")}
     judges = column.judges if len({*column.judges}) > 1 else column.judges[:1]
     return {**names, "unit": measure.unit, "called": column.called or measure.label, "judge": " + ".join(judges)}
 
@@ -294,7 +295,7 @@ def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
     pools = found[found.measure.isin(OVERVIEW) & found.value.notna()]
     pools = pools.assign(total=pools.value * pools.n).groupby(["measure", "run"])[["total", "n"]].sum()
     pools = pools[pools.n > 0].reset_index().sort_values("measure", key=lambda s: s.map(OVERVIEW.index), kind="stable")
-    over = {"kind": "pool", "benchmark": "all its benchmarks", "protocol_hash": "", "judge": ""}
+    over = {"kind": "pool", "benchmark": "all its benchmarks", "protocol_hash": "", "judge": "", "setting": ""}
     called = [MEASURES[measure].label for measure in pools.measure]
     cells = pd.concat([rates, pools.assign(value=pools.total / pools.n, n=0, called=called, **over)])
     counts = {name: cells[name].fillna(0).astype(int) for name in ("n", "undecided", "truncated")}
@@ -314,7 +315,7 @@ def finished(table: str, cells: Any, best: bool = True) -> pd.DataFrame:
     """A table of these cells, the best of each column marked per backbone, with all columns that `marked` adds."""
     frame = pd.DataFrame(cells).assign(table=table)
     frame = frame.reindex(columns=[*CELLS, *({"tested"} & {*frame})])
-    words = ["published_why", "source", "lacking", "evaluated"]
+    words = ["published_why", "source", "lacking", "evaluated", "setting"]
     frame[words] = frame[words].astype(object).fillna("").astype(str)
     frame = frame.astype(dict.fromkeys(("difference", "p", "p_holm", "detectable", "published"), float))
     better = frame.measure.map(lambda measure: MEASURES[base(measure)].better)
@@ -364,7 +365,7 @@ def pivot(part: pd.DataFrame) -> pd.DataFrame:
     """One protocol's part of a table as a grid in the order of `part`. Each cell is its row of `part`, or nan.
 
     The index is (backbone, method); a column is the tuple of its heading's lines: measure, part if it is not the
-    deciding one, benchmark, judge, and the hash if two columns share a heading.
+    deciding one, benchmark, judge, and if two columns share a heading, the setting, else the hash.
     """
     cells = pd.Series(list(part.itertuples(index=False)), pd.MultiIndex.from_frame(part[[*ROW, *COLUMN]]), dtype=object)
     grid = cells.unstack(COLUMN, sort=False)
@@ -381,6 +382,8 @@ def pivot(part: pd.DataFrame) -> pd.DataFrame:
         different = len({*judges[key].split(" + ")})
         judge = f"by {judges[key] if different == 1 else f'{different} judges'}" if judges[key] else ""
         headings.append(tuple(line for line in (name, measure.partition(".")[2], over, judge) if line))
-    hashes = [(key[-1],) if headings.count(one) > 1 else () for one, key in zip(headings, grid.columns, strict=True)]
-    grid.columns = pd.Index([one + own for one, own in zip(headings, hashes, strict=True)], tupleize_cols=False)
+    for told in (part.set_index(COLUMN).setting.to_dict(), {key: key[-1] for key in grid.columns}):
+        ends = [told[key] if headings.count(one) > 1 else "" for one, key in zip(headings, grid.columns, strict=True)]
+        headings = [one + ((end,) if end else ()) for one, end in zip(headings, ends, strict=True)]
+    grid.columns = pd.Index(headings, tupleize_cols=False)
     return grid

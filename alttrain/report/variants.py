@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,7 +117,7 @@ class Column:
     `kind` is "rate" (one benchmark), "mean" (the mean over several), "pool" (the pooled prompts of several) or
     "training" (with `made` empty). `defined` is whether a mean is over the sets that its protocol names; a set that no
     row has has an empty hash. `tables` show the column of a benchmark under the name `called`. `judges` has each set's
-    judge, if the measure depends on one.
+    judge, if the measure depends on one. `setting` is that of a rate's evaluations.
     """
 
     measure: str
@@ -128,6 +128,7 @@ class Column:
     tables: Sequence[str] = field(default=("main",), compare=False)
     called: str = field(default="", compare=False)
     judges: tuple[str, ...] = field(default=(), compare=False)
+    setting: str = field(default="", compare=False)
 
     @property
     def benchmark(self) -> str:
@@ -151,7 +152,8 @@ def rate_columns(variants: Iterable[Variant], protocol: str) -> list[Column]:
             if name not in others and (base(name) in RATES or name in ("score", "kappa", *RECOGNISING)):
                 tables = one.tables if name in (one.labels or (one.measure, "score")) else ()
                 judges = tuple(filter(None, [one.judge_of(name)]))
-                found.setdefault(Column(name, protocol, (made,), tables=tables, called=one.called(name), judges=judges))
+                column = Column(name, protocol, (made,), tables=tables, called=one.called(name), judges=judges)
+                found.setdefault(replace(column, setting=one.setting))
     order = list(MEASURES)
     return sorted(found, key=lambda c: (order.index(base(c.measure)), c.made[0][1], c.measure, c.made))
 

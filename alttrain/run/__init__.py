@@ -3,3 +3,20 @@
 Only this package and `config` use DictConfig. Each stage reads files of earlier stages, writes its own, skips finished
 work, and imports torch only if a model has work to do.
 """
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+INTERRUPTED = 130
+"""The exit code of a console script that Ctrl-C ended."""
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """End the process without a traceback on Ctrl-C, with exit code `INTERRUPTED`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        exec("")  # without it, CPython ends by SIGINT if the interrupt came while a string was executed
+        sys.exit(INTERRUPTED)

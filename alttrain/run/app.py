@@ -38,8 +38,9 @@ from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
 from alttrain.config.secrets import masked
 from alttrain.config.trust import take_trusted
 from alttrain.records import full_disk
+from alttrain.run import interruptible
 from alttrain.run.assembly import Run, assemble
-from alttrain.run.folder import open_folder
+from alttrain.run.folder import open_folder, record_command
 from alttrain.run.plan import job_of, totals
 from alttrain.run.progress import log_to_console, logged_to
 from alttrain.run.session import Session
@@ -53,7 +54,6 @@ from hydra_plugins.alttrain_jobs import PARENT, absent, end_with_parent, is_work
 
 log = logging.getLogger("alttrain")
 
-INTERRUPTED = 130
 SETTINGS = {
     # How long an OpenMP thread spins before it sleeps. GNU's default is 30 times this: 3 % faster on an idle machine,
     # but several times slower if another process uses a core (docs/performance.md).
@@ -68,6 +68,7 @@ _checked: Run | None = None
 """The run of this process's command line, after its check."""
 
 
+@interruptible()
 def main() -> None:
     """Run a command line. Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted."""
     end_with_parent()
@@ -99,8 +100,7 @@ def main() -> None:
         raise
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
-        exec("")  # without it, CPython ends by SIGINT if the interrupt came while a string was executed
-        sys.exit(INTERRUPTED)
+        raise
 
 
 def _flags(arguments: list[str]) -> argparse.Namespace:
@@ -251,6 +251,7 @@ def _stages(run: Run, reports: bool, leader: Leader) -> None:
         return
     open_folder(run)
     with locked(run.folder), logged_to(run.folder / "run.log"), Log(run.folder) as status:
+        record_command(run)
         for stage in due:
             status.stage(stage)
             if stage == "train":

@@ -2,9 +2,9 @@
 
     alttrain-ask RUN_FOLDER "a prompt" ["another" ...] [--system TEXT] [--tokens N] [--untrained]
 
-It prints the thought with its steps named, then the answer. Decoding is the protocol's for harm, with N new tokens at
-most. Runs with classes of your own need `trusted=[mypackage]` in front. What the untrained backbone
-answers is cached in the output folder, as it is for runs.
+It prints the thought with its steps named, then the answer. Decoding is the protocol's, with its limit on new tokens
+unless N is given. On a terminal, a bar counts the answers. Runs with classes of your own need `trusted=[mypackage]` in
+front. What the untrained backbone answers is cached in the output folder, as it is for runs.
 """
 
 import argparse
@@ -26,7 +26,9 @@ from alttrain.generation.engine import Prompt, Written
 from alttrain.llm import Failure
 from alttrain.records import DamagedError, Segment, Step, read_utf8
 from alttrain.rewrite import parse
+from alttrain.run import interruptible
 from alttrain.run.assembly import Run, assemble
+from alttrain.run.progress import bar
 from alttrain.run.session import Session
 from alttrain.run.stages.generate import check_trained
 from alttrain.run.status import config_file
@@ -60,36 +62,45 @@ class RunModel:
         if self._trained is not None:
             check_trained(run)
 
-    def ask(self, prompts: str | Sequence[str], system: str | None = None, tokens: int = 512) -> list[Answer]:
-        """Answer each prompt once, with at most `tokens` new tokens.
+    def ask(self, prompts: str | Sequence[str], system: str | None = None, tokens: int | None = None) -> list[Answer]:
+        """Answer each prompt once, with at most `tokens` new tokens; None is the protocol's limit.
 
         The prompt takes the form that the run's structure gives it. `system` replaces the system prompt that the run
         evaluates with; "" leaves it out. Raises ValueError if a prompt does not fit the context, or an engine fails.
         """
-        if tokens < 1:
+        if tokens is not None and tokens < 1:
             raise ValueError(f"tokens={tokens}: accepted: 1 or more")
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         run, renderer, template = self.run, self._session.renderer, self.run.backbone.template
         own = (run.structure.system, run.method.evaluation_prompt, run.protocol.system_prompt)
         system = next((one for one in (system, *own) if one is not None), None)
-        decoding = replace(run.protocol.decoding, max_new_tokens=tokens, samples=1)
+        decoding = replace(run.protocol.decoding, samples=1)
+        decoding = decoding if tokens is None else replace(decoding, max_new_tokens=tokens)
+        context, most = run.backbone.context_length, decoding.max_new_tokens
+        cut_at = decoding.cut_at(context)
         turns = [(*run.structure.turns_before(prompt), run.structure.prompt(prompt)) for prompt in prompts]
         earlier: list[tuple[str, ...]] = [() for _ in prompts]
         found: list[Written] = []
-        with self._session.engine(self._trained, run.protocol.quantization) as engine:
-            for at in range(max(map(len, turns), default=0)):
+        rounds = max(map(len, turns), default=0)
+        with (
+            bar(f"answers of at most {most} tokens", rounds * len(prompts)) as advance,
+            self._session.engine(self._trained, run.protocol.quantization) as engine,
+        ):
+            for at in range(rounds):
                 asked = []
                 for number, (said, answers) in enumerate(zip(turns, earlier, strict=True)):
                     text = renderer.prompt_text(
                         said[at], self._thought, system=system, turns=said[:at], answers=answers
                     )
-                    asked.append(Prompt(renderer.encode(text), text, f"asked-{number}@{at}"))
-                    if (length := len(asked[-1].ids) + tokens) > run.backbone.context_length:
+                    ids = renderer.encode(text)
+                    cap = None if cut_at is None else max(1, cut_at - len(ids))
+                    asked.append(Prompt(ids, text, f"asked-{number}@{at}", cap))
+                    if (length := len(ids) + (room := asked[-1].most(decoding))) > context:
                         raise ValueError(
-                            f"the prompt and {tokens} new tokens are {length} tokens, and backbone.context_length="
-                            f"{run.backbone.context_length}; shorten it, or ask for fewer tokens"
+                            f"the prompt and {room} new tokens are {length} tokens, and backbone.context_length="
+                            f"{context}; shorten it, or ask for fewer tokens"
                         )
-                written = dict(engine.generate(asked, decoding))
+                written = dict(engine.generate(asked, decoding, advance))
                 found = [one for number in range(len(asked)) if isinstance(one := written.get(number), Written)]
                 if len(found) < len(asked):
                     reasons = [one.reason for one in written.values() if isinstance(one, Failure)]
@@ -135,13 +146,14 @@ def shown(answer: Answer) -> Iterator[Text]:
     yield Text(answer.answer + (" [cut at the limit]" if answer.cut else ""))
 
 
+@interruptible()
 def main() -> None:
-    """Entry point of the console script. Exit codes: 0 answered, 2 refused."""
+    """Entry point of the console script. Exit codes: 0 answered, 2 refused, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="alttrain-ask", description="Ask a run's model.")
     parser.add_argument("run", type=Path, help="a run's folder, such as outputs/runs/NAME")
     parser.add_argument("prompts", nargs="+", metavar="PROMPT")
     parser.add_argument("--system", help='the system prompt; "" for none')
-    parser.add_argument("--tokens", type=int, default=512, help="limit on new tokens")
+    parser.add_argument("--tokens", type=int, help="limit on new tokens (default: the protocol's of the run)")
     parser.add_argument("--untrained", action="store_true", help="ask the backbone without what the run trained")
     console = Console(soft_wrap=True, highlight=False)
     try:

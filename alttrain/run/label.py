@@ -24,13 +24,15 @@ from alttrain.evaluation.protocol import seen_by_judge
 from alttrain.records import write_text
 from alttrain.report.escaping import literal
 from alttrain.report.results import Evaluation, evaluations_of
+from alttrain.run import interruptible
 
 HEADS = ("run", "id", "sample", "hash", "weight", "prompt", "answer")
 Row = dict[str, Any]
 
 
+@interruptible()
 def main() -> None:
-    """Entry point of the console script. Exit codes: 0 written, 2 refused."""
+    """Entry point of the console script. Exit codes: 0 written, 2 refused, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="alttrain-label", description="Draw texts for people to label.")
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("sample", help="draw texts of judged runs, and write a CSV to fill")

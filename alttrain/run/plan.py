@@ -20,9 +20,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from alttrain.backbone.device import GIB, Device, look
 from alttrain.evaluation import Benchmark, Judge
+from alttrain.generation import InProcess
 from alttrain.records import Example, Names, Trained, kept_json, write_json, write_text
 from alttrain.report.escaping import plain
 from alttrain.run.assembly import Run
@@ -63,7 +65,7 @@ class Job:
     - `fits`             whether that much is free; None if unknown
     - `devices`          devices of the training, over all nodes
     - `training_tokens`  tokens of all training steps; 0 if it is done
-    - `generations`      answers that are left to generate
+    - `generations`      answers that are left to generate, without those that an earlier job of the sweep generates
     - `hours`            device-hours of these two on this machine; None if the backbone's size is unknown
     - `calls`            requests to each teacher's and judge's server, without repairs, if no reply is cached
     """
@@ -80,11 +82,13 @@ class Job:
     calls: Mapping[str, int]
 
 
-def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example]) -> Job:
+def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], planned: set[str] | None = None) -> Job:
     """Estimate what is left of one run. `rows` are its training rows before the rewrite.
 
-    They are empty if it trains nothing, or if another job of the sweep trains it.
+    They are empty if it trains nothing, or if another job of the sweep trains it. `planned` are the evaluations of the
+    sweep's earlier jobs (`_work`), whose answers and verdicts this job takes; those of this job are added.
     """
+    planned = set() if planned is None else planned
     device = look(run.hardware.accelerator, run.hardware.memory_gib)
     most = max((need.total for need in needs_of(run, rows, device)), default=None)
     recipe, training_tokens = run.training, 0
@@ -93,11 +97,15 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example]) -> Job:
         training_tokens = sum(lengths) * recipe.batch_size * recipe.steps(len(lengths)) // len(lengths)
     due = run.evaluated if {"check", "generate"} & set(run.stages) else ()
     left = Counter({benchmark.name: unanswered(run, benchmark) for benchmark in due})
-    generated_tokens = 0
+    generated = generated_tokens = 0
     calls = Counter[str]()
     for benchmark in run.evaluated:
+        if (work := _work(run, benchmark)) in planned:
+            continue
+        planned.add(work)
         decoding = run.protocol.decoding_for(benchmark)
         asked = len(benchmark.examples) * decoding.samples
+        generated += left[benchmark.name]
         generated_tokens += left[benchmark.name] * min(TYPICAL[benchmark.kind], decoding.max_new_tokens)
         judges = {"check", "judge"} & set(run.stages) and not is_judged(run, benchmark)
         for judge in judges_of(run, benchmark).values() if judges else ():
@@ -118,10 +126,23 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example]) -> Job:
         None if most is None or device.free is None else most <= device.free,
         run.hardware.world_size,
         training_tokens,
-        left.total(),
+        generated,
         _hours(run, device, training_tokens, generated_tokens),
         dict(+calls),
     )
+
+
+def _work(run: Run, benchmark: Benchmark) -> str:
+    """Return what decides the answers and verdicts of an evaluation. Jobs with the same one share them.
+
+    These are jobs of one run, and those of an untrained backbone that differ in the seed, whose answers are cached.
+    """
+    where: Any = str(run.folder)
+    if not run.training.trains and isinstance(run.generation, InProcess):
+        where = {key: value for key, value in run.fingerprint.items() if key != "seed"}
+    own = [run.config.get(key) for key in ("generation", "protocol", "intervention")]
+    own.append(run.config["evaluation"]["benchmarks"][benchmark.base])
+    return json.dumps([where, benchmark.name, *own], sort_keys=True)
 
 
 def _state(run: Run, left: bool) -> str:

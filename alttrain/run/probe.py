@@ -34,6 +34,7 @@ from alttrain.evaluation.probing import FEWEST, auroc_of, check_installed, probe
 from alttrain.generation import InProcess
 from alttrain.records import Example, Generation, Names, read_document, read_metrics
 from alttrain.report.results import Evaluation, write_csv
+from alttrain.run import interruptible
 from alttrain.run.ask import load
 from alttrain.run.asking import prompt_text
 from alttrain.run.assembly import Run
@@ -64,8 +65,9 @@ class Text:
     truncated: bool
 
 
+@interruptible()
 def main() -> None:
-    """Entry point of the console script. Exit codes: 0 probed, 2 refused."""
+    """Entry point of the console script. Exit codes: 0 probed, 2 refused, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="alttrain-probe", description="Where in the thought does a model decide?")
     parser.add_argument("run", type=Path, help="a run's folder, such as outputs/runs/NAME")
     parser.add_argument("--benchmark", nargs="+", default=[], help="default: all harmful and harmless ones of the run")

@@ -24,6 +24,7 @@ from alttrain.config.binding import target_faults
 from alttrain.config.trust import take_trusted
 from alttrain.records import DamagedError, Example, iterate_rows, read_rows, read_utf8
 from alttrain.rewrite import render
+from alttrain.run import interruptible
 from alttrain.run.status import config_file
 from alttrain.tokenization import IGNORED, Renderer, Sequence
 
@@ -31,8 +32,9 @@ MARKS = ("[[", "]]")
 UNKNOWN = "origin unknown"
 
 
+@interruptible()
 def main() -> None:
-    """Entry point of the console script. Exit codes: 0 shown, 2 refused."""
+    """Entry point of the console script. Exit codes: 0 shown, 2 refused, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="alttrain-show", description="Look at what a run trains on.")
     parser.add_argument("run", type=Path, help="a run's folder, such as outputs/runs/NAME")
     what = parser.add_mutually_exclusive_group(required=True)

@@ -32,6 +32,7 @@ from alttrain.config import RunError
 from alttrain.config.secrets import masked
 from alttrain.records import DamagedError, clear_unfinished, kept_json, read_json, read_utf8, write_json
 from alttrain.report.escaping import one_line
+from alttrain.run import interruptible
 from alttrain.run.progress import listeners
 
 log = logging.getLogger(__name__)
@@ -229,8 +230,9 @@ def table(found: dict[str, Status]) -> Table:
     return shown
 
 
+@interruptible()
 def main() -> None:
-    """Entry point of the console script. Exit codes: 0 shown, 1 if a run failed, 2 if there are no runs."""
+    """Entry point of the console script. Exit codes: 0 shown, 1 a run failed, 2 there are no runs, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="alttrain-status", description="The state of every run of an output folder.")
     parser.add_argument("output_dir", type=Path, nargs="?", default=Path("outputs"))
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again, until Ctrl-C")
@@ -241,12 +243,10 @@ def main() -> None:
         print(f"{asked.output_dir} {fault}; {runs_near(asked.output_dir)}", file=sys.stderr)
         sys.exit(2)
     if asked.watch is not None:
-        with suppress(KeyboardInterrupt):
-            while True:
-                console.clear()
-                console.print(table(statuses(asked.output_dir)))
-                time.sleep(max(0.1, asked.watch))
-        sys.exit(0)
+        while True:
+            console.clear()
+            console.print(table(statuses(asked.output_dir)))
+            time.sleep(max(0.1, asked.watch))
     console.print(table(found))
     sys.exit(int(any(status.state == "failed" for status in found.values())))
 

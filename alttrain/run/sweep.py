@@ -30,7 +30,7 @@ from alttrain.config.overrides import CONFIG_MODULE, applicable, composed, of_tr
 from alttrain.config.secrets import masked
 from alttrain.records import Example, alone, read_utf8, write_text
 from alttrain.run.assembly import Run, assemble
-from alttrain.run.folder import evaluation_folder
+from alttrain.run.folder import config_folders, evaluation_folder
 from alttrain.run.plan import LISTED, Job, job_of, tell, write_plan
 from alttrain.run.progress import bar
 from alttrain.run.stages.check import MODEL_STAGES, check_light, check_sources
@@ -109,6 +109,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     alike: dict[tuple[str, ...], Run] = {}
     planned: dict[tuple[str, ...], Run] = {}  # with the hardware that each training needs
     rows: dict[str, Sequence[Example]] = {}  # by `Run.data`, each read once
+    evaluations = set[str]()  # of the jobs before
     made: list[Job] = []
     runs: dict[str, list[Run]] = {}
     faults: dict[str, list[str]] = {}  # with the jobs that have each
@@ -133,7 +134,8 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                 if run.data not in rows:
                     rows[run.data] = run.rows
                 run = planned[rest] = fit_hardware(run, rows[run.data])
-                job = job_of(run, overrides, () if run.name in runs else rows[run.data])  # one of them trains
+                to_train = () if run.name in runs else rows[run.data]  # one of them trains
+                job = job_of(run, overrides, to_train, evaluations)
                 if job.state != "done":
                     _check_hardware(run, rows[run.data], here)
                 made.append(job)
@@ -213,9 +215,8 @@ def _refuse_clash(several: Sequence[Run]) -> None:
 
 def searched(hydra: Any) -> list[str]:
     """Return the override that makes another process find the configs of --config-dir. `hydra` is Hydra's own node."""
-    own = [source.path for source in hydra.runtime.config_sources if "command-line" in source.provider]
-    quoted = ",".join(f"'file://{Path(path).absolute()}'" for path in own)
-    return [f"hydra.searchpath=[{quoted}]"] if own else []
+    quoted = ",".join(f"'file://{Path(path).absolute()}'" for path in config_folders(hydra))
+    return [f"hydra.searchpath=[{quoted}]"] if quoted else []
 
 
 def run_job(config: DictConfig, overrides: Sequence[str]) -> None:

@@ -86,7 +86,9 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     put_in_place(folder)
     rate, decides = metrics[0], benchmark.judge.name
     others = ", ".join(dict.fromkeys(name for name, _ in judgements.blocks if name != decides))
-    told = f"{rate.metric} {100 * rate.value:.1f} % of {rate.n - rate.undecided} by {decides}"
+    known = rate.n - rate.undecided
+    value = f"{100 * rate.value:.1f} % of {known}" if known else f"unknown: none of {rate.n} decided"
+    told = f"{rate.metric} {value} by {decides}"
     log.info("judge     %s: %s%s", benchmark.name, told, f"; also judged by {others}" if others else "")
     return True
 

@@ -112,6 +112,11 @@ def rewrite(run: Run, session: Session) -> None:
         "files": {name: records.checksum(run.folder / name) for name in files},
     }
     records.write_sealed(run.folder / "rewrite.json", summary)
+    if matches := selection.report["decontamination"]:
+        alike, every = len({one["id"] for one in matches}), sum(selection.report["read"].values())
+        named = ", ".join(f"{name} ({n})" for name, n in Counter(one["benchmark"] for one in matches).items())
+        message = "rewrite   %d of %d rows of the dataset are too like prompts of %s, and left out; %s lists them"
+        log.info(message, alike, every, named, run.folder / "rewrite.json")
     log.info("rewrite   %d examples, %d left out", len(rewritten), len(rejected))
 
 
