@@ -14,17 +14,23 @@ them in grey print. Matplotlib is imported when something is drawn.
 
 import logging
 import math
+import os
 import re
+import select
+import signal
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from alttrain.records import Rewritten, read_if_there, read_losses
-from alttrain.records.files import replacing
+from alttrain.records.files import clear_unfinished, replacing
 from alttrain.report.estimates import FLOWS
 from alttrain.report.measures import CAUSES, MEASURES, OFFLINE, RATES, base
 from alttrain.report.results import Made
@@ -49,6 +55,8 @@ LOOK = {
     "pdf.fonttype": 42,  # TrueType: publishers reject Type 3
 }
 FORMS = ("png", "svg", "pdf")
+MANY, PATIENCE_S = 16, 60
+"""Number of figures from which a second process helps, and how many seconds longer than the first it may take."""
 DOTS = 200  # dots per inch
 LONGEST = 100  # maximum number of characters of a file name
 ROOM = 60  # maximum number of characters of a row's name
@@ -58,12 +66,11 @@ def draw_all(
     tables: Mapping[str, pd.DataFrame], variants: Sequence[Variant], frames: Mapping[str, pd.DataFrame], folder: Path
 ) -> list[Path]:
     """Draw every figure that has data. Returns the files written. `frames` are those of the CSV files."""
-    written: list[Path] = []
+    drawings: dict[Path, Callable[[], bool]] = {}
 
     def draw(name: str, drawing: Callable[..., bool], *given: Any) -> None:
         path = folder / _file_name(name)
-        if drawing(*given, path):
-            written.extend(path.with_name(f"{path.name}.{form}") for form in FORMS)
+        drawings[path] = partial(drawing, *given, path)
 
     draw("cuts", draw_cuts, frames["interventions"])
     for backbone, own in by_backbone(variants):
@@ -82,7 +89,35 @@ def draw_all(
             draw(f"adherence-{backbone}{suffix}", draw_adherence, assessed)
             draw(f"flow-{backbone}{suffix}", draw_flow, alike, pool(found, protocol), frames["thoughts"])
             draw(f"lengths-{backbone}{suffix}", draw_lengths, alike, pool(found, protocol))
-    return written
+    drawn = zip(drawings, _drawn([*drawings.values()], folder), strict=True)
+    return [path.with_name(f"{path.name}.{form}") for path, there in drawn if there for form in FORMS]
+
+
+def _drawn(drawings: Sequence[Callable[[], bool]], folder: Path) -> list[bool]:
+    """Draw, and return which had data. If there are many, a second process draws every other one.
+
+    If that fails, or is locked up by a lock that a thread held when it began, all are drawn here.
+    """
+    if len(drawings) < MANY or sys.platform != "linux":
+        return [draw() for draw in drawings]
+    answer, told = os.pipe()
+    if (other := os.fork()) == 0:
+        with suppress(BaseException):
+            os.write(told, bytes(draw() for draw in drawings[1::2]))
+        os._exit(0)
+    os.close(told)
+    try:
+        own = [draw() for draw in drawings[::2]]
+        ready, *_ = select.select([answer], [], [], PATIENCE_S)
+        theirs: Sequence[bool] = [byte > 0 for byte in os.read(answer, len(drawings))] if ready else []
+    finally:
+        os.kill(other, signal.SIGKILL)
+        os.waitpid(other, 0)
+        os.close(answer)
+    if not theirs:
+        clear_unfinished(folder)
+        theirs = [draw() for draw in drawings[1::2]]
+    return [found for pair in zip_longest(own, theirs) for found in pair][: len(drawings)]
 
 
 def _file_name(name: str) -> str:
@@ -384,8 +419,8 @@ def lengths(variant: Variant, made: Sequence[Made]) -> dict[str, list[int]]:
     """Token counts of the thoughts on these benchmarks, by label of the prompt, over all seeds."""
     found: dict[str, list[int]] = {"harmful": [], "benign": []}
     for evaluation in (evaluation for one in made for evaluation in variant.judged.get(one, {}).values()):
-        for row in evaluation.tokens():
-            found[row.label].append(row.thought_tokens)
+        for text in evaluation.texts().values():
+            found[text.label].append(text.thought_tokens)
     return found
 
 

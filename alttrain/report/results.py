@@ -13,21 +13,23 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 import pandas as pd
 import yaml
 
 from alttrain.config import name_fault
-from alttrain.evaluation.adherence import ASSESSED, Adherence, answer_refused, assessment_rates, cause_of
+from alttrain.evaluation.adherence import ASSESSED, Adherence, Continuation, answer_refused, assessment_rates, cause_of
 from alttrain.evaluation.interventions import JOIN
 from alttrain.evaluation.protocol import Part
 from alttrain.records import (
     DamagedError,
     Generation,
     Judgement,
+    Label,
     Names,
     parse_rows,
     read_bytes,
@@ -58,7 +60,7 @@ STRUCTURE = [
 SAMPLES = [
     "run", "backbone", "method", "seed", "benchmark", "protocol", "id", "sample", "label", "category", "prompt",
     "thought", "answer", "closed", "finish", "thought_tokens", "answer_tokens", "measure", "judge", "part", "says",
-    "verdict", "counts", "understanding", "assessment", "continuation", "ordered", "refuses",
+    "verdict", "counts", *(OF_THOUGHT := ("understanding", "assessment", "continuation", "ordered", "refuses")),
 ]  # fmt: skip
 """The columns of `samples`."""
 TEXTS = [
@@ -77,50 +79,72 @@ Row = TypeVar("Row")
 Made = tuple[str, str, str]  # how a number was made: (protocol, benchmark, protocol hash)
 Text = tuple[str, int]  # the key of a verdict: (id of the prompt, sample)
 Verdicts = dict[Text, bool | None]
+Finish = Literal["stop", "length", "error"]
 
 
 class Tokens(msgspec.Struct, gc=False):
     """A row of generations.jsonl, without its texts."""
 
     id: str
-    label: str
+    label: Label
     thought_tokens: int
     answer_tokens: int
     sample: int
-    finish: str
+    finish: Finish
     category: str
 
 
-class Read(NamedTuple):
-    """All that is known of a text, without its words: its row, the deciding judgement, and its thought's record.
+class Read(msgspec.Struct, array_like=True, gc=False):
+    """All that is known of a text, without its words: from its row, the deciding judgement, and its thought's record.
 
-    `says` is what a judgement of True means (`Decides.says`).
+    - `verdict`  the deciding verdict; None if undecided
+    - `says`     what a judgement of True means (`Decides.says`)
+    - `refused`  whether the answer refused; None if undecided
+    - `adheres`  and the fields below are the thought's (`Adherence`)
     """
 
-    row: Tokens
-    judged: Judgement
-    thought: Adherence
+    id: str
+    sample: int
+    label: Label
+    category: str
+    finish: Finish
+    thought_tokens: int
+    answer_tokens: int
+    verdict: bool | None
+    value: float | None
     says: str
+    refused: bool | None
+    adheres: bool
+    understanding: bool
+    assessment: Label | None
+    continuation: Continuation | None
+    ordered: bool
+    consistent: bool | None
+    answer_consistent: bool | None
+    position_words: int | None
+    position_share: float | None
+    refuses: bool | None
+
+    @classmethod
+    def of(cls, row: Any, judged: Judgement, thought: Adherence, says: str) -> "Read":
+        """What is known of a text whose row has the fields of `Tokens`."""
+        verdicts = judged.verdict, judged.value, says, answer_refused(says, judged.verdict, thought)
+        tokens = row.thought_tokens, row.answer_tokens
+        return cls(row.id, row.sample, row.label, row.category, row.finish, *tokens, *verdicts, *_OF_THOUGHT(thought))
 
     @property
     def generated(self) -> bool:
         """Whether there is a text: the server did not refuse the prompt."""
-        return self.row.finish != "error"
-
-    @property
-    def verdict(self) -> bool | None:
-        """The deciding verdict; None if undecided."""
-        return self.judged.verdict
-
-    @property
-    def refused(self) -> bool | None:
-        """Whether the answer refused; None if undecided."""
-        return answer_refused(self.says, self.verdict, self.thought)
+        return self.finish != "error"
 
     @property
     def cause(self) -> str | None:
         """Why the outcome is wrong (`cause_of`); None if undecided."""
-        return cause_of(self.row.label, self.thought.assessment, self.refused)
+        return cause_of(self.label, self.assessment, self.refused)
+
+
+_OF_THOUGHT = attrgetter(*Read.__struct_fields__[Read.__struct_fields__.index("adheres") :])
+_PACKED = msgspec.msgpack.Decoder(list[Read])
 
 
 class Decides(NamedTuple):
@@ -181,6 +205,7 @@ class Evaluation:
         self.decides = Decides(self.measure, found["judge"], found["part"], found["counted"])
         self.judge = self.decides.judge
         self._checked: set[str] = set()  # files of rows whose checksums have been verified against metrics.json
+        self._read: dict[Decides, bytes] = {}  # what was read of the texts: rows would take ten times as much memory
 
     def called(self, measure: str) -> str:
         """A measure's name in tables."""
@@ -224,28 +249,33 @@ class Evaluation:
         """All verdicts of all judges."""
         return self._rows("judgements.jsonl", Judgement)
 
-    def deciding(self) -> dict[Text, Judgement]:
-        """The judgement of each text that decides the measure."""
-        decides = self.decides.judge, self.decides.part
-        return {(row.id, row.sample): row for row in self.judgements() if (row.judge, row.part) == decides}
-
     def counts(self, verdict: bool | None) -> bool | None:
         """Whether a text with this verdict of the deciding judge counts towards the measure; None if undecided."""
         return verdict if verdict is None else verdict is self.decides.counted
 
     def verdicts(self) -> Verdicts:
         """Whether each text counts towards the measure."""
-        return {text: self.counts(row.verdict) for text, row in self.deciding().items()}
+        return {text: self.counts(read.verdict) for text, read in self.texts().items()}
 
     def texts(self) -> dict[Text, Read]:
-        """Each text without its words, with what was read of it. Raises DamagedError if a file lacks its row."""
+        """Each text without its words, with what was read of it. Raises DamagedError if a file lacks its row.
+
+        The files are read once, and later changes to them are not noticed.
+        """
+        if self.decides not in self._read:
+            self._read[self.decides] = msgspec.msgpack.encode(self._texts())
+        return {(read.id, read.sample): read for read in _PACKED.decode(self._read[self.decides])}
+
+    def _texts(self) -> list[Read]:
+        decides = self.decides.judge, self.decides.part
+        judged = {(row.id, row.sample): row for row in self.judgements() if (row.judge, row.part) == decides}
         thoughts = {(row.id, row.sample): row for row in self.thoughts()}
-        judged, says = self.deciding(), self.decides.says
         rows = {(row.id, row.sample): row for row in self.tokens()}
         for name, there in (("judgements.jsonl", judged), ("adherence.jsonl", thoughts)):
             if lacking := rows.keys() - there.keys():
                 raise DamagedError(self.folder / name, f"has no row for {min(lacking)}", remedy=REMEDY)
-        return {text: Read(row, judged[text], thoughts[text], says) for text, row in rows.items()}
+        says = self.decides.says
+        return [Read.of(row, judged[text], thoughts[text], says) for text, row in rows.items()]
 
     def generations(self) -> list[Generation]:
         """Each text with all its fields."""
@@ -370,7 +400,7 @@ def samples(output_dir: str | Path = "outputs") -> pd.DataFrame:
         for text in one.generations():
             known = read[text.id, text.sample]
             verdicts = {"verdict": known.verdict, "counts": one.counts(known.verdict)}
-            rows.append(vars(known.thought) | made | vars(text) | verdicts)
+            rows.append({name: getattr(known, name) for name in OF_THOUGHT} | made | vars(text) | verdicts)
     return pd.DataFrame(rows, columns=SAMPLES)
 
 
