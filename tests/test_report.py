@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -700,7 +701,7 @@ LACKING: list[tuple[str, str]] = [
 def test_a_run_that_lacks_what_this_version_writes_is_left_out_and_named_with_the_remedy(
     name: str, key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alttrain.run.stages.report.draw_all", lambda *unused: [])
+    monkeypatch.setattr("alttrain.run.stages.report.draw_all", lambda *unused: nullcontext(list))
     make_run(tmp_path / "runs", {"x": ("harmful_rate", "yn")})
     bad = make_run(tmp_path / "runs", {"x": ("harmful_rate", "yn")}, method="plain", hashed="other", trained={})
     if key:

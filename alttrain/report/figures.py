@@ -14,16 +14,11 @@ them in grey print. Matplotlib is imported when something is drawn.
 
 import logging
 import math
-import os
 import re
-import select
-import signal
-import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +28,7 @@ from alttrain.records import Rewritten, read_if_there, read_losses
 from alttrain.records.files import clear_unfinished, replacing
 from alttrain.report.estimates import FLOWS
 from alttrain.report.measures import CAUSES, MEASURES, OFFLINE, RATES, base
+from alttrain.report.processes import second_process
 from alttrain.report.results import Made
 from alttrain.report.tables import COLUMN, ROW, TABLES, listed, pivot
 from alttrain.report.variants import Variant, by_backbone, pool, protocols_of
@@ -55,17 +51,21 @@ LOOK = {
     "pdf.fonttype": 42,  # TrueType: publishers reject Type 3
 }
 FORMS = ("png", "svg", "pdf")
-MANY, PATIENCE_S = 16, 60
-"""Number of figures from which a second process helps, and how many seconds longer than the first it may take."""
+MANY = 16  # number of figures from which a second process helps
 DOTS = 200  # dots per inch
 LONGEST = 100  # maximum number of characters of a file name
 ROOM = 60  # maximum number of characters of a row's name
 
 
+@contextmanager
 def draw_all(
     tables: Mapping[str, pd.DataFrame], variants: Sequence[Variant], frames: Mapping[str, pd.DataFrame], folder: Path
-) -> list[Path]:
-    """Draw every figure that has data. Returns the files written. `frames` are those of the CSV files."""
+) -> Iterator[Callable[[], list[Path]]]:
+    """Draw every figure that has data. `frames` are those of the CSV files.
+
+    Yields a function that draws them and returns the files. If they are many, a second process draws two thirds of them
+    from the beginning of the block on.
+    """
     drawings: dict[Path, Callable[[], bool]] = {}
 
     def draw(name: str, drawing: Callable[..., bool], *given: Any) -> None:
@@ -89,35 +89,18 @@ def draw_all(
             draw(f"adherence-{backbone}{suffix}", draw_adherence, assessed)
             draw(f"flow-{backbone}{suffix}", draw_flow, alike, pool(found, protocol), frames["thoughts"])
             draw(f"lengths-{backbone}{suffix}", draw_lengths, alike, pool(found, protocol))
-    drawn = zip(drawings, _drawn([*drawings.values()], folder), strict=True)
-    return [path.with_name(f"{path.name}.{form}") for path, there in drawn if there for form in FORMS]
+    every = [*drawings.values()]
+    theirs = [one for number, one in enumerate(every) if number % 3 != 1] if len(every) >= MANY else []
 
+    def rest() -> list[Path]:
+        drawn = {one: one() for one in every if one not in theirs}
+        drawn |= zip(theirs, results(), strict=True)
+        clear_unfinished(folder)  # of a second process that locked up
+        there = (path for path, one in drawings.items() if drawn[one])
+        return [path.with_name(f"{path.name}.{form}") for path in there for form in FORMS]
 
-def _drawn(drawings: Sequence[Callable[[], bool]], folder: Path) -> list[bool]:
-    """Draw, and return which had data. If there are many, a second process draws every other one.
-
-    If that fails, or is locked up by a lock that a thread held when it began, all are drawn here.
-    """
-    if len(drawings) < MANY or sys.platform != "linux":
-        return [draw() for draw in drawings]
-    answer, told = os.pipe()
-    if (other := os.fork()) == 0:
-        with suppress(BaseException):
-            os.write(told, bytes(draw() for draw in drawings[1::2]))
-        os._exit(0)
-    os.close(told)
-    try:
-        own = [draw() for draw in drawings[::2]]
-        ready, *_ = select.select([answer], [], [], PATIENCE_S)
-        theirs: Sequence[bool] = [byte > 0 for byte in os.read(answer, len(drawings))] if ready else []
-    finally:
-        os.kill(other, signal.SIGKILL)
-        os.waitpid(other, 0)
-        os.close(answer)
-    if not theirs:
-        clear_unfinished(folder)
-        theirs = [draw() for draw in drawings[1::2]]
-    return [found for pair in zip_longest(own, theirs) for found in pair][: len(drawings)]
+    with second_process(theirs) as results:
+        yield rest
 
 
 def _file_name(name: str) -> str:

@@ -17,7 +17,7 @@ import os.path
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -83,11 +83,13 @@ class Block(NamedTuple):
     packed: str
 
 
-def write_page(output_dir: Path, texts: Texts = "all", made: Report | None = None) -> Path | None:
+def write_page(
+    output_dir: Path, texts: Texts = "all", made: Report | None = None, draw: Callable[[], Any] = list
+) -> Path | None:
     """Write the page over all runs of an output folder. Returns its path, or None if no run was judged.
 
     `texts` selects whose prompts and outputs the page shows; with "benign", samples with a harmful prompt appear only
-    in counts and verdicts. `made` is the report, if it is already computed.
+    in counts and verdicts. `made` is the report, if it is already computed, and `draw` draws its figures.
     """
     made = made or report_of(evaluations(output_dir / "runs"))
     judged = made.judged
@@ -112,6 +114,7 @@ def write_page(output_dir: Path, texts: Texts = "all", made: Report | None = Non
     for number, own in enumerate(prompts.values()):
         data[f"prompts-{number}"] = pack({name: [row[place] for row in own] for place, name in enumerate(PROMPT)})
     data |= {f"block-{number}": one.packed for number, one in enumerate([*blocks, *branches])}
+    draw()
     style, script = (files("alttrain.report").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     template = _environment().get_template("page.html")
     text = template.render(

@@ -39,6 +39,7 @@ from alttrain.records import (
 )
 from alttrain.report.escaping import literal, read_literal
 from alttrain.report.measures import CAUSES, FAILURES, MEASURES, base, by_judge
+from alttrain.report.processes import second_process
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ LAST = 10**6  # the order of a row that has none of its own
 SNAPSHOT = re.compile(r"\.report\.[^/]*\.part/")
 SHOWN_KEYS, LONGEST = 2, 24  # number of changed keys that a label names, and of characters of a value that it shows
 REMEDY = "run the judge stage again"
+MANY = 100  # number of judged benchmarks from which a second process helps to read them
 Row = TypeVar("Row")
 Made = tuple[str, str, str]  # how a number was made: (protocol, benchmark, protocol hash)
 Text = tuple[str, int]  # the key of a verdict: (id of the prompt, sample)
@@ -183,6 +185,7 @@ class Evaluation:
     - `tables`, `labels`        the tables that show the benchmark, and the names of its measures there, if given
     - `decides`                 what decides the measure; of an agreement, what decides the benchmark's
     - `judge`                   who decides it. Of an agreement, both judges
+    - `read`                    what was read of the texts, by what decides
     """
 
     def __init__(self, names: dict[str, Any], folder: Path, judged: dict[str, Any]) -> None:
@@ -205,7 +208,7 @@ class Evaluation:
         self.decides = Decides(self.measure, found["judge"], found["part"], found["counted"])
         self.judge = self.decides.judge
         self._checked: set[str] = set()  # files of rows whose checksums have been verified against metrics.json
-        self._read: dict[Decides, bytes] = {}  # what was read of the texts: rows would take ten times as much memory
+        self.read: dict[Decides, bytes] = {}  # packed, since rows take ten times as much memory
 
     def called(self, measure: str) -> str:
         """A measure's name in tables."""
@@ -262,11 +265,12 @@ class Evaluation:
 
         The files are read once, and later changes to them are not noticed.
         """
-        if self.decides not in self._read:
-            self._read[self.decides] = msgspec.msgpack.encode(self._texts())
-        return {(read.id, read.sample): read for read in _PACKED.decode(self._read[self.decides])}
+        if self.decides not in self.read:
+            self.read[self.decides] = self.packed()
+        return {(read.id, read.sample): read for read in _PACKED.decode(self.read[self.decides])}
 
-    def _texts(self) -> list[Read]:
+    def packed(self) -> bytes:
+        """What `texts` returns, as it is kept in `read`."""
         decides = self.decides.judge, self.decides.part
         judged = {(row.id, row.sample): row for row in self.judgements() if (row.judge, row.part) == decides}
         thoughts = {(row.id, row.sample): row for row in self.thoughts()}
@@ -275,7 +279,8 @@ class Evaluation:
             if lacking := rows.keys() - there.keys():
                 raise DamagedError(self.folder / name, f"has no row for {min(lacking)}", remedy=REMEDY)
         says = self.decides.says
-        return [Read.of(row, judged[text], thoughts[text], says) for text, row in rows.items()]
+        read = [Read.of(row, judged[text], thoughts[text], says) for text, row in rows.items()]
+        return msgspec.msgpack.encode(read)
 
     def generations(self) -> list[Generation]:
         """Each text with all its fields."""
@@ -325,6 +330,16 @@ def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]
             warn_left_out(record.parent, error)
     name_methods(found)
     return found
+
+
+def read_texts(judged: Sequence[Evaluation]) -> None:
+    """Read the rows of judged benchmarks. If they are many, a second process reads half of them."""
+    theirs = judged[1::2] if len(judged) >= MANY else []
+    with second_process([one.packed for one in theirs]) as results:
+        for one in judged[::2] if theirs else judged:
+            one.read[one.decides] = one.packed()
+        for one, packed in zip(theirs, results(), strict=True):
+            one.read[one.decides] = packed
 
 
 def evaluations_of(run: Path) -> list[Evaluation]:

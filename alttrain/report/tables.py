@@ -20,7 +20,7 @@ from alttrain.report.contrasts import Contrast, Contrasts, base_of, comparisons,
 from alttrain.report.estimates import Number, by_category, numbers, thoughts
 from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
 from alttrain.report.published import beside, covers, described, published
-from alttrain.report.results import METRICS, NO_TRAIN, Evaluation, Made, changes, option, structure, tidy
+from alttrain.report.results import METRICS, NO_TRAIN, Evaluation, Made, changes, option, read_texts, structure, tidy
 from alttrain.report.variants import (
     Column,
     Variant,
@@ -103,6 +103,7 @@ class Report(NamedTuple):
 def report_of(judged: Sequence[Evaluation]) -> Report:
     """The report over these benchmarks."""
     plain = [one for one in judged if not one.intervention]
+    read_texts(plain)
     found, results = variants(plain), tidy(plain)
     compared, contrasts = comparisons(found)
     whole, made = variants(judged), tables(found, contrasts)
