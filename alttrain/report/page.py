@@ -306,7 +306,7 @@ def _block(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Text
 
     Outcomes are counted over all rows; texts are read of the embedded rows only.
     """
-    rows, letters = evaluation.texts(), dict[int, str]()
+    rows, letters, asked = evaluation.texts(), dict[int, str](), _asked(evaluation)
     for key, read in rows.items():
         counted = evaluation.counts(read.verdict)
         letters[places.setdefault(key, len(places))] = {True: "1", False: "0", None: "u"}[counted]
@@ -317,7 +317,7 @@ def _block(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Text
     seen = Counter(outcomes.values())
     counts = {name: sum(count for bits, count in seen.items() if bits & bit) for name, bit in BITS.items()}
     # a prompt has the same rank in every run and under interventions, so that they can be compared
-    ranked = sorted(rows, key=lambda key: _rank(_asked(evaluation), *key)) if len(rows) > quota else rows
+    ranked = sorted(rows, key=lambda key: _rank(asked, *key)) if len(rows) > quota else rows
     chosen = {*[*ranked][:quota]}
     # an intervention may put a step or an answer of another prompt in
     mixed = bool(evaluation.intervention) and any(read.label == "harmful" for read in rows.values())

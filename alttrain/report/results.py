@@ -252,13 +252,19 @@ class Evaluation:
         """All verdicts of all judges."""
         return self._rows("judgements.jsonl", Judgement)
 
+    def deciding(self) -> dict[Text, Judgement]:
+        """The judgement of each text that decides the measure."""
+        decides = self.decides.judge, self.decides.part
+        return {(row.id, row.sample): row for row in self.judgements() if (row.judge, row.part) == decides}
+
     def counts(self, verdict: bool | None) -> bool | None:
         """Whether a text with this verdict of the deciding judge counts towards the measure; None if undecided."""
         return verdict if verdict is None else verdict is self.decides.counted
 
     def verdicts(self) -> Verdicts:
         """Whether each text counts towards the measure."""
-        return {text: self.counts(read.verdict) for text, read in self.texts().items()}
+        found: Mapping[Text, Any] = self.texts() if self.decides in self.read else self.deciding()
+        return {text: self.counts(one.verdict) for text, one in found.items()}
 
     def texts(self) -> dict[Text, Read]:
         """Each text without its words, with what was read of it. Raises DamagedError if a file lacks its row.
@@ -271,9 +277,7 @@ class Evaluation:
 
     def packed(self) -> bytes:
         """What `texts` returns, as it is kept in `read`."""
-        decides = self.decides.judge, self.decides.part
-        judged = {(row.id, row.sample): row for row in self.judgements() if (row.judge, row.part) == decides}
-        thoughts = {(row.id, row.sample): row for row in self.thoughts()}
+        thoughts, judged = {(row.id, row.sample): row for row in self.thoughts()}, self.deciding()
         rows = {(row.id, row.sample): row for row in self.tokens()}
         for name, there in (("judgements.jsonl", judged), ("adherence.jsonl", thoughts)):
             if lacking := rows.keys() - there.keys():
