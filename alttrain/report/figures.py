@@ -90,16 +90,16 @@ def draw_all(
             draw(f"flow-{backbone}{suffix}", draw_flow, alike, pool(found, protocol), frames["thoughts"])
             draw(f"lengths-{backbone}{suffix}", draw_lengths, alike, pool(found, protocol))
     every = [*drawings.values()]
-    theirs = [one for number, one in enumerate(every) if number % 3 != 1] if len(every) >= MANY else []
+    ours = every[1::3]
+    theirs = [one for one in every if one not in ours]
 
     def rest() -> list[Path]:
-        drawn = {one: one() for one in every if one not in theirs}
-        drawn |= zip(theirs, results(), strict=True)
+        drawn = {one: one() for one in ours} | dict(zip(theirs, results(), strict=True))
         clear_unfinished(folder)  # of a second process that locked up
         there = (path for path, one in drawings.items() if drawn[one])
         return [path.with_name(f"{path.name}.{form}") for path in there for form in FORMS]
 
-    with second_process(theirs) as results:
+    with second_process(theirs, len(every) >= MANY) as results:
         yield rest
 
 

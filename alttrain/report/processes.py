@@ -1,5 +1,6 @@
 """A second process that does a part of a report's work."""
 
+import gc
 import os
 import pickle
 import select
@@ -15,16 +16,19 @@ PATIENCE_S = 60
 
 
 @contextmanager
-def second_process(jobs: Sequence[Callable[[], Value]]) -> Iterator[Callable[[], list[Value]]]:
+def second_process(jobs: Sequence[Callable[[], Value]], many: bool) -> Iterator[Callable[[], list[Value]]]:
     """Do jobs in a second process while the block runs. Yields a function that waits for their results.
+
+    If there is not `many` to do, they are done when it is called.
 
     The process is a copy of this one. Threads are not copied, so a lock that one holds stays held: if the process fails
     or locks up, the jobs are done here, where their error is raised. It is gone when the block ends.
     """
-    if sys.platform != "linux" or not jobs:
+    if sys.platform != "linux" or not many:
         yield lambda: [job() for job in jobs]
         return
     answer, told = os.pipe()
+    gc.freeze()  # garbage is not looked for in what both have
     if (other := os.fork()) == 0:
         with suppress(BaseException), open(told, "wb") as file:
             file.write(pickle.dumps([job() for job in jobs]))
@@ -44,3 +48,4 @@ def second_process(jobs: Sequence[Callable[[], Value]]) -> Iterator[Callable[[],
         os.kill(other, signal.SIGKILL)
         os.waitpid(other, 0)
         os.close(answer)
+        gc.unfreeze()

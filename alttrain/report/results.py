@@ -338,12 +338,11 @@ def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]
 
 def read_texts(judged: Sequence[Evaluation]) -> None:
     """Read the rows of judged benchmarks. If they are many, a second process reads half of them."""
-    theirs = judged[1::2] if len(judged) >= MANY else []
-    with second_process([one.packed for one in theirs]) as results:
-        for one in judged[::2] if theirs else judged:
-            one.read[one.decides] = one.packed()
-        for one, packed in zip(theirs, results(), strict=True):
-            one.read[one.decides] = packed
+    with second_process([one.packed for one in judged[1::2]], len(judged) >= MANY) as results:
+        packed = [one.packed() for one in judged[::2]], results()
+    for place, found in enumerate(packed):
+        for one, own in zip(judged[place::2], found, strict=True):
+            one.read[one.decides] = own
 
 
 def evaluations_of(run: Path) -> list[Evaluation]:
