@@ -117,7 +117,7 @@ def sign_flip(differences: Iterable[int]) -> float:
 
 
 @cache
-def _binomial(count: int) -> Sequence[float]:
+def _binomial(count: int) -> Any:
     """The probabilities of 0 to `count` heads in so many tosses of a coin."""
     from scipy import stats
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 Value = TypeVar("Value")
+MANY = 100  # number of judged benchmarks from which a second process helps
 PATIENCE_S = 60
 """How many seconds the second process may take after its results are asked for; after this it counts as locked up."""
 

@@ -39,7 +39,7 @@ from alttrain.records import (
 )
 from alttrain.report.escaping import literal, read_literal
 from alttrain.report.measures import CAUSES, FAILURES, MEASURES, base, by_judge
-from alttrain.report.processes import second_process
+from alttrain.report.processes import MANY, second_process
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,6 @@ LAST = 10**6  # the order of a row that has none of its own
 SNAPSHOT = re.compile(r"\.report\.[^/]*\.part/")
 SHOWN_KEYS, LONGEST = 2, 24  # number of changed keys that a label names, and of characters of a value that it shows
 REMEDY = "run the judge stage again"
-MANY = 100  # number of judged benchmarks from which a second process helps to read them
 Row = TypeVar("Row")
 Made = tuple[str, str, str]  # how a number was made: (protocol, benchmark, protocol hash)
 Text = tuple[str, int]  # the key of a verdict: (id of the prompt, sample)
@@ -130,9 +129,8 @@ class Read(msgspec.Struct, array_like=True, gc=False):
     @classmethod
     def of(cls, row: Any, judged: Judgement, thought: Adherence, says: str) -> "Read":
         """What is known of a text whose row has the fields of `Tokens`."""
-        verdicts = judged.verdict, judged.value, says, answer_refused(says, judged.verdict, thought)
-        tokens = row.thought_tokens, row.answer_tokens
-        return cls(row.id, row.sample, row.label, row.category, row.finish, *tokens, *verdicts, *_OF_THOUGHT(thought))
+        refused = answer_refused(says, judged.verdict, thought)
+        return cls(*_OF_ROW(row), judged.verdict, judged.value, says, refused, *_OF_THOUGHT(thought))
 
     @property
     def generated(self) -> bool:
@@ -145,7 +143,7 @@ class Read(msgspec.Struct, array_like=True, gc=False):
         return cause_of(self.label, self.assessment, self.refused)
 
 
-_OF_THOUGHT = attrgetter(*Read.__struct_fields__[Read.__struct_fields__.index("adheres") :])
+_OF_ROW, _OF_THOUGHT = attrgetter(*Read.__struct_fields__[:7]), attrgetter(*Read.__struct_fields__[11:])
 _PACKED = msgspec.msgpack.Decoder(list[Read])
 
 
@@ -277,7 +275,8 @@ class Evaluation:
 
     def packed(self) -> bytes:
         """What `texts` returns, as it is kept in `read`."""
-        thoughts, judged = {(row.id, row.sample): row for row in self.thoughts()}, self.deciding()
+        thoughts = {(row.id, row.sample): row for row in self._rows("adherence.jsonl", Adherence)}
+        judged = self.deciding()
         rows = {(row.id, row.sample): row for row in self.tokens()}
         for name, there in (("judgements.jsonl", judged), ("adherence.jsonl", thoughts)):
             if lacking := rows.keys() - there.keys():
@@ -293,10 +292,6 @@ class Evaluation:
     def tokens(self) -> list[Tokens]:
         """The token counts of each text."""
         return self._rows("generations.jsonl", Tokens)
-
-    def thoughts(self) -> list[Adherence]:
-        """The adherence record of each thought."""
-        return self._rows("adherence.jsonl", Adherence)
 
     def whole(self, name: str, row_type: type[Row], wanted: Sequence[bool]) -> list[Row]:
         """The selected rows of a file with all their fields. `wanted` has one entry per row."""

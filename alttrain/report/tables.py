@@ -10,7 +10,6 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -20,20 +19,9 @@ from alttrain.report import measures
 from alttrain.report.contrasts import Contrast, Contrasts, base_of, comparisons, decided, interventions
 from alttrain.report.estimates import Number, by_category, numbers, thoughts
 from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
-from alttrain.report.processes import second_process
+from alttrain.report.processes import MANY, second_process
 from alttrain.report.published import beside, covers, described, published
-from alttrain.report.results import (
-    MANY,
-    METRICS,
-    NO_TRAIN,
-    Evaluation,
-    Made,
-    changes,
-    option,
-    read_texts,
-    structure,
-    tidy,
-)
+from alttrain.report.results import METRICS, NO_TRAIN, Evaluation, Made, changes, option, read_texts, structure, tidy
 from alttrain.report.variants import (
     Column,
     Variant,
@@ -119,11 +107,16 @@ def report_of(judged: Sequence[Evaluation]) -> Report:
     plain = [one for one in judged if not one.intervention]
     read_texts(plain)
     found, results = variants(plain), tidy(plain)
-    with second_process([partial(_compared, found)], len(plain) >= MANY) as compared_so:
+
+    def differences() -> tuple[pd.DataFrame, list[tuple[int, Column, Contrast]]]:
+        frame, contrasts = comparisons(found)
+        return frame, [(found.index(variant), column, one) for (variant, column), one in contrasts.items()]
+
+    with second_process([differences], len(plain) >= MANY) as results_of:
         known = _known(found)
-        ((compared, differences),) = compared_so()
-    contrasts = {(found[place], column): one for (place, column), one in differences.items()}
-    whole, made = variants(judged), tables(found, contrasts, known)
+        ((compared, told),) = results_of()
+    whole, contrasts = variants(judged), {(found[place], column): one for place, column, one in told}
+    made = tables(found, contrasts, known)
     intervened, effects = interventions(whole)
     if effects:
         made["interventions"] = _effects(whole, effects)
@@ -171,13 +164,6 @@ def listed(found: Sequence[Variant], table: str) -> list[Variant]:
             first = [variant for variant in group if variant.untrained and not variant.changed][:1]
             rows += [variant for variant in group if variant in first or variant in own]
     return rows
-
-
-def _compared(found: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple[int, Column], Contrast]]:
-    """`comparisons`, with the variants' places for the variants, so that another process can send it."""
-    frame, contrasts = comparisons(found)
-    places = {variant: place for place, variant in enumerate(found)}
-    return frame, {(places[variant], column): one for (variant, column), one in contrasts.items()}
 
 
 def _wanted(found: Sequence[Variant]) -> list[tuple[str, list[Variant], list[Column]]]:
