@@ -61,7 +61,7 @@ STRUCTURE = [
 SAMPLES = [
     "run", "backbone", "method", "seed", "benchmark", "protocol", "id", "sample", "label", "category", "prompt",
     "thought", "answer", "closed", "finish", "thought_tokens", "answer_tokens", "measure", "judge", "part", "says",
-    "verdict", "counts", *(OF_THOUGHT := ("understanding", "assessment", "continuation", "ordered", "refuses")),
+    "verdict", "counts", "understanding", "assessment", "continuation", "ordered", "refuses",
 ]  # fmt: skip
 """The columns of `samples`."""
 TEXTS = [
@@ -129,8 +129,8 @@ class Read(msgspec.Struct, array_like=True, gc=False):
     @classmethod
     def of(cls, row: Any, judged: Judgement, thought: Adherence, says: str) -> "Read":
         """What is known of a text whose row has the fields of `Tokens`."""
-        refused = answer_refused(says, judged.verdict, thought)
-        return cls(*_OF_ROW(row), judged.verdict, judged.value, says, refused, *_OF_THOUGHT(thought))
+        verdicts: Any = judged.verdict, judged.value, says, answer_refused(says, judged.verdict, thought)
+        return cls(*_OF_ROW(row), *verdicts, *_OF_THOUGHT(thought))
 
     @property
     def generated(self) -> bool:
@@ -143,7 +143,7 @@ class Read(msgspec.Struct, array_like=True, gc=False):
         return cause_of(self.label, self.assessment, self.refused)
 
 
-_OF_ROW, _OF_THOUGHT = attrgetter(*Read.__struct_fields__[:7]), attrgetter(*Read.__struct_fields__[11:])
+_OF_ROW, _OF_THOUGHT = (attrgetter(*Read.__struct_fields__[part]) for part in (slice(7), slice(11, None)))
 _PACKED = msgspec.msgpack.Decoder(list[Read])
 
 
@@ -281,8 +281,7 @@ class Evaluation:
         for name, there in (("judgements.jsonl", judged), ("adherence.jsonl", thoughts)):
             if lacking := rows.keys() - there.keys():
                 raise DamagedError(self.folder / name, f"has no row for {min(lacking)}", remedy=REMEDY)
-        says = self.decides.says
-        read = [Read.of(row, judged[text], thoughts[text], says) for text, row in rows.items()]
+        read = [Read.of(row, judged[text], thoughts[text], self.decides.says) for text, row in rows.items()]
         return msgspec.msgpack.encode(read)
 
     def generations(self) -> list[Generation]:
@@ -413,7 +412,7 @@ def samples(output_dir: str | Path = "outputs") -> pd.DataFrame:
         for text in one.generations():
             known = read[text.id, text.sample]
             verdicts = {"verdict": known.verdict, "counts": one.counts(known.verdict)}
-            rows.append({name: getattr(known, name) for name in OF_THOUGHT} | made | vars(text) | verdicts)
+            rows.append(msgspec.structs.asdict(known) | made | vars(text) | verdicts)
     return pd.DataFrame(rows, columns=SAMPLES)
 
 
