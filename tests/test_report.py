@@ -514,6 +514,13 @@ def test_a_second_process_that_fails_is_not_needed(monkeypatch: pytest.MonkeyPat
     with second_process([os.getpid], False) as results:
         assert results() == [here]
 
+    def refuses() -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "fork", refuses)
+    with second_process([os.getpid], True) as results:
+        assert results() == [here]
+
 
 # --- beside others, and of a folder that somebody sent ---
 
