@@ -80,7 +80,6 @@ Row = TypeVar("Row")
 Made = tuple[str, str, str]  # how a number was made: (protocol, benchmark, protocol hash)
 Text = tuple[str, int]  # the key of a verdict: (id of the prompt, sample)
 Verdicts = dict[Text, bool | None]
-Finish = Literal["stop", "length", "error"]
 
 
 class Tokens(msgspec.Struct, gc=False):
@@ -91,12 +90,12 @@ class Tokens(msgspec.Struct, gc=False):
     thought_tokens: int
     answer_tokens: int
     sample: int
-    finish: Finish
+    finish: Literal["stop", "length", "error"]
     category: str
 
 
-class Read(msgspec.Struct, array_like=True, gc=False):
-    """All that is known of a text, without its words: from its row, the deciding judgement, and its thought's record.
+class Read(Tokens, array_like=True, gc=False):
+    """All that is known of a text, without its words: its row, the deciding judgement, and its thought's record.
 
     - `verdict`  the deciding verdict; None if undecided
     - `says`     what a judgement of True means (`Decides.says`)
@@ -104,13 +103,6 @@ class Read(msgspec.Struct, array_like=True, gc=False):
     - `adheres`  and the fields below are the thought's (`Adherence`)
     """
 
-    id: str
-    sample: int
-    label: Label
-    category: str
-    finish: Finish
-    thought_tokens: int
-    answer_tokens: int
     verdict: bool | None
     value: float | None
     says: str
@@ -143,7 +135,7 @@ class Read(msgspec.Struct, array_like=True, gc=False):
         return cause_of(self.label, self.assessment, self.refused)
 
 
-_OF_ROW, _OF_THOUGHT = (attrgetter(*Read.__struct_fields__[part]) for part in (slice(7), slice(11, None)))
+_OF_ROW, _OF_THOUGHT = attrgetter(*Tokens.__struct_fields__), attrgetter(*Read.__struct_fields__[11:])
 _PACKED = msgspec.msgpack.Decoder(list[Read])
 
 
