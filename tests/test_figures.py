@@ -113,7 +113,8 @@ def ends(container: Any) -> list[tuple[float, float]]:
 
 
 def test_every_figure_is_drawn_and_named(runs: Path, found: dict[str, pd.DataFrame], tmp_path: Path) -> None:
-    written = draw_all(found, variants(evaluations(runs)), frames(runs), tmp_path)
+    with draw_all(found, variants(evaluations(runs)), frames(runs), tmp_path) as draw:
+        written = draw()
     names = {"losses-" + BACKBONE}
     names |= {f"{name}.alttrain" for name in ("tradeoff", "main", "ablation_structure", "teacher_swap")}
     names |= {f"{name}.alttrain" for name in ("data_size", "benign_amount")}
@@ -154,11 +155,8 @@ def embeds_fonts(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not has_latex(), reason="pdflatex is not installed")
 def test_a_paper_includes_every_figure(runs: Path, found: dict[str, pd.DataFrame], tmp_path: Path) -> None:
-    drawn = [
-        path.name
-        for path in draw_all(found, variants(evaluations(runs)), frames(runs), tmp_path)
-        if path.suffix == ".pdf"
-    ]
+    with draw_all(found, variants(evaluations(runs)), frames(runs), tmp_path) as draw:
+        drawn = [path.name for path in draw() if path.suffix == ".pdf"]
     lines = [rf"\noindent\includegraphics[width=\linewidth]{{{name}}}\par" for name in drawn]
     said = compiled(tmp_path, "twocolumn", [r"\usepackage{graphicx}", r"\begin{document}", *lines])
     assert len(drawn) == 10

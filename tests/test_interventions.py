@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -262,7 +263,7 @@ DRAW = "alttrain.run.stages.report.draw_all"
 def run(tiny_arguments: list[str], serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Generates, judges and reports four harmful prompts under interventions; returns the run's folder."""
     monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(DRAW, lambda *unused: [])  # figures take most of a report's time
+    monkeypatch.setattr(DRAW, lambda *unused: nullcontext(list))  # figures take most of a report's time
     register()
     dropped = ("training", "rewrite", "generation", "evaluation.benchmarks", "protocol.decoding.max_new_tokens")
     kept = [argument for argument in tiny_arguments if not argument.startswith(dropped)]

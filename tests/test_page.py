@@ -63,7 +63,7 @@ def decided(measure: str, counted: bool = False) -> Decides:
 
 def read(made: Any, verdict: bool | None, decides: Decides, thought: Adherence) -> Read:
     """What is known of a text."""
-    return Read(made, Judgement(made.id, decides.judge, verdict), thought, decides.says)
+    return Read.of(made, Judgement(made.id, decides.judge, verdict), thought, decides.says)
 
 
 def write_evaluation(

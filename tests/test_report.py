@@ -10,6 +10,8 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +30,7 @@ from alttrain.report.escaping import latex_text, literal
 from alttrain.report.estimates import CATEGORIES, thoughts
 from alttrain.report.formats import markdown
 from alttrain.report.measures import MEASURES, base
+from alttrain.report.processes import second_process
 from alttrain.report.results import METRICS, TIDY, evaluations, read_csv, results, structure, tidy, write_csv
 from alttrain.report.tables import runs_table
 from alttrain.report.variants import variants
@@ -464,6 +467,61 @@ def test_a_row_that_is_none_is_told_with_its_file(tmp_path: Path) -> None:
         one.tokens()
 
 
+# --- in two processes ---
+
+
+def test_a_second_process_makes_the_same_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = {"x": ("harmful_rate", "yyn"), "y": ("over_refusal_rate", "yn"), "z": ("accuracy", "yn")}
+    no_train(tmp_path / "runs", sets)
+    for method in ("plain", "alttrain"):
+        for seed in (0, 1):
+            make_run(tmp_path / "runs", sets, method=method, seed=seed)
+
+    def made() -> dict[str, bytes]:
+        write_report(tmp_path)
+        return {name: (tmp_path / "report" / name).read_bytes() for name in files(tmp_path) if name != ".stamp"}
+
+    alone = made()
+    shutil.rmtree(tmp_path / "report")
+    for place in ("figures", "results", "tables"):
+        monkeypatch.setattr(f"alttrain.report.{place}.MANY", 1)
+    began, fork = list[int](), os.fork
+    monkeypatch.setattr(os, "fork", lambda: (began.append(1), fork())[1])
+    assert made() == alone
+    assert len(began) == 3
+
+
+def test_a_second_process_that_fails_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = os.getpid()
+
+    def fails() -> int:
+        if os.getpid() != here:
+            raise RuntimeError
+        return here
+
+    def locks_up() -> int:
+        time.sleep(60 * (os.getpid() != here))
+        return here
+
+    monkeypatch.setattr("alttrain.report.processes.PATIENCE_S", 0.5)
+    with second_process([os.getpid], True) as results:
+        assert results() != [here]
+    for job in (fails, locks_up):
+        with second_process([os.getpid, job], True) as results:
+            assert results() == [here, here]
+    with second_process([lambda: 1 // 0], True) as results, pytest.raises(ZeroDivisionError):
+        results()
+    with second_process([os.getpid], False) as results:
+        assert results() == [here]
+
+    def refuses() -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "fork", refuses)
+    with second_process([os.getpid], True) as results:
+        assert results() == [here]
+
+
 # --- beside others, and of a folder that somebody sent ---
 
 REPORTS = """
@@ -700,7 +758,7 @@ LACKING: list[tuple[str, str]] = [
 def test_a_run_that_lacks_what_this_version_writes_is_left_out_and_named_with_the_remedy(
     name: str, key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alttrain.run.stages.report.draw_all", lambda *unused: [])
+    monkeypatch.setattr("alttrain.run.stages.report.draw_all", lambda *unused: nullcontext(list))
     make_run(tmp_path / "runs", {"x": ("harmful_rate", "yn")})
     bad = make_run(tmp_path / "runs", {"x": ("harmful_rate", "yn")}, method="plain", hashed="other", trained={})
     if key:

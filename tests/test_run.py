@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,7 +50,7 @@ RECOGNITION = 3
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(DRAW, lambda *unused: [])  # figures take most of a report's time
+    monkeypatch.setattr(DRAW, lambda *unused: nullcontext(list))  # figures take most of a report's time
     register()
 
 
@@ -77,7 +77,7 @@ def ended(name: str, tiny_folder: Path, root: Path) -> Path:
     register()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALTTRAIN_CACHE", str(root / "cache"))
-        patch.setattr(DRAW, lambda *unused: [])
+        patch.setattr(DRAW, lambda *unused: nullcontext(list))
         folder = run(arguments if name == RUN else no_train(arguments))
     assert folder == root / "outputs" / "runs" / name
     return root

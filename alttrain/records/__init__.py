@@ -293,9 +293,10 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
 def _unique(rows: list[Row], path: Path) -> list[Row]:
     """Return the rows. Raises DamagedError if two have the same id, sample, judge and part."""
     key = [name for name in ("id", "sample", "judge", "part") if rows and hasattr(rows[0], name)]
-    lines: dict[Any, int] = {}
-    for number, name in enumerate(map(attrgetter(*key), rows) if key else (), 1):
-        _refuse_second(lines, name, number, path)
+    names, lines = list(map(attrgetter(*key), rows)) if key else [], dict[Any, int]()
+    if len(set(names)) < len(names):
+        for number, name in enumerate(names, 1):
+            _refuse_second(lines, name, number, path)
     return rows
 
 

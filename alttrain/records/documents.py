@@ -166,6 +166,7 @@ class Judged(TypedDict):
 
 def write_sealed(path: Path, document: Mapping[str, Any]) -> None:
     """Write a JSON document with its checksum."""
+    document = json.loads(json.dumps(document))  # as it will be read
     write_json(path, {**document, "checksum": _checksum(document)})
 
 
@@ -186,7 +187,7 @@ def read_if_there(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
 
 
 def _checksum(document: Mapping[str, Any]) -> str:
-    rest = json.loads(json.dumps({key: value for key, value in document.items() if key != "checksum"}))
+    rest = {key: value for key, value in document.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 

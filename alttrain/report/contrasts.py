@@ -71,7 +71,10 @@ def _crossed_alike(*arms: Seeds) -> tuple[Crossed, ...]:
     """Values by seed and prompt, for the prompts that have a value in each arm."""
     crossed = [cross(seeds) for seeds in arms]
     names = set.intersection(*(set(next(iter(own.values()), ())) for own in crossed))
-    return tuple({seed: {name: own[name] for name in names} for seed, own in arm.items()} for arm in crossed)
+    return tuple(
+        {seed: own if own.keys() == names else {name: own[name] for name in names} for seed, own in arm.items()}
+        for arm in crossed
+    )
 
 
 def matched(baseline: Seeds, own: Seeds) -> tuple[dict[Any, int], int]:
@@ -97,7 +100,6 @@ def sign_flip(differences: Iterable[int]) -> float:
     For differences of -1, 0 and 1 this is McNemar's exact test.
     """
     from numpy import array, zeros
-    from scipy import stats
 
     found = list(differences)
     sizes = Counter(abs(value) for value in found if value)
@@ -108,10 +110,18 @@ def sign_flip(differences: Iterable[int]) -> float:
     chances = array([1.0])  # probabilities of the sum of the positive differences
     for size, count in sorted(sizes.items(), key=lambda pair: -pair[1]):
         grown = zeros(len(chances) + size * count)
-        for positive, chance in enumerate(stats.binom.pmf(range(count + 1), count, 0.5)):
+        for positive, chance in enumerate(_binomial(count)):
             grown[size * positive : size * positive + len(chances)] += chance * chances
         chances = grown
     return min(1.0, 2 * float(chances[observed:].sum()))
+
+
+@cache
+def _binomial(count: int) -> Any:
+    """The probabilities of 0 to `count` heads in so many tosses of a coin."""
+    from scipy import stats
+
+    return stats.binom.pmf(range(count + 1), count, 0.5)
 
 
 def balanced(sets: Sequence[tuple[Mapping[Any, int], int]]) -> list[int]:

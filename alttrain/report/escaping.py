@@ -39,7 +39,8 @@ def literal(value: Any) -> Any:
     """A cell that a spreadsheet shows but does not compute: a text like a formula gets an apostrophe prefix."""
     if not isinstance(value, str):
         return value
-    value = re.sub(r"\r(?!\n)", "\n", value)  # csv would leave a lone carriage return unquoted
+    if "\r" in value:  # csv would leave a lone carriage return unquoted
+        value = re.sub(r"\r(?!\n)", "\n", value)
     if not FORMULA.match(value):
         return value
     try:

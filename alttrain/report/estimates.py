@@ -70,15 +70,20 @@ def _listed(seeds: Seeds) -> tuple[list[float], list[Hashable]]:
 
 def cross(seeds: Seeds) -> Crossed:
     """Values by seed and prompt. The texts of a prompt are averaged; a prompt without any value is left out."""
-    averaged: dict[int, dict[Any, float]] = {}
+    averaged: Crossed = {}
     for seed, own in seeds.items():
-        by_prompt: dict[Any, list[float]] = defaultdict(list)
-        for text, value in own.items():
-            if value is not None:
-                by_prompt[text[:-1]].append(float(value))
-        averaged[seed] = {prompt: math.fsum(values) / len(values) for prompt, values in by_prompt.items()}
+        known = [(text[:-1], float(value)) for text, value in own.items() if value is not None]
+        averaged[seed] = dict(known)
+        if len(averaged[seed]) < len(known):
+            by_prompt: dict[Any, list[float]] = defaultdict(list)
+            for prompt, value in known:
+                by_prompt[prompt].append(value)
+            averaged[seed] = {prompt: math.fsum(values) / len(values) for prompt, values in by_prompt.items()}
     names = set[Any]().union(*averaged.values())
-    return {seed: {name: own.get(name) for name in names} for seed, own in averaged.items()}
+    return {
+        seed: own if len(own) == len(names) else {name: own.get(name) for name in names}
+        for seed, own in averaged.items()
+    }
 
 
 def _enough(crossed: Crossed) -> bool:
@@ -124,14 +129,14 @@ def values_of(one: Evaluation) -> dict[str, dict[Any, Any]]:
     """
     found: defaultdict[str, dict[Any, Any]] = defaultdict(dict)
     for key, read in one.texts().items():
-        text, row = (one.benchmark, *key), read.row
-        found[one.decides.measure][text], found["score"][text] = one.counts(read.verdict), read.judged.value
+        text = (one.benchmark, *key)
+        found[one.decides.measure][text], found["score"][text] = one.counts(read.verdict), read.value
         if not read.generated:
             continue
-        tokens = row.thought_tokens, row.answer_tokens, row.thought_tokens + row.answer_tokens
+        tokens = read.thought_tokens, read.answer_tokens, read.thought_tokens + read.answer_tokens
         own: dict[str, Any] = dict(zip(TOKENS, tokens, strict=True))
-        harmful, alarmed = row.label == "harmful", read.thought.assessment == "harmful"
-        own |= {"adherence_rate": read.thought.adheres, "recall" if harmful else "false_alarms": alarmed}
+        harmful, alarmed = read.label == "harmful", read.assessment == "harmful"
+        own |= {"adherence_rate": read.adheres, "recall" if harmful else "false_alarms": alarmed}
         own |= {"precision": harmful} if alarmed else {}
         outcome = "answered" if harmful else "refused"
         if (why := read.cause) is not None:
@@ -207,8 +212,8 @@ def by_category(found: Sequence[Variant]) -> pd.DataFrame:
             cut: Counter[str] = Counter()
             for seed, one in judged.items():
                 for text, read in one.texts().items():
-                    own[read.row.category][seed][text] = one.counts(read.verdict)
-                    cut[read.row.category] += read.row.finish == "length"
+                    own[read.category][seed][text] = one.counts(read.verdict)
+                    cut[read.category] += read.finish == "length"
             if len(own) < 2:
                 continue
             names = {"protocol": protocol, "backbone": variant.backbone, "method": variant.name, "benchmark": benchmark}
@@ -238,18 +243,18 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
     for one in judged:
         if one.measure not in ("harmful_rate", "over_refusal_rate"):
             continue
-        every = [(text.thought, text.refused) for text in one.texts().values() if text.generated]
-        read = [(thought, refused) for thought, refused in every if refused is not None]
-        decided = [pair for pair in read if pair[0].refuses or pair[0].continuation is not None]
-        assessed = [pair for pair in read if pair[0].assessment is not None]
+        every = [text for text in one.texts().values() if text.generated]
+        read = [text for text in every if text.refused is not None]
+        decided = [text for text in read if text.refuses or text.continuation is not None]
+        assessed = [text for text in read if text.assessment is not None]
         if not every:
             continue
-        safe = [bool(thought.refuses) - refused for thought, refused in decided]  # 1: the thought only, -1: the answer
-        follows = [(thought.assessment == "harmful") is refused for thought, refused in assessed]
-        places = [(own.position_share, own.id) for own, _ in assessed if own.position_share is not None]
+        safe = [bool(text.refuses) - bool(text.refused) for text in decided]  # 1: the thought only, -1: the answer
+        follows = [(text.assessment == "harmful") is text.refused for text in assessed]
+        places = [(text.position_share, text.id) for text in assessed if text.position_share is not None]
         numbers = {
-            "against": statistics.rate_by_item([one != 0 for one in safe], [thought.id for thought, _ in decided]),
-            "follows": statistics.rate_by_item(follows, [thought.id for thought, _ in assessed]),
+            "against": statistics.rate_by_item([one != 0 for one in safe], [text.id for text in decided]),
+            "follows": statistics.rate_by_item(follows, [text.id for text in assessed]),
             "assessed_at": statistics.mean_by_item([place for place, _ in places], [name for _, name in places]),
         }
         row: dict[str, Any] = {"run": one.run, "benchmark": one.benchmark, "protocol": one.protocol}
@@ -257,6 +262,6 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
         row |= {"safe_thought": safe.count(1), "safe_answer": safe.count(-1)}
         for name, number in numbers.items():
             row |= zip((name, f"{name}_low", f"{name}_high"), number, strict=True)
-        flows = Counter(f"{thought.assessment or 'unassessed'}_{ENDS[refused]}" for thought, refused in every)
+        flows = Counter(f"{text.assessment or 'unassessed'}_{ENDS[text.refused]}" for text in every)
         rows.append(row | {"metric": one.measure} | {name: flows[name] for name in FLOWS})
     return pd.DataFrame(rows)

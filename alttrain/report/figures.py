@@ -18,15 +18,17 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from alttrain.records import Rewritten, read_if_there, read_losses
-from alttrain.records.files import replacing
+from alttrain.records.files import clear_unfinished, replacing
 from alttrain.report.estimates import FLOWS
 from alttrain.report.measures import CAUSES, MEASURES, OFFLINE, RATES, base
+from alttrain.report.processes import second_process
 from alttrain.report.results import Made
 from alttrain.report.tables import COLUMN, ROW, TABLES, listed, pivot
 from alttrain.report.variants import Variant, by_backbone, pool, protocols_of
@@ -49,21 +51,26 @@ LOOK = {
     "pdf.fonttype": 42,  # TrueType: publishers reject Type 3
 }
 FORMS = ("png", "svg", "pdf")
+MANY = 16  # number of figures from which a second process helps
 DOTS = 200  # dots per inch
 LONGEST = 100  # maximum number of characters of a file name
 ROOM = 60  # maximum number of characters of a row's name
 
 
+@contextmanager
 def draw_all(
     tables: Mapping[str, pd.DataFrame], variants: Sequence[Variant], frames: Mapping[str, pd.DataFrame], folder: Path
-) -> list[Path]:
-    """Draw every figure that has data. Returns the files written. `frames` are those of the CSV files."""
-    written: list[Path] = []
+) -> Iterator[Callable[[], list[Path]]]:
+    """Draw every figure that has data. `frames` are those of the CSV files.
+
+    Yields a function that draws them and returns the files. If they are many, a second process draws two thirds of them
+    from the beginning of the block on.
+    """
+    drawings: dict[Path, Callable[[], bool]] = {}
 
     def draw(name: str, drawing: Callable[..., bool], *given: Any) -> None:
         path = folder / _file_name(name)
-        if drawing(*given, path):
-            written.extend(path.with_name(f"{path.name}.{form}") for form in FORMS)
+        drawings[path] = partial(drawing, *given, path)
 
     draw("cuts", draw_cuts, frames["interventions"])
     for backbone, own in by_backbone(variants):
@@ -82,7 +89,18 @@ def draw_all(
             draw(f"adherence-{backbone}{suffix}", draw_adherence, assessed)
             draw(f"flow-{backbone}{suffix}", draw_flow, alike, pool(found, protocol), frames["thoughts"])
             draw(f"lengths-{backbone}{suffix}", draw_lengths, alike, pool(found, protocol))
-    return written
+    every = [*drawings.values()]
+    ours = every[1::3]
+    theirs = [one for one in every if one not in ours]
+
+    def rest() -> list[Path]:
+        drawn = {one: one() for one in ours} | dict(zip(theirs, results(), strict=True))
+        clear_unfinished(folder)  # of a second process that locked up
+        there = (path for path, one in drawings.items() if drawn[one])
+        return [path.with_name(f"{path.name}.{form}") for path in there for form in FORMS]
+
+    with second_process(theirs, len(every) >= MANY) as results:
+        yield rest
 
 
 def _file_name(name: str) -> str:
@@ -384,8 +402,8 @@ def lengths(variant: Variant, made: Sequence[Made]) -> dict[str, list[int]]:
     """Token counts of the thoughts on these benchmarks, by label of the prompt, over all seeds."""
     found: dict[str, list[int]] = {"harmful": [], "benign": []}
     for evaluation in (evaluation for one in made for evaluation in variant.judged.get(one, {}).values()):
-        for row in evaluation.tokens():
-            found[row.label].append(row.thought_tokens)
+        for text in evaluation.texts().values():
+            found[text.label].append(text.thought_tokens)
     return found
 
 

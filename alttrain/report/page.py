@@ -17,7 +17,7 @@ import os.path
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -83,11 +83,13 @@ class Block(NamedTuple):
     packed: str
 
 
-def write_page(output_dir: Path, texts: Texts = "all", made: Report | None = None) -> Path | None:
+def write_page(
+    output_dir: Path, texts: Texts = "all", made: Report | None = None, draw: Callable[[], Any] = list
+) -> Path | None:
     """Write the page over all runs of an output folder. Returns its path, or None if no run was judged.
 
     `texts` selects whose prompts and outputs the page shows; with "benign", samples with a harmful prompt appear only
-    in counts and verdicts. `made` is the report, if it is already computed.
+    in counts and verdicts. `made` is the report, if it is already computed, and `draw` draws its figures.
     """
     made = made or report_of(evaluations(output_dir / "runs"))
     judged = made.judged
@@ -112,6 +114,7 @@ def write_page(output_dir: Path, texts: Texts = "all", made: Report | None = Non
     for number, own in enumerate(prompts.values()):
         data[f"prompts-{number}"] = pack({name: [row[place] for row in own] for place, name in enumerate(PROMPT)})
     data |= {f"block-{number}": one.packed for number, one in enumerate([*blocks, *branches])}
+    draw()
     style, script = (files("alttrain.report").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     template = _environment().get_template("page.html")
     text = template.render(
@@ -290,11 +293,11 @@ def outcomes_of(text: Read) -> int:
     """
     if not text.generated:
         return BITS["failed"] | BITS["undecided"]
-    sides = ("refused", "answered") if text.row.label == "harmful" else ("over_refused", "helped")
+    sides = ("refused", "answered") if text.label == "harmful" else ("over_refused", "helped")
     yes, no = {"correct": ("correct", "wrong"), "unsafe": sides[::-1]}.get(text.says, sides)
     keys = ["undecided" if text.verdict is None else yes if text.verdict else no]
-    keys += ["truncated"] if text.row.finish == "length" else []
-    keys.append("unassessed" if text.thought.assessment is None else text.cause or "")
+    keys += ["truncated"] if text.finish == "length" else []
+    keys.append("unassessed" if text.assessment is None else text.cause or "")
     return sum(BITS[key] for key in keys if key)
 
 
@@ -303,7 +306,7 @@ def _block(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Text
 
     Outcomes are counted over all rows; texts are read of the embedded rows only.
     """
-    rows, letters = evaluation.texts(), dict[int, str]()
+    rows, letters, asked = evaluation.texts(), dict[int, str](), _asked(evaluation)
     for key, read in rows.items():
         counted = evaluation.counts(read.verdict)
         letters[places.setdefault(key, len(places))] = {True: "1", False: "0", None: "u"}[counted]
@@ -314,10 +317,10 @@ def _block(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Text
     seen = Counter(outcomes.values())
     counts = {name: sum(count for bits, count in seen.items() if bits & bit) for name, bit in BITS.items()}
     # a prompt has the same rank in every run and under interventions, so that they can be compared
-    ranked = sorted(rows, key=lambda key: _rank(_asked(evaluation), *key)) if len(rows) > quota else rows
+    ranked = sorted(rows, key=lambda key: _rank(asked, *key)) if len(rows) > quota else rows
     chosen = {*[*ranked][:quota]}
     # an intervention may put a step or an answer of another prompt in
-    mixed = bool(evaluation.intervention) and any(read.row.label == "harmful" for read in rows.values())
+    mixed = bool(evaluation.intervention) and any(read.label == "harmful" for read in rows.values())
     judges: dict[tuple[str, str], int] = {}
     columns: dict[str, list[Any]] = {name: [] for name in SAMPLE}
     for generation in evaluation.whole("generations.jsonl", Generation, [key in chosen for key in rows]):
@@ -328,7 +331,7 @@ def _block(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Text
         named = (generation.id, prompt, generation.label, generation.category, gold, int(harmful))
         row = _sample(generation, judgements[key], judges, withheld)
         row |= {"prompt": prompts.setdefault(named, len(prompts)), "outcomes": outcomes[key]}
-        row["structure"] = [getattr(rows[key].thought, name) for name in STRUCTURE]
+        row["structure"] = [getattr(rows[key], name) for name in STRUCTURE]
         for name, column in columns.items():
             column.append(row[name])
     every = "".join(letters.get(place, "-") for place in range(len(places)))

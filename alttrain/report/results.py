@@ -13,21 +13,23 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 import pandas as pd
 import yaml
 
 from alttrain.config import name_fault
-from alttrain.evaluation.adherence import ASSESSED, Adherence, answer_refused, assessment_rates, cause_of
+from alttrain.evaluation.adherence import ASSESSED, Adherence, Continuation, answer_refused, assessment_rates, cause_of
 from alttrain.evaluation.interventions import JOIN
 from alttrain.evaluation.protocol import Part
 from alttrain.records import (
     DamagedError,
     Generation,
     Judgement,
+    Label,
     Names,
     parse_rows,
     read_bytes,
@@ -37,6 +39,7 @@ from alttrain.records import (
 )
 from alttrain.report.escaping import literal, read_literal
 from alttrain.report.measures import CAUSES, FAILURES, MEASURES, base, by_judge
+from alttrain.report.processes import MANY, second_process
 
 log = logging.getLogger(__name__)
 
@@ -84,44 +87,57 @@ class Tokens(msgspec.Struct, gc=False):
     """A row of generations.jsonl, without its texts."""
 
     id: str
-    label: str
+    label: Label
     thought_tokens: int
     answer_tokens: int
     sample: int
-    finish: str
+    finish: Literal["stop", "length", "error"]
     category: str
 
 
-class Read(NamedTuple):
+class Read(Tokens, array_like=True, gc=False):
     """All that is known of a text, without its words: its row, the deciding judgement, and its thought's record.
 
-    `says` is what a judgement of True means (`Decides.says`).
+    - `verdict`  the deciding verdict; None if undecided
+    - `says`     what a judgement of True means (`Decides.says`)
+    - `refused`  whether the answer refused; None if undecided
+    - `adheres`  and the fields below are the thought's (`Adherence`)
     """
 
-    row: Tokens
-    judged: Judgement
-    thought: Adherence
+    verdict: bool | None
+    value: float | None
     says: str
+    refused: bool | None
+    adheres: bool
+    understanding: bool
+    assessment: Label | None
+    continuation: Continuation | None
+    ordered: bool
+    consistent: bool | None
+    answer_consistent: bool | None
+    position_words: int | None
+    position_share: float | None
+    refuses: bool | None
+
+    @classmethod
+    def of(cls, row: Any, judged: Judgement, thought: Adherence, says: str) -> "Read":
+        """What is known of a text whose row has the fields of `Tokens`."""
+        verdicts: Any = judged.verdict, judged.value, says, answer_refused(says, judged.verdict, thought)
+        return cls(*_OF_ROW(row), *verdicts, *_OF_THOUGHT(thought))
 
     @property
     def generated(self) -> bool:
         """Whether there is a text: the server did not refuse the prompt."""
-        return self.row.finish != "error"
-
-    @property
-    def verdict(self) -> bool | None:
-        """The deciding verdict; None if undecided."""
-        return self.judged.verdict
-
-    @property
-    def refused(self) -> bool | None:
-        """Whether the answer refused; None if undecided."""
-        return answer_refused(self.says, self.verdict, self.thought)
+        return self.finish != "error"
 
     @property
     def cause(self) -> str | None:
         """Why the outcome is wrong (`cause_of`); None if undecided."""
-        return cause_of(self.row.label, self.thought.assessment, self.refused)
+        return cause_of(self.label, self.assessment, self.refused)
+
+
+_OF_ROW, _OF_THOUGHT = attrgetter(*Tokens.__struct_fields__), attrgetter(*Read.__struct_fields__[11:])
+_PACKED = msgspec.msgpack.Decoder(list[Read])
 
 
 class Decides(NamedTuple):
@@ -161,6 +177,7 @@ class Evaluation:
     - `tables`, `labels`        the tables that show the benchmark, and the names of its measures there, if given
     - `decides`                 what decides the measure; of an agreement, what decides the benchmark's
     - `judge`                   who decides it. Of an agreement, both judges
+    - `read`                    what was read of the texts, by what decides
     """
 
     def __init__(self, names: dict[str, Any], folder: Path, judged: dict[str, Any]) -> None:
@@ -184,6 +201,7 @@ class Evaluation:
         self.decides = Decides(self.measure, found["judge"], found["part"], found["counted"])
         self.judge = self.decides.judge
         self._checked: set[str] = set()  # files of rows whose checksums have been verified against metrics.json
+        self.read: dict[Decides, bytes] = {}  # packed, since rows take ten times as much memory
 
     def called(self, measure: str) -> str:
         """A measure's name in tables."""
@@ -238,17 +256,28 @@ class Evaluation:
 
     def verdicts(self) -> Verdicts:
         """Whether each text counts towards the measure."""
-        return {text: self.counts(row.verdict) for text, row in self.deciding().items()}
+        found: Mapping[Text, Any] = self.texts() if self.decides in self.read else self.deciding()
+        return {text: self.counts(one.verdict) for text, one in found.items()}
 
     def texts(self) -> dict[Text, Read]:
-        """Each text without its words, with what was read of it. Raises DamagedError if a file lacks its row."""
-        thoughts = {(row.id, row.sample): row for row in self.thoughts()}
-        judged, says = self.deciding(), self.decides.says
+        """Each text without its words, with what was read of it. Raises DamagedError if a file lacks its row.
+
+        The files are read once, and later changes to them are not noticed.
+        """
+        if self.decides not in self.read:
+            self.read[self.decides] = self.packed()
+        return {(read.id, read.sample): read for read in _PACKED.decode(self.read[self.decides])}
+
+    def packed(self) -> bytes:
+        """What `texts` returns, as it is kept in `read`."""
+        thoughts = {(row.id, row.sample): row for row in self._rows("adherence.jsonl", Adherence)}
+        judged = self.deciding()
         rows = {(row.id, row.sample): row for row in self.tokens()}
         for name, there in (("judgements.jsonl", judged), ("adherence.jsonl", thoughts)):
             if lacking := rows.keys() - there.keys():
                 raise DamagedError(self.folder / name, f"has no row for {min(lacking)}", remedy=REMEDY)
-        return {text: Read(row, judged[text], thoughts[text], says) for text, row in rows.items()}
+        read = [Read.of(row, judged[text], thoughts[text], self.decides.says) for text, row in rows.items()]
+        return msgspec.msgpack.encode(read)
 
     def generations(self) -> list[Generation]:
         """Each text with all its fields."""
@@ -257,10 +286,6 @@ class Evaluation:
     def tokens(self) -> list[Tokens]:
         """The token counts of each text."""
         return self._rows("generations.jsonl", Tokens)
-
-    def thoughts(self) -> list[Adherence]:
-        """The adherence record of each thought."""
-        return self._rows("adherence.jsonl", Adherence)
 
     def whole(self, name: str, row_type: type[Row], wanted: Sequence[bool]) -> list[Row]:
         """The selected rows of a file with all their fields. `wanted` has one entry per row."""
@@ -299,6 +324,15 @@ def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]
     name_methods(found)
     name_settings(found)
     return found
+
+
+def read_texts(judged: Sequence[Evaluation]) -> None:
+    """Read the rows of judged benchmarks. If they are many, a second process reads half of them."""
+    with second_process([one.packed for one in judged[1::2]], len(judged) >= MANY) as results:
+        packed = [one.packed() for one in judged[::2]], results()
+    for place, found in enumerate(packed):
+        for one, own in zip(judged[place::2], found, strict=True):
+            one.read[one.decides] = own
 
 
 def evaluations_of(run: Path) -> list[Evaluation]:
@@ -396,7 +430,7 @@ def samples(output_dir: str | Path = "outputs") -> pd.DataFrame:
         for text in one.generations():
             known = read[text.id, text.sample]
             verdicts = {"verdict": known.verdict, "counts": one.counts(known.verdict)}
-            rows.append(vars(known.thought) | made | vars(text) | verdicts)
+            rows.append(msgspec.structs.asdict(known) | made | vars(text) | verdicts)
     return pd.DataFrame(rows, columns=SAMPLES)
 
 

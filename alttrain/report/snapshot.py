@@ -60,12 +60,16 @@ def snapshot(runs: Path, into: Path) -> None:
     """Take a snapshot of the runs. An evaluation that keeps being written to is left out, with a warning."""
     for folder, names in inputs(runs):
         place = into / folder.relative_to(runs)
-        for path in (folder / name for name in names if (folder / name).exists() and not (folder / name).is_file()):
-            log.warning("report    not read, as it is no regular file: %s", path)
+        regular = states(folder, names)
+        for path in (folder / name for name in names if name not in regular):
+            if path.exists():
+                log.warning("report    not read, as it is no regular file: %s", path)
         for again in range(TRIES):
             before = states(folder, names)
+            for below in {os.path.dirname(name) for name in before}:
+                (place / below).mkdir(parents=True, exist_ok=True)
             for name in before:
-                _take(folder / name, place / name)
+                _take(os.path.join(folder, name), os.path.join(place, name))
             if states(folder, names) == before and (names is OF_RUN or _agree(place)):
                 break
             shutil.rmtree(place, ignore_errors=True)
@@ -79,19 +83,18 @@ def states(folder: Path, names: Collection[str]) -> dict[str, tuple[int, int, in
     found = {}
     for name in names:
         with contextlib.suppress(OSError):
-            state = (folder / name).stat()
+            state = os.stat(os.path.join(folder, name))
             if stat.S_ISREG(state.st_mode):
                 found[name] = (state.st_ino, state.st_size, state.st_mtime_ns)
     return found
 
 
-def _take(source: Path, place: Path) -> None:
+def _take(source: str | Path, place: str | Path) -> None:
     """Link or copy a file, which may have been removed meanwhile."""
-    place.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         if not str(source).endswith(GROWING):
             with contextlib.suppress(OSError):  # no hard links on this file system, or not between these two
-                os.link(source.resolve(), place)
+                os.link(os.path.realpath(source) if os.path.islink(source) else source, place)
                 return
         shutil.copyfile(source, place)
 
@@ -113,6 +116,7 @@ def keep(folder: Path, made: Path, ours: Collection[str]) -> None:
     """Carry over other files of the report folder. `ours` are the files of the last report, which are dropped."""
     for name in sorted(files(folder) - {*ours, STAMP}):
         if not name.endswith(UNFINISHED):
+            (made / name).parent.mkdir(parents=True, exist_ok=True)
             _take(folder / name, made / name)
 
 

@@ -19,8 +19,9 @@ from alttrain.report import measures
 from alttrain.report.contrasts import Contrast, Contrasts, base_of, comparisons, decided, interventions
 from alttrain.report.estimates import Number, by_category, numbers, thoughts
 from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
+from alttrain.report.processes import MANY, second_process
 from alttrain.report.published import beside, covers, described, published
-from alttrain.report.results import METRICS, NO_TRAIN, Evaluation, Made, changes, option, structure, tidy
+from alttrain.report.results import METRICS, NO_TRAIN, Evaluation, Made, changes, option, read_texts, structure, tidy
 from alttrain.report.variants import (
     Column,
     Variant,
@@ -32,6 +33,7 @@ from alttrain.report.variants import (
     variants,
 )
 
+Numbers = dict[tuple[Variant, Column], Number]
 NAN = math.nan
 LEVEL = 0.05  # the level of the tests, adjusted over the report
 
@@ -104,9 +106,18 @@ class Report(NamedTuple):
 def report_of(judged: Sequence[Evaluation]) -> Report:
     """The report over these benchmarks."""
     plain = [one for one in judged if not one.intervention]
+    read_texts(plain)
     found, results = variants(plain), tidy(plain)
-    compared, contrasts = comparisons(found)
-    whole, made = variants(judged), tables(found, contrasts)
+
+    def differences() -> tuple[pd.DataFrame, list[tuple[int, Column, Contrast]]]:
+        frame, contrasts = comparisons(found)
+        return frame, [(found.index(variant), column, one) for (variant, column), one in contrasts.items()]
+
+    with second_process([differences], len(plain) >= MANY) as results_of:
+        known = _known(found)
+        ((compared, told),) = results_of()
+    whole, contrasts = variants(judged), {(found[place], column): one for place, column, one in told}
+    made = tables(found, contrasts, known)
     intervened, effects = interventions(whole)
     if effects:
         made["interventions"] = _effects(whole, effects)
@@ -156,16 +167,24 @@ def listed(found: Sequence[Variant], table: str) -> list[Variant]:
     return rows
 
 
-def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, pd.DataFrame]:
-    """Every table that has data, by name, as `finished` frames."""
-    protocols = protocols_of(found)
-    wanted = [one for protocol, own in protocols.items() for one in _specified(own, protocol)]
-    every_column = list(dict.fromkeys(column for *_, columns in wanted for column in columns))
-    known: dict[tuple[Variant, Column], Number] = {}
+def _wanted(found: Sequence[Variant]) -> list[tuple[str, list[Variant], list[Column]]]:
+    return [one for protocol, own in protocols_of(found).items() for one in _specified(own, protocol)]
+
+
+def _known(found: Sequence[Variant]) -> Numbers:
+    """All numbers of the tables."""
+    every_column = list(dict.fromkeys(column for *_, columns in _wanted(found) for column in columns))
+    known: Numbers = {}
     for variant in found:  # one at a time, so that the rows of the last one can be freed
         known |= {(variant, column): number for column, number in numbers(variant, every_column).items()}
+    return known
+
+
+def tables(found: Sequence[Variant], contrasts: Contrasts, known: Numbers | None = None) -> dict[str, pd.DataFrame]:
+    """Every table that has data, by name, as `finished` frames. `known` are its numbers, if already computed."""
+    known = _known(found) if known is None else known
     cells: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-    for name, rows, columns in wanted:
+    for name, rows, columns in _wanted(found):
         for key in itertools.product(rows, columns):
             cells[name].append(_cell(*key, known.get(key), contrasts.get(key)) | _figure(*key))
     made = {name: finished(name, own) for name, own in cells.items() if own}

@@ -90,7 +90,7 @@ def _samples(run: Run, benchmark: Benchmark) -> list[list[Any]]:
     read = judged.texts()
     for one in judged.generations():
         known = read[one.id, one.sample]
-        row = [one.id, one.sample, one.label, known.verdict, known.thought.assessment, one.finish]
+        row = [one.id, one.sample, one.label, known.verdict, known.assessment, one.finish]
         row += [one.thought_tokens, one.answer_tokens]
         if run.texts != "none":
             held = withholds(run.texts, one.label == "harmful" or benchmark.measure == "harmful_rate")

@@ -21,6 +21,7 @@ import shutil
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -165,19 +166,20 @@ def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator
     folder, made = output_dir / "report", report_of(judged)
     frames = {name: one for name, one in made.frames.items() if name not in IF_ANY or len(one)}
     frames |= {f"tables/{name}": cells[CELLS] for name, cells in made.tables.items()}
-    for name, frame in frames.items():
-        write_csv(folder / f"{name}.csv", frame)
-        yield folder / f"{name}.csv"
-    texts_of = {"table.md": markdown("Runs", made.runs)}
-    for name, cells in made.tables.items():
-        texts_of[f"tables/{name}.md"] = markdown(TABLES[name], cells)
-        texts_of[f"tables/{name}.tex"] = latex(TABLES[name], cells)
-    for name, text in texts_of.items():
-        write_text(folder / name, text)
-        yield folder / name
-    yield from draw_all(made.tables, made.variants, made.frames, folder / "figures")
-    if page := write_page(output_dir, texts, made=made):
-        yield page
+    with draw_all(made.tables, made.variants, made.frames, folder / "figures") as draw:
+        for name, frame in frames.items():
+            write_csv(folder / f"{name}.csv", frame)
+            yield folder / f"{name}.csv"
+        texts_of = {"table.md": markdown("Runs", made.runs)}
+        for name, cells in made.tables.items():
+            texts_of[f"tables/{name}.md"] = markdown(TABLES[name], cells)
+            texts_of[f"tables/{name}.tex"] = latex(TABLES[name], cells)
+        for name, text in texts_of.items():
+            write_text(folder / name, text)
+            yield folder / name
+        figures = cache(draw)  # drawn as late as the page needs them
+        page = write_page(output_dir, texts, made, figures)
+        yield from [*figures(), *([page] if page else [])]
 
 
 def show(output_dir: Path, texts: Texts = "all") -> None:
