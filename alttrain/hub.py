@@ -1,4 +1,4 @@
-"""Whether the model hub answers. Its own clients retry for minutes, so each process asks once, and briefly."""
+"""Whether the model hub answers, and what to do where it refuses. Its own clients retry for minutes, so each process asks once, and briefly."""
 
 import functools
 import http.client
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 TIMEOUT_S = 3.0
+GATED = "gated on the hub: accept its licence there and log in with `hf auth login`"
 
 
 def reach() -> None:

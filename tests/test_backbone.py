@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import huggingface_hub
 import pytest
 import torch
@@ -366,6 +367,25 @@ def test_tokenizer_and_config_are_found_without_weights(tmp_path: Path, monkeypa
     converted.mkdir(parents=True)
     (converted / "tokenizer.json").write_text("{}")
     assert source.fetch_tokenizer(far_backbone(WHEEL)) == converted
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("GatedRepoError", "gated on the hub: accept its licence there and log in with `hf auth login`"),
+        ("RevisionNotFoundError", "the hub has no such model or revision; check the id and backbone.revision"),
+    ],
+)
+def test_a_tokenizer_that_the_hub_refuses_is_told(error: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        request = httpx.Request("GET", "https://hub")
+        raise getattr(huggingface_hub.errors, error)("no", response=httpx.Response(403, request=request))
+
+    monkeypatch.setattr(hub, "reach", lambda: None)
+    monkeypatch.setattr(source, "_snapshot", refuse)
+    far = far_backbone(None)
+    with pytest.raises(ValueError, match=f"^backbone.source={far.source}: {re.escape(told)}$"):
+        source.fetch_tokenizer(far)
 
 
 def test_a_silent_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:

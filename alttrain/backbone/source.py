@@ -154,15 +154,14 @@ def fetch_tokenizer(backbone: "Backbone") -> Path:
     if found := tokenizer_at_hand(backbone):
         return found
     hub.reach()
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         return _snapshot(backbone, TOKENIZER_PATTERNS)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise ValueError(
-            f"backbone.source={backbone.source}: the hub has no such model or revision, or it is gated; check the id "
-            "and backbone.revision, and log in with `hf auth login` where its licence must be accepted first"
-        ) from error
+        absent = "the hub has no such model or revision; check the id and backbone.revision"
+        fault = hub.GATED if isinstance(error, GatedRepoError) else absent
+        raise ValueError(f"backbone.source={backbone.source}: {fault}") from error
 
 
 def why_absent(backbone: "Backbone") -> str:
@@ -211,7 +210,7 @@ def _hub_fault(source: str, revision: str | None) -> str:
     try:
         get_hf_file_metadata(hf_hub_url(source, "config.json", revision=revision), timeout=hub.TIMEOUT_S)
     except GatedRepoError:
-        return "gated on the hub: accept its licence there and log in with `hf auth login`"
+        return hub.GATED
     except (OSError, HfHubHTTPError) as error:
         return f"the hub does not give it ({type(error).__name__}); check the id and the revision"
     return ""
