@@ -19,7 +19,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -48,12 +48,11 @@ from alttrain.run.stages.generate import incomplete
 from alttrain.run.stages.needs import fit_hardware
 from alttrain.run.status import PLAN, Log, locked, read_status
 from alttrain.run.sweep import Sweep, config_shown, plan, run_job, searched
-from alttrain.training.distributed import Leader, follow, follows, verify
+from alttrain.training.distributed import follow, follows, lead, verify
 from hydra_plugins.alttrain_jobs import PARENT, absent, end_with_parent, is_worker
 
 log = logging.getLogger("alttrain")
 
-INTERRUPTED = 130
 SETTINGS = {
     # How long an OpenMP thread spins before it sleeps. GNU's default is 30 times this: 3 % faster on an idle machine,
     # but several times slower if another process uses a core (docs/performance.md).
@@ -100,7 +99,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         exec("")  # without it, CPython ends by SIGINT if the interrupt came while a string was executed
-        sys.exit(INTERRUPTED)
+        sys.exit(130)
 
 
 def _flags(arguments: list[str]) -> argparse.Namespace:
@@ -215,12 +214,12 @@ def execute(config: DictConfig, reports: bool = True, checked: Run | None = None
                     Log(run.folder, status).ended(error)
                 raise
             return run
-        with Leader(job, devices, nodes).until_the_end() as leader:
+        with lead(job, devices, nodes) as tell_to_train:
             check(run)
             log.info("run       %s", run.name)
             for key, (published, own) in run.changed.treatment.items():
                 log.info("changed   %s: %r, here %r", key, published, own)
-            _stages(run, reports, leader)
+            _stages(run, reports, tell_to_train)
         log.info("done      %s in %.0f s", run.name, time.monotonic() - started)
     except (ValueError, OSError) as error:
         raise RunError(str(error)) from error
@@ -236,7 +235,7 @@ def _processes(run: Run) -> tuple[int, int]:
     return (run.hardware.devices, run.hardware.nodes) if "train" in run.stages else (1, 1)
 
 
-def _stages(run: Run, reports: bool, leader: Leader) -> None:
+def _stages(run: Run, reports: bool, tell_to_train: Callable[[], None]) -> None:
     """Run the stages in order, with the run's folder locked."""
     session = Session(run)
     if {"check", "rewrite", "generate"} & set(run.stages) and (run.to_train or incomplete(run)):
@@ -254,7 +253,7 @@ def _stages(run: Run, reports: bool, leader: Leader) -> None:
         for stage in due:
             status.stage(stage)
             if stage == "train":
-                leader.trains()
+                tell_to_train()
             _stage(stage, run, session)
 
 
