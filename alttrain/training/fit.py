@@ -182,11 +182,10 @@ def _first_step(last: Path, made_from: str) -> int:
 
 @dataclass(frozen=True)
 class Trained:
-    """The record for train.json, the trained weights by name, and whether this process leads the devices."""
+    """The record for train.json, and the trained weights by name."""
 
     record: dict[str, Any]
     weights: dict[str, torch.Tensor]
-    leads: bool
 
 
 class _Sharded(ModelParallelStrategy):  # type: ignore[misc]
@@ -325,10 +324,9 @@ def fit(
         )
     weights = {name: unsharded(p) for name, p in module.model.named_parameters() if p.requires_grad}
     module.check_finite(weights)
-    leads = trainer.global_rank == 0
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    return Trained(record, weights, leads)
+    return Trained(record, weights)
 
 
 def diverged(losses: Sequence[Any]) -> bool:
