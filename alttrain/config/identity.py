@@ -51,7 +51,6 @@ OF_BACKBONE = ("backbone.quantization", "backbone.system_prompt", "backbone.temp
 """Keys of the backbone that belong to the treatment. The path of its weights and its kernels do not."""
 NOT_TREATMENT = ("seed", "training.checkpoint_every")
 NOT_ASKED = NOT_SHAPING_TEXT | {"path", "file", "data_dir", "human_labels", "tables", "labels"}
-CHANGED_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def run_name(config: DictConfig, seed: int | None = None, treatment: Mapping[str
     parts = [method] if method else [config.dataset.name, config.rewrite.name, config.training.name]
     if method and (changed := changes(config).treatment if treatment is None else treatment):
         own = json.dumps({key: value for key, (_, value) in changed.items()}, sort_keys=True, default=str)
-        parts.append(f"changed_{hashlib.sha256(own.encode()).hexdigest()[:CHANGED_DIGITS]}")
+        parts.append(f"changed_{hashlib.sha256(own.encode()).hexdigest()[:6]}")
     parts = [config.backbone.name, *parts, f"s{config.seed if seed is None else seed}"]
     return "-".join(map(str, [*parts, *filter(None, [config.tag])]))
 

@@ -120,10 +120,6 @@ class EngineConfig(ABC):
     @abstractmethod
     def chunk(self) -> int: ...
 
-    def choice(self, accelerator: str) -> str:
-        """Return the name of the field with the engine to use, given `trainer.accelerator`; "" is this one itself."""
-        return ""
-
     def check(self, quantization: Quantization | None, gpu: bool) -> None:
         """Raise ValueError if the engine cannot start here. `quantization` is the protocol's."""
         if quantization not in (None, "none"):

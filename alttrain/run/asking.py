@@ -128,23 +128,18 @@ class Chunk:
             prompt = prompt_of(self.run, self.renderer, self.benchmark, row, sample, self.earlier[number])
             if last and self.starts:
                 prompt = _begun(prompt, *self.starts[number], self.decoding)
-            if self._fits(prompt):
+            context = self.run.backbone.context_length  # the check stage knows that prompts without intervention fit
+            may_not_fit = self.begun is not None and self.decoding.cut_at(context) is None
+            if may_not_fit and len(prompt.ids) + prompt.most(self.decoding) > context:
+                left[number] = Failure(NO_ROOM, final=True)
+            else:
                 prompts[number] = prompt
                 left[number] = Failure("the server was given up", final=False)
-            else:
-                left[number] = Failure(NO_ROOM, final=True)
         numbers = list(prompts)
         for place, found in self.engine.generate(list(prompts.values()), self.decoding, advance) if prompts else ():
             left.pop(numbers[place], None)
             yield numbers[place], found
         yield from left.items()
-
-    def _fits(self, prompt: Prompt) -> bool:
-        """Return whether a prompt that an intervention made fits the context; the check stage knows the others."""
-        context = self.run.backbone.context_length
-        if self.begun is None or self.decoding.cut_at(context) is not None:
-            return True
-        return len(prompt.ids) + prompt.most(self.decoding) <= context
 
     def made(self, number: int, found: Written | Generation | Failure) -> Generation:
         """Return the record of a response. Thought and answer are split once, for all judges."""

@@ -22,8 +22,6 @@ from alttrain.evaluation import Benchmark
 from alttrain.records import Names, kept_json, read_json, write_json, write_text
 from alttrain.run.assembly import Run
 
-DEFAULT_PROTOCOL = "offline"
-"""The protocol whose evaluation folders have only the benchmark's name."""
 BEGUN = "begun.jsonl"
 """In an evaluation folder: how an intervention begins each response."""
 READ = "generations of "
@@ -32,8 +30,8 @@ PACKAGES = ("alttrain", "torch", "transformers", "peft", "pytorch-lightning", "t
 
 
 def evaluation_folder(run: Run, benchmark: Benchmark) -> Path:
-    """Return the folder of a benchmark's generations, judgements and metrics. Each protocol has its own."""
-    protocol = "" if run.protocol.name == DEFAULT_PROTOCOL else f".{run.protocol.name}"
+    """Return the folder of a benchmark's generations, judgements and metrics. Each protocol but `offline` is named."""
+    protocol = "" if run.protocol.name == "offline" else f".{run.protocol.name}"
     return run.folder / "evaluation" / f"{benchmark.name}{protocol}"
 
 
@@ -53,7 +51,7 @@ def source_texts(run: Run, benchmark: Benchmark) -> dict[str, str]:
     """
     if benchmark.intervention is None or not benchmark.intervention.source:
         return {}
-    known = kept_json(evaluation_folder(run, benchmark) / "fingerprint.json", dict[str, Any]) or {}
+    known = kept_json(evaluation_folder(run, benchmark) / "fingerprint.json") or {}
     return {key: digest for key, digest in known.items() if key == f"{READ}{benchmark.intervention.source}"}
 
 

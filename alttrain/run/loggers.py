@@ -19,8 +19,6 @@ from alttrain.training.distributed import follows
 COLUMNS = ("id", "sample", "label", "verdict", "assessment", "finish", "thought_tokens", "answer_tokens")
 TEXTS = ("prompt", "thought", "answer")
 """Columns of the samples' table that need `logger.texts`."""
-LONGEST_ID = 64
-"""Maximum characters of a wandb run id."""
 
 
 @contextmanager
@@ -59,7 +57,7 @@ def logged(run: Run) -> LoggedRun:
         folder = run.output_dir.name if hydra.mode == RunMode.MULTIRUN else ""
         sweep = str(hydra.runtime.choices.get("experiment") or folder)
     config = {**run.config, "method_name": method_name(names_of(run))}
-    return LoggedRun(f"{run.name[: LONGEST_ID - 9]}-{digest}", run.name, run.folder, sweep, config)
+    return LoggedRun(f"{run.name[:55]}-{digest}", run.name, run.folder, sweep, config)  # wandb's ids have at most 64
 
 
 def log_evaluation(run: Run) -> None:

@@ -47,7 +47,6 @@ CORES, CORE_FLOPS = 2, 6.0e10
 """Of the CPU behind `RATES`: its cores, and FLOP per second of one core in numpy's product of float32 matrices."""
 MEASURED_S = 10.0
 """Seconds of training from which its rate counts."""
-HOUR = 3600.0
 LISTED = 30
 """Number of runs named on the console; plan.json has all."""
 Row = dict[str, str]
@@ -110,10 +109,12 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example]) -> Job:
     for writer, count in ((run.structure.teacher, len(taught)), (run.structure.understander, bare)):
         if writer and writer.servers:
             calls[f"teacher {writer}"] += count
+    ended = (status := read_status(run.folder)) is not None and status.state == "done"
+    done = ended and not (run.to_train or ("generate" in run.stages and left.total() > 0))
     return Job(
         run.name,
         tuple(overrides),
-        _state(run, run.to_train or ("generate" in run.stages and left.total() > 0)),
+        "new" if not run.folder.exists() else "done" if done else "goes on",
         None if most is None else round(most / GIB, 2),
         None if most is None or device.free is None else most <= device.free,
         run.hardware.world_size,
@@ -122,14 +123,6 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example]) -> Job:
         _hours(run, device, training_tokens, generated_tokens),
         dict(+calls),
     )
-
-
-def _state(run: Run, left: bool) -> str:
-    """Return "new", "goes on", or "done" if no work is `left` for the run's stages."""
-    if not run.folder.exists():
-        return "new"
-    status = read_status(run.folder)
-    return "done" if not left and status is not None and status.state == "done" else "goes on"
 
 
 def _hours(run: Run, device: Device, training_tokens: int, generated_tokens: int) -> float | None:
@@ -145,7 +138,7 @@ def _hours(run: Run, device: Device, training_tokens: int, generated_tokens: int
         speed = tokens / seconds / flops
     else:
         speed = _cpu_speed(run.hardware.threads) if kind == "cpu" else 1.0
-    return (training_tokens / flops + generated_tokens / words) / speed / HOUR
+    return (training_tokens / flops + generated_tokens / words) / speed / 3600
 
 
 @functools.cache

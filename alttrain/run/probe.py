@@ -267,7 +267,3 @@ def shown(table: pd.DataFrame) -> Table:
         cells += [row.undecided, f"{row.auroc:.2f} ({row.low:.2f}–{row.high:.2f})", permuted, f"{row.by_label:.2f}"]
         made.add_row(*("–" if "nan" in str(cell) else str(cell) for cell in cells))
     return made
-
-
-if __name__ == "__main__":
-    main()
