@@ -439,12 +439,7 @@ class ServerWriter(ServerSettings):
 
 
 def replies(
-    writer: Writer,
-    prompts: Sequence[str],
-    folder: Path,
-    recipe: int,
-    who: str,
-    useful: Callable[[str, Reply], bool],
+    writer: Writer, prompts: Sequence[str], folder: Path, recipe: int, who: str, useful: Callable[[str, Reply], bool]
 ) -> Iterator[tuple[str, str, Reply | Failure]]:
     """Yield (prompt, key, reply): replies cached in `folder` first, then requested ones in order of arrival.
 

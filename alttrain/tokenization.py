@@ -42,7 +42,6 @@ class Sequence:
 
     @property
     def ids(self) -> list[int]:
-        """Prompt ids followed by response ids."""
         return self.prompt + self.response
 
     @property

@@ -159,8 +159,6 @@ class InProcessVllm(EngineConfig):
 
 @dataclass(frozen=True)
 class VllmEngine:
-    """An engine around a loaded vllm.LLM."""
-
     loaded: Any
     adapter: Any
     renderer: Any

@@ -71,12 +71,11 @@ def log_evaluation(run: Run) -> None:
             for metric in read_metrics(path)["metrics"] if path.exists() else ():
                 if metric["value"] is not None:
                     found[f"{benchmark.name}/{metric['metric']}"] = float(metric["value"])
-        columns = COLUMNS if run.texts == "none" else (*COLUMNS, *TEXTS)
         tables = {benchmark.name: _samples(run, benchmark) for benchmark in run.benchmarks}
         for logger in loggers:
             logger.log_metrics(found, 0)
             for name, rows in tables.items():
-                logger.log_table(name, columns, rows)
+                logger.log_table(name, COLUMNS if run.texts == "none" else (*COLUMNS, *TEXTS), rows)
 
 
 def _samples(run: Run, benchmark: Benchmark) -> list[list[Any]]:

@@ -116,9 +116,8 @@ class Session:
         from alttrain.backbone.weights import CONFIG, read_adapter
 
         run, shrunk = self.run, quantization or self.run.backbone.quantization
-        adapter = None
-        if trained and (trained / CONFIG).exists():
-            adapter = read_adapter(trained)  # without this check, a server may answer as the bare backbone
+        # without the check of `read_adapter`, a server may answer as the bare backbone
+        adapter = read_adapter(trained) if trained and (trained / CONFIG).exists() else None
         whole = None if adapter else trained
 
         def weights() -> Path:

@@ -124,6 +124,7 @@ def _marked(sequences: Sequence[tokenization.Sequence], multiple: int) -> Marked
     return MarkedBatch(key, spans, torch.tensor(harmful), share)
 
 
+@dataclass(eq=False)
 class BatchStream:
     """All batches of a training from step `start` on. One iteration is the whole training, over all epochs.
 
@@ -131,26 +132,22 @@ class BatchStream:
     `device`, and on each device into `passes`.
     """
 
-    def __init__(
-        self,
-        sequences: Sequence[tokenization.Sequence],
-        recipe: SupervisedFineTuning,
-        seed: int,
-        start: int = 0,
-        multiple: int = 1,
-        devices: int = 1,
-        device: int = 0,
-        passes: int = 1,
-    ) -> None:
-        self.sequences, self.recipe, self.seed, self.start, self.multiple = sequences, recipe, seed, start, multiple
-        self.devices, self.device, self.passes = devices, device, passes
-        self.steps_per_epoch = recipe.steps_per_epoch(len(sequences))
-        self.steps = recipe.steps(len(sequences))
+    sequences: Sequence[tokenization.Sequence]
+    recipe: SupervisedFineTuning
+    seed: int
+    start: int = 0
+    multiple: int = 1
+    devices: int = 1
+    device: int = 0
+    passes: int = 1
+
+    def __post_init__(self) -> None:
+        self.steps_per_epoch = self.recipe.steps_per_epoch(len(self.sequences))
+        self.steps = self.recipe.steps(len(self.sequences))
         self._order: tuple[int, list[int]] = (-1, [])
 
     @property
     def tokens(self) -> int:
-        """Total tokens of all steps."""
         return sum(len(self.sequences[index]) for step in range(self.steps) for index in self.members(step))
 
     def __len__(self) -> int:

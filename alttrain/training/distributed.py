@@ -33,7 +33,6 @@ def started_by() -> Literal["torchrun", "slurm", "own"]:
 
 
 def follows() -> bool:
-    """Return whether this process is a follower."""
     ranks = {"torchrun": ("RANK",), "slurm": ("SLURM_PROCID",), "own": ("NODE_RANK", "LOCAL_RANK")}
     return any(int(os.environ.get(name, 0)) for name in ranks[started_by()])
 
@@ -56,7 +55,6 @@ def verify(devices: int, nodes: int) -> None:
 
 
 def environment() -> Any:
-    """Return Lightning's cluster environment for this process."""
     from pytorch_lightning.plugins import environments
 
     by = started_by()

@@ -132,18 +132,16 @@ class ContinuedCSVLogger(CSVLogger):  # type: ignore[misc]
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append a row. The first call drops earlier rows from its own step on."""
-        if self._experiment is None:
-            path = Path(self.log_dir) / "metrics.csv"
-            aside = path.with_name("metrics.before.csv")
-            if path.exists() and not aside.exists():
-                os.replace(path, aside)
-            if aside.exists():
-                path.unlink(missing_ok=True)
-                self.experiment.metrics = [row for before, row in read_losses(aside) if before < (step or 0)]
-            super().log_metrics(metrics, step)
+        first, path = self._experiment is None, Path(self.log_dir) / "metrics.csv"
+        aside = path.with_name("metrics.before.csv")
+        if first and path.exists() and not aside.exists():
+            os.replace(path, aside)
+        if first and aside.exists():
+            path.unlink(missing_ok=True)
+            self.experiment.metrics = [row for before, row in read_losses(aside) if before < (step or 0)]
+        super().log_metrics(metrics, step)
+        if first:
             aside.unlink(missing_ok=True)
-        else:
-            super().log_metrics(metrics, step)
 
 
 class ContinuedTensorBoardLogger(TensorBoardLogger):  # type: ignore[misc]

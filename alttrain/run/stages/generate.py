@@ -245,7 +245,6 @@ class _File:
                 file.writelines(line for name, line in records.named_lines(self.path) if name not in self.refused)
 
     def has(self, due: Due) -> bool:
-        """Return whether the answer is there."""
         return (due[1].id, due[2]) in self.done
 
     def take(self, due: Due, answer: Generation | Failure) -> None:
@@ -258,7 +257,6 @@ class _File:
             self.rows.append(found)
 
     def append(self) -> None:
-        """Write what was taken."""
         records.append_rows(self.path, self.rows, writer(self.run))
         self.rows = []
 

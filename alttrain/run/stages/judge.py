@@ -109,7 +109,6 @@ class Present(NamedTuple):
 
     @property
     def current(self) -> bool:
-        """Whether nothing has to be judged."""
         return self.same and not self.changed
 
 

@@ -54,7 +54,6 @@ class Need:
 
     @property
     def total(self) -> int:
-        """Bytes of all parts."""
         return sum(self.parts.values())
 
 
