@@ -125,7 +125,7 @@ def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -
             fault = "it, with_adapter and environment are not as packaged, and would run as they are written"
             remedy = f"if you know what it runs, trusted=[{command[0]}] on the command line"
             yield Fault(f"{key}.command", command, f"{fault}: {remedy}")
-    elif name == "alttrain.generation.in_process.InProcessVllm" and "vllm" not in trusted():
+    elif name == "alttrain.generation.engine.InProcessVllm" and "vllm" not in trusted():
         for option, value in (node.get("options") or {}).items():
             plain = isinstance(value, int | float) or (isinstance(value, str) and value.replace("_", "").isalnum())
             if not plain or "trust" in str(option):

@@ -14,8 +14,7 @@ from alttrain.backbone.memory import CACHE_SHARE, Attention, Quantization
 from alttrain.backbone.source import fetch_tokenizer
 from alttrain.config.identity import shaping_of_engine
 from alttrain.generation import InProcess
-from alttrain.generation.engine import Engine, Model
-from alttrain.generation.in_process import CachedDecoder
+from alttrain.generation.engine import CachedDecoder, Engine, Model
 from alttrain.llm import ServerSettings
 from alttrain.run.assembly import Run
 
