@@ -59,14 +59,12 @@ class GuardedLogger(Logger):  # type: ignore[misc]
         """Log a table, as a table in wandb and trackio and as a CSV file in MLflow."""
 
         def call(logger: Any) -> None:
-            if isinstance(logger, WandbLogger):
+            if isinstance(logger, WandbLogger | TrackioLogger):
                 logger.log_table(f"samples/{name}", list(columns), [list(row) for row in rows])
             elif isinstance(logger, MLFlowLogger):
                 text = io.StringIO()
                 csv.writer(text, lineterminator="\n").writerows([columns, *rows])
                 logger.experiment.log_text(logger.run_id, text.getvalue(), f"samples/{name}.csv")
-            elif isinstance(logger, TrackioLogger):
-                logger.log_table(f"samples/{name}", columns, rows)
 
         self._put(f"samples/{name}", call)
 
@@ -116,11 +114,11 @@ class TrackioLogger:
         """Log metrics by name at an optimizer step."""
         self.run.log(dict(metrics), step=step)
 
-    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    def log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Log a table, at a step of its own."""
         import trackio
 
-        self.run.log({name: trackio.Table(columns=[*columns], data=[[*row] for row in rows])})
+        self.run.log({name: trackio.Table(columns=columns, data=rows)})
 
 
 class ContinuedCSVLogger(CSVLogger):  # type: ignore[misc]
