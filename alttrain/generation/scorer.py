@@ -215,10 +215,8 @@ class ServedScorer(JudgePrompts):
             except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
                 return FailedTry("the server's answer has no text, or no probabilities", "outage")
 
-        requests = ((str(number), ids) for number, ids in enumerate(prompts))
-        pool = RequestPool(self.server, requests, send, first_choice, text_of=self.tokenizer.decode)
-        for key, found in pool.results():
-            yield int(key), found
+        decode = self.tokenizer.decode
+        yield from RequestPool(self.server, enumerate(prompts), send, first_choice, text_of=decode).results()
 
 
 def load_scorer(folder: Path, dtype: str, device: str) -> TokenScorer:

@@ -63,8 +63,7 @@ SETTINGS = {
     "LRU_CACHE_CAPACITY": "64",
 }
 """Defaults of environment variables, which the libraries read when torch loads."""
-_checked: Run | None = None
-"""The run of this process's command line, after its check."""
+_checked: Run | None = None  # the run of this process's command line, after its check
 
 
 def main() -> None:

@@ -30,20 +30,15 @@ OF_SAMPLING = tuple(f"protocol.decoding.{key}" for key in ("top_p", "top_k", "se
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a stage needs.
-
-    `config` is plain and resolved. `intervened` are the benchmarks under each intervention that applies to them.
-    `folder` may not exist yet. `texts` selects the samples whose prompt, thought and answer go to the loggers.
-    `changed` holds the differences from the published method, protocol and benchmarks.
-    """
+    """Everything that a stage needs."""
 
     name: str
-    folder: Path
+    folder: Path  # it may not exist yet
     seed: int
     stages: tuple[str, ...]
-    config: dict[str, Any]
+    config: dict[str, Any]  # plain and resolved
     method: Method
-    changed: Changes
+    changed: Changes  # from the published method, protocol and benchmarks
     backbone: Backbone
     dataset: Dataset
     structure: Structure
@@ -53,9 +48,9 @@ class Run:
     generation: EngineConfig
     protocol: Protocol
     benchmarks: tuple[Benchmark, ...]
-    intervened: tuple[Benchmark, ...]
+    intervened: tuple[Benchmark, ...]  # the benchmarks under each intervention that applies to them
     loggers: Mapping[str, Logger]
-    texts: Texts
+    texts: Texts  # which samples' prompt, thought and answer go to the loggers
 
     @property
     def output_dir(self) -> Path:

@@ -22,10 +22,8 @@ from alttrain.evaluation import Benchmark
 from alttrain.records import Names, kept_json, read_json, write_json, write_text
 from alttrain.run.assembly import Run
 
-BEGUN = "begun.jsonl"
-"""In an evaluation folder: how an intervention begins each response."""
-READ = "generations of "
-"""How the keys of a fingerprint begin that have hashes of what an intervention reads."""
+BEGUN = "begun.jsonl"  # in an evaluation folder: how an intervention begins each response
+READ = "generations of "  # how the keys of a fingerprint begin that have hashes of what an intervention reads
 PACKAGES = ("alttrain", "torch", "transformers", "peft", "pytorch-lightning", "tokenizers", "numpy")
 
 

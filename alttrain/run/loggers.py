@@ -17,8 +17,7 @@ from alttrain.training import LoggedRun
 from alttrain.training.distributed import follows
 
 COLUMNS = ("id", "sample", "label", "verdict", "assessment", "finish", "thought_tokens", "answer_tokens")
-TEXTS = ("prompt", "thought", "answer")
-"""Columns of the samples' table that need `logger.texts`."""
+TEXTS = ("prompt", "thought", "answer")  # columns of the samples' table that need `logger.texts`
 
 
 @contextmanager

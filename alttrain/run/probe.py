@@ -49,18 +49,13 @@ SHARES = (1 / 3, 2 / 3, 1)
 
 @dataclass(frozen=True)
 class Text:
-    """A prompt and its thought, as tokens up to the last probed position.
-
-    - `places`     the index of each position's token in `ids`; None if the thought lacks it
-    - `refuses`    None if the judge is undecided
-    - `prompt`     the attack's goal or else the prompt, by which folds are made
-    """
+    """A prompt and its thought, as tokens up to the last probed position."""
 
     ids: list[int]
-    places: tuple[int | None, ...]
-    refuses: bool | None
+    places: tuple[int | None, ...]  # the index of each position's token in `ids`; None if the thought lacks it
+    refuses: bool | None  # None if the judge is undecided
     harmful: bool
-    prompt: str
+    prompt: str  # the attack's goal or else the prompt, by which folds are made
     truncated: bool
 
 

@@ -21,8 +21,7 @@ from alttrain.run.assembly import Run
 if TYPE_CHECKING:
     from alttrain.backbone.weights import Adapter
 
-_SHELF: dict[tuple[str, ...], Any] = {}
-"""The last backbone or judge's model that generated in this process."""
+_SHELF: dict[tuple[str, ...], Any] = {}  # the last backbone or judge's model that generated in this process
 
 
 def clear_shelf() -> None:

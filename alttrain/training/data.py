@@ -29,35 +29,31 @@ class _Movable:
 class PackedBatch(_Movable):
     """Examples of one pass, concatenated into one row.
 
-    `ids` and `positions` are (1, tokens); `lengths` holds the tokens of each sequence. `keep` (predicted,) are the
-    positions whose logits predict a response token, and `targets` (predicted,) are those tokens. `relative`
-    (predicted,) holds token weights with mean 1; None weights all tokens equally. The batch's mean loss times `share`,
-    averaged over the step's passes and devices, is the step's mean loss. `marked` holds the data of SafeKey's losses.
+    The batch's mean loss times `share`, averaged over the step's passes and devices, is the step's mean loss.
     """
 
-    ids: Tensor
-    positions: Tensor
-    lengths: list[int]
-    keep: Tensor
-    targets: Tensor
+    ids: Tensor  # (1, tokens)
+    positions: Tensor  # (1, tokens)
+    lengths: list[int]  # the tokens of each sequence
+    keep: Tensor  # (predicted,): the positions whose logits predict a response token
+    targets: Tensor  # (predicted,): those tokens
     share: float = 1.0
-    relative: Tensor | None = None
-    marked: "MarkedBatch | None" = None
+    relative: Tensor | None = None  # (predicted,): token weights with mean 1; None weights all tokens equally
+    marked: "MarkedBatch | None" = None  # the data of SafeKey's losses
 
 
 @dataclass(frozen=True)
 class MarkedBatch(_Movable):
-    """Data for SafeKey's losses. `key` packs the understandings and key sentences, without the requests before them.
+    """Data for SafeKey's losses.
 
-    `spans` has three positions in the whole row per marked example: the start of the example, the start of its
-    response, and the end of its understanding. `harmful` (spans,) is 1 or 0. `share` is the fraction of examples that
-    are marked. If none is, one example takes their place with `share` 0, so that every device runs the same passes.
+    If no example is marked, one takes their place with `share` 0, so that every device runs the same passes.
     """
 
-    key: PackedBatch
+    key: PackedBatch  # the understandings and key sentences, without the requests before them
+    # places in the whole row, per marked example: where it starts, where its response starts, its understanding's end
     spans: list[tuple[int, int, int]]
-    harmful: Tensor
-    share: float
+    harmful: Tensor  # (spans,): 1 or 0
+    share: float  # the fraction of examples that are marked
 
 
 class _Part(NamedTuple):

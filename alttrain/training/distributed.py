@@ -17,11 +17,9 @@ from typing import Any, Literal
 
 log = logging.getLogger(__name__)
 
-BEGIN = timedelta(minutes=10)
-"""How long a follower waits for the leader to start."""
+BEGIN = timedelta(minutes=10)  # how long a follower waits for the leader to start
 FOREVER = timedelta(days=365)
-LEAVE_S = 10.0
-"""Seconds the leader waits at the end of a run for followers to exit."""
+LEAVE_S = 10.0  # seconds the leader waits at the end of a run for followers to exit
 NEEDED = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 

@@ -38,8 +38,7 @@ log = logging.getLogger(__name__)
 
 DIVERGED = 1.5
 """A training diverged if the mean of its last losses exceeds this factor times the mean of its first losses."""
-ENDS = 10
-"""Number of steps compared at each end of a training; with fewer than twice as many steps, half of them."""
+ENDS = 10  # number of steps compared at each end of a training; with fewer than twice as many steps, half of them
 
 
 class _StopAfterStep(pl.Callback):  # type: ignore[misc]

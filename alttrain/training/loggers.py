@@ -21,10 +21,8 @@ from alttrain.records import read_losses
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 30.0
-"""Seconds that a run waits for a logger to close, and that wandb waits for its server."""
-MOST_WAITING = 10_000
-"""Calls that may wait for a slow logger; with more of them it has failed."""
+PATIENCE_S = 30.0  # seconds that a run waits for a logger to close, and that wandb waits for its server
+MOST_WAITING = 10_000  # calls that may wait for a slow logger; with more of them it has failed
 
 
 class GuardedLogger(Logger):  # type: ignore[misc]

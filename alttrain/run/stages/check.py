@@ -55,10 +55,8 @@ from alttrain.tokenization import Renderer
 log = logging.getLogger(__name__)
 
 MODEL_STAGES = frozenset({"rewrite", "train", "generate"})
-NAMED = 5
-"""Number of rows named in one message; the others are counted."""
-Tokens = tuple[str, int]
-"""A number of tokens, after the key or the words that it is named by."""
+NAMED = 5  # number of rows named in one message; the others are counted
+Tokens = tuple[str, int]  # a number of tokens, after the key or the words that it is named by
 
 
 def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = True) -> None:

@@ -56,8 +56,7 @@ from alttrain.run.stages.train import writer
 
 log = logging.getLogger(__name__)
 
-Summaries = Mapping[tuple[str, str], Summary]
-"""(judge, part) -> the summary of its judgements; the deciding one first."""
+Summaries = Mapping[tuple[str, str], Summary]  # (judge, part) -> the summary of its judgements; the deciding one first
 
 
 def judge(run: Run, session: Session) -> None:
@@ -100,12 +99,11 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
 
 
 class Present(NamedTuple):
-    """Of metrics.json: whether it is there, whole and of this provenance, the files that changed since, and its texts
-    without a verdict because of a server."""
+    """What is there of metrics.json."""
 
-    same: bool
-    changed: list[str]
-    unsettled: int
+    same: bool  # whether it is there, whole and of this provenance
+    changed: list[str]  # files that changed since
+    unsettled: int  # texts without a verdict because of a server
 
     @property
     def current(self) -> bool:

@@ -45,12 +45,9 @@ from alttrain.run.session import Session
 
 log = logging.getLogger(__name__)
 
-WIDEST = 10_000
-"""Maximum width of a table on the console, in characters."""
-SHOWN = "overview"
-"""The table that the console shows."""
-IF_ANY = ("interventions", "decided", "thoughts")
-"""CSV files that are only written with a row."""
+WIDEST = 10_000  # maximum width of a table on the console, in characters
+SHOWN = "overview"  # the table that the console shows
+IF_ANY = ("interventions", "decided", "thoughts")  # CSV files that are only written with a row
 
 
 class _Stamp(TypedDict):
