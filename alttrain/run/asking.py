@@ -41,7 +41,7 @@ class Intervened:
 
 
 class Chunk:
-    """Prompts that an engine answers together; several interventions on them differ in how responses begin only."""
+    """Prompts that an engine answers together. Interventions on them differ only in how their responses begin."""
 
     def __init__(
         self, session: Session, engine: Engine, chunk: Sequence[Due], begun: Mapping[str, Intervened | None]

@@ -136,9 +136,9 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                 job = job_of(run, overrides, () if run.name in runs else rows[run.data])  # one of them trains
                 if job.state != "done":
                     run.hardware.check()
-                if job.state != "done" and here:  # what is on this machine, which others may differ from
-                    run.hardware.check_gpus()
-                    refuse_too_large(run, rows[run.data], MODEL_STAGES & set(run.stages))
+                    if here:
+                        run.hardware.check_gpus()
+                        refuse_too_large(run, rows[run.data], MODEL_STAGES & set(run.stages))
                 made.append(job)
                 runs.setdefault(run.name, []).append(run)
             except (RunError, ValueError, OSError) as error:
