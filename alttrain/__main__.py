@@ -1,8 +1,72 @@
-"""The console script `alttrain`, also `python -m alttrain`."""
+"""The console script `alttrain`, also `python -m alttrain`. It answers `--help` itself, before the app is imported.
 
+`alttrain --help` says how a command line is written, and the options of each config group. `alttrain --help GROUP` says
+what each option of a group is for, by the comment that begins its file.
+"""
+
+import re
 import sys
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from textwrap import fill, shorten
 
-from alttrain.run.help import help_text
+from alttrain.config import STAGES
+
+WIDTH = 118
+USAGE = """alttrain: experiments on the reasoning structure and safety of large reasoning models, from config to table
+
+  alttrain experiment=demo                        No-train against AltTrain on a laptop's CPU, without a hub or a key
+  alttrain method=alttrain backbone=r1_qwen_7b    one run: check, rewrite, train, generate, judge, report
+  alttrain -m method=no_train,alttrain seed=0,1   a sweep; again, it runs only what is missing
+  alttrain 'stages=[report]'                      the tables of all runs in output_dir
+
+GROUP=OPTION chooses a part, KEY=VALUE sets anything in it, -m sweeps over comma-separated values.
+
+  quick=true           a first look: limit=20 tag=quick, twenty prompts of each benchmark
+  --help GROUP         what each option of a group is for: alttrain --help method
+  --cfg job            the config that a command would run, and with it every key
+  --info defaults      where each part of it is from
+  --config-dir FOLDER  your own options, beside those below
+  trusted=[PACKAGE]    what a config may build besides alttrain's own classes
+  --hydra-help         all flags
+"""
+
+
+def help_text(arguments: Sequence[str]) -> str:
+    """Return what `--help` and `--help GROUP ...` show; "" for another command line."""
+    if arguments[:1] not in (["--help"], ["-h"]):
+        return ""
+    root = Path(str(resources.files("alttrain.conf")))
+    options: dict[str, list[Path]] = {}
+    for path in sorted(root.glob("*/**/*.yaml")):
+        options.setdefault(path.parent.relative_to(root).as_posix(), []).append(path)
+    groups = arguments[1:]
+    if any(group not in options for group in groups):
+        return ""  # Hydra says what is wrong
+    if groups:
+        return "\n\n".join(_described(root / group, options[group]) for group in groups)
+    width = max(map(len, options)) + 2
+    lines = [
+        fill(
+            f"  {group:<{width}}{' '.join(path.stem for path in options[group])}",
+            WIDTH,
+            subsequent_indent=" " * (width + 2),
+        )
+        for group in sorted(options)
+    ]
+    keys = f"stages ({', '.join(STAGES)}), seed, tag, keep_going, output_dir, limit, data_dir, page_texts"
+    return "\n".join([USAGE, f"keys outside the groups: {keys}", "", *lines])
+
+
+def _described(folder: Path, options: Sequence[Path]) -> str:
+    """Return a group's folder, and each option with the beginning of its file's first comment."""
+    width, lines = max(len(path.stem) for path in options) + 2, [f"{folder}:"]
+    for path in options:
+        comment = re.match(r"(#.*\n)*", path.read_text(encoding="utf-8").removeprefix("# @package _global_\n"))
+        said = comment[0].replace("#", "") if comment else ""
+        lines.append(f"  {path.stem:<{width}}{shorten(said, WIDTH - width - 2, placeholder=' ...')}".rstrip())
+    return "\n".join(lines)
 
 
 def main() -> None:

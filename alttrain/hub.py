@@ -1,4 +1,7 @@
-"""Whether the model hub answers, and what to do where it refuses. Its own clients retry for minutes, so each process asks once, and briefly."""
+"""Whether the model hub answers, and what to do where it refuses.
+
+Its own clients retry for minutes, so each process asks once, and briefly.
+"""
 
 import functools
 import http.client

@@ -55,31 +55,24 @@ SHORTEST_KEY = 8  # characters of a key that is removed from texts; shorter ones
 _CODE = re.compile(r"[a-z_]{3,40}")
 _SNAPSHOT = re.compile(r"([-@:](\d{4}-\d{2}-\d{2}|\d{3,8}|latest|main))?")
 
+Key = TypeVar("Key")
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Address and request settings of a server. Raises ValueError if `base_url` is not an HTTP address.
+    """Address and request settings of a server. Raises ValueError if `base_url` is not an HTTP address."""
 
-    - `base_url`      the API's address, which ends in /v1
-    - `key_variable`  the environment variable with the API key; None for a server without one
-    - `extra`         fields added to each request's body, such as vLLM's chat_template_kwargs
-    - `concurrency`   requests in flight at a time
-    - `attempts`      tries of each request, of `timeout_s` seconds each
-    """
-
-    base_url: Annotated[str, MinLen(1)]
+    base_url: Annotated[str, MinLen(1)]  # the API's address, which ends in /v1
     model_name: Annotated[str, MinLen(1)]
-    key_variable: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    concurrency: Annotated[int, Gt(0)] = 8
-    attempts: Annotated[int, Gt(0)] = 6
-    timeout_s: Annotated[float, Gt(0)] = 60.0
+    key_variable: str | None = None  # the environment variable with the API key; None for a server without one
+    extra: Mapping[str, Any] = field(default_factory=dict)  # fields added to each request's body
+    concurrency: Annotated[int, Gt(0)] = 8  # requests in flight at a time
+    attempts: Annotated[int, Gt(0)] = 6  # tries of each request
+    timeout_s: Annotated[float, Gt(0)] = 60.0  # of each try
 
-    where: ClassVar[str] = "server"
-    """The config key of these settings, for messages."""
+    where: ClassVar[str] = "server"  # the config key of these settings, for messages
 
     def __post_init__(self) -> None:
         url = self.base_url
@@ -200,32 +193,26 @@ def _server_fault(root: str, key: str) -> tuple[str, str, tuple[str, ...]]:
 
 
 @dataclass
-class RequestPool(Generic[Request, Answer]):
-    """Sends (key, request) pairs to a server, `server.concurrency` at a time, in one event loop.
-
-    - `send`     sends a request with the client; returns the raw response
-    - `read`     parses a response's body to an answer, which must be a dataclass; its `FailedTry` is never "fatal"
-    - `keep`     is called with each key and answer on arrival; returns the answer that counts
-    - `text_of`  returns a request's prompt, which no message may repeat
-    """
+class RequestPool(Generic[Key, Request, Answer]):
+    """Sends (key, request) pairs to a server, `server.concurrency` at a time, in one event loop."""
 
     server: ServerSettings
-    requests: Iterable[tuple[str, Request]]
-    send: "Callable[[AsyncOpenAI, Request], Awaitable[Any]]"
-    read: Callable[[bytes], Answer | FailedTry]
-    keep: Callable[[str, Answer], Answer] = lambda key, answer: answer
-    text_of: Callable[[Request], str] = str
+    requests: Iterable[tuple[Key, Request]]
+    send: "Callable[[AsyncOpenAI, Request], Awaitable[Any]]"  # returns the raw response
+    read: Callable[[bytes], Answer | FailedTry]  # the answer in a body, a dataclass; its `FailedTry` is never "fatal"
+    keep: Callable[[Key, Answer], Answer] = lambda key, answer: answer  # on arrival; returns the answer that counts
+    text_of: Callable[[Request], str] = str  # a request's prompt, which no message may repeat
 
     def __post_init__(self) -> None:
         self._key = self.server.key()
         self._waiting = iter(self.requests)
-        self._settled: asyncio.Queue[tuple[str, Answer | Failure] | None] = asyncio.Queue()
+        self._settled: asyncio.Queue[tuple[Key, Answer | Failure] | None] = asyncio.Queue()
         self._given_up = False
         self._last_reply = 0.0
 
-    def results(self) -> Iterator[tuple[str, Answer | Failure]]:
+    def results(self) -> Iterator[tuple[Key, Answer | Failure]]:
         """Yield each key with its answer or failure, in order of arrival. Ends early if the server is given up."""
-        held: list[tuple[str, Failure]] = []  # refused before any answer: the cause may be the prompt or the server
+        held: list[tuple[Key, Failure]] = []  # refused before any answer: the cause may be the prompt or the server
         with asyncio.Runner() as runner:
             working = runner.get_loop().create_task(self._work())
             while (settled := runner.run(self._settled.get())) is not None:
@@ -384,8 +371,7 @@ class ReplyCache:
         return hashlib.sha256(json.dumps([key, reply.text, reply.served]).encode()).hexdigest()
 
 
-Keep = Callable[[str, Reply], Reply]
-"""Called with each key and reply on arrival; returns the reply that counts."""
+Keep = Callable[[str, Reply], Reply]  # called with each key and reply on arrival; returns the reply that counts
 
 
 class Writer(Protocol):
@@ -439,12 +425,7 @@ class ServerWriter(ServerSettings):
 
 
 def replies(
-    writer: Writer,
-    prompts: Sequence[str],
-    folder: Path,
-    recipe: int,
-    who: str,
-    useful: Callable[[str, Reply], bool],
+    writer: Writer, prompts: Sequence[str], folder: Path, recipe: int, who: str, useful: Callable[[str, Reply], bool]
 ) -> Iterator[tuple[str, str, Reply | Failure]]:
     """Yield (prompt, key, reply): replies cached in `folder` first, then requested ones in order of arrival.
 

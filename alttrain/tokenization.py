@@ -42,7 +42,6 @@ class Sequence:
 
     @property
     def ids(self) -> list[int]:
-        """Prompt ids followed by response ids."""
         return self.prompt + self.response
 
     @property
@@ -183,7 +182,8 @@ class Renderer:
         A tokenizer may merge the end of a text with what follows, such as a full stop with line breaks, or split line
         breaks in another way before a word. The ids of the text alone would then not be those of the whole.
         """
-        ((whole, encoding),) = self._encodings([Rendered(*text.pieces, *_others(text), then)])
+        between = ("",) if len(text.pieces) % 2 == 0 else ()  # of the template: `then` is another's
+        ((whole, encoding),) = self._encodings([Rendered(*text.pieces, *between, then)])
         room = len(whole) - len(then)
         kept = [number for number, (_, end) in enumerate(encoding.offsets) if end <= room]
         count = kept[-1] + 1 if kept else 0
@@ -290,11 +290,6 @@ class Renderer:
 def _pieces(text: str) -> tuple[str, ...]:
     """Return the alternating pieces of the template and of others. A plain str is a single piece of others."""
     return text.pieces if isinstance(text, Rendered) else ("", text)
-
-
-def _others(text: Rendered) -> tuple[str, ...]:
-    """Return an empty piece of the template if the text ends with another's piece, so that another's may follow."""
-    return ("",) if len(text.pieces) % 2 == 0 else ()
 
 
 def _key_sentence(example: Example, response: str) -> tuple[int, int]:

@@ -23,8 +23,7 @@ from hydra import compose, initialize_config_module
 
 from alttrain.config import RunError, register
 from alttrain.generation import Decoding
-from alttrain.generation.engine import Prompt
-from alttrain.generation.in_process import CachedDecoder
+from alttrain.generation.engine import CachedDecoder, Prompt
 from alttrain.records import REMEDY, DamagedError, seal
 from alttrain.run import show, status
 from alttrain.run.app import execute

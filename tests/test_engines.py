@@ -376,13 +376,13 @@ def test_an_engine_that_the_rewrite_needs_is_refused_before_weights_load(
 def test_auto_is_vllm_where_a_gpu_and_vllm_are(
     accelerator: str, gpu: bool, installed: bool, choice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alttrain.generation.in_process.has_gpu_driver", lambda: gpu)
+    monkeypatch.setattr("alttrain.generation.engine.has_gpu_driver", lambda: gpu)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if installed else None)
     assert Auto(InProcess(), InProcessVllm()).choice(accelerator) == choice
 
 
 def test_a_run_knows_the_engine_that_auto_takes(tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alttrain.generation.in_process.has_gpu_driver", lambda: False)
+    monkeypatch.setattr("alttrain.generation.engine.has_gpu_driver", lambda: False)
     arguments = [one for one in tiny_arguments if not one.startswith("generation")]
     register()
     with initialize_config_module("alttrain.conf", version_base="1.3"):

@@ -10,16 +10,14 @@ from processes import Command
 from stub_server import Serve, right
 
 from alttrain.generation import Decoding
-from alttrain.generation.engine import Prompt
-from alttrain.generation.in_process import CachedDecoder
+from alttrain.generation.engine import CachedDecoder, Prompt
 from alttrain.records import alone
 
 KEPT = """
 import sys, time
 from pathlib import Path
 from alttrain.generation import Decoding
-from alttrain.generation.engine import Prompt
-from alttrain.generation.in_process import CachedDecoder
+from alttrain.generation.engine import CachedDecoder, Prompt
 
 folder, log = Path(sys.argv[1]), Path(sys.argv[2])
 

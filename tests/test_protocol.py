@@ -21,8 +21,7 @@ from alttrain.evaluation import Benchmark, Choice, Protocol, RefusalJudge
 from alttrain.evaluation.protocol import KINDS
 from alttrain.generation import Decoding, InProcess, Server
 from alttrain.generation.decoder import draw
-from alttrain.generation.engine import Prompt
-from alttrain.generation.in_process import LocalEngine
+from alttrain.generation.engine import LocalEngine, Prompt
 from alttrain.records import Generation, Rejected, read_rows, write_text
 from alttrain.run.app import execute
 from alttrain.run.assembly import Run, assemble

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +35,7 @@ from alttrain.report.results import read_csv
 from alttrain.rewrite import render
 from alttrain.run import label, opinions
 from alttrain.run.app import execute
-from alttrain.run.progress import Advance, bar
+from alttrain.run.progress import bar
 from alttrain.run.session import Session, clear_shelf
 from alttrain.run.stages import judge as judge_stage
 
@@ -310,7 +310,7 @@ def test_rows_lost_and_torn_are_made_again_the_same(
     bars: list[tuple[int, ...]] = []
 
     @contextmanager
-    def shown(label: str, *counts: int) -> Iterator[Advance]:
+    def shown(label: str, *counts: int) -> Iterator[Callable[..., None]]:
         bars.append(counts)
         with bar(label, *counts) as advance:
             yield advance

@@ -16,8 +16,7 @@ from alttrain.backbone.weights import load_model, load_tokenizer
 from alttrain.config import instantiate, register
 from alttrain.generation import ChildServer, Decoding
 from alttrain.generation.decoder import Decoder
-from alttrain.generation.engine import Model, Prompt, Written
-from alttrain.generation.in_process import LocalEngine
+from alttrain.generation.engine import LocalEngine, Model, Prompt, Written
 from alttrain.tokenization import Renderer
 
 PROMPTS = 40

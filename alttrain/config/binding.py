@@ -34,10 +34,11 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "generation": ("alttrain.generation.EngineConfig", "alttrain.generation.Auto"),
     "protocol": ("alttrain.evaluation.Protocol",),
     "judge": ("alttrain.evaluation.Judge",),
+    "evaluation": ("alttrain.evaluation.Benchmark",),
+    "intervention": ("alttrain.evaluation.Intervention",),
+    "logger": ("alttrain.training.Logger",),
 }
-"""The parts of a config, and the types that each may build."""
-BENCHMARK, LOGGER = "alttrain.evaluation.Benchmark", "alttrain.training.Logger"
-INTERVENTION = "alttrain.evaluation.Intervention"
+"""The parts of a config, and the types that each may build. The last three hold several by name."""
 NOT_TAKEN = ("_args_", "_convert_", "_partial_", "_recursive_")
 """Hydra's other keys of a buildable node, which are refused: arguments go by name, and objects get plain values."""
 NAMED = ("backbone", "dataset", "rewrite", "training", "protocol", "method")  # parts whose names are parts of paths
@@ -75,16 +76,13 @@ def target_faults(plain: Mapping[Any, Any]) -> Iterator[Fault]:
         if name != MISSING and (accepted := name_fault(name)):
             yield Fault(key, name, accepted)
     for key, node in plain.items():
-        place: Any = None
+        place: Any = functools.reduce(operator.or_, map(locate, PLACES[key])) if key in PLACES else None
         if key == "evaluation":
-            place = Mapping[str, Mapping[str, locate(BENCHMARK)]]  # type: ignore[misc]
-        elif key == "intervention":
-            place = Mapping[str, locate(INTERVENTION)]  # type: ignore[misc]
-        elif key == "logger":
-            place = Mapping[str, locate(LOGGER)]  # type: ignore[misc]
-            node = {name: one for name, one in node.items() if name != "texts"} if isinstance(node, dict) else node
-        elif key in PLACES:
-            place = functools.reduce(operator.or_, map(locate, PLACES[key]))
+            place = Mapping[str, Mapping[str, place]]
+        elif key in ("intervention", "logger"):
+            place = Mapping[str, place]
+        if key == "logger" and isinstance(node, dict):
+            node = {name: one for name, one in node.items() if name != "texts"}
         yield from _walk(node, str(key), place)
 
 
@@ -108,9 +106,10 @@ def _names(plain: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
 
 def _walk(node: Any, key: str, place: Any) -> Iterator[Fault]:
     """Yield the faults at and below `node`. `place` is the annotation of what may be built here; see `_fits`."""
+    absent = isinstance(node, dict) or (node is None and type(None) not in _alternatives(place))
     if _builds(node):
         yield from _target_faults(node, key, place)
-    elif _lacks_target(node, place):
+    elif absent and _classes(place) and _items(place) is None:  # a mapping or null where only an object fits
         names = " or ".join(one.__name__ for one in _classes(place))
         yield Fault(f"{key}._target_", None, f"missing; choose an option, or name what builds a {names}")
     elif isinstance(node, dict):
@@ -121,12 +120,6 @@ def _walk(node: Any, key: str, place: Any) -> Iterator[Fault]:
             yield from _walk(child, f"{key}[{index}]", _items(place))
     elif key.rpartition(".")[2] == "seed" and isinstance(node, int) and not 0 <= node < SEEDS:
         yield Fault(key, node, f"accepted: 0 to {SEEDS - 1}")
-
-
-def _lacks_target(node: Any, place: Any) -> bool:
-    """Return whether a node is a mapping or null where only an object fits."""
-    absent = node is None and type(None) not in _alternatives(place)
-    return bool(absent or isinstance(node, dict)) and bool(_classes(place)) and _items(place) is None
 
 
 def _target_faults(node: dict[str, Any], key: str, place: Any) -> Iterator[Fault]:

@@ -51,36 +51,27 @@ OF_BACKBONE = ("backbone.quantization", "backbone.system_prompt", "backbone.temp
 """Keys of the backbone that belong to the treatment. The path of its weights and its kernels do not."""
 NOT_TREATMENT = ("seed", "training.checkpoint_every")
 NOT_ASKED = NOT_SHAPING_TEXT | {"path", "file", "data_dir", "human_labels", "tables", "labels"}
-CHANGED_DIGITS = 6
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method's name, its place in tables, and its system prompts.
+    """A method's name, its place in tables, and its system prompts."""
 
-    - `name`               part of the run's name; "" for a free composition
-    - `label`, `order`     the row's label and position in tables, and in `tables` the tables that show the method
-    - `system_prompt`      in training; None uses the backbone's, "" uses none
-    - `evaluation_prompt`  in evaluation, before the protocol's; None uses the protocol's or the backbone's, "" none
-    """
-
-    name: str
-    label: str
-    order: int = 1000
-    tables: Sequence[str] = ("main",)
-    system_prompt: str | None = None
+    name: str  # part of the run's name; "" for a free composition
+    label: str  # of its row in tables
+    order: int = 1000  # of the row
+    tables: Sequence[str] = ("main",)  # those that show it
+    system_prompt: str | None = None  # in training; None uses the backbone's, "" uses none
+    # in evaluation, before the protocol's; None uses the protocol's or the backbone's, "" none
     evaluation_prompt: str | None = None
 
 
 @dataclass(frozen=True)
 class Changes:
-    """Differences from the published form, as key -> (published value, this run's value).
+    """Differences from the published form, as key -> (published value, this run's value)."""
 
-    `treatment` is what the method fixes. `evaluation` is, by benchmark, what protocol and benchmark fix, and the source
-    of the weights.
-    """
-
-    treatment: Mapping[str, tuple[Any, Any]]
+    treatment: Mapping[str, tuple[Any, Any]]  # of what the method fixes
+    # by benchmark, of what protocol and benchmark fix, and of the source of the weights
     evaluation: Mapping[str, Mapping[str, tuple[Any, Any]]]
 
 
@@ -128,7 +119,7 @@ def run_name(config: DictConfig, seed: int | None = None, treatment: Mapping[str
     parts = [method] if method else [config.dataset.name, config.rewrite.name, config.training.name]
     if method and (changed := changes(config).treatment if treatment is None else treatment):
         own = json.dumps({key: value for key, (_, value) in changed.items()}, sort_keys=True, default=str)
-        parts.append(f"changed_{hashlib.sha256(own.encode()).hexdigest()[:CHANGED_DIGITS]}")
+        parts.append(f"changed_{hashlib.sha256(own.encode()).hexdigest()[:6]}")
     parts = [config.backbone.name, *parts, f"s{config.seed if seed is None else seed}"]
     return "-".join(map(str, [*parts, *filter(None, [config.tag])]))
 

@@ -25,8 +25,7 @@ OPEN = re.compile(
     r"(columns|constants|where|labels|extract|slices|erase)\.\w+=|protocol\.(settings|means)\."
 )
 """Keys that no file needs to have. Hydra alone would ask for a plus sign."""
-QUICK = ("limit=20", "tag=quick")
-"""What quick=true stands for: a first look."""
+QUICK = ("limit=20", "tag=quick")  # what quick=true stands for: a first look
 OF_TRAINING = ("training", "adapter", "rewrite", "teacher")
 """Groups whose overrides a job without training does not take; see `applicable`."""
 

@@ -87,7 +87,6 @@ def register() -> None:
 
 
 def trains(config: Mapping[str, Any]) -> bool:
-    """Return whether a composed config trains."""
     return bool(config["training"].get("_target_") != "alttrain.training.NoTraining")
 
 

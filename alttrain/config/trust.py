@@ -120,11 +120,12 @@ def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -
                 f"{key}.health", node["health"], "expected a path on the server that is started, such as /health"
             )
         command = node.get("command") or [""]
-        if command[0] not in trusted() and not any(_same(node, one) for one in _packaged()):
+        packaged = [one for one in _options("alttrain.conf", "generation").values() if "command" in one]
+        if command[0] not in trusted() and not any(_same(node, one) for one in packaged):
             fault = "it, with_adapter and environment are not as packaged, and would run as they are written"
             remedy = f"if you know what it runs, trusted=[{command[0]}] on the command line"
             yield Fault(f"{key}.command", command, f"{fault}: {remedy}")
-    elif name == "alttrain.generation.in_process.InProcessVllm" and "vllm" not in trusted():
+    elif name == "alttrain.generation.engine.InProcessVllm" and "vllm" not in trusted():
         for option, value in (node.get("options") or {}).items():
             plain = isinstance(value, int | float) or (isinstance(value, str) and value.replace("_", "").isalnum())
             if not plain or "trust" in str(option):
@@ -133,11 +134,10 @@ def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -
 
 
 @functools.cache
-def _packaged() -> list[dict[str, Any]]:
-    """Return the packaged options that start a server."""
-    files = (resources.files("alttrain.conf") / "generation").iterdir()
-    options = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files if file.name.endswith(".yaml")]
-    return [option for option in options if "command" in option]
+def _options(package: str, *group: str) -> dict[str, Any]:
+    """Return the packaged options of a config group, by name."""
+    files = [file for file in resources.files(package).joinpath(*group).iterdir() if file.name.endswith(".yaml")]
+    return {file.name.removesuffix(".yaml"): yaml.safe_load(file.read_text(encoding="utf-8")) for file in files}
 
 
 def _same(node: dict[str, Any], option: dict[str, Any]) -> bool:
@@ -160,10 +160,10 @@ def hydra_faults(config: DictConfig, arguments: Iterable[str]) -> Iterator[Fault
     plain: Any = OmegaConf.to_container(config.hydra, resolve=False)
     given = {argument.split("=", 1)[0].lstrip("+~") for argument in arguments}
     for name in LOGGING:
-        options = [file for file in (resources.files("hydra.conf") / "hydra" / name).iterdir() if ".yaml" in file.name]
-        if plain.pop(name) not in [yaml.safe_load(file.read_text(encoding="utf-8")) for file in options]:
-            names = ", ".join(sorted(file.name.removesuffix(".yaml") for file in options))
-            yield Fault(f"hydra.{name}", None, f"a log's handlers are code that runs; accepted: hydra/{name}={names}")
+        options = _options("hydra.conf", "hydra", name)
+        if plain.pop(name) not in options.values():
+            accepted = f"hydra/{name}={', '.join(sorted(options))}"
+            yield Fault(f"hydra.{name}", None, f"a log's handlers are code that runs; accepted: {accepted}")
     for key, value in leaves(plain):
         own = f"hydra.{key}"
         filed = re.sub(r"(\.\d+)+$", "", own) not in given

@@ -8,8 +8,7 @@
 - `ChildServer`    a server that is started for a stage and stopped after it
 """
 
-from alttrain.generation.engine import Decoding, EngineConfig
-from alttrain.generation.in_process import Auto, InProcess, InProcessVllm
+from alttrain.generation.engine import Auto, Decoding, EngineConfig, InProcess, InProcessVllm
 from alttrain.generation.server import ChildServer, Server
 
 __all__ = ["Auto", "ChildServer", "Decoding", "EngineConfig", "InProcess", "InProcessVllm", "Server"]

@@ -257,7 +257,6 @@ class Sampler:
         self.seen: Tensor | None = None  # (slots, vocabulary): tokens of prompt and response
 
     def see(self, slot: int, ids: list[int], vocabulary: int) -> None:
-        """Register the tokens of a new sequence."""
         if self.decoding.repetition_penalty == 1.0:
             return
         if self.seen is None:
@@ -266,7 +265,6 @@ class Sampler:
         self.seen[slot, ids] = True
 
     def move(self, source: int, target: int) -> None:
-        """Move a sequence from slot `source` to slot `target`."""
         if self.seen is not None:
             self.seen[target] = self.seen[source]
 

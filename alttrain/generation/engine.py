@@ -1,23 +1,32 @@
-"""The interface of generation engines: prompts (tokens and text) in, generated texts out.
+"""Engines: prompts (tokens and text) in, generated texts out. The interface, and the engines in this process.
 
 `EngineConfig` is what a config names. A stage starts it for one model and gets an `Engine`. A prompt that could not be
-generated for yields a `Failure` with its reason; the failure is final if a retry would not help.
+generated for yields a `Failure` with its reason; the failure is final if a retry would not help. In this process are
+our decoder, with a cache for the untrained backbone's texts, and vLLM.
 """
 
 import hashlib
+import importlib.util
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from annotated_types import Ge, Gt, Le
+from msgspec import Meta
 
-from alttrain.backbone.config import Trainable
-from alttrain.backbone.device import Device
-from alttrain.backbone.memory import Quantization, Shape
+from alttrain import __version__
+from alttrain.backbone.config import Dtype, Trainable
+from alttrain.backbone.device import GIB, Device, check_kernels, has_gpu_driver, number_bytes
+from alttrain.backbone.memory import CACHE_SHARE, Quantization, Shape, cache_bytes, generation_bytes
 from alttrain.llm import Failure
+from alttrain.records import DamagedError, alone, from_cache, read_json, seal, write_text
+
+NO_VLLM = "generation=vllm_in_process needs vLLM: pip install 'alttrain[vllm]', or choose generation=in_process"
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,6 @@ class Prompt:
     cap: int | None = None
 
     def most(self, decoding: Decoding) -> int:
-        """Return the limit on new tokens."""
         return decoding.max_new_tokens if self.cap is None else min(self.cap, decoding.max_new_tokens)
 
 
@@ -120,10 +128,6 @@ class EngineConfig(ABC):
     @abstractmethod
     def chunk(self) -> int: ...
 
-    def choice(self, accelerator: str) -> str:
-        """Return the name of the field with the engine to use, given `trainer.accelerator`; "" is this one itself."""
-        return ""
-
     def check(self, quantization: Quantization | None, gpu: bool) -> None:
         """Raise ValueError if the engine cannot start here. `quantization` is the protocol's."""
         if quantization not in (None, "none"):
@@ -148,3 +152,184 @@ class EngineConfig(ABC):
     ) -> Mapping[str, int] | None:
         """Return the device memory needed, in bytes by part; None if another process holds it."""
         return None
+
+
+@dataclass(frozen=True)
+class InProcess(EngineConfig):
+    """Decoding in this process (`decoder`)."""
+
+    slots: Annotated[int, Gt(0)] = 64  # sequences decoded at once; there are fewer where the memory is short
+    chunk: Annotated[int, Gt(0)] = 128  # prompts per call: an interrupted run repeats at most these
+    dtype: Dtype = "auto"
+    memory_gib: Annotated[float, Gt(0)] | None = None  # of the cache; None is 80 % of what the weights leave free
+
+    batched: ClassVar[bool] = True
+
+    def check(self, quantization: Quantization | None, gpu: bool) -> None:
+        check_kernels(quantization or "none", "packed", gpu, owner="protocol")
+
+    @contextmanager
+    def start(self, model: Model) -> Iterator["LocalEngine"]:
+        yield LocalEngine(model.decoder(self), model.renderer)
+
+    def memory(
+        self, shape: Shape, device: Device, prompt: int, new_tokens: int, quantization: Quantization
+    ) -> Mapping[str, int]:
+        """Return the bytes of weights, activations, logits and cache. The cache is what fits, at least one slot."""
+        width = number_bytes(self.dtype, device)
+        parts = generation_bytes(shape, width, self.slots, prompt, new_tokens, quantization)
+        room = parts["cache"]
+        if self.memory_gib is not None:
+            room = int(self.memory_gib * GIB)
+        elif device.free is not None:
+            room = int(CACHE_SHARE * (device.free - sum(parts.values()) + parts["cache"]))
+        one = cache_bytes(shape, width, 1, prompt + new_tokens)
+        return parts | {"cache": max(one, min(parts["cache"], room))}
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """An engine around a `Decoder` or `CachedDecoder`. `renderer` decodes the tokens."""
+
+    decoder: Any
+    renderer: Any
+
+    streams = False
+
+    def generate(
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
+    ) -> Iterator[tuple[int, Written | Failure]]:
+        for number, tokens in enumerate(self.decoder.generate(prompts, decoding, advance)):
+            ended = bool(tokens) and tokens[-1] == self.renderer.end_id
+            yield number, Written(self.renderer.decode(tokens), "stop" if ended else "length")
+
+
+class CachedDecoder:
+    """Caches a decoder's results on disk, so that the No-train runs of a sweep generate only once.
+
+    Each call has one JSON file, FOLDER/ab/ab12....json, with the tokens of all its prompts: batch composition can
+    change a bfloat16 result. The file name is the SHA-256 of everything that affects it; `identity` describes model and
+    engine. A damaged file is made again. Concurrent jobs with the same call wait for the first one.
+    """
+
+    def __init__(self, load: Callable[[], Any], identity: Mapping[str, Any], folder: Path) -> None:
+        self._load, self.identity, self.folder = load, identity, folder
+
+    @cached_property
+    def decoder(self) -> Any:
+        return self._load()
+
+    def generate(
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
+    ) -> list[list[int]]:
+        """Return the generated tokens of each prompt; see `Decoder.generate`. Only a call not in the cache loads it."""
+        chosen = {key: value for key, value in asdict(decoding).items() if value is not None}
+        ids = [prompt.ids for prompt in prompts]
+        asked = {"alttrain": __version__, **self.identity, "decoding": chosen, "prompts": ids}
+        if decoding.temperature:
+            asked["names"] = [prompt.name for prompt in prompts]
+        if any(prompt.cap for prompt in prompts):
+            asked["caps"] = [prompt.most(decoding) for prompt in prompts]
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        path = self.folder / key[:2] / f"{key}.json"
+
+        def read(path: Path) -> list[list[int]]:
+            kept: list[list[int]] = read_json(path, list[list[Annotated[int, Meta(ge=0, lt=2**31)]]])
+            if len(kept) != len(prompts):
+                raise DamagedError(path, f"has the tokens of {len(kept)} prompts, not of {len(prompts)}")
+            return kept
+
+        with alone(path):
+            written: list[list[int]] | None = from_cache(path, read)
+            if written is None:
+                written = self.decoder.generate(prompts, decoding, advance)
+                write_text(path, json.dumps(written))
+                seal(path, path)
+            else:
+                advance(len(prompts))
+        return written
+
+
+@dataclass(frozen=True)
+class InProcessVllm(EngineConfig):
+    """vLLM in this process, on a GPU. It applies the adapter apart from the weights, which differs by rounding."""
+
+    memory_share: Annotated[float, Gt(0), Le(1)] = 0.9  # of the GPU's memory
+    max_lora_rank: Annotated[int, Gt(0)] = 64
+    chunk: Annotated[int, Gt(0)] = 4096
+    options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of vllm.LLM
+
+    def check(self, quantization: Quantization | None, gpu: bool) -> None:
+        super().check(quantization, gpu)
+        if importlib.util.find_spec("vllm") is None:
+            raise ValueError(NO_VLLM)
+
+    def check_served(self, run: str, adapter: Trainable | None, trained: bool) -> None:
+        if (rank := getattr(adapter, "rank", 0)) > self.max_lora_rank:
+            raise ValueError(f"generation.max_lora_rank={self.max_lora_rank}: at least {rank} for adapter.rank={rank}")
+
+    @contextmanager
+    def start(self, model: Model) -> Iterator["VllmEngine"]:
+        try:
+            from vllm import LLM
+            from vllm.lora.request import LoRARequest
+        except ImportError as error:
+            raise ValueError(NO_VLLM) from error
+        loaded = LLM(
+            model=str(model.weights()),
+            gpu_memory_utilization=self.memory_share,
+            enable_lora=model.adapter is not None,
+            max_lora_rank=self.max_lora_rank,
+            trust_remote_code=False,
+            **self.options,
+        )
+        request = LoRARequest("adapter", 1, str(model.adapter.resolve())) if model.adapter else None
+        yield VllmEngine(loaded, request, model.renderer)
+
+
+@dataclass(frozen=True)
+class VllmEngine:
+    loaded: Any
+    adapter: Any
+    renderer: Any
+
+    streams = False
+
+    def generate(
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
+    ) -> Iterator[tuple[int, Written | Failure]]:
+        from vllm import SamplingParams
+
+        sampled = decoding.temperature > 0
+        common = {
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p if sampled else 1.0,
+            "top_k": decoding.top_k if sampled and decoding.top_k else 0,
+            "repetition_penalty": decoding.repetition_penalty,
+            "stop_token_ids": [self.renderer.end_id],
+            "skip_special_tokens": False,
+        }
+        sampling = []
+        for prompt in prompts:
+            seed = decoding.seed_of(prompt.name) if sampled else None
+            sampling.append(SamplingParams(max_tokens=prompt.most(decoding), seed=seed, **common))
+        asked = [{"prompt_token_ids": prompt.ids} for prompt in prompts]
+        outputs = self.loaded.generate(asked, sampling, lora_request=self.adapter, use_tqdm=False)
+        for number, output in enumerate(outputs):
+            (answer,) = output.outputs
+            advance(1)
+            text = self.renderer.decode(list(answer.token_ids))
+            yield number, Written(text, "length" if answer.finish_reason == "length" else "stop")
+
+
+@dataclass(frozen=True)
+class Auto:
+    """vLLM in this process if it is installed and there is a usable GPU, else `InProcess`."""
+
+    in_process: InProcess
+    vllm: InProcessVllm
+
+    def choice(self, accelerator: str) -> Literal["in_process", "vllm"]:
+        """Return the name of the field to use, given `trainer.accelerator`."""
+        gpu = accelerator != "cpu" and has_gpu_driver()
+        return "vllm" if gpu and importlib.util.find_spec("vllm") is not None else "in_process"

@@ -90,10 +90,10 @@ class TokenScorer(JudgePrompts):
     """Computes next-token probabilities, and generates short texts greedily, with one model and its tokenizer."""
 
     group_tokens, slots = PREFILL_TOKENS, 32
+    windows: tuple[str, ...] = ("sliding_window", "attention_chunk_size")
 
     def __init__(self, model: Any, tokenizer: Any, device: str) -> None:
-        windows = [model.config.max_position_embeddings]
-        windows += [getattr(model.config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+        windows = [model.config.max_position_embeddings, *(getattr(model.config, one, None) for one in self.windows)]
         super().__init__(tokenizer, min(window for window in windows if window))
         self.model, self.device = model, device
         self._decoder = Decoder(model, tokenizer.eos_token_id, self.slots, device)
@@ -124,11 +124,7 @@ class TokenScorer(JudgePrompts):
 class WritingScorer(TokenScorer):
     """Only generates, through transformers, for attention that the packed one is not, such as gpt-oss's with sinks."""
 
-    slots = 8
-
-    def __init__(self, model: Any, tokenizer: Any, device: str) -> None:
-        super().__init__(model, tokenizer, device)
-        self.longest = model.config.max_position_embeddings
+    slots, windows = 8, ()
 
     def log_probabilities(self, prompts: Sequence[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
         raise ValueError(f"{self.tokenizer.name_or_path}: this model's probabilities cannot be read, only its text")
@@ -219,10 +215,8 @@ class ServedScorer(JudgePrompts):
             except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
                 return FailedTry("the server's answer has no text, or no probabilities", "outage")
 
-        requests = ((str(number), ids) for number, ids in enumerate(prompts))
-        pool = RequestPool(self.server, requests, send, first_choice, text_of=self.tokenizer.decode)
-        for key, found in pool.results():
-            yield int(key), found
+        decode = self.tokenizer.decode
+        yield from RequestPool(self.server, enumerate(prompts), send, first_choice, text_of=decode).results()
 
 
 def load_scorer(folder: Path, dtype: str, device: str) -> TokenScorer:

@@ -98,16 +98,15 @@ class ServerEngine:
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> Iterator[tuple[int, Written | Failure]]:
-        requests = ((str(number), prompt) for number, prompt in enumerate(prompts))
-
         async def send(client: "AsyncOpenAI", prompt: Prompt) -> Any:
             request = self._request(prompt, decoding)
             model, asked = request.pop("model"), request.pop("prompt")
             return await client.completions.with_raw_response.create(model=model, prompt=asked, extra_body=request)
 
-        for key, found in RequestPool(self.server, requests, send, self._read, text_of=lambda one: one.text).results():
+        pool = RequestPool(self.server, enumerate(prompts), send, self._read, text_of=lambda one: one.text)
+        for number, found in pool.results():
             advance(1)
-            yield int(key), found
+            yield number, found
 
     def _request(self, prompt: Prompt, decoding: Decoding) -> dict[str, Any]:
         text = self.server.api == "text"

@@ -19,7 +19,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -49,7 +49,7 @@ from alttrain.run.stages.generate import incomplete
 from alttrain.run.stages.needs import fit_hardware
 from alttrain.run.status import PLAN, Log, locked, read_status
 from alttrain.run.sweep import Sweep, config_shown, plan, run_job, searched
-from alttrain.training.distributed import Leader, follow, follows, verify
+from alttrain.training.distributed import follow, follows, lead, verify
 from hydra_plugins.alttrain_jobs import PARENT, absent, end_with_parent, is_worker
 
 log = logging.getLogger("alttrain")
@@ -64,8 +64,7 @@ SETTINGS = {
     "LRU_CACHE_CAPACITY": "64",
 }
 """Defaults of environment variables, which the libraries read when torch loads."""
-_checked: Run | None = None
-"""The run of this process's command line, after its check."""
+_checked: Run | None = None  # the run of this process's command line, after its check
 
 
 @interruptible()
@@ -215,12 +214,12 @@ def execute(config: DictConfig, reports: bool = True, checked: Run | None = None
                     Log(run.folder, status).ended(error)
                 raise
             return run
-        with Leader(job, devices, nodes).until_the_end() as leader:
+        with lead(job, devices, nodes) as tell_to_train:
             check(run)
             log.info("run       %s", run.name)
             for key, (published, own) in run.changed.treatment.items():
                 log.info("changed   %s: %r, here %r", key, published, own)
-            _stages(run, reports, leader)
+            _stages(run, reports, tell_to_train)
         log.info("done      %s in %.0f s", run.name, time.monotonic() - started)
     except (ValueError, OSError) as error:
         raise RunError(str(error)) from error
@@ -236,7 +235,7 @@ def _processes(run: Run) -> tuple[int, int]:
     return (run.hardware.devices, run.hardware.nodes) if "train" in run.stages else (1, 1)
 
 
-def _stages(run: Run, reports: bool, leader: Leader) -> None:
+def _stages(run: Run, reports: bool, tell_to_train: Callable[[], None]) -> None:
     """Run the stages in order, with the run's folder locked."""
     session = Session(run)
     if {"check", "rewrite", "generate"} & set(run.stages) and (run.to_train or incomplete(run)):
@@ -255,7 +254,7 @@ def _stages(run: Run, reports: bool, leader: Leader) -> None:
         for stage in due:
             status.stage(stage)
             if stage == "train":
-                leader.trains()
+                tell_to_train()
             _stage(stage, run, session)
 
 

@@ -15,12 +15,9 @@ from alttrain.records import Example, Generation
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
 
-Sampled = tuple[Example, int]
-"""A prompt and the number of its sample."""
-Due = tuple[Benchmark, Example, int]
-"""The same with its benchmark."""
-Name = tuple[str, int]
-"""A prompt's id and the number of its sample."""
+Sampled = tuple[Example, int]  # a prompt and the number of its sample
+Due = tuple[Benchmark, Example, int]  # the same with its benchmark
+Name = tuple[str, int]  # a prompt's id and the number of its sample
 NO_ROOM = "the prompt leaves no room for a response in the backbone's context"
 """The error of a prompt that an intervention made too long. It is not asked again."""
 
@@ -44,11 +41,7 @@ class Intervened:
 
 
 class Chunk:
-    """Prompts that an engine answers together: `rows` as they are asked, `earlier` the answers to the turns before.
-
-    Under an intervention, `starts` has the beginnings of the responses to the last turn, as ids and as text. `begun`
-    has the intervention of each benchmark; several differ in these beginnings only.
-    """
+    """Prompts that an engine answers together. Interventions on them differ only in how their responses begin."""
 
     def __init__(
         self, session: Session, engine: Engine, chunk: Sequence[Due], begun: Mapping[str, Intervened | None]
@@ -57,9 +50,10 @@ class Chunk:
         self.run, self.renderer, self.engine, self.begun = session.run, session.renderer, engine, begun[benchmark.name]
         self.template, self.mode = self.run.backbone.template, thought_mode(self.run, benchmark)
         self.benchmark, self.decoding = benchmark, self.run.protocol.decoding_for(benchmark)
-        self.sampled, self.rows = [(row, sample) for _, row, sample in chunk], [row for _, row, _ in chunk]
-        self.earlier: list[tuple[str, ...]] = [() for _ in chunk]
-        self.starts: list[tuple[list[int], Rendered]] = []
+        self.sampled = [(row, sample) for _, row, sample in chunk]
+        self.rows = [row for row, _ in self.sampled]  # as they are asked
+        self.earlier: list[tuple[str, ...]] = [() for _ in chunk]  # the answers to the turns before
+        self.starts: list[tuple[list[int], Rendered]] = []  # how the responses to the last turn begin: ids and text
         if self.begun is not None:
             own = [(begun[one.name] or self.begun).beginnings[row.id, sample] for one, row, sample in chunk]
             self.starts = [self.start(beginning) for beginning in own]
@@ -128,23 +122,18 @@ class Chunk:
             prompt = prompt_of(self.run, self.renderer, self.benchmark, row, sample, self.earlier[number])
             if last and self.starts:
                 prompt = _begun(prompt, *self.starts[number], self.decoding)
-            if self._fits(prompt):
+            context = self.run.backbone.context_length  # the check stage knows that prompts without intervention fit
+            may_not_fit = self.begun is not None and self.decoding.cut_at(context) is None
+            if may_not_fit and len(prompt.ids) + prompt.most(self.decoding) > context:
+                left[number] = Failure(NO_ROOM, final=True)
+            else:
                 prompts[number] = prompt
                 left[number] = Failure("the server was given up", final=False)
-            else:
-                left[number] = Failure(NO_ROOM, final=True)
         numbers = list(prompts)
         for place, found in self.engine.generate(list(prompts.values()), self.decoding, advance) if prompts else ():
             left.pop(numbers[place], None)
             yield numbers[place], found
         yield from left.items()
-
-    def _fits(self, prompt: Prompt) -> bool:
-        """Return whether a prompt that an intervention made fits the context; the check stage knows the others."""
-        context = self.run.backbone.context_length
-        if self.begun is None or self.decoding.cut_at(context) is not None:
-            return True
-        return len(prompt.ids) + prompt.most(self.decoding) <= context
 
     def made(self, number: int, found: Written | Generation | Failure) -> Generation:
         """Return the record of a response. Thought and answer are split once, for all judges."""

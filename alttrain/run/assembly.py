@@ -16,7 +16,7 @@ from alttrain.config.identity import shaping, shaping_of_engine, shaping_of_judg
 from alttrain.dataset import Dataset, Selection
 from alttrain.evaluation import Benchmark, Intervention, Protocol, protocol_hash
 from alttrain.evaluation.protocol import SAYS
-from alttrain.generation import EngineConfig
+from alttrain.generation import Auto, EngineConfig
 from alttrain.records import Example, Texts
 from alttrain.rewrite import Structure
 from alttrain.training import Hardware, Logger, NoTraining, SupervisedFineTuning
@@ -30,20 +30,15 @@ OF_SAMPLING = tuple(f"protocol.decoding.{key}" for key in ("top_p", "top_k", "se
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a stage needs.
-
-    `config` is plain and resolved. `intervened` are the benchmarks under each intervention that applies to them.
-    `folder` may not exist yet. `texts` selects the samples whose prompt, thought and answer go to the loggers.
-    `changed` holds the differences from the published method, protocol and benchmarks.
-    """
+    """Everything that a stage needs."""
 
     name: str
-    folder: Path
+    folder: Path  # it may not exist yet
     seed: int
     stages: tuple[str, ...]
-    config: dict[str, Any]
+    config: dict[str, Any]  # plain and resolved
     method: Method
-    changed: Changes
+    changed: Changes  # from the published method, protocol and benchmarks
     backbone: Backbone
     dataset: Dataset
     structure: Structure
@@ -53,9 +48,9 @@ class Run:
     generation: EngineConfig
     protocol: Protocol
     benchmarks: tuple[Benchmark, ...]
-    intervened: tuple[Benchmark, ...]
+    intervened: tuple[Benchmark, ...]  # the benchmarks under each intervention that applies to them
     loggers: Mapping[str, Logger]
-    texts: Texts
+    texts: Texts  # which samples' prompt, thought and answer go to the loggers
 
     @property
     def output_dir(self) -> Path:
@@ -177,7 +172,8 @@ def assemble(config: DictConfig) -> Run:
     if fault := name_fault(name):
         raise RunError(f"the run's name {name!r}: {fault}; shorten tag, or the names of its parts")
     engine, hardware = part("generation"), part("trainer")
-    if choice := engine.choice(hardware.accelerator):
+    if isinstance(engine, Auto):
+        choice = engine.choice(hardware.accelerator)
         engine, plain["generation"] = getattr(engine, choice), plain["generation"][choice]
     run = Run(
         name=name,

@@ -27,18 +27,14 @@ from alttrain.evaluation import Benchmark
 from alttrain.records import Names, kept_json, read_json, read_utf8, write_json, write_text
 from alttrain.run.assembly import Run
 
-DEFAULT_PROTOCOL = "offline"
-"""The protocol whose evaluation folders have only the benchmark's name."""
-BEGUN = "begun.jsonl"
-"""In an evaluation folder: how an intervention begins each response."""
-READ = "generations of "
-"""How the keys of a fingerprint begin that have hashes of what an intervention reads."""
+BEGUN = "begun.jsonl"  # in an evaluation folder: how an intervention begins each response
+READ = "generations of "  # how the keys of a fingerprint begin that have hashes of what an intervention reads
 PACKAGES = ("alttrain", "torch", "transformers", "peft", "pytorch-lightning", "tokenizers", "numpy")
 
 
 def evaluation_folder(run: Run, benchmark: Benchmark) -> Path:
-    """Return the folder of a benchmark's generations, judgements and metrics. Each protocol has its own."""
-    protocol = "" if run.protocol.name == DEFAULT_PROTOCOL else f".{run.protocol.name}"
+    """Return the folder of a benchmark's generations, judgements and metrics. Each protocol but `offline` is named."""
+    protocol = "" if run.protocol.name == "offline" else f".{run.protocol.name}"
     return run.folder / "evaluation" / f"{benchmark.name}{protocol}"
 
 
@@ -58,7 +54,7 @@ def source_texts(run: Run, benchmark: Benchmark) -> dict[str, str]:
     """
     if benchmark.intervention is None or not benchmark.intervention.source:
         return {}
-    known = kept_json(evaluation_folder(run, benchmark) / "fingerprint.json", dict[str, Any]) or {}
+    known = kept_json(evaluation_folder(run, benchmark) / "fingerprint.json") or {}
     return {key: digest for key, digest in known.items() if key == f"{READ}{benchmark.intervention.source}"}
 
 

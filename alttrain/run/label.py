@@ -10,20 +10,18 @@ docs/judges.md shows the whole path.
 """
 
 import argparse
-import csv
-import io
 import random
 import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from alttrain.evaluation.agreement import text_hash
 from alttrain.evaluation.judges.judge import request
 from alttrain.evaluation.protocol import seen_by_judge
-from alttrain.records import write_text
-from alttrain.report.escaping import literal
-from alttrain.report.results import Evaluation, evaluations_of
+from alttrain.report.results import Evaluation, evaluations_of, write_csv
 from alttrain.run import interruptible
 
 HEADS = ("run", "id", "sample", "hash", "weight", "prompt", "answer")
@@ -74,11 +72,7 @@ def sample(asked: argparse.Namespace) -> str:
         left -= taken
         drawn += [row | {"weight": len(rows) / taken} | columns for row in draw.sample(rows, taken)]
     draw.shuffle(drawn)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*HEADS, *columns], extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: literal(cell) for name, cell in row.items()} for row in drawn)
-    write_text(asked.out, text.getvalue())
+    write_csv(asked.out, pd.DataFrame(drawn, columns=[*HEADS, *columns]))
     return (
         f"{asked.out}: {len(drawn)} of {total} texts. Fill the column {column} with yes, no or unclear, and run the "
         f"runs' command again, by the same protocol ({protocol}), with "

@@ -17,10 +17,7 @@ from alttrain.training import LoggedRun
 from alttrain.training.distributed import follows
 
 COLUMNS = ("id", "sample", "label", "verdict", "assessment", "finish", "thought_tokens", "answer_tokens")
-TEXTS = ("prompt", "thought", "answer")
-"""Columns of the samples' table that need `logger.texts`."""
-LONGEST_ID = 64
-"""Maximum characters of a wandb run id."""
+TEXTS = ("prompt", "thought", "answer")  # columns of the samples' table that need `logger.texts`
 
 
 @contextmanager
@@ -59,7 +56,7 @@ def logged(run: Run) -> LoggedRun:
         folder = run.output_dir.name if hydra.mode == RunMode.MULTIRUN else ""
         sweep = str(hydra.runtime.choices.get("experiment") or folder)
     config = {**run.config, "method_name": method_name(names_of(run))}
-    return LoggedRun(f"{run.name[: LONGEST_ID - 9]}-{digest}", run.name, run.folder, sweep, config)
+    return LoggedRun(f"{run.name[:55]}-{digest}", run.name, run.folder, sweep, config)  # wandb's ids have at most 64
 
 
 def log_evaluation(run: Run) -> None:
@@ -73,12 +70,11 @@ def log_evaluation(run: Run) -> None:
             for metric in read_metrics(path)["metrics"] if path.exists() else ():
                 if metric["value"] is not None:
                     found[f"{benchmark.name}/{metric['metric']}"] = float(metric["value"])
-        columns = COLUMNS if run.texts == "none" else (*COLUMNS, *TEXTS)
         tables = {benchmark.name: _samples(run, benchmark) for benchmark in run.benchmarks}
         for logger in loggers:
             logger.log_metrics(found, 0)
             for name, rows in tables.items():
-                logger.log_table(name, columns, rows)
+                logger.log_table(name, COLUMNS if run.texts == "none" else (*COLUMNS, *TEXTS), rows)
 
 
 def _samples(run: Run, benchmark: Benchmark) -> list[list[Any]]:

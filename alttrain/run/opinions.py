@@ -83,8 +83,7 @@ def _corrected(benchmark: Benchmark, report: Mapping[str, Any]) -> Metric:
     return Metric(f"{measure}.{name}", value, low, high, n, undecided=0, truncated=0)
 
 
-Texts = Mapping[tuple[str, int], tuple[str, str]]
-"""(id, sample) -> (hash, category) of each text that was generated."""
+Texts = Mapping[tuple[str, int], tuple[str, str]]  # (id, sample) -> (hash, category) of each text that was generated
 
 
 def _texts(run: Run, benchmark: Benchmark) -> Texts:

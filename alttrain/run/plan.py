@@ -47,39 +47,25 @@ TYPICAL = {"harm": 600, "over_refusal": 600, "maths": 3000, "code": 3000, "knowl
 """Assumed tokens of an answer with its thought, by the benchmark's kind. The protocol's limit still applies."""
 CORES, CORE_FLOPS = 2, 6.0e10
 """Of the CPU behind `RATES`: its cores, and FLOP per second of one core in numpy's product of float32 matrices."""
-MEASURED_S = 10.0
-"""Seconds of training from which its rate counts."""
-HOUR = 3600.0
-LISTED = 30
-"""Number of runs named on the console; plan.json has all."""
-Row = dict[str, str]
-"""A row of a table, by column."""
+MEASURED_S = 10.0  # seconds of training from which its rate counts
+LISTED = 30  # number of runs named on the console; plan.json has all
+Row = dict[str, str]  # a row of a table, by column
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a sweep.
-
-    - `state`            "new", "goes on" or "done"
-    - `gib`              memory of the stage that needs most, in GiB per device; None if unknown
-    - `fits`             whether that much is free; None if unknown
-    - `devices`          devices of the training, over all nodes
-    - `training_tokens`  tokens of all training steps; 0 if it is done
-    - `generations`      answers that are left to generate, without those that an earlier job of the sweep generates
-    - `hours`            device-hours of these two on this machine; None if the backbone's size is unknown
-    - `calls`            requests to each teacher's and judge's server, without repairs, if no reply is cached
-    """
+    """One job of a sweep."""
 
     run: str
     overrides: tuple[str, ...]
-    state: str
-    gib: float | None
-    fits: bool | None
-    devices: int
-    training_tokens: int
-    generations: int
-    hours: float | None
-    calls: Mapping[str, int]
+    state: str  # "new", "goes on" or "done"
+    gib: float | None  # memory of the stage that needs most, in GiB per device; None if unknown
+    fits: bool | None  # whether that much is free; None if unknown
+    devices: int  # of the training, over all nodes
+    training_tokens: int  # of all training steps; 0 if it is done
+    generations: int  # answers that are left to generate, without those that an earlier job of the sweep generates
+    hours: float | None  # device-hours of these two on this machine; None if the backbone's size is unknown
+    calls: Mapping[str, int]  # requests to each teacher's and judge's server, without repairs, if no reply is cached
 
 
 def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], planned: set[str] | None = None) -> Job:
@@ -118,10 +104,12 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], planned:
     for writer, count in ((run.structure.teacher, len(taught)), (run.structure.understander, bare)):
         if writer and writer.servers:
             calls[f"teacher {writer}"] += count
+    ended = (status := read_status(run.folder)) is not None and status.state == "done"
+    done = ended and not (run.to_train or ("generate" in run.stages and left.total() > 0))
     return Job(
         run.name,
         tuple(overrides),
-        _state(run, run.to_train or ("generate" in run.stages and left.total() > 0)),
+        "new" if not run.folder.exists() else "done" if done else "goes on",
         None if most is None else round(most / GIB, 2),
         None if most is None or device.free is None else most <= device.free,
         run.hardware.world_size,
@@ -145,14 +133,6 @@ def _work(run: Run, benchmark: Benchmark) -> str:
     return json.dumps([where, benchmark.name, *own], sort_keys=True)
 
 
-def _state(run: Run, left: bool) -> str:
-    """Return "new", "goes on", or "done" if no work is `left` for the run's stages."""
-    if not run.folder.exists():
-        return "new"
-    status = read_status(run.folder)
-    return "done" if not left and status is not None and status.state == "done" else "goes on"
-
-
 def _hours(run: Run, device: Device, training_tokens: int, generated_tokens: int) -> float | None:
     """Estimate the device-hours of a run; None if the backbone's size is unknown."""
     if (shape := shape_known(run)) is None:
@@ -166,7 +146,7 @@ def _hours(run: Run, device: Device, training_tokens: int, generated_tokens: int
         speed = tokens / seconds / flops
     else:
         speed = _cpu_speed(run.hardware.threads) if kind == "cpu" else 1.0
-    return (training_tokens / flops + generated_tokens / words) / speed / HOUR
+    return (training_tokens / flops + generated_tokens / words) / speed / 3600
 
 
 @functools.cache
@@ -279,13 +259,10 @@ def write_plan(
 def _markdown(jobs: Sequence[Job], runs: Sequence[Run], rows: Mapping[str, Sequence[Example]]) -> str:
     """Return the text of plan.md. A method's row names its backbones if it does not apply to all of them."""
     methods: dict[str, tuple[Row, list[str]]] = {}
-    benchmarks: dict[str, Row] = {}
     for run in runs:
         own = treatment(run, rows.get(run.data, ()))
         methods.setdefault(json.dumps(own), (own, []))[1].append(run.backbone.name)
-        for benchmark in run.evaluated:
-            one = made(run, benchmark)
-            benchmarks.setdefault(json.dumps(one), one)
+    benchmarks = {json.dumps(one): one for run in runs for one in (made(run, each) for each in run.evaluated)}
     every = {run.backbone.name for run in runs}
     for own, backbones in methods.values():
         own["backbones"] = "" if set(backbones) == every else ", ".join(dict.fromkeys(backbones))
@@ -314,9 +291,7 @@ def totals(jobs: Sequence[Job]) -> str:
     hours = sum(job.hours or 0.0 for job in due)
     amount = f"about {hours:,.1f} device-hours" if hours >= 1 else f"about {60 * hours:.0f} device-minutes"
     amount = "an unknown time" if due and all(job.hours is None for job in due) else f"{amount} on this machine"
-    calls = Counter[str]()
-    for job in due:
-        calls.update(job.calls)
+    calls = sum((Counter(job.calls) for job in due), Counter[str]())
     generations = sum(job.generations for job in due)
     large = sum(job.fits is False for job in due)
     unfit = f" {large} need more memory than there is." if large else ""

@@ -50,18 +50,13 @@ SHARES = (1 / 3, 2 / 3, 1)
 
 @dataclass(frozen=True)
 class Text:
-    """A prompt and its thought, as tokens up to the last probed position.
-
-    - `places`     the index of each position's token in `ids`; None if the thought lacks it
-    - `refuses`    None if the judge is undecided
-    - `prompt`     the attack's goal or else the prompt, by which folds are made
-    """
+    """A prompt and its thought, as tokens up to the last probed position."""
 
     ids: list[int]
-    places: tuple[int | None, ...]
-    refuses: bool | None
+    places: tuple[int | None, ...]  # the index of each position's token in `ids`; None if the thought lacks it
+    refuses: bool | None  # None if the judge is undecided
     harmful: bool
-    prompt: str
+    prompt: str  # the attack's goal or else the prompt, by which folds are made
     truncated: bool
 
 
@@ -269,7 +264,3 @@ def shown(table: pd.DataFrame) -> Table:
         cells += [row.undecided, f"{row.auroc:.2f} ({row.low:.2f}–{row.high:.2f})", permuted, f"{row.by_label:.2f}"]
         made.add_row(*("–" if "nan" in str(cell) else str(cell) for cell in cells))
     return made
-
-
-if __name__ == "__main__":
-    main()

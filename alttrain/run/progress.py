@@ -11,7 +11,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
@@ -25,15 +24,12 @@ LINE_S, NOTE_S = 60.0, 5.0  # seconds between two lines, and between two notes
 listeners: list[Callable[[str], None]] = []  # what takes the notes: the status of the run in work
 
 
-class Advance(Protocol):
-    """Advances a progress bar by a number of steps. `note` says more, such as the loss."""
-
-    def __call__(self, count: int, note: str = "", /) -> None: ...
-
-
 @contextmanager
-def bar(label: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """Show progress through `total` steps, of which `done` were made before. The time left counts only new ones."""
+def bar(label: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+    """Show progress through `total` steps, of which `done` were made before. The time left counts only new ones.
+
+    Yields what advances it by a number of steps, with a note such as the loss.
+    """
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     terminal, began, now_done = sys.stderr.isatty() and not is_worker(), time.monotonic(), done
     lined = noted = began

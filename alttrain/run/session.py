@@ -14,16 +14,14 @@ from alttrain.backbone.memory import CACHE_SHARE, Attention, Quantization
 from alttrain.backbone.source import fetch_tokenizer
 from alttrain.config.identity import shaping_of_engine
 from alttrain.generation import InProcess
-from alttrain.generation.engine import Engine, Model
-from alttrain.generation.in_process import CachedDecoder
+from alttrain.generation.engine import CachedDecoder, Engine, Model
 from alttrain.llm import ServerSettings
 from alttrain.run.assembly import Run
 
 if TYPE_CHECKING:
     from alttrain.backbone.weights import Adapter
 
-_SHELF: dict[tuple[str, ...], Any] = {}
-"""The last backbone or judge's model that generated in this process."""
+_SHELF: dict[tuple[str, ...], Any] = {}  # the last backbone or judge's model that generated in this process
 
 
 def clear_shelf() -> None:
@@ -116,9 +114,8 @@ class Session:
         from alttrain.backbone.weights import CONFIG, read_adapter
 
         run, shrunk = self.run, quantization or self.run.backbone.quantization
-        adapter = None
-        if trained and (trained / CONFIG).exists():
-            adapter = read_adapter(trained)  # without this check, a server may answer as the bare backbone
+        # without the check of `read_adapter`, a server may answer as the bare backbone
+        adapter = read_adapter(trained) if trained and (trained / CONFIG).exists() else None
         whole = None if adapter else trained
 
         def weights() -> Path:

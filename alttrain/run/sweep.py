@@ -137,7 +137,10 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                 to_train = () if run.name in runs else rows[run.data]  # one of them trains
                 job = job_of(run, overrides, to_train, evaluations)
                 if job.state != "done":
-                    _check_hardware(run, rows[run.data], here)
+                    run.hardware.check()
+                    if here:
+                        run.hardware.check_gpus()
+                        refuse_too_large(run, rows[run.data], MODEL_STAGES & set(run.stages))
                 made.append(job)
                 runs.setdefault(run.name, []).append(run)
             except (RunError, ValueError, OSError) as error:
@@ -179,14 +182,6 @@ def _with_seed(run: Run, config: DictConfig, overrides: Sequence[str]) -> Run:
     seed = int(seeds[-1].partition("=")[2])
     name = run_name(config, seed, run.changed.treatment)
     return replace(run, name=name, folder=run.folder.parent / name, seed=seed, config=run.config | {"seed": seed})
-
-
-def _check_hardware(run: Run, rows: Sequence[Example], here: bool) -> None:
-    """Raise an error if the hardware that the run was fitted to is not there, as far as it runs on this machine."""
-    run.hardware.check()
-    if here:
-        run.hardware.check_gpus()
-        refuse_too_large(run, rows, MODEL_STAGES & set(run.stages))
 
 
 def _unseeded(overrides: Sequence[str]) -> tuple[str, ...]:

@@ -44,15 +44,14 @@ class ResponseLoss:
 class SafeKeyLoss:
     """The response loss, plus SafeKey's two losses (Zhou et al., 2025) in the last `last_epochs` epochs.
 
-    `key_weight` weights the loss of the key sentence, computed in a second pass that does not see the request.
-    `head_weight` weights the loss of two linear heads that classify requests as harmful or harmless. One head sees only
-    the understanding and has weight `theta`; the other sees request and understanding and has weight 1 - `theta`. The
+    One is of the key sentence, in a second pass that does not see the request. The other is of two linear heads that
+    classify requests as harmful or harmless: one sees only the understanding, the other request and understanding. The
     heads are stored in checkpoints, not in the saved adapter or model.
     """
 
-    key_weight: Annotated[float, Ge(0), Lt(inf)]
-    head_weight: Annotated[float, Ge(0), Lt(inf)]
-    theta: Annotated[float, Ge(0), Le(1)]
+    key_weight: Annotated[float, Ge(0), Lt(inf)]  # of the key sentence's loss
+    head_weight: Annotated[float, Ge(0), Lt(inf)]  # of the heads' loss
+    theta: Annotated[float, Ge(0), Le(1)]  # the first head's weight in it; the other's is 1 - theta
     last_epochs: Annotated[int, Gt(0)]
 
     mean_over: ClassVar[Mean] = "examples"
@@ -63,30 +62,26 @@ class SafeKeyLoss:
 class SupervisedFineTuning:
     """AdamW with linear warm-up and cosine decay to zero, for either `epochs` or `max_steps`.
 
-    `batch_size` is in examples, `max_length` in tokens; longer examples are left out and reported. `checkpoint_every`
-    is in steps. Warm-up takes `warmup_steps`, or the share `warmup_share` of all steps, rounded up. With schedule
-    "cosine" the first warm-up step has a rate above zero; "cosine_from_zero" is transformers' schedule, which starts at
-    0. `gradient_clip` is the maximum gradient norm; None disables clipping. `b_ratio` is the learning rate of LoRA's B
-    relative to A (LoRA+, Hayou et al., 2024). `batch_size_of` maps backbone names to batch sizes; a recipe's YAML sets
-    `batch_size` from it.
+    With schedule "cosine" the first warm-up step has a rate above zero; "cosine_from_zero" is transformers' schedule,
+    which starts at 0. `batch_size_of` maps backbone names to batch sizes; a recipe's YAML sets `batch_size` from it.
     """
 
     name: str
     epochs: Annotated[int, Gt(0)] | None
     learning_rate: Annotated[float, Gt(0), Lt(inf)]
-    batch_size: Annotated[int, Gt(0)]
+    batch_size: Annotated[int, Gt(0)]  # in examples
     warmup_steps: Annotated[int, Ge(0)] | None
-    max_length: Annotated[int, Gt(0)]
+    max_length: Annotated[int, Gt(0)]  # in tokens; longer examples are left out and reported
     max_steps: Annotated[int, Gt(0)] | None = None
-    warmup_share: Annotated[float, Ge(0), Lt(1)] | None = None
+    warmup_share: Annotated[float, Ge(0), Lt(1)] | None = None  # of all steps, rounded up
     batch_size_of: Mapping[str, Annotated[int, Gt(0)]] = field(default_factory=dict)
     schedule: Literal["cosine", "cosine_from_zero"] = "cosine"
     optimizer: Optimizer = "adamw"
     weight_decay: Annotated[float, Ge(0), Lt(inf)] = 0.0
     betas: Annotated[Sequence[Annotated[float, Ge(0), Lt(1)]], MinLen(2), MaxLen(2)] = (0.9, 0.95)
-    gradient_clip: Annotated[float, Gt(0), Lt(inf)] | None = 1.0
-    b_ratio: Annotated[float, Gt(0), Lt(inf)] = 1.0
-    checkpoint_every: Annotated[int, Gt(0)] = 50
+    gradient_clip: Annotated[float, Gt(0), Lt(inf)] | None = 1.0  # the maximum gradient norm; None disables clipping
+    b_ratio: Annotated[float, Gt(0), Lt(inf)] = 1.0  # learning rate of LoRA's B by A's (LoRA+, Hayou et al., 2024)
+    checkpoint_every: Annotated[int, Gt(0)] = 50  # in steps
     thought: ThoughtMode = "open"
     objective: ResponseLoss | SafeKeyLoss = ResponseLoss()
 
@@ -127,20 +122,13 @@ class NoTraining:
 
 @dataclass(frozen=True)
 class Hardware:
-    """The devices that models run on. `threads` limits the CPU threads; None leaves the number to torch.
+    """The devices that models run on.
 
     `devices` on each of `nodes` machines train together. With `strategy` "ddp" each device has a copy of the backbone,
     "fsdp" shards it (adapters only), and "deepspeed_*" uses DeepSpeed. The recipe's batch is split over the devices,
-    and on each device into passes of at most `examples_per_pass` examples (gradient accumulation).
-
-    `memory_gib` is the memory per device, so that a run can be planned on a machine without one. If a training does not
-    fit, these are applied in order until it does: `recompute`, one example per pass, sharding over up to
-    `most_devices`.
-
-    `samples_every` is the number of steps between sample answers to a few harmless prompts; None writes none.
-
-    `compiled` compiles each layer for training ("auto": on CUDA; "on" needs a GPU). `recompute` is activation
-    checkpointing: a third more computation, for rows several times as long in the same memory.
+    and on each device into passes of at most `examples_per_pass` examples (gradient accumulation). If a training does
+    not fit into `memory_gib`, these are applied in order until it does: `recompute` (activation checkpointing: a third
+    more computation, for rows several times as long), one example per pass, sharding over up to `most_devices`.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -149,12 +137,12 @@ class Hardware:
     nodes: Annotated[int, Gt(0)] = 1
     strategy: Strategy = "ddp"
     examples_per_pass: Annotated[int, Gt(0)] | None = None
-    compiled: Literal["auto", "on", "off"] = "auto"
+    compiled: Literal["auto", "on", "off"] = "auto"  # each layer, for training; auto: on CUDA; on needs a GPU
     recompute: bool = False
-    threads: Annotated[int, Gt(0), Le(1024)] | None = None
-    log_every: Annotated[int, Gt(0)] = 10
-    samples_every: Annotated[int, Gt(0)] | None = None
-    memory_gib: Annotated[float, Gt(0)] | None = None
+    threads: Annotated[int, Gt(0), Le(1024)] | None = None  # on a CPU; None leaves the number to torch
+    log_every: Annotated[int, Gt(0)] = 10  # in steps
+    samples_every: Annotated[int, Gt(0)] | None = None  # steps between sample answers to a few harmless prompts
+    memory_gib: Annotated[float, Gt(0)] | None = None  # per device, also of devices that this machine does not have
     most_devices: Annotated[int, Gt(0)] = 1
 
     @property
@@ -199,14 +187,10 @@ class LoggedRun:
 
 
 class Logger(ABC):
-    """An option of conf/logger, which opens one of Lightning's loggers.
+    """An option of conf/logger, which opens one of Lightning's loggers."""
 
-    `holds` lists what is logged: "training" metrics, "evaluation" metrics, the evaluation's "samples". `package` is the
-    package that must be installed, and the name of alttrain's extra that installs it.
-    """
-
-    holds: ClassVar[Sequence[str]] = ("training", "evaluation", "samples")
-    package: ClassVar[str] = ""
+    holds: ClassVar[Sequence[str]] = ("training", "evaluation", "samples")  # metrics of both, samples of the latter
+    package: ClassVar[str] = ""  # what must be installed, and the name of alttrain's extra that installs it
 
     def check(self) -> None:
         """Raise ValueError if a package or API key is missing."""

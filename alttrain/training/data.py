@@ -29,35 +29,31 @@ class _Movable:
 class PackedBatch(_Movable):
     """Examples of one pass, concatenated into one row.
 
-    `ids` and `positions` are (1, tokens); `lengths` holds the tokens of each sequence. `keep` (predicted,) are the
-    positions whose logits predict a response token, and `targets` (predicted,) are those tokens. `relative`
-    (predicted,) holds token weights with mean 1; None weights all tokens equally. The batch's mean loss times `share`,
-    averaged over the step's passes and devices, is the step's mean loss. `marked` holds the data of SafeKey's losses.
+    The batch's mean loss times `share`, averaged over the step's passes and devices, is the step's mean loss.
     """
 
-    ids: Tensor
-    positions: Tensor
-    lengths: list[int]
-    keep: Tensor
-    targets: Tensor
+    ids: Tensor  # (1, tokens)
+    positions: Tensor  # (1, tokens)
+    lengths: list[int]  # the tokens of each sequence
+    keep: Tensor  # (predicted,): the positions whose logits predict a response token
+    targets: Tensor  # (predicted,): those tokens
     share: float = 1.0
-    relative: Tensor | None = None
-    marked: "MarkedBatch | None" = None
+    relative: Tensor | None = None  # (predicted,): token weights with mean 1; None weights all tokens equally
+    marked: "MarkedBatch | None" = None  # the data of SafeKey's losses
 
 
 @dataclass(frozen=True)
 class MarkedBatch(_Movable):
-    """Data for SafeKey's losses. `key` packs the understandings and key sentences, without the requests before them.
+    """Data for SafeKey's losses.
 
-    `spans` has three positions in the whole row per marked example: the start of the example, the start of its
-    response, and the end of its understanding. `harmful` (spans,) is 1 or 0. `share` is the fraction of examples that
-    are marked. If none is, one example takes their place with `share` 0, so that every device runs the same passes.
+    If no example is marked, one takes their place with `share` 0, so that every device runs the same passes.
     """
 
-    key: PackedBatch
+    key: PackedBatch  # the understandings and key sentences, without the requests before them
+    # places in the whole row, per marked example: where it starts, where its response starts, its understanding's end
     spans: list[tuple[int, int, int]]
-    harmful: Tensor
-    share: float
+    harmful: Tensor  # (spans,): 1 or 0
+    share: float  # the fraction of examples that are marked
 
 
 class _Part(NamedTuple):
@@ -124,6 +120,7 @@ def _marked(sequences: Sequence[tokenization.Sequence], multiple: int) -> Marked
     return MarkedBatch(key, spans, torch.tensor(harmful), share)
 
 
+@dataclass(eq=False)
 class BatchStream:
     """All batches of a training from step `start` on. One iteration is the whole training, over all epochs.
 
@@ -131,26 +128,22 @@ class BatchStream:
     `device`, and on each device into `passes`.
     """
 
-    def __init__(
-        self,
-        sequences: Sequence[tokenization.Sequence],
-        recipe: SupervisedFineTuning,
-        seed: int,
-        start: int = 0,
-        multiple: int = 1,
-        devices: int = 1,
-        device: int = 0,
-        passes: int = 1,
-    ) -> None:
-        self.sequences, self.recipe, self.seed, self.start, self.multiple = sequences, recipe, seed, start, multiple
-        self.devices, self.device, self.passes = devices, device, passes
-        self.steps_per_epoch = recipe.steps_per_epoch(len(sequences))
-        self.steps = recipe.steps(len(sequences))
+    sequences: Sequence[tokenization.Sequence]
+    recipe: SupervisedFineTuning
+    seed: int
+    start: int = 0
+    multiple: int = 1
+    devices: int = 1
+    device: int = 0
+    passes: int = 1
+
+    def __post_init__(self) -> None:
+        self.steps_per_epoch = self.recipe.steps_per_epoch(len(self.sequences))
+        self.steps = self.recipe.steps(len(self.sequences))
         self._order: tuple[int, list[int]] = (-1, [])
 
     @property
     def tokens(self) -> int:
-        """Total tokens of all steps."""
         return sum(len(self.sequences[index]) for step in range(self.steps) for index in self.members(step))
 
     def __len__(self) -> int:

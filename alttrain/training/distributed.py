@@ -17,11 +17,9 @@ from typing import Any, Literal
 
 log = logging.getLogger(__name__)
 
-BEGIN = timedelta(minutes=10)
-"""How long a follower waits for the leader to start."""
+BEGIN = timedelta(minutes=10)  # how long a follower waits for the leader to start
 FOREVER = timedelta(days=365)
-LEAVE_S = 10.0
-"""Seconds the leader waits at the end of a run for followers to exit."""
+LEAVE_S = 10.0  # seconds the leader waits at the end of a run for followers to exit
 NEEDED = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -33,7 +31,6 @@ def started_by() -> Literal["torchrun", "slurm", "own"]:
 
 
 def follows() -> bool:
-    """Return whether this process is a follower."""
     ranks = {"torchrun": ("RANK",), "slurm": ("SLURM_PROCID",), "own": ("NODE_RANK", "LOCAL_RANK")}
     return any(int(os.environ.get(name, 0)) for name in ranks[started_by()])
 
@@ -56,7 +53,6 @@ def verify(devices: int, nodes: int) -> None:
 
 
 def environment() -> Any:
-    """Return Lightning's cluster environment for this process."""
     from pytorch_lightning.plugins import environments
 
     by = started_by()
@@ -80,34 +76,27 @@ def _store(job: str) -> Any:
     return distributed.PrefixStore(f"alttrain {job} {count}", store)
 
 
-class Leader:
-    """The leader's side of the communication with waiting followers. Followers that it starts itself do not wait."""
+@contextmanager
+def lead(job: str, devices: int, nodes: int) -> Iterator[Callable[[], None]]:
+    """Yield what tells the waiting followers to train; at the end tell them how the run ended.
 
-    def __init__(self, job: str, devices: int, nodes: int) -> None:
-        self._others = devices * nodes - 1
-        meets = self._others and (nodes > 1 or started_by() != "own")
-        self._store = _store(job) if meets else None
-
-    def trains(self) -> None:
-        """Tell the followers to train."""
-        if self._store is not None:
-            self._store.set("train", "now")
-
-    @contextmanager
-    def until_the_end(self) -> Iterator["Leader"]:
-        """Tell the followers how the run ended, and wait up to `LEAVE_S` seconds for them to acknowledge it."""
-        ended = "failed"
-        try:
-            yield self
-            ended = "done"
-        finally:
-            if self._store is not None:
-                self._store.set("end", ended)
-                if not self._store.check(["train"]):
-                    self._store.set("train", "never")
-                until = time.monotonic() + LEAVE_S
-                while self._store.add("left", 0) < self._others and time.monotonic() < until:
-                    time.sleep(0.05)
+    Then wait up to `LEAVE_S` seconds for them to acknowledge it. Followers that the leader starts itself do not wait.
+    """
+    others = devices * nodes - 1
+    if not others or (nodes == 1 and started_by() == "own"):
+        yield lambda: None
+        return
+    store, ended = _store(job), "failed"
+    try:
+        yield lambda: store.set("train", "now")
+        ended = "done"
+    finally:
+        store.set("end", ended)
+        if not store.check(["train"]):
+            store.set("train", "never")
+        until = time.monotonic() + LEAVE_S
+        while store.add("left", 0) < others and time.monotonic() < until:
+            time.sleep(0.05)
 
 
 def follow(job: str, nodes: int, train: Callable[[], None]) -> None:

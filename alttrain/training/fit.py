@@ -38,8 +38,7 @@ log = logging.getLogger(__name__)
 
 DIVERGED = 1.5
 """A training diverged if the mean of its last losses exceeds this factor times the mean of its first losses."""
-ENDS = 10
-"""Number of steps compared at each end of a training; with fewer than twice as many steps, half of them."""
+ENDS = 10  # number of steps compared at each end of a training; with fewer than twice as many steps, half of them
 
 
 class _StopAfterStep(pl.Callback):  # type: ignore[misc]
@@ -59,7 +58,6 @@ class _StopAfterStep(pl.Callback):  # type: ignore[misc]
             raise KeyboardInterrupt
 
     def teardown(self, *unused: Any, **ignored: Any) -> None:
-        """Restore the previous signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
@@ -73,47 +71,37 @@ class _StopAfterStep(pl.Callback):  # type: ignore[misc]
         log.info("training  stops after this step; Ctrl-C again stops it at once, and loses what is not saved")
 
 
-class _FirstStep(pl.Callback):  # type: ignore[misc]
-    """Logs the first step of a training. Lightning logs every `log_every`-th step, so the first row would be late."""
+class _AfterStep(pl.Callback):  # type: ignore[misc]
+    """What follows each complete step, from `step` on.
 
-    due = True
+    - logs the first step of a training: Lightning logs every `log_every`-th step, so the first row would be late
+    - calls `samples` after the first step and every `every` steps, with the model in evaluation mode
+    - advances a progress bar, with loss, tokens per second and memory
+    """
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *unused: Any) -> None:
-        if self.due and trainer.global_step == 1 and trainer.log_every_n_steps > 1:
-            self.due = False  # further passes of the next step come here before it is complete
+    advance: Callable[[int, str], None] | None = None
+
+    def __init__(self, step: int, samples: Callable[[int], None] | None, every: int | None) -> None:
+        self.step, self.samples, self.every = step, samples, every
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *unused: Any) -> None:
+        if trainer.global_step == self.step:
+            return  # a pass of a step that is not complete
+        before, self.step = self.step, trainer.global_step
+        if self.step == 1 and trainer.log_every_n_steps > 1:
             numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
             for logger in trainer.loggers:
                 logger.log_metrics(numbers | {"epoch": trainer.current_epoch}, 0)
-
-
-class _Samples(pl.Callback):  # type: ignore[misc]
-    """Calls `write` with the step after the first step and every `every` steps, with the model in evaluation mode."""
-
-    def __init__(self, every: int, write: Callable[[int], None]) -> None:
-        self.every, self.write, self.step = every, write, 0
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *unused: Any) -> None:
-        step, self.step = self.step, trainer.global_step
-        if trainer.is_global_zero and self.step > step and (self.step == 1 or self.step % self.every == 0):
+        if self.samples and self.every and trainer.is_global_zero and (self.step == 1 or self.step % self.every == 0):
             module.eval()
-            self.write(self.step)
+            self.samples(self.step)
             module.train()
-
-
-class _Progress(pl.Callback):  # type: ignore[misc]
-    """Advances a progress bar by each step, with loss, tokens per second and memory."""
-
-    def __init__(self, step: int, advance: Callable[[int, str], None]) -> None:
-        self.step, self.advance = step, advance
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *unused: Any) -> None:
-        if trainer.global_step > self.step:
+        if self.advance:
             on_gpu = module.device.type == "cuda"
             peak = torch.cuda.max_memory_allocated() if on_gpu else 1024 * getrusage(RUSAGE_SELF).ru_maxrss
             speed = float(trainer.callback_metrics.get("tokens_per_second", 0))
             note = f"loss {float(module.losses[-1]):.3f}, {speed:.0f} tokens/s, {peak / GIB:.1f} GiB"
-            self.advance(trainer.global_step - self.step, note)
-            self.step = trainer.global_step
+            self.advance(self.step - before, note)
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc]
@@ -182,11 +170,10 @@ def _first_step(last: Path, made_from: str) -> int:
 
 @dataclass(frozen=True)
 class Trained:
-    """The record for train.json, the trained weights by name, and whether this process leads the devices."""
+    """The record for train.json, and the trained weights by name."""
 
     record: dict[str, Any]
     weights: dict[str, torch.Tensor]
-    leads: bool
 
 
 class _Sharded(ModelParallelStrategy):  # type: ignore[misc]
@@ -202,7 +189,6 @@ class _Sharded(ModelParallelStrategy):  # type: ignore[misc]
 
 
 def _strategy(hardware: Hardware, recipe: SupervisedFineTuning) -> Any:
-    """Return Lightning's strategy for the hardware."""
     if hardware.world_size == 1:
         return "auto"
     if hardware.strategy == "ddp":
@@ -264,9 +250,7 @@ def fit(
         save_top_k=0,
         enable_version_counter=False,  # otherwise a run whose folder was moved would start a second file
     )
-    callbacks = [checkpoints, _StopAfterStep(last), *([] if start else [_FirstStep()])]
-    if samples and hardware.samples_every:
-        callbacks.append(_Samples(hardware.samples_every, samples))
+    after_step = _AfterStep(start, samples, hardware.samples_every)
     plugins = [environment()]
     if not deepspeed:
         plugins.append(_AtomicCheckpoints(made_from))
@@ -288,7 +272,7 @@ def fit(
             accumulate_grad_batches=passes,
             gradient_clip_val=recipe.gradient_clip,
             logger=loggers,
-            callbacks=callbacks,
+            callbacks=[checkpoints, _StopAfterStep(last), after_step],
             log_every_n_steps=hardware.log_every,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -299,9 +283,7 @@ def fit(
         stream = BatchStream(sequences, recipe, seed, start, multiple, devices, trainer.global_rank, passes)
         module.train()
         try:
-            with bar("training", steps, start) if bar else nullcontext() as advance:
-                if advance:
-                    trainer.callbacks.append(_Progress(start, advance))
+            with bar("training", steps, start) if bar else nullcontext() as after_step.advance:
                 trainer.fit(module, stream, ckpt_path=last if start else None, weights_only=True)
         except SystemExit as exit_:  # Lightning turns Ctrl-C into SystemExit
             raise KeyboardInterrupt from exit_
@@ -325,10 +307,9 @@ def fit(
         )
     weights = {name: unsharded(p) for name, p in module.model.named_parameters() if p.requires_grad}
     module.check_finite(weights)
-    leads = trainer.global_rank == 0
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    return Trained(record, weights, leads)
+    return Trained(record, weights)
 
 
 def diverged(losses: Sequence[Any]) -> bool:

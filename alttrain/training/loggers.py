@@ -21,10 +21,8 @@ from alttrain.records import read_losses
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 30.0
-"""Seconds that a run waits for a logger to close, and that wandb waits for its server."""
-MOST_WAITING = 10_000
-"""Calls that may wait for a slow logger; with more of them it has failed."""
+PATIENCE_S = 30.0  # seconds that a run waits for a logger to close, and that wandb waits for its server
+MOST_WAITING = 10_000  # calls that may wait for a slow logger; with more of them it has failed
 
 
 class GuardedLogger(Logger):  # type: ignore[misc]
@@ -59,14 +57,12 @@ class GuardedLogger(Logger):  # type: ignore[misc]
         """Log a table, as a table in wandb and trackio and as a CSV file in MLflow."""
 
         def call(logger: Any) -> None:
-            if isinstance(logger, WandbLogger):
+            if isinstance(logger, WandbLogger | TrackioLogger):
                 logger.log_table(f"samples/{name}", list(columns), [list(row) for row in rows])
             elif isinstance(logger, MLFlowLogger):
                 text = io.StringIO()
                 csv.writer(text, lineterminator="\n").writerows([columns, *rows])
                 logger.experiment.log_text(logger.run_id, text.getvalue(), f"samples/{name}.csv")
-            elif isinstance(logger, TrackioLogger):
-                logger.log_table(f"samples/{name}", columns, rows)
 
         self._put(f"samples/{name}", call)
 
@@ -116,11 +112,11 @@ class TrackioLogger:
         """Log metrics by name at an optimizer step."""
         self.run.log(dict(metrics), step=step)
 
-    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    def log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Log a table, at a step of its own."""
         import trackio
 
-        self.run.log({name: trackio.Table(columns=[*columns], data=[[*row] for row in rows])})
+        self.run.log({name: trackio.Table(columns=columns, data=rows)})
 
 
 class ContinuedCSVLogger(CSVLogger):  # type: ignore[misc]
@@ -132,18 +128,16 @@ class ContinuedCSVLogger(CSVLogger):  # type: ignore[misc]
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append a row. The first call drops earlier rows from its own step on."""
-        if self._experiment is None:
-            path = Path(self.log_dir) / "metrics.csv"
-            aside = path.with_name("metrics.before.csv")
-            if path.exists() and not aside.exists():
-                os.replace(path, aside)
-            if aside.exists():
-                path.unlink(missing_ok=True)
-                self.experiment.metrics = [row for before, row in read_losses(aside) if before < (step or 0)]
-            super().log_metrics(metrics, step)
+        first, path = self._experiment is None, Path(self.log_dir) / "metrics.csv"
+        aside = path.with_name("metrics.before.csv")
+        if first and path.exists() and not aside.exists():
+            os.replace(path, aside)
+        if first and aside.exists():
+            path.unlink(missing_ok=True)
+            self.experiment.metrics = [row for before, row in read_losses(aside) if before < (step or 0)]
+        super().log_metrics(metrics, step)
+        if first:
             aside.unlink(missing_ok=True)
-        else:
-            super().log_metrics(metrics, step)
 
 
 class ContinuedTensorBoardLogger(TensorBoardLogger):  # type: ignore[misc]

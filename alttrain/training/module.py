@@ -19,8 +19,7 @@ from alttrain.training.data import MarkedBatch, PackedBatch
 
 ROW_MULTIPLE = 512
 """Compiled training pads each row to a multiple of this many tokens, so that few row lengths are compiled."""
-MOST_PROGRAMS = 64
-"""Maximum number of compiled programs per layer, one for each row length."""
+MOST_PROGRAMS = 64  # maximum number of compiled programs per layer, one for each row length
 
 
 def causal_lm(model: Any) -> Any:

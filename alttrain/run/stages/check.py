@@ -44,17 +44,10 @@ from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable
 from alttrain.run.opinions import check_labels
 from alttrain.run.session import Session, judge_model
+from alttrain.run.stages import needs
 from alttrain.run.stages.generate import check_trained, incomplete, missing
 from alttrain.run.stages.judge import is_judged, judges_of, lacking_rows
-from alttrain.run.stages.needs import (
-    Sizes,
-    guessed_rows,
-    lacks_originals,
-    refuse_full_disk,
-    refuse_too_large,
-    tokens_key,
-    too_large,
-)
+from alttrain.run.stages.needs import Sizes
 from alttrain.run.stages.rewrite import refuse_losses
 from alttrain.run.stages.train import tokenized
 from alttrain.tokenization import Renderer
@@ -62,8 +55,8 @@ from alttrain.tokenization import Renderer
 log = logging.getLogger(__name__)
 
 MODEL_STAGES = frozenset({"rewrite", "train", "generate"})
-NAMED = 5
-"""Number of rows named in one message; the others are counted."""
+NAMED = 5  # number of rows named in one message; the others are counted
+Tokens = tuple[str, int]  # a number of tokens, after the key or the words that it is named by
 
 
 def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = True) -> None:
@@ -86,7 +79,7 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
         model = judge_model(run, source, revision)
         if dtype is None:
             return "" if tokenizer_at_hand(model) else why_absent(model)
-        return why_absent(model) or (too_large(run, model, dtype) if here else "")
+        return why_absent(model) or (needs.too_large(run, model, dtype) if here else "")
 
     tried(check_writable, run.output_dir)
     for logger in run.loggers.values() if {"train", "judge"} & stages else ():
@@ -134,7 +127,7 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
         tried(writer.check, key)
     if rewrites and structure.guard is not None:
         tried(structure.guard.check, "rewrite.guard", model_fault)
-    asks = rewrites and (any(writer.asks_backbone for writer in used.values()) or lacks_originals(run, rows or ()))
+    asks = rewrites and (any(one.asks_backbone for one in used.values()) or needs.lacks_originals(run, rows or ()))
 
     # the backbone, and what it runs on
     tried(_check_backbone, run, gpu, trains, asks or bool(due))
@@ -152,7 +145,7 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
         if run.hardware.samples_every and run.backbone.attention != "packed":
             fault = f"trainer.samples_every={run.hardware.samples_every} needs backbone.attention=packed, or null"
             faults[f"{fault}; found {run.backbone.attention}"] = None
-        tried(refuse_full_disk, [run])
+        tried(needs.refuse_full_disk, [run])
     tried(_refuse_without_gpu, run, gpu)
     tried(check_belongs, run)
     if faults:
@@ -243,7 +236,7 @@ def check(run: Run, session: Session) -> None:
     renderer, why = _tokenizer_alone(run)
     _refuse_unpacked(run)
     sizes = prove(run, rows, made, renderer) if renderer else None
-    for line in refuse_too_large(run, rows, run.stages, sizes):
+    for line in needs.refuse_too_large(run, rows, run.stages, sizes):
         log.info("check     %s", line)
     if renderer is None and MODEL_STAGES & set(run.stages):
         prove(run, rows, made, session.renderer)
@@ -262,7 +255,7 @@ def ready(jobs: Sequence[tuple[Run, int]]) -> bool:
         own = rows[run.data] = rows.get(run.data) or run.rows
         checks: list[Callable[[], object]] = [partial(check_light, replace(run, stages=STAGES), own)]
         if run.to_train or incomplete(run):
-            checks.append(partial(refuse_too_large, run, own, MODEL_STAGES))
+            checks.append(partial(needs.refuse_too_large, run, own, MODEL_STAGES))
         for one in checks:
             try:
                 one()
@@ -300,13 +293,12 @@ def _refuse_unpacked(run: Run) -> None:
         return
     from alttrain.backbone.weights import shared_context, why_unpacked
 
-    for kernel in kernels:
-        try:
-            fault = why_unpacked(config.parent, kernel)
-        except ValueError as error:  # no causal language model, or not one that this transformers has
-            fault = str(error)
-        if fault:
-            raise RunError(f"backbone.source={run.backbone.source}: {fault}")
+    try:
+        fault = next(filter(None, (why_unpacked(config.parent, kernel) for kernel in kernels)), "")
+    except ValueError as error:  # no causal language model, or not one that this transformers has
+        fault = str(error)
+    if fault:
+        raise RunError(f"backbone.source={run.backbone.source}: {fault}")
     if (limit := shared_context(config.parent)) and run.backbone.context_length > limit:
         raise RunError(
             f"backbone.context_length={run.backbone.context_length}: accepted: at most {limit}; a longer sequence "
@@ -323,7 +315,7 @@ def examples_without_model(run: Run, rows: Sequence[Example]) -> list[Example] |
     if written := records.read_rows(run.folder / "train.jsonl", Example):
         return written
     structure, teacher = run.structure, run.structure.teacher
-    if structure.understander or (teacher and not teacher.offline) or lacks_originals(run, rows):
+    if structure.understander or (teacher and not teacher.offline) or needs.lacks_originals(run, rows):
         return None
     assessed = dict(teacher.assess(rows, run.seed, TeacherContext(cache_folder()))) if teacher else {}
     made = [
@@ -354,7 +346,7 @@ def prove(run: Run, rows: Sequence[Example], made: Sequence[Example] | None, ren
     if made is None:
         log.info("check     the rows to train on take a model to make; the rewrite stage makes them")
     if not trainable:  # the rewrite stage reports what is missing
-        return Sizes(longest, prompt, guessed_rows(rows, run.training.max_length))
+        return Sizes(longest, prompt, needs.guessed_rows(rows, run.training.max_length))
     kept, too_long = tokenized(run, renderer, list(trainable.values()))
     wrong = [f"  row {s.id}: {problems[0]}" for s in kept if (problems := renderer.problems(s, trainable[s.id]))]
     if wrong:
@@ -410,23 +402,15 @@ def fits_context(run: Run, rows: Sequence[Example], renderer: Renderer) -> tuple
     _refuse_too_long("dataset", rows, lengths, one, whole)
     if original is not None:
         asked = [lacks_original(run.structure, row) for row in rows]
-        room = (tokens_key(run), original.tokens)
+        room = (needs.tokens_key(run), original.tokens)
         _refuse_too_long("dataset", compress(rows, asked), compress(lengths, asked), room, whole)
     return longest, max(lengths)
 
 
 def _refuse_too_long(
-    where: str,
-    rows: Iterable[Example],
-    lengths: Iterable[int],
-    room: tuple[str, int],
-    limit: tuple[str, int],
-    remedy: str = "",
+    where: str, rows: Iterable[Example], lengths: Iterable[int], room: Tokens, limit: Tokens, remedy: str = ""
 ) -> None:
-    """Raise RunError, naming the first row, if a prompt and `room` more tokens exceed the limit.
-
-    `room` and `limit` are (name, tokens).
-    """
+    """Raise RunError, naming the first row, if a prompt and `room` more tokens exceed the limit."""
     long = [(row, length) for row, length in zip(rows, lengths, strict=True) if length + room[1] > limit[1]]
     if long:
         row, length = long[0]

@@ -17,7 +17,7 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +52,15 @@ def generate(run: Run, session: Session) -> None:
     trained = run.trained if run.training.trains else None
     if trained is not None:
         check_trained(run)
-    with session.engine(trained, run.protocol.quantization) as engine:
-        lacking = [line for group in _together(run) for line in _generate(session, engine, group)]
-    free()
-    if lacking:
-        raise RunError("\n".join([*lacking, "what was answered is kept; the same command asks for the rest"]))
-
-
-def _together(run: Run) -> list[list[Benchmark]]:
-    """Return the benchmarks in groups that are answered together: the cuts of a benchmark's thoughts, or one alone."""
-    groups = dict[tuple[str | None, ...], list[Benchmark]]()
+    groups = dict[tuple[str | None, ...], list[Benchmark]]()  # the cuts of a benchmark's thoughts, or one alone
     for one in run.evaluated:
         cut = one.intervention
         groups.setdefault((one.base, cut.mode, cut.system) if type(cut) is Cut else (one.name,), []).append(one)
-    return list(groups.values())
+    with session.engine(trained, run.protocol.quantization) as engine:
+        lacking = [line for group in groups.values() for line in _generate(session, engine, group)]
+    free()
+    if lacking:
+        raise RunError("\n".join([*lacking, "what was answered is kept; the same command asks for the rest"]))
 
 
 def check_trained(run: Run) -> None:
@@ -114,7 +109,7 @@ def _begin(run: Run, benchmark: Benchmark) -> Intervened | None:
     if made is None:
         path.unlink(missing_ok=True)  # a kill came before it was known what made it
     fresh = not path.exists()
-    read = [_responses(file) for file in files] or [{}]
+    read = [_generations(file, lambda row: row.finish != "error") for file in files] or [{}]
     own, source = read[0], read[-1]
     given = Given(run.backbone.template, thought_mode(run, benchmark), source)
     every = {(row.id, sample): row for row, sample in asked(run, benchmark.plain)}
@@ -146,10 +141,15 @@ def _begin(run: Run, benchmark: Benchmark) -> Intervened | None:
     return Intervened(intervention, given, beginnings)
 
 
-def _responses(path: Path) -> dict[Name, Generation]:
-    """Return the generations of a file by name, without those that a server refused."""
+def _generations(path: Path, wanted: Callable[[Generation], bool]) -> dict[Name, Generation]:
+    """Return the wanted generations of a file by name; none if it is absent."""
     rows = records.iterate_rows(path, Generation) if path.exists() else ()
-    return {(row.id, row.sample): row for row in rows if row.finish != "error"}
+    return {(row.id, row.sample): row for row in rows if wanted(row)}
+
+
+def _is_refused(row: Generation) -> bool:
+    """Return whether a server refused a prompt, which is asked again."""
+    return row.finish == "error" and row.error != NO_ROOM
 
 
 def _hash(path: Path, names: Container[Name]) -> str:
@@ -197,12 +197,6 @@ def _answered(path: Path) -> set[Name]:
     return {name for name, line in records.named_lines(path) if refused not in line or no_room in line}
 
 
-def _refused(path: Path) -> dict[Name, Generation]:
-    """Return the generations that a server refused; they are asked again."""
-    rows = records.iterate_rows(path, Generation) if path.exists() else ()
-    return {(row.id, row.sample): row for row in rows if row.finish == "error" and row.error != NO_ROOM}
-
-
 def _generate(session: Session, engine: Engine, group: Sequence[Benchmark]) -> list[str]:
     """Generate the missing answers of benchmarks that are answered together. Returns lines about those without one."""
     run = session.run
@@ -244,14 +238,13 @@ class _File:
         self.run, self.benchmark = run, benchmark
         self.path, self.due = evaluation_folder(run, benchmark) / "generations.jsonl", asked(run, benchmark)
         records.repair_rows(self.path)
-        self.done, self.refused = _answered(self.path), _refused(self.path)
+        self.done, self.refused = _answered(self.path), _generations(self.path, _is_refused)
         self.rows, self.unanswered, self.tokens = list[Generation](), list[str](), 0
         if self.refused:  # without a reply, the old refusal stays
             with records.replacing(self.path) as file:
                 file.writelines(line for name, line in records.named_lines(self.path) if name not in self.refused)
 
     def has(self, due: Due) -> bool:
-        """Return whether the answer is there."""
         return (due[1].id, due[2]) in self.done
 
     def take(self, due: Due, answer: Generation | Failure) -> None:
@@ -264,7 +257,6 @@ class _File:
             self.rows.append(found)
 
     def append(self) -> None:
-        """Write what was taken."""
         records.append_rows(self.path, self.rows, writer(self.run))
         self.rows = []
 
@@ -278,7 +270,7 @@ class _File:
             return f"{benchmark.name}: {count} of {total} prompts have no answer yet, because {reason}"
         if long := sum(row.error == NO_ROOM for row in records.iterate_rows(self.path, Generation)):
             log.warning("generate  %s: %d of %d prompts: %s", benchmark.name, long, len(due), NO_ROOM)
-        reasons = [row.error for row in _refused(self.path).values()]
+        reasons = [row.error for row in _generations(self.path, _is_refused).values()]
         if reasons and len(reasons) >= NEARLY_ALL * len(due):
             why = f"{reasons[0]} at {self.run.generation.base_url}"
             return f"{benchmark.name}: {len(reasons)} of {len(due)} prompts have no answer, because {why}"

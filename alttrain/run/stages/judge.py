@@ -56,8 +56,7 @@ from alttrain.run.stages.train import writer
 
 log = logging.getLogger(__name__)
 
-Summaries = Mapping[tuple[str, str], Summary]
-"""(judge, part) -> the summary of its judgements; the deciding one first."""
+Summaries = Mapping[tuple[str, str], Summary]  # (judge, part) -> the summary of its judgements; the deciding one first
 
 
 def judge(run: Run, session: Session) -> None:
@@ -81,15 +80,20 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     _ask(judgements, session)
     servers = _refuse_unjudged(judgements)
     summaries = _summarise(benchmark, judgements)
-    metrics = _metrics(summaries) + agreement(run, benchmark, judgements)
+    ((decides, judged), first), *others = summaries.items()
+    metrics = first.metrics()
+    for (name, part), summary in others:
+        suffix = part if name == decides else name if part == judged else f"{name}.{part}"
+        rate = summary.metrics()[0]
+        metrics.append(replace(rate, metric=f"{rate.metric}.{suffix}"))
+    metrics += agreement(run, benchmark, judgements)
     _write_metrics(run, benchmark, summaries, metrics, servers)
     put_in_place(folder)
-    rate, decides = metrics[0], benchmark.judge.name
-    others = ", ".join(dict.fromkeys(name for name, _ in judgements.blocks if name != decides))
+    rate, also = metrics[0], ", ".join(dict.fromkeys(name for name, _ in judgements.blocks if name != decides))
     known = rate.n - rate.undecided
     value = f"{100 * rate.value:.1f} % of {known}" if known else f"unknown: none of {rate.n} decided"
     told = f"{rate.metric} {value} by {decides}"
-    log.info("judge     %s: %s%s", benchmark.name, told, f"; also judged by {others}" if others else "")
+    log.info("judge     %s: %s%s", benchmark.name, told, f"; also judged by {also}" if also else "")
     return True
 
 
@@ -97,16 +101,14 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
 
 
 class Present(NamedTuple):
-    """Of metrics.json: whether it is there, whole and of this provenance, the files that changed since, and its texts
-    without a verdict because of a server."""
+    """What is there of metrics.json."""
 
-    same: bool
-    changed: list[str]
-    unsettled: int
+    same: bool  # whether it is there, whole and of this provenance
+    changed: list[str]  # files that changed since
+    unsettled: int  # texts without a verdict because of a server
 
     @property
     def current(self) -> bool:
-        """Whether nothing has to be judged."""
         return self.same and not self.changed
 
 
@@ -181,32 +183,29 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
         addresses = {key: value for key, value in flatten(node).items() if key.rpartition(".")[2] == "base_url"}
         judges[judge.name] = flatten(shaping_of_judge(node)) | addresses | {"alttrain": __version__}
     shown = {"tables": list(benchmark.tables), "labels": dict(benchmark.labels)}
+    intervention: dict[str, Any] = {}
+    if benchmark.intervention:
+        every = len(benchmark.examples) * run.protocol.decoding_for(benchmark).samples
+        intervention = {
+            "name": benchmark.intervention_name,
+            "of": benchmark.base,
+            "of_hash": run.protocol_hash(benchmark.plain),
+            "left_out": every - len(asked(run, benchmark)),  # texts that it does not apply to
+            "settings": flatten(shaping_of_judge(run.config["intervention"][benchmark.intervention_name])),
+        }
     return {
         "alttrain": __version__,
         "kind": benchmark.kind,
         "measure": benchmark.measure,
         "means": {measure: list(names) for measure, names in run.protocol.means.items()},
         **({} if shown == {"tables": ["main"], "labels": {}} else shown),
-        **({"intervention": _intervention(run, benchmark)} if benchmark.intervention else {}),
+        **({"intervention": intervention} if intervention else {}),
         "judges": as_json(judges),
         "parts": list(run.protocol.parts),
         "protocol": run.protocol.name,
         "protocol_hash": run.protocol_hash(benchmark, texts=source_texts(run, benchmark)),
         "changed": as_json({**run.changed.evaluation[benchmark.base], **lacking_rows(benchmark)}),
         "human_labels": content_hash(Path(benchmark.human_labels)) if benchmark.human_labels else None,
-    }
-
-
-def _intervention(run: Run, benchmark: Benchmark) -> dict[str, Any]:
-    """Return an intervention's name, its settings, and the number of texts that it does not apply to."""
-    name = benchmark.intervention_name
-    every = len(benchmark.examples) * run.protocol.decoding_for(benchmark).samples
-    return {
-        "name": name,
-        "of": benchmark.base,
-        "of_hash": run.protocol_hash(benchmark.plain),
-        "left_out": every - len(asked(run, benchmark)),
-        "settings": flatten(shaping_of_judge(run.config["intervention"][name])),
     }
 
 
@@ -317,17 +316,6 @@ def _summarise(benchmark: Benchmark, judgements: Judgements) -> Summaries:
     if readers:
         records.write_json(made / "structure.json", {name: reader.report() for (name, _), reader in readers.items()})
     return summaries
-
-
-def _metrics(summaries: Summaries) -> list[Metric]:
-    """Return the metrics of the deciding judgements, then the rate of the others."""
-    ((decides, judged), first), *others = summaries.items()
-    metrics = first.metrics()
-    for (name, part), summary in others:
-        suffix = part if name == decides else name if part == judged else f"{name}.{part}"
-        rate = summary.metrics()[0]
-        metrics.append(replace(rate, metric=f"{rate.metric}.{suffix}"))
-    return metrics
 
 
 def _write_metrics(

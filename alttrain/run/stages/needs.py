@@ -25,8 +25,7 @@ CHARACTERS_PER_TOKEN = 4
 STRUCTURE_TOKENS = 150
 """Estimates without a tokenizer: characters per token of English, and tokens that template and structure add."""
 BFLOAT16_BYTES = 2
-MOST_DEVICES = 8
-"""The most devices that a remedy names."""
+MOST_DEVICES = 8  # the most devices that a remedy names
 
 
 @dataclass(frozen=True)
@@ -41,20 +40,15 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Need:
-    """The memory that one stage needs at its peak, in bytes by part.
-
-    `remedies` yields (override, total bytes with it), least intrusive first. `certain` is False if the lengths of rows,
-    and therefore the activations, are estimated.
-    """
+    """The memory that one stage needs at its peak."""
 
     stage: str
-    parts: Mapping[str, int]
-    remedies: Callable[[], Iterator[tuple[str, int]]]
-    certain: bool = True
+    parts: Mapping[str, int]  # in bytes
+    remedies: Callable[[], Iterator[tuple[str, int]]]  # yield (override, total bytes with it), least intrusive first
+    certain: bool = True  # False if the lengths of rows, and therefore the activations, are estimated
 
     @property
     def total(self) -> int:
-        """Bytes of all parts."""
         return sum(self.parts.values())
 
 

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import pandas as pd
 from rich.console import Console
@@ -46,12 +46,9 @@ from alttrain.run.session import Session
 
 log = logging.getLogger(__name__)
 
-WIDEST = 10_000
-"""Maximum width of a table on the console, in characters."""
-SHOWN = "overview"
-"""The table that the console shows."""
-IF_ANY = ("interventions", "decided", "thoughts")
-"""CSV files that are only written with a row."""
+WIDEST = 10_000  # maximum width of a table on the console, in characters
+SHOWN = "overview"  # the table that the console shows
+IF_ANY = ("interventions", "decided", "thoughts")  # CSV files that are only written with a row
 
 
 class _Stamp(TypedDict):
@@ -92,9 +89,11 @@ def write_report(output_dir: Path, texts: Texts = "all") -> pd.DataFrame:
             return pd.DataFrame()
         with alone(folder):
             digest, before = _digest(runs, texts), kept_json(folder / STAMP, _Stamp) or {"digest": "", "files": {}}
-            if before["digest"] != digest or not _untouched(folder, before["files"]):
+            told = before["files"]
+            now = states(folder, told) if {*told} <= files(folder) else {}  # looks only at files below `folder`
+            if before["digest"] != digest or {name: list(state) for name, state in now.items()} != told:
                 with rare_collections(), beside(folder) as aside:
-                    _make(output_dir, aside, texts, digest, {*before["files"]})
+                    _make(output_dir, aside, texts, digest, {*told})
             shown = folder / "tables" / f"{SHOWN}.csv"
             return marked(read_csv(shown)) if shown.exists() else pd.DataFrame()
     except Exception as error:  # texts, names and files may come from anybody, and cause any error
@@ -142,12 +141,6 @@ def _make(output_dir: Path, aside: Path, texts: Texts, digest: str, ours: set[st
             rewrite_card(runs / run.name, run)
         except (OSError, ValueError, LookupError, TypeError) as error:
             log.warning("report    the model card of %s is not made anew: %s", run.name, error)
-
-
-def _untouched(folder: Path, told: Any) -> bool:
-    """Return whether the last report's files are unchanged. Only files below `folder` are looked at."""
-    current = states(folder, told) if {*told} <= files(folder) else {}
-    return bool({name: list(state) for name, state in current.items()} == told)
 
 
 def _digest(runs: Path, texts: str) -> str:

@@ -10,22 +10,11 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from alttrain import tokenization
+from alttrain import records, tokenization
 from alttrain.config import RunError
 from alttrain.dataset.sources import embedded_rows
 from alttrain.generation.engine import Decoding, Prompt
-from alttrain.records import (
-    DamagedError,
-    Example,
-    Rewritten,
-    Trained,
-    append,
-    checksum,
-    read_document,
-    read_if_there,
-    read_rows,
-    write_sealed,
-)
+from alttrain.records import DamagedError, Example, Rewritten, Trained, checksum
 from alttrain.report.card import card
 from alttrain.run.assembly import Run
 from alttrain.run.folder import BEGUN
@@ -39,13 +28,9 @@ log = logging.getLogger(__name__)
 SAMPLES = 3
 SAMPLED = Decoding(256)
 """How many prompts a model in training answers, and how: greedily, with at most so many tokens."""
-FILES = (
-    *("train.jsonl", "adapter/adapter_config.json", "model/config.json"),
-    *("adapter/*.safetensors", "model/*.safetensors"),
-)
-"""Files whose checksums train.json holds as `files`: the rows and the trained weights."""
+WEIGHTS = ("adapter/adapter_config.json", "model/config.json", "adapter/*.safetensors", "model/*.safetensors")
 TOKENIZER = ("*/tokenizer*", "*/special_tokens_map.json", "*/chat_template.jinja")
-"""Files whose checksums train.json holds as `tokenizer`."""
+"""Files whose checksums train.json holds: the first and train.jsonl as `files`, the others as `tokenizer`."""
 
 
 def train(run: Run, session: Session) -> None:
@@ -74,10 +59,10 @@ def train(run: Run, session: Session) -> None:
         finished.unlink()
 
     rows = run.folder / "train.jsonl"
-    examples = read_rows(rows, Example)
+    examples = records.read_rows(rows, Example)
     if not examples:
         raise RunError(f"{rows} is not there; run the rewrite stage first (stages=[rewrite,train])")
-    written = read_if_there(run.folder / "rewrite.json", Rewritten).get("written", len(examples))
+    written = records.read_if_there(run.folder / "rewrite.json", Rewritten).get("written", len(examples))
     if len(examples) != written:
         raise DamagedError(rows, f"has {len(examples)} rows, and rewrite.json says {written}")
     if "rewrite" not in run.stages:
@@ -99,15 +84,15 @@ def train(run: Run, session: Session) -> None:
         shown = None if follows() else bar
         samples = partial(_sample, run, session, model, loggers) if run.hardware.samples_every else None
         trained = fit(model, sequences, recipe, run.hardware, run.seed, run.folder, loggers, bfloat16, shown, samples)
-        if not trained.leads:
+        if follows():
             return
         record = trained.record | {"left_out_too_long": too_long}
         record |= {"weights": session.weights.origin, "device": session.device}
         about = card(run.folder, record)
         shutil.rmtree(run.trained, ignore_errors=True)
         save_trained(model, trained.weights, session.renderer.tokenizer, run.backbone, about, run.trained)
-        record |= {"files": _checksums(run, FILES), "tokenizer": _checksums(run, TOKENIZER)}
-        write_sealed(finished, record)
+        record |= {"files": _checksums(run, ("train.jsonl", *WEIGHTS)), "tokenizer": _checksums(run, TOKENIZER)}
+        records.write_sealed(finished, record)
     shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     log.info("train     %d steps in %.0f s, loss %s", record["steps"], record["seconds"], record["final_loss"])
     del model
@@ -137,7 +122,7 @@ def _sample(run: Run, session: Session, model: Any, loggers: Sequence[Any], step
     ]
     path = run.folder / "logs" / "samples.jsonl"
     path.parent.mkdir(exist_ok=True)
-    append(path, "".join(f"{json.dumps(row)}\n" for row in found).encode())
+    records.append(path, "".join(f"{json.dumps(row)}\n" for row in found).encode())
     if run.texts != "none":
         for logger in loggers:
             logger.log_table("training", list(found[0]), [list(row.values()) for row in found])
@@ -165,20 +150,20 @@ def tokenized(
 
 def tell_edited(run: Run) -> None:
     """Warn about each file of rows that changed since the rewrite stage wrote it. Changed rows are used."""
-    for name, digest in read_if_there(run.folder / "rewrite.json", Rewritten).get("files", {}).items():
+    for name, digest in records.read_if_there(run.folder / "rewrite.json", Rewritten).get("files", {}).items():
         if checksum(path := run.folder / name) not in (digest, None):
             log.warning("rewrite   %s is not what was written; delete rewrite.json to have it written again", path)
 
 
 def changed(run: Run, kind: Literal["files", "tokenizer"]) -> list[str]:
     """Return the files of a finished training that differ from their checksums in train.json."""
-    files = read_document(run.folder / "train.json", Trained)[kind]
+    files = records.read_document(run.folder / "train.json", Trained)[kind]
     return [name for name, digest in files.items() if checksum(run.folder / name) != digest]
 
 
 def writer(run: Run) -> str:
     """Return the checksums of a finished training, which identify its generations; "" if there are none."""
-    record = read_if_there(run.folder / "train.json", Trained) if run.training.trains else {}
+    record = records.read_if_there(run.folder / "train.json", Trained) if run.training.trains else {}
     return json.dumps(record["files"], sort_keys=True) if record else ""
 
 
