@@ -160,7 +160,7 @@ def shared_context(folder: Path) -> int | None:
     config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
     ropes = getattr(config, "rope_parameters", None) or {}
     limits = {"dynamic": config.max_position_embeddings, "longrope": ropes.get("original_max_position_embeddings")}
-    return limits.get(ropes.get("rope_type"))
+    return limits.get(ropes.get("rope_type", ""))
 
 
 @functools.cache
