@@ -373,7 +373,10 @@ def test_tokenizer_and_config_are_found_without_weights(tmp_path: Path, monkeypa
     ("error", "told"),
     [
         ("GatedRepoError", "gated on the hub: accept its licence there and log in with `hf auth login`"),
-        ("RevisionNotFoundError", "the hub has no such model or revision; check the id and backbone.revision"),
+        (
+            "RevisionNotFoundError",
+            "the hub has no such model or revision, or it is private; check both, or `hf auth login`",
+        ),
     ],
 )
 def test_a_tokenizer_that_the_hub_refuses_is_told(error: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,13 +223,18 @@ def test_a_context_in_which_a_sequence_changes_its_neighbours_is_refused(
     config |= {"rope_parameters": rope, "max_position_embeddings": 2048}
     (folder / "config.json").write_text(json.dumps(config))
     assert shared_context(folder) == limit
-    for length in {limit or 2048, 2048, 4096}:
-        run = a_run(tmp_path, folder, [TRACED], backbone=replace(backbone(folder), context_length=length))
-        if limit is None or length <= limit:
+    long = replace(backbone(folder), context_length=4096)
+    shorter = RECIPE if limit is None else replace(RECIPE, max_length=limit)
+    decodes = a_run(tmp_path, folder, [TRACED], backbone=long, training=shorter)
+    served = SimpleNamespace(memory=lambda *asked: None)
+    trains = a_run(tmp_path, folder, [TRACED], training=replace(RECIPE, max_length=4096), generation=served)
+    for key, run in (("backbone.context_length", decodes), ("training.max_length", trains)):
+        if limit is None:
             stage(run, SimpleNamespace())
         else:
-            with pytest.raises(RunError, match=rf"^backbone.context_length={length}: accepted: at most {limit}; "):
+            with pytest.raises(RunError, match=rf"^{key}=4096: accepted: at most {limit}; a longer"):
                 stage(run, SimpleNamespace())
+    stage(a_run(tmp_path, folder, [TRACED], backbone=long, training=shorter, generation=served), SimpleNamespace())
 
 
 def test_tokenizer_without_weights_is_enough(

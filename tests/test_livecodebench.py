@@ -192,6 +192,12 @@ CHEATS = {
     "no reason": PIPE.format("b'{}\\n' * 9"),
     "deep": PIPE.format("b'[' * 60_000 + b'\\n'"),
     "no line": PIPE.format("b'[' * 60_000"),
+    "equal hashes": PIPE.format(
+        'b\'{"value": {"set": [\' + b", ".join(b"%d" % (n * (2**61 - 1)) for n in range(2500)) + b"]}}\\n"'
+    ),
+    "keys of equal hashes": PIPE.format(
+        'b\'{"value": {"dict": [\' + b", ".join(b"[%d, 0]" % (n * (2**61 - 1)) for n in range(2500)) + b"]}}\\n"'
+    ),
     "unhashable": PIPE.format('b\'{"value": {"set": [{"list": []}]}}\\n\''),
     "long": "import os\nwhile True:\n    for n in range(3, 64):\n        try: os.write(n, b'x' * 4096)\n"
     "        except OSError: pass",

@@ -522,6 +522,27 @@ def test_a_second_process_that_fails_is_not_needed(monkeypatch: pytest.MonkeyPat
         assert results() == [here]
 
 
+def test_a_second_process_ends_with_the_first(tmp_path: Path) -> None:
+    source = """
+import os, signal
+from alttrain.report.processes import second_process
+
+def much():
+    open("began", "w").write(str(os.getpid()))
+    return bytes(1 << 20)  # more than a pipe holds
+
+with second_process([much], True) as results:
+    while not (os.path.exists("began") and open("began").read()):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", source], cwd=tmp_path, check=False)
+    other, until = Path("/proc") / (tmp_path / "began").read_text(), time.monotonic() + 20
+    while other.exists() and "State:\tZ" not in (other / "status").read_text() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not other.exists() or "State:\tZ" in (other / "status").read_text()
+
+
 # --- beside others, and of a folder that somebody sent ---
 
 REPORTS = """

@@ -464,6 +464,17 @@ def test_a_plan_counts_what_jobs_share_once(tiny_arguments: list[str], tmp_path:
     assert generations("seed=0,1", "stages=[generate]", *served) == [4, 4, 8, 8]  # it caches nothing
 
 
+def test_a_job_that_only_judges_is_counted_after_one_that_only_generates(tiny_arguments: list[str]) -> None:
+    register()
+    planned, asked = set[str](), [*tiny_arguments, "judge@protocol.judges.harmful_rate=harm_score", "limit=4"]
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        runs = [assemble(compose("run", overrides=[*asked, f"stages=[{stage}]"])) for stage in ("generate", "judge")]
+    first, second, third = (job_of(run, (), (), planned) for run in [*runs, runs[0]])
+    assert [first.generations > 0, bool(first.calls)] == [True, False]
+    assert [second.generations, *second.calls.values()] == [0, 4]
+    assert third.generations == 0
+
+
 @pytest.mark.parametrize(
     ("stages", "rewritten", "calls"),
     [

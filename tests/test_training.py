@@ -4,6 +4,8 @@ import itertools
 import math
 import re
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -299,6 +301,22 @@ def test_a_training_that_ends_worse_than_it_began_is_marked_and_warned_of(
 )
 def test_the_last_ten_losses_are_held_against_the_first_ten(losses: list[float], worse: bool) -> None:
     assert diverged(losses) == worse
+
+
+def test_a_step_is_told_once_its_checkpoint_is_written(tiny_folder: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+
+    @contextmanager
+    def bar(label: str, total: int, done: int) -> Iterator[Any]:
+        last = tmp_path / "checkpoints" / "last.ckpt"
+        yield lambda steps, note: told.append((steps, torch.load(last, weights_only=True)["global_step"]))
+
+    hardware, recipe = (
+        Hardware(accelerator="cpu", precision="float32", log_every=1),
+        replace(RECIPE, checkpoint_every=1),
+    )
+    fit(adapted(tiny_folder), sequences(), recipe, hardware, 3, tmp_path, False, False, bar)  # type: ignore[arg-type]
+    assert told == [(1, step) for step in range(1, recipe.steps(len(sequences())) + 1)]
 
 
 @pytest.mark.parametrize("every", [1, 100])

@@ -159,7 +159,7 @@ def fetch_tokenizer(backbone: "Backbone") -> Path:
     try:
         return _snapshot(backbone, TOKENIZER_PATTERNS)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        absent = "the hub has no such model or revision; check the id and backbone.revision"
+        absent = "the hub has no such model or revision, or it is private; check both, or `hf auth login`"
         fault = hub.GATED if isinstance(error, GatedRepoError) else absent
         raise ValueError(f"backbone.source={backbone.source}: {fault}") from error
 

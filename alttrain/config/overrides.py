@@ -22,7 +22,7 @@ PRIMARY = "run"
 COMPOSING = (HydraException, OmegaConfBaseException, ValueError)  # what compose may raise
 OPEN = re.compile(
     r"(dataset(\.sources\.[\w-]+)?|evaluation\.benchmarks\.[\w-]+\.rows)\."
-    r"(columns|constants|where|labels|extract|slices|erase)\.\w+=|protocol\.(settings|means)\."
+    r"(columns|constants|where|dates|labels|forms|extract|slices|erase)\.\w+=|protocol\.(settings|means)\."
 )
 """Keys that no file needs to have. Hydra alone would ask for a plus sign."""
 QUICK = ("limit=20", "tag=quick")  # what quick=true stands for: a first look

@@ -28,6 +28,7 @@ of user turns, the last of which is the prompt."""
 Scalar = str | int | float | bool | None
 WHOLE: tuple[Shape, ...] = ("thought_and_answer",)
 _COLUMN = re.compile(r"\{([^{}]+)\}")
+_ISO = re.compile(r"\d{4}-\d\d-\d\d([T ][\d:.]+)?")
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 PATTERN_SECONDS = 10.0  # for a pattern of `extract` or `erase` on one text, since a bad one may never finish
 
@@ -43,11 +44,11 @@ class Columns:
     - `columns`: our field -> the file's column, or several columns; the first that the row has is used. From a list
       value, `category` and `phrasing` take the first item and `gold` takes all items.
     - `forms`: our field -> a text in which each {column} stands for a column's value, as in "{prompt}\n{tests.0}"; or
-      several texts: the first is used that has no empty column, else the last.
+      several texts: the first is used whose columns the row has, and none empty, else the last.
     - `constants`: our field -> its value in all rows. A mapped column overrides it; a column of the same name does not.
     - `where`: column -> the value, or the list of values, of the rows to use.
     - `dates`: column -> the first and the last moment of the rows to use, as ISO dates ("2025-02-01" is its midnight);
-      null leaves an end open. Time zones are not read.
+      null leaves an end open. The rows' time zones are not read, and the ends have none.
     - `labels`: value of the label's column -> harmful or benign; "*" matches every other value.
     - `extract`: our field -> a pattern (the dot matches newlines) whose first group is the field's text.
     - `slices`: our field -> three columns: a text, and the first and last character of the field in it.
@@ -94,8 +95,9 @@ class Columns:
                 if key == "extract" and not groups:
                     raise ValueError(f"{name}: extract.{field_name}={pattern!r}: needs a group, the text to take")
         for column, ends in self.dates.items():
-            if len(ends) != 2 or not all(end is None or _moment(end) for end in ends):
-                raise ValueError(f"{name}: dates.{column}={list(ends)!r}: accepted: two ISO dates, or null for either")
+            if len(ends) != 2 or not all(end is None or (_ISO.fullmatch(str(end)) and _moment(end)) for end in ends):
+                accepted = "two ISO dates, without time zone, or null for either"
+                raise ValueError(f"{name}: dates.{column}={list(ends)!r}: accepted: {accepted}")
         for field_name, wanted in self.slices.items():
             if len(wanted) != 3:
                 raise ValueError(f"{name}: slices.{field_name}={list(wanted)!r}: accepted: columns of text, start, end")
@@ -310,9 +312,9 @@ def _moment(value: Any) -> datetime | None:
 
 
 def _form(forms: Sequence[str], raw: Mapping[str, Any]) -> str:
-    """The first form that has no empty column, else the last."""
+    """The first form whose columns the row has, and none empty, else the last."""
     for form in forms[:-1]:
-        if all(value not in ("", None) for column in _COLUMN.findall(form) for value in _at(raw, column)):
+        if all(any(value not in ("", None) for value in _at(raw, column)) for column in _COLUMN.findall(form)):
             return form
     return forms[-1]
 

@@ -1,6 +1,7 @@
 """A second process that does a part of a report's work."""
 
 import gc
+import logging
 import os
 import pickle
 import signal
@@ -9,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from typing import TypeVar
+
+log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 MANY = 100  # number of judged benchmarks from which a second process helps
@@ -43,6 +46,7 @@ def second_process(jobs: Sequence[Callable[[], Value]], many: bool) -> Iterator[
         return
     if other == 0:
         with suppress(BaseException), open(told, "wb") as file:
+            os.close(answer)  # so that it ends if this process is killed
             file.write(pickle.dumps(here()))
         os._exit(0)
     os.close(told)
@@ -51,6 +55,7 @@ def second_process(jobs: Sequence[Callable[[], Value]], many: bool) -> Iterator[
         with suppress(EOFError, pickle.UnpicklingError), open(answer, "rb", closefd=False) as file:
             if wait([answer], PATIENCE_S):
                 return list(pickle.load(file))
+        log.warning("report    a second process gave no results; its part is done here")
         os.kill(other, signal.SIGKILL)
         return here()
 

@@ -372,13 +372,19 @@ def name_settings(found: Sequence[Evaluation]) -> None:
         alike[one.made[:2]][one.made[2]].append(one)
     for ways in alike.values():
         told = {way: _shared([one.provenance["changed"] for one in own]) for way, own in ways.items()}
-        published = {key: (pair[0], pair[0]) for changed in told.values() for key, pair in changed.items()}
+        published = {key: _published(pair[0]) for changed in told.values() for key, pair in changed.items()}
         whole = {way: published | changed for way, changed in told.items()}
         same = {*_shared([*whole.values()]), WEIGHTS}
         for way, own in ways.items():
             differ = {key.removeprefix(DECODING): pair for key, pair in whole[way].items() if key not in same}
+            differ = {key: pair for key, pair in differ.items() if ".judge." not in key}  # a heading names the judge
             for one in own:
                 one.setting = changes(differ)
+
+
+def _published(value: Any) -> tuple[Any, Any]:
+    """The pair of a setting that was not changed. A text may depend on the backbone, and is not shown."""
+    return value, "published" if isinstance(value, str) and " " in value else value
 
 
 def _shared(found: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, Sequence[Any]]:

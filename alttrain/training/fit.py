@@ -76,10 +76,7 @@ class _AfterStep(pl.Callback):  # type: ignore[misc]
 
     - logs the first step of a training: Lightning logs every `log_every`-th step, so the first row would be late
     - calls `samples` after the first step and every `every` steps, with the model in evaluation mode
-    - advances a progress bar, with loss, tokens per second and memory
     """
-
-    advance: Callable[[int, str], None] | None = None
 
     def __init__(self, step: int, samples: Callable[[int], None] | None, every: int | None) -> None:
         self.step, self.samples, self.every = step, samples, every
@@ -87,7 +84,7 @@ class _AfterStep(pl.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *unused: Any) -> None:
         if trainer.global_step == self.step:
             return  # a pass of a step that is not complete
-        before, self.step = self.step, trainer.global_step
+        self.step = trainer.global_step
         if self.step == 1 and trainer.log_every_n_steps > 1:
             numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
             for logger in trainer.loggers:
@@ -96,12 +93,23 @@ class _AfterStep(pl.Callback):  # type: ignore[misc]
             module.eval()
             self.samples(self.step)
             module.train()
-        if self.advance:
-            on_gpu = module.device.type == "cuda"
-            peak = torch.cuda.max_memory_allocated() if on_gpu else 1024 * getrusage(RUSAGE_SELF).ru_maxrss
-            speed = float(trainer.callback_metrics.get("tokens_per_second", 0))
-            note = f"loss {float(module.losses[-1]):.3f}, {speed:.0f} tokens/s, {peak / GIB:.1f} GiB"
-            self.advance(self.step - before, note)
+
+
+class _Progress(pl.Callback):  # type: ignore[misc]
+    """Advances a bar, with loss, tokens per second and memory, once a step's checkpoint is written."""
+
+    def __init__(self, step: int, advance: Callable[[int, str], None]) -> None:
+        self.step, self.advance = step, advance
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *unused: Any) -> None:
+        if trainer.global_step == self.step:
+            return
+        before, self.step = self.step, trainer.global_step
+        on_gpu = module.device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated() if on_gpu else 1024 * getrusage(RUSAGE_SELF).ru_maxrss
+        speed = float(trainer.callback_metrics.get("tokens_per_second", 0))
+        note = f"loss {float(module.losses[-1]):.3f}, {speed:.0f} tokens/s, {peak / GIB:.1f} GiB"
+        self.advance(self.step - before, note)
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc]
@@ -283,7 +291,9 @@ def fit(
         stream = BatchStream(sequences, recipe, seed, start, multiple, devices, trainer.global_rank, passes)
         module.train()
         try:
-            with bar("training", steps, start) if bar else nullcontext() as after_step.advance:
+            with bar("training", steps, start) if bar else nullcontext() as advance:
+                if advance:
+                    trainer.callbacks.append(_Progress(start, advance))  # after the one that writes checkpoints
                 trainer.fit(module, stream, ckpt_path=last if start else None, weights_only=True)
         except SystemExit as exit_:  # Lightning turns Ctrl-C into SystemExit
             raise KeyboardInterrupt from exit_

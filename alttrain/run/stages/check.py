@@ -287,8 +287,8 @@ def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
 
 def _refuse_unpacked(run: Run) -> None:
     """Raise RunError if the backbone, as far as its config is at hand, would be trained or decoded wrongly here."""
-    kernels = [run.backbone.attention] if run.to_train else []
-    kernels += ["packed"] if isinstance(run.generation, InProcess) and incomplete(run) else []
+    decodes = isinstance(run.generation, InProcess) and incomplete(run)
+    kernels = [*([run.backbone.attention] if run.to_train else []), *(["packed"] if decodes else [])]
     if not kernels or not (config := at_hand(run.backbone, "config.json")):
         return
     from alttrain.backbone.weights import shared_context, why_unpacked
@@ -299,11 +299,14 @@ def _refuse_unpacked(run: Run) -> None:
         fault = str(error)
     if fault:
         raise RunError(f"backbone.source={run.backbone.source}: {fault}")
-    if (limit := shared_context(config.parent)) and run.backbone.context_length > limit:
-        raise RunError(
-            f"backbone.context_length={run.backbone.context_length}: accepted: at most {limit}; a longer sequence "
-            "would change the positions of the others in its row; for longer ones, generation=vllm"
-        )
+    bounds = {"training.max_length": run.training.max_length} if run.training.trains and run.to_train else {}
+    bounds |= {"backbone.context_length": run.backbone.context_length} if decodes else {}
+    limit = shared_context(config.parent)
+    for key, tokens in bounds.items():
+        if limit is not None and tokens > limit:
+            longer = "" if key.startswith("training") else "; for longer ones, generation=vllm"
+            neighbours = "a longer sequence would change the positions of the others in its row"
+            raise RunError(f"{key}={tokens}: accepted: at most {limit}; {neighbours}{longer}")
 
 
 def examples_without_model(run: Run, rows: Sequence[Example]) -> list[Example] | None:
