@@ -19,7 +19,7 @@ import pytest
 
 from alttrain.evaluation import sandbox as sandbox_module
 from alttrain.evaluation.grading import LiveCodeBench, livecodebench
-from alttrain.evaluation.grading.livecodebench import Case, _cases, last_block, same_output
+from alttrain.evaluation.grading.livecodebench import Case, _cases, _fault, last_block, same_output
 from alttrain.evaluation.judges import JudgeContext
 from alttrain.evaluation.sandbox import Sandbox, bubblewrap_fault
 from alttrain.records import Generation, Judgement
@@ -192,12 +192,6 @@ CHEATS = {
     "no reason": PIPE.format("b'{}\\n' * 9"),
     "deep": PIPE.format("b'[' * 60_000 + b'\\n'"),
     "no line": PIPE.format("b'[' * 60_000"),
-    "equal hashes": PIPE.format(
-        'b\'{"value": {"set": [\' + b", ".join(b"%d" % (n * (2**61 - 1)) for n in range(2500)) + b"]}}\\n"'
-    ),
-    "keys of equal hashes": PIPE.format(
-        'b\'{"value": {"dict": [\' + b", ".join(b"[%d, 0]" % (n * (2**61 - 1)) for n in range(2500)) + b"]}}\\n"'
-    ),
     "unhashable": PIPE.format('b\'{"value": {"set": [{"list": []}]}}\\n\''),
     "long": "import os\nwhile True:\n    for n in range(3, 64):\n        try: os.write(n, b'x' * 4096)\n"
     "        except OSError: pass",
@@ -219,6 +213,15 @@ def test_cheat_does_not_pass(cheat: str, judged: Any) -> None:
     judgement = judged(CHEATS[cheat])
     assert (judgement.verdict, judgement.error) == (False, "")
     assert judgement.evidence.startswith("test 1 of 3: ")
+
+
+def test_nothing_is_hashed_that_a_program_chooses() -> None:
+    """Numbers with equal hashes would take the grader hours; no test's value has a set or keys that are no text."""
+    right = [{"a": [1, None]}]
+    assert _fault(b'{"value": {"list": [{"dict": [["a", {"list": [1, null]}]]}]}}', right, True) == ""
+    for held in ('{"set": [1]}', '{"frozenset": [1]}', '{"dict": [[1, 0]]}', '{"dict": [["a", {"set": [1]}]]}'):
+        for answer in (held, f'{{"list": [{held}]}}', f'{{"tuple": [0, {{"list": [{held}]}}]}}'):
+            assert _fault(f'{{"value": {answer}}}'.encode(), right, True) == "no plain answer", answer
 
 
 def test_what_is_right_never_enters_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
