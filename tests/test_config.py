@@ -564,6 +564,7 @@ def test_question_with_a_typo_has_no_traceback(tmp_path: Path, question: list[st
 
 def test_open_keys_need_no_plus_and_quick_is_a_limit_with_a_tag() -> None:
     open_keys = ["dataset.columns.prompt=Q", "dataset.sources.a.where.b=1", "protocol.settings.maths.samples=2"]
+    open_keys += ["dataset.dates.day=[2025-01-01,null]", "evaluation.benchmarks.b.rows.forms.prompt=x"]
     others = ["dataset.size=3", "+dataset.columns.x=y", "protocol.judges.accuracy.name=z", "seed=1"]
     assert spelt_out([*open_keys, *others]) == [*(f"++{key}" for key in open_keys), *others]
     assert spelt_out(["quick=true", "--cfg", "job"]) == ["limit=20", "tag=quick", "--cfg", "job"]
