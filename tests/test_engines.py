@@ -1,10 +1,11 @@
 """Engines that are servers: what they are asked, that no prompt is lost, and that a started server always ends."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,11 +19,12 @@ from processes import gone
 from stub_server import RESET, Say, Serve, Stub
 from tiny import LORA, backbone
 
-from alttrain.backbone import Weights
+from alttrain.backbone import Rendered, Weights
 from alttrain.backbone.weights import add_lora, load_model, load_tokenizer
 from alttrain.config import RunError, register
 from alttrain.generation import Auto, ChildServer, Decoding, InProcess, InProcessVllm, Server
 from alttrain.generation.engine import Model, Prompt, Written
+from alttrain.generation.server import ELSEWHERE, OTHER_TOKENS
 from alttrain.llm import Failure
 from alttrain.run.app import execute
 from alttrain.run.assembly import assemble
@@ -102,7 +104,9 @@ def test_text_has_one_beginning_token(serve: Serve, renderer: Renderer, adds: bo
         def __getattr__(self, name: str) -> Any:
             return getattr(tokenizer, name)
 
-        def __call__(self, text: str) -> Mapping[str, list[int]]:
+        def __call__(self, text: Any, **options: bool) -> Any:
+            if options:
+                return renderer.tokenizer(text, **options)
             ids = renderer.tokenizer.encode(text, add_special_tokens=False)
             return {"input_ids": [renderer.tokenizer.bos_token_id, *ids] if adds else ids}
 
@@ -112,6 +116,35 @@ def test_text_has_one_beginning_token(serve: Serve, renderer: Renderer, adds: bo
     write(server(stub, api="text"), asked, Renderer(begun.backbone, Adding()))
     (request,) = stub.requests
     assert request["prompt"] == (text.removeprefix("<|im_start|>") if adds else text)
+
+
+class SplitsBreaks(Renderer):
+    """Reads line breaks as one token at the end of a text, and one by one before a word, as GPT-2's tokenizers do."""
+
+    def encode(self, text: str) -> list[int]:
+        return [hash(piece) for piece in re.findall(r"\s+(?!\S)|\s|\w+|[^\s\w]+", text)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "ids", "found"),
+    [
+        ("\n\nSo.", "a </think>\n\nSo", Written("So.", "stop")),
+        ("\nSo.", "a </think>\n\nSo", Failure(ELSEWHERE, final=True)),
+        ("So.", "b </think>\n\nSo", Failure(OTHER_TOKENS, final=True)),
+    ],
+)
+def test_the_model_writes_the_white_space_that_a_text_would_give_as_another_token(
+    answer: str, ids: str, found: Any, serve: Serve, renderer: Renderer
+) -> None:
+    stub = serve(lambda prompt, asked: Say(answer))
+    splits = SplitsBreaks(renderer.backbone, renderer.tokenizer)
+    begun = Prompt(splits.encode(ids)[:-1], Rendered("", "a", " </think>\n\n", ""), "p#0", 5)
+    assert begun.ids != splits.encode(begun.text)
+    plain = Prompt(splits.encode("a"), "a", "q#0", 5)
+    written = write(server(stub, api="text"), [begun, plain], splits)
+    assert written == {0: found, 1: Written(answer, "stop")}
+    sent = {request["prompt"]: request["max_tokens"] for request in stub.requests}
+    assert sent == {"a": 5} | ({} if found == Failure(OTHER_TOKENS, final=True) else {"a </think>": 7})
 
 
 def test_an_adapter_is_a_model_of_its_own_and_loaded_where_told(

@@ -2,9 +2,11 @@
 
 With `api: tokens`, prompts are sent as token ids, so the model sees exactly the ids used in training. With `api: text`,
 they are sent as rendered text, without the beginning token if the server's tokenizer adds it. The server's tokenizer
-cannot tell the template's special tokens from those in a user's text, so the latter are disabled by a space. An adapter
-is a separate model name on the server (vLLM's multi-LoRA), so one server serves the backbone and all adapters of a
-sweep; vLLM can load an adapter on request. `alttrain.llm` implements retries.
+cannot tell the template's special tokens from those in a user's text, so the latter are disabled by a space. The ids of
+a response's beginning are those of the model's own text, in which a word that follows splits line breaks in another way
+than an end does: the model writes the white space at the end of such a text itself. An adapter is a separate model name
+on the server (vLLM's multi-LoRA), so one server serves the backbone and all adapters of a sweep; vLLM can load an
+adapter on request. `alttrain.llm` implements retries.
 
 Each sample of a prompt is a request with a seed of its own (`Decoding.seed_of`), so that a lost one is asked for again
 alone and comes out the same. One request for several (`n`) would leave the seeds to the server, and saves little: vLLM
@@ -34,6 +36,7 @@ from annotated_types import Gt, MinLen
 
 from alttrain.backbone.config import Trainable
 from alttrain.backbone.memory import Quantization
+from alttrain.backbone.template import Rendered
 from alttrain.generation.engine import Decoding, EngineConfig, Model, Prompt, Written, unwatched
 from alttrain.llm import FailedTry, Failure, RequestPool, ServerSettings, is_other_model, json_of, scrub, word
 
@@ -45,6 +48,8 @@ log = logging.getLogger(__name__)
 LOAD_TIMEOUT_S = 300.0  # that a server may take to load an adapter
 ENDING_S = 15.0  # that a server has to stop after SIGTERM
 TOLD_LINES = 5  # of the server's output in an error
+OTHER_TOKENS = "the server would read the beginning in other tokens than meant; choose an engine that takes ids"
+ELSEWHERE = "the model does not write the white space that ends the beginning, which the server takes as text"
 
 
 @dataclass(frozen=True)
@@ -103,10 +108,19 @@ class ServerEngine:
             model, asked = request.pop("model"), request.pop("prompt")
             return await client.completions.with_raw_response.create(model=model, prompt=asked, extra_body=request)
 
-        pool = RequestPool(self.server, enumerate(prompts), send, self._read, text_of=lambda one: one.text)
+        every = [spelt(one, self.renderer, decoding) if self.server.api == "text" else (one, "") for one in prompts]
+        asked = {number: one[0] for number, one in enumerate(every) if one is not None}
+        pool = RequestPool(self.server, asked.items(), send, self._read, text_of=lambda one: one.text)
         for number, found in pool.results():
             advance(1)
-            yield number, found
+            end = every[number][1]  # type: ignore[index]
+            if isinstance(found, Written) and end:
+                written, goes_on = Written(found.text.removeprefix(end), found.finish), found.text.startswith(end)
+                yield number, written if goes_on else Failure(ELSEWHERE, final=True)
+            else:
+                yield number, found
+        advance(len(every) - len(asked))
+        yield from ((number, Failure(OTHER_TOKENS, final=True)) for number, one in enumerate(every) if one is None)
 
     def _request(self, prompt: Prompt, decoding: Decoding) -> dict[str, Any]:
         text = self.server.api == "text"
@@ -142,6 +156,24 @@ class ServerEngine:
             log.warning("generate  asked for %s, and the server says that %s answered", self.model, shown)
         self._told.add(name)
         return Written(text.removesuffix(self.renderer.backbone.template.end), finish)
+
+
+def spelt(prompt: Prompt, renderer: Any, decoding: Decoding) -> tuple[Prompt, str] | None:
+    """Return a prompt whose ids are those of its text, and the white space after it, which the model has to write.
+
+    None if the text has other ids even without the white space at its end.
+    """
+    if renderer.encode(prompt.text) == prompt.ids:
+        return prompt, ""
+    pieces = list(getattr(prompt.text, "pieces", (prompt.text,)))
+    while len(pieces) > 1 and not pieces[-1]:
+        pieces.pop()
+    bare = pieces[-1].rstrip()
+    end, text = pieces[-1][len(bare) :], Rendered(*pieces[:-1], bare)
+    ids = renderer.encode(text)
+    if ids != prompt.ids[: len(ids)]:
+        return None
+    return replace(prompt, ids=ids, text=text, cap=prompt.most(decoding) + len(prompt.ids) - len(ids)), end
 
 
 def _load_adapter(server: Server, name: str, adapter: Path) -> None:
