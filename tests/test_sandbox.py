@@ -10,6 +10,7 @@ import shutil
 import socket
 import struct
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
