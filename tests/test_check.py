@@ -58,7 +58,7 @@ class AsIs(Structure):
 class FakeRun(SimpleNamespace):
     """A run of parts that a test gives."""
 
-    to_train = Run.to_train
+    to_train, rewritten = Run.to_train, Run.rewritten
 
 
 def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[str] = ("check",), **parts: Any) -> Any:
@@ -211,7 +211,7 @@ def test_layers_that_a_packed_row_would_confuse_are_refused_without_weights(tiny
     ],
 )
 def test_a_context_in_which_a_sequence_changes_its_neighbours_is_refused(
-    kind: str, limit: int | None, tiny_folder: Path, tmp_path: Path
+    kind: str, limit: int | None, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from alttrain.backbone.weights import shared_context
 
@@ -235,6 +235,12 @@ def test_a_context_in_which_a_sequence_changes_its_neighbours_is_refused(
             with pytest.raises(RunError, match=rf"^{key}=4096: accepted: at most {limit}; a longer"):
                 stage(run, SimpleNamespace())
     stage(a_run(tmp_path, folder, [TRACED], backbone=long, training=shorter, generation=served), SimpleNamespace())
+    rewrites = a_run(tmp_path, folder, [TRACED], backbone=long, training=shorter, benchmarks=())
+    stage(rewrites, SimpleNamespace())
+    monkeypatch.setattr(check_stage.needs, "lacks_originals", lambda run, rows: True)  # the backbone writes them
+    if limit:
+        with pytest.raises(RunError, match=rf"^backbone.context_length=4096: accepted: at most {limit}"):
+            stage(rewrites, SimpleNamespace())
 
 
 def test_tokenizer_without_weights_is_enough(

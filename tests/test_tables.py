@@ -377,14 +377,17 @@ def test_columns_that_a_setting_tells_apart_are_headed_by_it(tmp_path: Path) -> 
 def test_a_judge_and_a_text_of_another_backbone_are_no_setting_of_a_column(tmp_path: Path) -> None:
     for method, prompt in (("alttrain", None), ("plain", "You are one of many"), ("direct_refusal", "Be brief")):
         own = make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, method=method, hashed=method)
-        changed: dict[str, list[Any]] = {"evaluation.benchmarks.b.judge.name": ["refusal", method]}
+        changed: dict[str, list[Any]] = {"benchmark.judge.name": ["refusal", method]}
+        if method == "plain":
+            changed["benchmark.judge.threshold"] = [5, 4]
         if prompt is not None:
             changed["protocol.system_prompt"] = ["You are the backbone", prompt]
         own /= "evaluation/strongreject.alttrain"
         mend(own, lambda record, changed=changed: record["provenance"].update(changed=changed))  # type: ignore[misc]
     ends = {one[3] for one in heads(made(tmp_path)["main"]) if one[1:2] == ("strongreject",)}
-    texts = ("published", "You are one of many", "Be brief")
-    assert ends == {f"protocol.system_prompt={text}" for text in texts}
+    texts = {"published": 5, "You are one of many": 4, "Be brief": 5}
+    prompt = "protocol.system_prompt"
+    assert ends == {f"benchmark.judge.threshold={value}, {prompt}={text}" for text, value in texts.items()}
 
 
 def test_columns_that_no_setting_tells_apart_are_headed_by_their_hash(tmp_path: Path) -> None:

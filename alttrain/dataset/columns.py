@@ -44,7 +44,7 @@ class Columns:
     - `columns`: our field -> the file's column, or several columns; the first that the row has is used. From a list
       value, `category` and `phrasing` take the first item and `gold` takes all items.
     - `forms`: our field -> a text in which each {column} stands for a column's value, as in "{prompt}\n{tests.0}"; or
-      several texts: the first is used whose columns the row has, and none empty, else the last.
+      several texts: the first is used that has no empty column, else the last.
     - `constants`: our field -> its value in all rows. A mapped column overrides it; a column of the same name does not.
     - `where`: column -> the value, or the list of values, of the rows to use.
     - `dates`: column -> the first and the last moment of the rows to use, as ISO dates ("2025-02-01" is its midnight);
@@ -96,7 +96,7 @@ class Columns:
                     raise ValueError(f"{name}: extract.{field_name}={pattern!r}: needs a group, the text to take")
         for column, ends in self.dates.items():
             if len(ends) != 2 or not all(end is None or (_ISO.fullmatch(str(end)) and _moment(end)) for end in ends):
-                accepted = "two ISO dates, without time zone, or null for either"
+                accepted = "two dates as YYYY-MM-DD, also with a time but no zone, or null for either"
                 raise ValueError(f"{name}: dates.{column}={list(ends)!r}: accepted: {accepted}")
         for field_name, wanted in self.slices.items():
             if len(wanted) != 3:
@@ -312,9 +312,9 @@ def _moment(value: Any) -> datetime | None:
 
 
 def _form(forms: Sequence[str], raw: Mapping[str, Any]) -> str:
-    """The first form whose columns the row has, and none empty, else the last."""
+    """The first form that has no empty column, else the last. One that the row lacks is a fault, not empty."""
     for form in forms[:-1]:
-        if all(any(value not in ("", None) for value in _at(raw, column)) for column in _COLUMN.findall(form)):
+        if all(value not in ("", None) for column in _COLUMN.findall(form) for value in _at(raw, column)):
             return form
     return forms[-1]
 

@@ -2,11 +2,11 @@
 
 With `api: tokens`, prompts are sent as token ids, so the model sees exactly the ids used in training. With `api: text`,
 they are sent as rendered text, without the beginning token if the server's tokenizer adds it. The server's tokenizer
-cannot tell the template's special tokens from those in a user's text, so the latter are disabled by a space. The ids of
-a response's beginning are those of the model's own text, in which a word that follows splits line breaks in another way
-than an end does: the model writes the white space at the end of such a text itself. An adapter is a separate model name
-on the server (vLLM's multi-LoRA), so one server serves the backbone and all adapters of a sweep; vLLM can load an
-adapter on request. `alttrain.llm` implements retries.
+cannot tell the template's special tokens from those in a user's text, so the latter are disabled by a space. Some
+tokenizers split line breaks before a word in another way than at the end of a text. Where the ids of a response's
+beginning show that, its white space is not sent, and the model has to write it. An adapter is a separate model name on
+the server (vLLM's multi-LoRA), so one server serves the backbone and all adapters of a sweep; vLLM can load an adapter
+on request. `alttrain.llm` implements retries.
 
 Each sample of a prompt is a request with a seed of its own (`Decoding.seed_of`), so that a lost one is asked for again
 alone and comes out the same. One request for several (`n`) would leave the seeds to the server, and saves little: vLLM
@@ -48,7 +48,9 @@ log = logging.getLogger(__name__)
 LOAD_TIMEOUT_S = 300.0  # that a server may take to load an adapter
 ENDING_S = 15.0  # that a server has to stop after SIGTERM
 TOLD_LINES = 5  # of the server's output in an error
-OTHER_TOKENS = "the server would read the beginning in other tokens than meant; choose an engine that takes ids"
+OTHER_TOKENS = (
+    "the server would read the beginning in other tokens than meant; use tag=NAME with an engine that takes ids"
+)
 ELSEWHERE = "the model does not write the white space that ends the beginning, which the server takes as text"
 
 
@@ -165,7 +167,7 @@ def spelt(prompt: Prompt, renderer: Any, decoding: Decoding) -> tuple[Prompt, st
     """
     if renderer.encode(prompt.text) == prompt.ids:
         return prompt, ""
-    pieces = list(getattr(prompt.text, "pieces", (prompt.text,)))
+    pieces = list(getattr(prompt.text, "pieces", ("", prompt.text)))
     while len(pieces) > 1 and not pieces[-1]:
         pieces.pop()
     bare = pieces[-1].rstrip()

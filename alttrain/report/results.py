@@ -75,6 +75,7 @@ PARTS = ("backbone", "dataset", "rewrite", "training")  # the fields of run.json
 LAST = 10**6  # the order of a row that has none of its own
 SNAPSHOT = re.compile(r"\.report\.[^/]*\.part/")
 SHOWN_KEYS, LONGEST = 2, 24  # number of changed keys that a label names, and of characters of a value that it shows
+NAMES_JUDGE = (".judge.name", ".judge._target_")  # what a column's heading says already
 WEIGHTS, DECODING = "backbone.source", "protocol.decoding."  # a changed key that shapes no hash; what names leave out
 REMEDY = "run the judge stage again"
 Row = TypeVar("Row")
@@ -377,7 +378,7 @@ def name_settings(found: Sequence[Evaluation]) -> None:
         same = {*_shared([*whole.values()]), WEIGHTS}
         for way, own in ways.items():
             differ = {key.removeprefix(DECODING): pair for key, pair in whole[way].items() if key not in same}
-            differ = {key: pair for key, pair in differ.items() if ".judge." not in key}  # a heading names the judge
+            differ = {key: pair for key, pair in differ.items() if not key.endswith(NAMES_JUDGE)}
             for one in own:
                 one.setting = changes(differ)
 

@@ -87,17 +87,16 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], planned:
     calls = Counter[str]()
     for benchmark in run.evaluated:
         decoding, work, open_ = run.protocol.decoding_for(benchmark), _work(run, benchmark), left[benchmark.name]
-        if open_ and f"generate {work}" not in planned:
+        if due and f"generate {work}" not in planned:
             planned.add(f"generate {work}")
             generated += open_
             generated_tokens += open_ * min(TYPICAL[benchmark.kind], decoding.max_new_tokens)
             if benchmark.intervention and benchmark.intervention.requests:
                 calls[f"attack {benchmark.intervention_name}"] += open_ * benchmark.intervention.requests
-        judges = {"check", "judge"} & set(run.stages) and not is_judged(run, benchmark)
-        if judges and f"judge {work}" not in planned:
+        if {"check", "judge"} & set(run.stages) and f"judge {work}" not in planned:
             planned.add(f"judge {work}")
             asked = len(benchmark.examples) * decoding.samples
-            for judge in judges_of(run, benchmark).values():
+            for judge in () if is_judged(run, benchmark) else judges_of(run, benchmark).values():
                 calls[f"judge {_judge(judge)}"] += asked * len(judge.servers) * len(run.protocol.parts)
     taught = rows if run.to_train and not run.rewritten else ()
     bare = sum(not row.thought for row in taught)

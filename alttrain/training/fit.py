@@ -96,7 +96,7 @@ class _AfterStep(pl.Callback):  # type: ignore[misc]
 
 
 class _Progress(pl.Callback):  # type: ignore[misc]
-    """Advances a bar, with loss, tokens per second and memory, once a step's checkpoint is written."""
+    """Advances a bar, with loss, tokens per second and memory, after each step and its checkpoint."""
 
     def __init__(self, step: int, advance: Callable[[int, str], None]) -> None:
         self.step, self.advance = step, advance

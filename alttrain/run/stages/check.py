@@ -234,7 +234,7 @@ def check(run: Run, session: Session) -> None:
             log.warning(message, benchmark.name, *lacking["rows"])
     made = examples_without_model(run, rows)  # before anything is fetched: this may refuse the run
     renderer, why = _tokenizer_alone(run)
-    _refuse_unpacked(run)
+    _refuse_unpacked(run, rows)
     sizes = prove(run, rows, made, renderer) if renderer else None
     for line in needs.refuse_too_large(run, rows, run.stages, sizes):
         log.info("check     %s", line)
@@ -285,9 +285,12 @@ def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
     return Renderer(run.backbone, load_tokenizer(folder)), ""
 
 
-def _refuse_unpacked(run: Run) -> None:
+def _refuse_unpacked(run: Run, rows: Sequence[Example]) -> None:
     """Raise RunError if the backbone, as far as its config is at hand, would be trained or decoded wrongly here."""
-    decodes = isinstance(run.generation, InProcess) and incomplete(run)
+    writers = [writer for writer in (run.structure.teacher, run.structure.understander) if writer is not None]
+    asks = any(writer.asks_backbone for writer in writers) or needs.lacks_originals(run, rows)
+    rewrites = run.to_train and not run.rewritten and asks
+    decodes = isinstance(run.generation, InProcess) and (incomplete(run) or rewrites)
     kernels = [*([run.backbone.attention] if run.to_train else []), *(["packed"] if decodes else [])]
     if not kernels or not (config := at_hand(run.backbone, "config.json")):
         return
