@@ -464,7 +464,9 @@ def test_a_plan_counts_what_jobs_share_once(tiny_arguments: list[str], tmp_path:
     assert generations("seed=0,1", "stages=[generate]", *served) == [4, 4, 8, 8]  # it caches nothing
 
 
-def test_a_job_that_only_judges_is_counted_after_one_that_only_generates(tiny_arguments: list[str]) -> None:
+def test_a_job_that_only_judges_is_counted_after_one_that_only_generates(
+    tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     register()
     planned, asked = set[str](), [*tiny_arguments, "judge@protocol.judges.harmful_rate=harm_score", "limit=4"]
     with initialize_config_module("alttrain.conf", version_base="1.3"):
@@ -473,6 +475,15 @@ def test_a_job_that_only_judges_is_counted_after_one_that_only_generates(tiny_ar
     assert [first.generations > 0, bool(first.calls)] == [True, False]
     assert [second.generations, *second.calls.values()] == [0, 4]
     assert third.generations == 0
+    done = set[str]()
+    with monkeypatch.context() as patch:
+        patch.setattr("alttrain.run.plan.unanswered", lambda *_: 0)
+        patch.setattr("alttrain.run.plan.is_judged", lambda *_: True)
+        for run in runs:
+            job_of(run, (), (), done)
+    for run in runs:  # what an earlier job has done is not left to a later one
+        later = job_of(run, (), (), done)
+        assert [later.generations, later.calls] == [0, {}]
 
 
 @pytest.mark.parametrize(
