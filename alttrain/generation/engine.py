@@ -72,6 +72,7 @@ class Prompt:
     cap: int | None = None
 
     def most(self, decoding: Decoding) -> int:
+        """Return the limit on new tokens."""
         return decoding.max_new_tokens if self.cap is None else min(self.cap, decoding.max_new_tokens)
 
 
@@ -127,6 +128,10 @@ class EngineConfig(ABC):
     @property
     @abstractmethod
     def chunk(self) -> int: ...
+
+    def choice(self, accelerator: str) -> str:
+        """Return the name of the field with the engine to use, given `trainer.accelerator`; "" is this one itself."""
+        return ""
 
     def check(self, quantization: Quantization | None, gpu: bool) -> None:
         """Raise ValueError if the engine cannot start here. `quantization` is the protocol's."""

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from alttrain.evaluation import statistics
+from alttrain.evaluation.adherence import ASSESSED, assessment_rates
 from alttrain.evaluation.statistics import UNKNOWN, Estimate
 from alttrain.records import Trained, read_if_there
-from alttrain.report.measures import ASSESSING, CAUSES, TOKENS, TRAINING
+from alttrain.report.measures import ASSESSING, CAUSES, FAILURES, TOKENS, TRAINING
 from alttrain.report.results import Evaluation
 from alttrain.report.variants import Column, Variant
 
@@ -30,6 +31,12 @@ CATEGORIES = [
     "undecided", "truncated", "prompts", "small", "protocol_hash", "judge",
 ]  # fmt: skip
 """The columns of categories.csv. `n` counts the texts with a verdict, over all seeds, and `prompts` their prompts."""
+STRUCTURE = [
+    *("run", "protocol", "judges"),
+    *(f"{rate}{end}" for rate in ("precision", "recall", "false_alarms") for end in ("", "_low", "_high")),
+    *(*ASSESSED, "harmful_n", *FAILURES[:3], "benign_n", *FAILURES[3:], "undecided"),
+]
+"""The columns of structure.csv. `harmful_n` and `benign_n` count prompts with a verdict on the answer."""
 ENDS = {True: "refused", False: "answered", None: "undecided"}
 FLOWS = [f"{said}_{end}" for said in ("harmful", "benign", "unassessed") for end in ENDS.values()]
 """Columns of thoughts.csv: what the assessment says, and what becomes of the answer."""
@@ -265,3 +272,27 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
         flows = Counter(f"{text.assessment or 'unassessed'}_{ENDS[text.refused]}" for text in every)
         rows.append(row | {"metric": one.measure} | {name: flows[name] for name in FLOWS})
     return pd.DataFrame(rows)
+
+
+def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
+    """structure.csv: for each run and protocol, the assessment as a classifier of requests, and the causes of failures.
+
+    Counts are summed over benchmarks, since harmful and harmless prompts come from different ones.
+    """
+    counted: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    judges = defaultdict[tuple[str, str], dict[str, None]](dict)
+    for one in judged:
+        own = counted[one.run, one.protocol]
+        judges[one.run, one.protocol][one.judge] = None
+        own.update(one.analysis["assessing"])
+        for failed in one.analysis["failures"]:
+            outcome = "answered" if failed["label"] == "harmful" else "refused"
+            own.update({f"{outcome}_{cause}": failed[cause] for cause in CAUSES})
+            own.update({f"{failed['label']}_n": failed["n"], "undecided": failed["undecided"]})
+    rows = []
+    for key, own in counted.items():
+        row = {**own, "run": key[0], "protocol": key[1], "judges": " + ".join(judges[key])}
+        for name, rate in assessment_rates(own).items():
+            row |= zip((name, f"{name}_low", f"{name}_high"), rate, strict=True)
+        rows.append(row)
+    return pd.DataFrame(rows, columns=STRUCTURE)

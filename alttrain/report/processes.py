@@ -2,14 +2,14 @@
 
 import gc
 import logging
+import multiprocessing
 import os
 import pickle
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import wait
-from typing import TypeVar
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -31,39 +31,39 @@ def second_process(jobs: Sequence[Callable[[], Value]], many: bool) -> Iterator[
     def here() -> list[Value]:
         return [job() for job in jobs]
 
-    other = None
-    if many and sys.platform == "linux":
-        answer, told = os.pipe()
-        gc.freeze()  # garbage is not looked for in what both have
-        try:
-            other = os.fork()
-        except OSError:  # no memory, or too many processes
-            os.close(answer)
-            os.close(told)
-            gc.unfreeze()
-    if other is None:
+    if not many or sys.platform != "linux" or multiprocessing.current_process().daemon:  # a daemon may have no children
         yield here
         return
-    if other == 0:
-        with suppress(BaseException), open(told, "wb") as file:
-            os.close(answer)  # so that it ends if this process is killed
-            file.write(pickle.dumps(here()))
-        os._exit(0)
-    os.close(told)
+    fork = multiprocessing.get_context("fork")
+    answers, answering = fork.Pipe(duplex=False)
+    other = fork.Process(target=_answer, args=(here, answering, answers), daemon=True)
+    gc.freeze()  # garbage is not looked for in what both have
+    try:
+        other.start()
+    except OSError as error:  # no memory, or too many processes
+        log.info("report    without a second process: %s", error)
+    answering.close()
 
     def results() -> list[Value]:
-        with suppress(EOFError, pickle.UnpicklingError), open(answer, "rb", closefd=False) as file:
-            if wait([answer], PATIENCE_S):
-                return list(pickle.load(file))
+        with suppress(EOFError, pickle.UnpicklingError):
+            if answers.poll(PATIENCE_S):
+                return list(answers.recv())
         log.warning("report    a second process gave no results; its part is done here")
-        os.kill(other, signal.SIGKILL)
         return here()
 
     try:
-        yield results
+        yield results if other.pid else here
     finally:
-        with suppress(OSError):  # it has been waited for elsewhere
-            os.kill(other, signal.SIGKILL)
-            os.waitpid(other, 0)
-        os.close(answer)
+        if other.pid:
+            other.kill()
+            other.join()
+        answers.close()
         gc.unfreeze()
+
+
+def _answer(work: Callable[[], Any], answering: Connection, answers: Connection) -> None:
+    """Send the results of the work, and end without the clean-up of what this process is a copy of."""
+    with suppress(BaseException):
+        answers.close()  # so that sending fails if the first process is killed
+        answering.send(work())
+    os._exit(0)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -22,7 +22,7 @@ import pandas as pd
 import yaml
 
 from alttrain.config import name_fault
-from alttrain.evaluation.adherence import ASSESSED, Adherence, Continuation, answer_refused, assessment_rates, cause_of
+from alttrain.evaluation.adherence import Adherence, Continuation, answer_refused, cause_of
 from alttrain.evaluation.interventions import JOIN
 from alttrain.evaluation.protocol import Part
 from alttrain.records import (
@@ -38,7 +38,7 @@ from alttrain.records import (
     write_text,
 )
 from alttrain.report.escaping import literal, read_literal
-from alttrain.report.measures import CAUSES, FAILURES, MEASURES, base, by_judge
+from alttrain.report.measures import MEASURES, base, by_judge
 from alttrain.report.processes import MANY, second_process
 
 log = logging.getLogger(__name__)
@@ -52,12 +52,6 @@ COLUMNS = [*METRICS, "order", "called"]
 """The columns of `results`. `order` is the method's place in tables, `called` the measure's name there."""
 TIDY = [*COLUMNS, "measure", "setting"]
 """The columns of `tidy`. Unlike `metric`, `measure` does not name the judge. `setting` is the evaluation's."""
-STRUCTURE = [
-    *("run", "protocol", "judges"),
-    *(f"{rate}{end}" for rate in ("precision", "recall", "false_alarms") for end in ("", "_low", "_high")),
-    *(*ASSESSED, "harmful_n", *FAILURES[:3], "benign_n", *FAILURES[3:], "undecided"),
-]
-"""The columns of structure.csv. `harmful_n` and `benign_n` count prompts with a verdict on the answer."""
 SAMPLES = [
     "run", "backbone", "method", "seed", "benchmark", "protocol", "id", "sample", "label", "category", "prompt",
     "thought", "answer", "closed", "finish", "thought_tokens", "answer_tokens", "measure", "judge", "part", "says",
@@ -372,9 +366,9 @@ def name_settings(found: Sequence[Evaluation]) -> None:
     for one in found:
         alike[one.made[:2]][one.made[2]].append(one)
     for ways in alike.values():
-        told = {way: _shared([one.provenance["changed"] for one in own]) for way, own in ways.items()}
-        published = {key: _published(pair[0]) for changed in told.values() for key, pair in changed.items()}
-        whole = {way: published | changed for way, changed in told.items()}
+        changes_of = {way: _shared([one.provenance["changed"] for one in own]) for way, own in ways.items()}
+        published = {key: _published(pair[0]) for changed in changes_of.values() for key, pair in changed.items()}
+        whole = {way: published | changed for way, changed in changes_of.items()}
         same = {*_shared([*whole.values()]), WEIGHTS}
         for way, own in ways.items():
             differ = {key.removeprefix(DECODING): pair for key, pair in whole[way].items() if key not in same}
@@ -465,30 +459,6 @@ def changes(changed: Mapping[str, Sequence[Any]]) -> str:
     shown = [f"{k}={v if len(v) <= LONGEST else v[:LONGEST] + '…'}" for k, v in ordered[:SHOWN_KEYS]]
     more = len(changed) - SHOWN_KEYS
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
-
-
-def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
-    """structure.csv: for each run and protocol, the assessment as a classifier of requests, and the causes of failures.
-
-    Counts are summed over benchmarks, since harmful and harmless prompts come from different ones.
-    """
-    counted: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    judges = defaultdict[tuple[str, str], dict[str, None]](dict)
-    for one in judged:
-        own = counted[one.run, one.protocol]
-        judges[one.run, one.protocol][one.judge] = None
-        own.update(one.analysis["assessing"])
-        for failed in one.analysis["failures"]:
-            outcome = "answered" if failed["label"] == "harmful" else "refused"
-            own.update({f"{outcome}_{cause}": failed[cause] for cause in CAUSES})
-            own.update({f"{failed['label']}_n": failed["n"], "undecided": failed["undecided"]})
-    rows = []
-    for key, own in counted.items():
-        row = {**own, "run": key[0], "protocol": key[1], "judges": " + ".join(judges[key])}
-        for name, rate in assessment_rates(own).items():
-            row |= zip((name, f"{name}_low", f"{name}_high"), rate, strict=True)
-        rows.append(row)
-    return pd.DataFrame(rows, columns=STRUCTURE)
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:

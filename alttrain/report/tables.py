@@ -17,11 +17,11 @@ import pandas as pd
 from alttrain.evaluation import protocol_hash
 from alttrain.report import measures
 from alttrain.report.contrasts import Contrast, Contrasts, base_of, comparisons, decided, interventions
-from alttrain.report.estimates import Number, by_category, numbers, thoughts
+from alttrain.report.estimates import Number, by_category, numbers, structure, thoughts
 from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
 from alttrain.report.processes import MANY, second_process
 from alttrain.report.published import beside, covers, described, published
-from alttrain.report.results import METRICS, NO_TRAIN, Evaluation, Made, changes, option, read_texts, structure, tidy
+from alttrain.report.results import METRICS, NO_TRAIN, Evaluation, Made, changes, option, read_texts, tidy
 from alttrain.report.variants import (
     Column,
     Variant,
@@ -115,8 +115,8 @@ def report_of(judged: Sequence[Evaluation]) -> Report:
 
     with second_process([differences], len(plain) >= MANY) as results_of:
         known = _known(found)
-        ((compared, told),) = results_of()
-    whole, contrasts = variants(judged), {(found[place], column): one for place, column, one in told}
+        ((compared, placed),) = results_of()
+    whole, contrasts = variants(judged), {(found[place], column): one for place, column, one in placed}
     made = tables(found, contrasts, known)
     intervened, effects = interventions(whole)
     if effects:
@@ -401,8 +401,8 @@ def pivot(part: pd.DataFrame) -> pd.DataFrame:
         different = len({*judges[key].split(" + ")})
         judge = f"by {judges[key] if different == 1 else f'{different} judges'}" if judges[key] else ""
         headings.append(tuple(line for line in (name, measure.partition(".")[2], over, judge) if line))
-    for told in (part.set_index(COLUMN).setting.to_dict(), {key: key[-1] for key in grid.columns}):
-        ends = [told[key] if headings.count(one) > 1 else "" for one, key in zip(headings, grid.columns, strict=True)]
+    for end_of in (part.set_index(COLUMN).setting.to_dict(), {key: key[-1] for key in grid.columns}):
+        ends = [end_of[key] if headings.count(one) > 1 else "" for one, key in zip(headings, grid.columns, strict=True)]
         headings = [one + ((end,) if end else ()) for one, end in zip(headings, ends, strict=True)]
     grid.columns = pd.Index(headings, tupleize_cols=False)
     return grid

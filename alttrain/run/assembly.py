@@ -16,7 +16,7 @@ from alttrain.config.identity import shaping, shaping_of_engine, shaping_of_judg
 from alttrain.dataset import Dataset, Selection
 from alttrain.evaluation import Benchmark, Intervention, Protocol, protocol_hash
 from alttrain.evaluation.protocol import SAYS
-from alttrain.generation import Auto, EngineConfig
+from alttrain.generation import EngineConfig
 from alttrain.records import Example, Texts
 from alttrain.rewrite import Structure
 from alttrain.training import Hardware, Logger, NoTraining, SupervisedFineTuning
@@ -172,8 +172,7 @@ def assemble(config: DictConfig) -> Run:
     if fault := name_fault(name):
         raise RunError(f"the run's name {name!r}: {fault}; shorten tag, or the names of its parts")
     engine, hardware = part("generation"), part("trainer")
-    if isinstance(engine, Auto):
-        choice = engine.choice(hardware.accelerator)
+    if choice := engine.choice(hardware.accelerator):
         engine, plain["generation"] = getattr(engine, choice), plain["generation"][choice]
     run = Run(
         name=name,

@@ -86,13 +86,13 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], planned:
     generated = generated_tokens = 0
     calls = Counter[str]()
     for benchmark in run.evaluated:
-        decoding, work, open_ = run.protocol.decoding_for(benchmark), _work(run, benchmark), left[benchmark.name]
+        decoding, work, lacking = run.protocol.decoding_for(benchmark), _work(run, benchmark), left[benchmark.name]
         if due and f"generate {work}" not in planned:
             planned.add(f"generate {work}")
-            generated += open_
-            generated_tokens += open_ * min(TYPICAL[benchmark.kind], decoding.max_new_tokens)
+            generated += lacking
+            generated_tokens += lacking * min(TYPICAL[benchmark.kind], decoding.max_new_tokens)
             if benchmark.intervention and benchmark.intervention.requests:
-                calls[f"attack {benchmark.intervention_name}"] += open_ * benchmark.intervention.requests
+                calls[f"attack {benchmark.intervention_name}"] += lacking * benchmark.intervention.requests
         if {"check", "judge"} & set(run.stages) and f"judge {work}" not in planned:
             planned.add(f"judge {work}")
             asked = len(benchmark.examples) * decoding.samples

@@ -128,12 +128,12 @@ def _printed(code: Any, namespace: dict[str, Any], given: str) -> str:
             raise SystemExit(0)  # through `serve`: the interpreter ends as after a script, threads and buffers included
         _, status = os.waitpid(child, 0)
         printed.seek(0)
-        told = printed.read().decode("utf-8", "replace")
+        output = printed.read().decode("utf-8", "replace")
         if os.WIFSIGNALED(status):
             raise RuntimeError(f"killed by signal {os.WTERMSIG(status)}")
         if status:
-            raise RuntimeError(told.partition("\n")[0][:200])
-        return told
+            raise RuntimeError(output.partition("\n")[0][:200])
+        return output
 
 
 def check(prompt: str, test: str, entry_point: str, calls: int, answers: int, script: bool = False) -> None:

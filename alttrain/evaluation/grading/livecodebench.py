@@ -105,8 +105,8 @@ class LiveCodeBench(HumanEval):
         harness = Path(__file__).with_name("harness.py").read_text(encoding="utf-8")
         # processor time: the limit of a whole problem in evaluation/compute_code_generation_metrics.py
         limits = replace(self.sandbox, seconds=(self.sandbox.seconds + 1) * len(calls) + 5)
-        answers, told = os.pipe()
-        with open(answers, "rb", 0) as reader, open(told, "wb", 0) as writer, NamedTemporaryFile("w") as file:
+        answers, answering = os.pipe()
+        with open(answers, "rb", 0) as reader, open(answering, "wb", 0) as writer, NamedTemporaryFile("w") as file:
             file.writelines(f"{call}\n" for call in calls)
             file.flush()
             with open(file.name, "rb") as asked:

@@ -127,7 +127,7 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
         tried(writer.check, key)
     if rewrites and structure.guard is not None:
         tried(structure.guard.check, "rewrite.guard", model_fault)
-    asks = rewrites and (any(one.asks_backbone for one in used.values()) or needs.lacks_originals(run, rows or ()))
+    asks = "rewrite" in stages and _backbone_writes(run, rows or ())
 
     # the backbone, and what it runs on
     tried(_check_backbone, run, gpu, trains, asks or bool(due))
@@ -150,6 +150,13 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
     tried(check_belongs, run)
     if faults:
         raise RunError(*faults)
+
+
+def _backbone_writes(run: Run, rows: Sequence[Example]) -> bool:
+    """Return whether the backbone writes thoughts or whole originals for the rewrite that is left."""
+    writers = (run.structure.teacher, run.structure.understander)
+    asked = any(writer is not None and writer.asks_backbone for writer in writers)
+    return run.training.trains and not run.rewritten and (asked or needs.lacks_originals(run, rows))
 
 
 def check_sources(run: Run, planned: Collection[str] = ()) -> None:
@@ -287,10 +294,7 @@ def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
 
 def _refuse_unpacked(run: Run, rows: Sequence[Example]) -> None:
     """Raise RunError if the backbone, as far as its config is at hand, would be trained or decoded wrongly here."""
-    writers = [writer for writer in (run.structure.teacher, run.structure.understander) if writer is not None]
-    asks = any(writer.asks_backbone for writer in writers) or needs.lacks_originals(run, rows)
-    rewrites = run.to_train and not run.rewritten and asks
-    decodes = isinstance(run.generation, InProcess) and (incomplete(run) or rewrites)
+    decodes = isinstance(run.generation, InProcess) and (incomplete(run) or _backbone_writes(run, rows))
     kernels = [*([run.backbone.attention] if run.to_train else []), *(["packed"] if decodes else [])]
     if not kernels or not (config := at_hand(run.backbone, "config.json")):
         return

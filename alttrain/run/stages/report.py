@@ -89,11 +89,11 @@ def write_report(output_dir: Path, texts: Texts = "all") -> pd.DataFrame:
             return pd.DataFrame()
         with alone(folder):
             digest, before = _digest(runs, texts), kept_json(folder / STAMP, _Stamp) or {"digest": "", "files": {}}
-            told = before["files"]
-            now = states(folder, told) if {*told} <= files(folder) else {}  # looks only at files below `folder`
-            if before["digest"] != digest or {name: list(state) for name, state in now.items()} != told:
+            last = before["files"]
+            now = states(folder, last) if {*last} <= files(folder) else {}  # looks only at files below `folder`
+            if before["digest"] != digest or {name: list(state) for name, state in now.items()} != last:
                 with rare_collections(), beside(folder) as aside:
-                    _make(output_dir, aside, texts, digest, {*told})
+                    _make(output_dir, aside, texts, digest, {*last})
             shown = folder / "tables" / f"{SHOWN}.csv"
             return marked(read_csv(shown)) if shown.exists() else pd.DataFrame()
     except Exception as error:  # texts, names and files may come from anybody, and cause any error
