@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -237,10 +238,15 @@ def test_a_context_in_which_a_sequence_changes_its_neighbours_is_refused(
     stage(a_run(tmp_path, folder, [TRACED], backbone=long, training=shorter, generation=served), SimpleNamespace())
     rewrites = a_run(tmp_path, folder, [TRACED], backbone=long, training=shorter, benchmarks=())
     stage(rewrites, SimpleNamespace())
-    monkeypatch.setattr(check_stage.needs, "lacks_originals", lambda run, rows: True)  # the backbone writes them
-    if limit:
-        with pytest.raises(RunError, match=rf"^backbone.context_length=4096: accepted: at most {limit}"):
+    for part, name, value in (
+        (check_stage.needs, "lacks_originals", lambda run, rows: True),  # the backbone writes them
+        (AsIs, "understander", SimpleNamespace(asks_backbone=True)),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(RunError) if limit else nullcontext() as refused:
+            patch.setattr(part, name, value)
             stage(rewrites, SimpleNamespace())
+        fault = f"backbone.context_length=4096: accepted: at most {limit};"
+        assert refused is None or str(refused.value).startswith(fault)
 
 
 def test_tokenizer_without_weights_is_enough(
