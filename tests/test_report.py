@@ -24,14 +24,14 @@ from made_runs import UNNAMED, compared, make_run, mend, metrics_of, no_train, w
 import alttrain
 from alttrain.config import RunError, preview, register
 from alttrain.evaluation.statistics import detectable_difference, rate_over_seeds
-from alttrain.records import Judgement, checksum, write_json, write_rows, write_sealed, write_text
+from alttrain.records import Judgement, checksum, read_rows, write_json, write_rows, write_sealed, write_text
 from alttrain.report.contrasts import COMPARED, comparisons
 from alttrain.report.escaping import latex_text, literal
 from alttrain.report.estimates import CATEGORIES, structure, thoughts
 from alttrain.report.formats import markdown
 from alttrain.report.measures import MEASURES, base
 from alttrain.report.processes import second_process
-from alttrain.report.results import METRICS, TIDY, evaluations, read_csv, results, tidy, write_csv
+from alttrain.report.results import METRICS, TIDY, Evaluation, evaluations, read_csv, results, tidy, write_csv
 from alttrain.report.tables import runs_table
 from alttrain.report.variants import variants
 from alttrain.run.stages.report import report, show, write_report
@@ -603,7 +603,7 @@ def test_reports_side_by_side_and_beside_a_judge_are_whole(tmp_path: Path) -> No
 def test_what_is_being_judged_is_left_out_and_named(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("alttrain.report.snapshot.PAUSE_S", 0)
+    monkeypatch.setattr("alttrain.report.results.PAUSE_S", 0)
     (folder, *_) = sorted(outputs(tmp_path).glob("runs/*/evaluation/embedded_harmful*"))
     path = folder / "judgements.jsonl"
     if fault == "another judge's":
@@ -615,6 +615,27 @@ def test_what_is_being_judged_is_left_out_and_named(
     write_report(tmp_path)
     assert caplog.messages == [f"report    left out, being written or damaged (its command judges it again): {folder}"]
     assert len(read_csv(tmp_path / "report" / "metrics.csv").groupby(["run", "benchmark"])) == 3
+
+
+def test_a_report_is_begun_again_when_a_run_is_judged_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder, *_) = sorted(outputs(tmp_path).glob("runs/*/evaluation/embedded_harmful*"))
+    packed, begun = Evaluation.packed, list[Path]()
+
+    def judged_anew(evaluation: Evaluation) -> bytes:
+        begun.append(evaluation.folder)
+        if len(begun) == 1:
+            rows = read_rows(folder / "judgements.jsonl", Judgement)
+            write_rows(folder / "judgements.jsonl", [replace(row, evidence="another") for row in rows])
+            mend(folder)
+        return packed(evaluation)
+
+    monkeypatch.setattr(Evaluation, "packed", judged_anew)
+    write_report(tmp_path)
+    assert begun.count(folder) == 2
+    assert caplog.messages == []
+    assert len(read_csv(tmp_path / "report" / "metrics.csv").groupby(["run", "benchmark"])) == 4
 
 
 def test_a_report_that_fails_fails_no_run_and_leaves_the_one_before(
@@ -691,7 +712,7 @@ def test_a_stamp_that_is_none_is_made_anew(stamp: str | None, tmp_path: Path) ->
 
 
 def test_without_a_swap_in_one_step_the_report_is_moved_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alttrain.report.snapshot._exchanged", lambda *unused: False)
+    monkeypatch.setattr("alttrain.report.output._exchanged", lambda *unused: False)
     write_report(outputs(tmp_path))
     (tmp_path / "report" / "notes.md").write_text("own")
     os.utime(next(tmp_path.glob("runs/*/run.json")))

@@ -2,5 +2,5 @@
 
 `results` reads the runs, `variants` groups them into rows and columns, `estimates` makes the numbers and `contrasts`
 their differences, `tables` puts both beside `published` figures, and `formats`, `figures` and `page` show them.
-`snapshot` copies the runs first.
+`output` replaces the report folder.
 """

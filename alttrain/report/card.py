@@ -62,8 +62,8 @@ def _template() -> Template:
     return environment.from_string(files("alttrain.report").joinpath("card.md").read_text("utf-8"))
 
 
-def rewrite_card(run_folder: Path, source: Path | None = None) -> bool:
-    """Rewrite the card if it has changed. Returns whether it was written. `source` is a snapshot of the run, if any.
+def rewrite_card(run_folder: Path) -> bool:
+    """Rewrite the card if it has changed. Returns whether it was written.
 
     Nothing is written if training is not finished, nor through a link that leads out of the folder of runs.
     """
@@ -72,7 +72,7 @@ def rewrite_card(run_folder: Path, source: Path | None = None) -> bool:
     paths = [folder / "README.md" for folder in folders if folder.resolve().is_relative_to(runs)]
     if not paths or not (run_folder / "train.json").exists():
         return False
-    text = card(source or run_folder)
+    text = card(run_folder)
     stale = [path for path in paths if checksum(path) != hashlib.sha256(text.encode()).hexdigest()]
     for path in stale:
         write_text(path, text)

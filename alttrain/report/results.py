@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import re
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
@@ -31,6 +32,7 @@ from alttrain.records import (
     Judgement,
     Label,
     Names,
+    checksum,
     parse_rows,
     read_bytes,
     read_document,
@@ -67,7 +69,8 @@ TEXTS = [
 NO_TRAIN = "no_train"  # the method that is the unmodified backbone
 PARTS = ("backbone", "dataset", "rewrite", "training")  # the fields of run.json that name a run without a method
 LAST = 10**6  # the order of a row that has none of its own
-SNAPSHOT = re.compile(r"\.report\.[^/]*\.part/")
+JUDGED = ("judgements.jsonl", "judges.json")  # what the judge stage writes before metrics.json
+TRIES, PAUSE_S = 20, 0.05  # how often metrics.json is read while these are written, and the seconds between
 SHOWN_KEYS, LONGEST = 2, 24  # number of changed keys that a label names, and of characters of a value that it shows
 NAMES_JUDGE = (".judge.name", ".judge._target_")  # what a column's heading says already
 WEIGHTS, DECODING = "backbone.source", "protocol.decoding."  # a changed key that shapes no hash; what names leave out
@@ -195,7 +198,6 @@ class Evaluation:
         found = self.analysis["decides"]
         self.decides = Decides(self.measure, found["judge"], found["part"], found["counted"])
         self.judge = self.decides.judge
-        self._checked: set[str] = set()  # files of rows whose checksums have been verified against metrics.json
         self.read: dict[Decides, bytes] = {}  # packed, since rows take ten times as much memory
 
     def called(self, measure: str) -> str:
@@ -286,22 +288,23 @@ class Evaluation:
         """The selected rows of a file with all their fields. `wanted` has one entry per row."""
         if not any(wanted):
             return []
-        path = self.folder / name
-        lines = filter(bytes.strip, read_bytes(path).split(b"\n"))
-        return parse_rows(b"\n".join(line for line, one in zip(lines, wanted, strict=True) if one), row_type, path)
+        lines = filter(bytes.strip, self._content(name).split(b"\n"))
+        chosen = b"\n".join(line for line, one in zip(lines, wanted, strict=True) if one)
+        return parse_rows(chosen, row_type, self.folder / name)
 
     def _rows(self, name: str, row_type: type[Row]) -> list[Row]:
-        """All rows of a file. Raises DamagedError if metrics.json was made from another version of it."""
+        return parse_rows(self._content(name), row_type, self.folder / name)
+
+    def _content(self, name: str) -> bytes:
+        """The content of a file of rows. Raises DamagedError if metrics.json was made from another version of it."""
         path = self.folder / name
         try:
             content = read_bytes(path)
         except FileNotFoundError as error:
             raise DamagedError(path, "is not there", remedy=REMEDY) from error
-        if name not in self._checked:
-            if hashlib.sha256(content).hexdigest() != self.judged["made_from"].get(name):
-                raise DamagedError(path, "is not what metrics.json was made from", remedy=REMEDY)
-            self._checked.add(name)
-        return parse_rows(content, row_type, path)
+        if hashlib.sha256(content).hexdigest() != self.judged["made_from"].get(name):
+            raise DamagedError(path, "is not what metrics.json was made from", remedy=REMEDY)
+        return content
 
 
 def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]:
@@ -331,13 +334,25 @@ def read_texts(judged: Sequence[Evaluation]) -> None:
 
 
 def evaluations_of(run: Path) -> list[Evaluation]:
-    """The judged benchmarks of a run's folder. Raises DamagedError."""
+    """The judged benchmarks of a run's folder, without those that are being judged. Raises DamagedError."""
     names, found = read_document(run / "run.json", Names), list[Evaluation]()
     _check_names(run / "run.json", run=names["run"], backbone=names["backbone"])
     for path in sorted(run.glob("evaluation/*/metrics.json")):
-        found.append(one := Evaluation(names, path.parent, read_metrics(path)))
-        _check_names(path, benchmark=one.benchmark.replace(JOIN, "_"), protocol=one.protocol)
+        if judged := _metrics(path):
+            found.append(one := Evaluation(names, path.parent, judged))
+            _check_names(path, benchmark=one.benchmark.replace(JOIN, "_"), protocol=one.protocol)
     return found
+
+
+def _metrics(path: Path) -> dict[str, Any]:
+    """metrics.json; {}, with a warning, if the verdicts remain others than those that it was made from."""
+    for again in range(TRIES):
+        time.sleep(PAUSE_S if again else 0)
+        judged = read_metrics(path)
+        if all(checksum(path.with_name(name)) == judged["made_from"].get(name) for name in JUDGED):
+            return judged
+    log.warning("report    left out, being written or damaged (its command judges it again): %s", path.parent)
+    return {}
 
 
 def method_name(names: Mapping[str, Any]) -> str:
@@ -396,8 +411,8 @@ def _check_names(path: Path, **names: str) -> None:
 
 
 def warn_left_out(run: Path, error: DamagedError) -> None:
-    """Log which run is left out of the report, and why. The message names the run's file, not the snapshot's."""
-    log.warning("report    left out %s: %s", run.name, SNAPSHOT.sub("", str(error)))
+    """Log which run is left out of the report, and why."""
+    log.warning("report    left out %s: %s", run.name, error)
 
 
 def results(output_dir: str | Path = "outputs") -> pd.DataFrame:

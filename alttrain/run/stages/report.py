@@ -9,8 +9,8 @@
 - table.md, tables/, figures/   one row for each run and seed; aggregated over seeds
 - page.html                     everything, with every sample, in one file
 
-A trained run's model card is rewritten if its results changed. The report is made from a snapshot in a temporary
-folder, which replaces report/ when it is complete (`report.snapshot`). A failed report does not fail the run.
+A trained run's model card is rewritten if its results changed. The report is made in a temporary folder, which replaces
+report/ when it is complete (`report.output`). A failed report does not fail the run.
 """
 
 import gc
@@ -37,15 +37,16 @@ from alttrain.records import DamagedError, Texts, alone, kept_json, write_text
 from alttrain.report.card import rewrite_card
 from alttrain.report.figures import draw_all
 from alttrain.report.formats import console, latex, markdown
+from alttrain.report.output import STAMP, beside, files, inputs, keep, put, states
 from alttrain.report.page import write_page
 from alttrain.report.results import Evaluation, evaluations, read_csv, warn_left_out, write_csv
-from alttrain.report.snapshot import STAMP, beside, files, inputs, keep, put, snapshot, states
 from alttrain.report.tables import CELLS, TABLES, marked, report_of
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
 
 log = logging.getLogger(__name__)
 
+AGAIN = 20  # how often a report is begun again because runs were written to meanwhile
 WIDEST = 10_000  # maximum width of a table on the console, in characters
 SHOWN = "overview"  # the table that the console shows
 IF_ANY = ("interventions", "decided", "thoughts")  # CSV files that are only written with a row
@@ -113,32 +114,37 @@ def rare_collections() -> Iterator[None]:
 
 
 def _make(output_dir: Path, aside: Path, texts: Texts, digest: str, ours: set[str]) -> None:
-    """Make the report from a snapshot, then replace the last one.
+    """Make the report, then replace the last one. Runs go on meanwhile.
 
-    Errors name the original files, not those of the snapshot. A run with a damaged file is logged and left out.
+    Rows are checked against metrics.json each time they are read. If they differ since a run's files were replaced, the
+    report is begun again. A run with a damaged file is logged and left out.
     """
     runs, folder, made = output_dir / "runs", output_dir / "report", aside / "report"
-    snapshot(runs, aside / "runs")
-    left_out = set[Path]()
+    left_out, again = set[Path](), AGAIN
     while True:
+        before = inputs(runs)
         made.mkdir()
         keep(folder, made, ours)
         try:
-            if not (judged := evaluations(aside / "runs", left_out)):
+            if not (judged := evaluations(runs, left_out)):
                 return
             made_now = states(made, [path.relative_to(made).as_posix() for path in _write(aside, texts, judged)])
             break
         except DamagedError as error:
-            left_out.add(run := aside / "runs" / error.path.relative_to(aside / "runs").parts[0])
-            warn_left_out(run, error)
             shutil.rmtree(made)
+            run, now = runs / error.path.relative_to(runs).parts[0], inputs(runs)
+            if again and any(state != now.get(place) for place, state in before.items() if place.is_relative_to(run)):
+                again -= 1
+            else:
+                left_out.add(run)
+                warn_left_out(run, error)
         except (OSError, ValueError) as error:
             raise ValueError(str(error).replace(str(aside), str(output_dir))) from error
     write_text(made / STAMP, json.dumps({"digest": digest, "files": made_now}))
     put(made, folder)
-    for run in sorted((aside / "runs").iterdir()):
+    for run in sorted(record.parent for record in runs.glob("*/run.json")):
         try:
-            rewrite_card(runs / run.name, run)
+            rewrite_card(run)
         except (OSError, ValueError, LookupError, TypeError) as error:
             log.warning("report    the model card of %s is not made anew: %s", run.name, error)
 
@@ -146,8 +152,8 @@ def _make(output_dir: Path, aside: Path, texts: Texts, digest: str, ours: set[st
 def _digest(runs: Path, texts: str) -> str:
     """Return a hash of the inputs, by names, sizes and times of the runs' files and of the report's code."""
     digest = hashlib.sha256(f"{__version__} {texts}\n".encode())
-    for folder, names in inputs(runs):
-        digest.update(f"{folder} {states(folder, names)}\n".encode())
+    for folder, state in inputs(runs).items():
+        digest.update(f"{folder} {state}\n".encode())
     for path in sorted(Path(room.__file__).parent.rglob("*.*")):
         if path.suffix != ".pyc":
             digest.update(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
