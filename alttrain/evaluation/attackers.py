@@ -172,20 +172,19 @@ class Attack(Intervention, ABC):
 
     def _replies(self, asked: Mapping[int, Ask], cache: Path) -> dict[int, Any]:
         """What the attacker replies, or a `Failure`."""
-        asking: dict[str, list[int]] = {}
-        for number, ask in asked.items():
-            asking.setdefault(ask.question, []).append(number)
-        reads = {ask.question: ask.read for ask in asked.values()}
-        found = dict[int, Any].fromkeys(asked, Failure("the attacker's server was given up", final=False))
+        found: dict[int, Any] = {}
 
-        def useful(question: str, reply: Reply) -> bool:
-            return reads[question](_said(reply.text)) is not None
+        def read(number: int, reply: Reply) -> Any:
+            return asked[number].read(_said(reply.text))
 
-        for question, _, reply in replies(self.attacker, list(asking), cache, RECIPE, "attack", useful):
-            for number in asking[question]:
-                read = reads[question](_said(reply.text)) if isinstance(reply, Reply) else reply
-                nothing = Failure(f"the attacker wrote no {asked[number].wanted}", final=True)
-                found[number] = nothing if read is None else read
+        def useful(number: int, reply: Reply) -> bool:
+            return read(number, reply) is not None
+
+        questions = ((ask.question, number) for number, ask in asked.items())
+        for _, number, _, reply in replies(self.attacker, questions, cache, RECIPE, "attack", useful):
+            said = read(number, reply) if isinstance(reply, Reply) else reply
+            nothing = Failure(f"the attacker wrote no {asked[number].wanted}", final=True)
+            found[number] = nothing if said is None else said
         return found
 
     def _verdicts(self, shown: Mapping[int, Generation], context: JudgeContext) -> dict[int, bool | Failure]:
