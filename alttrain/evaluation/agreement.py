@@ -135,7 +135,6 @@ def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int) -> dict[str, A
 
     Undecided verdicts are missing values.
     """
-    import krippendorff
     import numpy as np
 
     columns = [[own[name] for own in judges.values()] for name in next(iter(judges.values()))]
@@ -150,7 +149,7 @@ def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int) -> dict[str, A
         draws = np.random.default_rng(seed).multinomial(n, sizes / n, size=RESAMPLES)
         ends = (100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2)
         low, high = map(float, np.nanpercentile(nominal_alpha(kinds, draws), ends))
-        alpha = Estimate(float(krippendorff.alpha(value_counts=paired, level_of_measurement="nominal")), low, high)
+        alpha = Estimate(float(nominal_alpha(kinds, sizes[None])[0]), low, high)
     return {"coefficient": alpha, "agreed": agreed, "n": n, "undecided": len(columns) - n}
 
 
