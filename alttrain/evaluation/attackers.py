@@ -150,15 +150,17 @@ class Attack(Intervention, ABC):
         talks = [Conversation(row.goal or row.prompt) for row in rows]
         attacks = [self.steps(talk) for talk in talks]
         due = {number: next(attack) for number, attack in enumerate(attacks)}
-        ways: tuple[tuple[type, Callable[[dict[int, Any]], Mapping[int, Any]]], ...] = (
-            (Ask, lambda asked: self._replies(asked, context.cache)),
-            (str, lambda said: answer({n: ([*talks[n].turns, text], talks[n].answers) for n, text in said.items()})),
-            (Generation, lambda shown: self._verdicts(shown, context)),
-        )
         while due:
-            for kind, settle in ways:
-                waiting = {number: step for number, step in due.items() if isinstance(step, kind)}
-                for number, found in settle(waiting).items() if waiting else ():
+            for kind in (Ask, str, Generation):
+                waiting: dict[int, Any] = {number: step for number, step in due.items() if isinstance(step, kind)}
+                settled: Mapping[int, Any] = {}
+                if waiting and kind is Ask:
+                    settled = self._replies(waiting, context.cache)
+                elif waiting and kind is str:
+                    settled = answer({n: ([*talks[n].turns, text], talks[n].answers) for n, text in waiting.items()})
+                elif waiting:
+                    settled = self._verdicts(waiting, context)
+                for number, found in settled.items():
                     talk, failed = talks[number], isinstance(found, Failure)
                     del due[number]
                     talk.failure = found if failed else talk.failure
