@@ -23,7 +23,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 HOPELESS_CODES = ("insufficient_quota", "unsupported_parameter", "unsupported_value", "model_not_found")
 """Error codes that every further request would get too, whatever its status."""
+GIVEN_UP = "the server was given up"  # the reason of a request that was not sent, because others before it failed
 HASH_DIGITS = 16  # of a reply's key that records store, enough to find its file in the cache
 WHOLE = ("stop", "eos")  # finish reasons of a complete reply; "eos" is Together's
 CHECK_TIMEOUT_S = 5.0  # within which a server must list its models
@@ -55,6 +56,7 @@ SHORTEST_KEY = 8  # characters of a key that is removed from texts; shorter ones
 _CODE = re.compile(r"[a-z_]{3,40}")
 _SNAPSHOT = re.compile(r"([-@:](\d{4}-\d{2}-\d{2}|\d{3,8}|latest|main))?")
 
+Item = TypeVar("Item")
 Key = TypeVar("Key")
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -211,7 +213,10 @@ class RequestPool(Generic[Key, Request, Answer]):
         self._last_reply = 0.0
 
     def results(self) -> Iterator[tuple[Key, Answer | Failure]]:
-        """Yield each key with its answer or failure, in order of arrival. Ends early if the server is given up."""
+        """Yield each key with its answer or failure, in order of arrival.
+
+        If the server is given up, the keys that were not sent come last, as failures for `GIVEN_UP`.
+        """
         held: list[tuple[Key, Failure]] = []  # refused before any answer: the cause may be the prompt or the server
         with asyncio.Runner() as runner:
             working = runner.get_loop().create_task(self._work())
@@ -225,6 +230,7 @@ class RequestPool(Generic[Key, Request, Answer]):
             runner.run(asyncio.wait_for(working, None))
         final = bool(self._last_reply) or len(held) < REFUSED_AT_FIRST
         yield from ((key, replace(failure, final=final)) for key, failure in held)
+        yield from ((key, Failure(GIVEN_UP, final=False)) for key, _ in self._waiting)
 
     async def _work(self) -> None:
         """Process requests until none is left or the server is given up, then put None in the queue."""
@@ -389,7 +395,7 @@ class Writer(Protocol):
     def repeats(self) -> bool: ...
 
     def write(self, prompts: Mapping[str, str], keep: Keep) -> Iterator[tuple[str, Reply | Failure]]:
-        """Yield each key with its reply or failure, in order of arrival. Keys are missing if the model is given up."""
+        """Yield each key with its reply or failure, in order of arrival."""
 
 
 @dataclass(frozen=True)
@@ -425,40 +431,49 @@ class ServerWriter(ServerSettings):
 
 
 def replies(
-    writer: Writer, prompts: Sequence[str], folder: Path, recipe: int, who: str, useful: Callable[[str, Reply], bool]
-) -> Iterator[tuple[str, str, Reply | Failure]]:
-    """Yield (prompt, key, reply): replies cached in `folder` first, then requested ones in order of arrival.
+    writer: Writer,
+    asked: Iterable[tuple[str, Item]],
+    folder: Path,
+    recipe: int,
+    who: str,
+    useful: Callable[[Item, Reply], bool],
+) -> Iterator[tuple[str, Item, str, Reply | Failure]]:
+    """Yield (prompt, item, key, reply) for each (prompt, item): replies cached in `folder` first, then as they arrive.
 
-    A lock makes runs that ask the same model take turns, so that each finds the replies of the one before. Warns if a
-    model other than the requested one answered, or more than one. `recipe` is a version number in each key, `who` the
-    prefix of log lines. A cached reply that is not `useful` for its prompt is requested again and replaced, unless the
-    writer would repeat it.
+    Equal prompts are asked once, and their items get the same reply. A lock makes runs that ask the same model take
+    turns, so that each finds the replies of the one before. Warns if a model other than the requested one answered, or
+    more than one. `recipe` is a version number in each key, `who` the prefix of log lines. A cached reply that is
+    `useful` for none of its prompt's items is requested again and replaced, unless the writer would repeat it.
     """
     cache, model, sampling = ReplyCache(folder), writer.identity, writer.sampling
-    asked: dict[str, str] = {}
+    items: dict[str, list[Item]] = {}
+    for prompt, item in asked:
+        items.setdefault(prompt, []).append(item)
+    due: dict[str, str] = {}
     unusable: dict[str, Reply] = {}
     served: Counter[str] = Counter()
-    for prompt in prompts:
+    for prompt, own in items.items():
         key = reply_key(model, [{"role": "user", "content": prompt}], sampling, recipe)
         kept = cache.get(key)
-        if kept and (writer.repeats or useful(prompt, kept)):
+        if kept and (writer.repeats or any(useful(item, kept) for item in own)):
             served[kept.served] += 1
-            yield prompt, key, kept
+            yield from ((prompt, item, key, kept) for item in own)
         else:
-            asked[key] = prompt
+            due[key] = prompt
             unusable |= {key: kept} if kept else {}
-    if asked:
+    if due:
         with alone(folder / f"{reply_key(model, [], sampling, recipe)[:HASH_DIGITS]}.asked"):
-            for key in list(asked):
+            for key, prompt in list(due.items()):
                 kept = cache.get(key)
                 if kept and kept != unusable.get(key):  # another run stored it meanwhile
-                    yield asked.pop(key), key, kept
-            if asked:
-                log.info("%-9s asking %s for %d replies; %d kept", who, model, len(asked), len(prompts) - len(asked))
-                written = writer.write(asked, lambda key, reply: cache.keep(key, reply, unusable.get(key)))
+                    del due[key]
+                    yield from ((prompt, item, key, kept) for item in items[prompt])
+            if due:
+                log.info("%-9s asking %s for %d replies; %d kept", who, model, len(due), len(items) - len(due))
+                written = writer.write(due, lambda key, reply: cache.keep(key, reply, unusable.get(key)))
                 for key, reply in written:
                     served[reply.served if isinstance(reply, Reply) else ""] += 1
-                    yield asked[key], key, reply
+                    yield from ((due[key], item, key, reply) for item in items[due[key]])
     names = sorted(name for name in served if name)
     if len(names) > 1 or any(is_other_model(name, model.rpartition(" at ")[0]) for name in names):
         counts = ", ".join(f"{name} ({served[name]})" for name in names)

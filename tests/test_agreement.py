@@ -12,17 +12,14 @@ import pytest
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from alttrain.evaluation.agreement import (
-    HumanLabels,
-    Label,
     cohen_kappa,
     confusions,
     corrected_rate,
     judge_report,
     krippendorff_alpha,
     nominal_alpha,
-    read_labels,
-    text_hash,
 )
+from alttrain.evaluation.labels import HumanLabels, Label, read_labels, text_hash
 from alttrain.evaluation.statistics import wilson
 
 MARKS = {"+": True, "-": False, "?": None}

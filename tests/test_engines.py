@@ -25,7 +25,7 @@ from alttrain.config import RunError, register
 from alttrain.generation import Auto, ChildServer, Decoding, InProcess, InProcessVllm, Server
 from alttrain.generation.engine import Model, Prompt, Written
 from alttrain.generation.server import ELSEWHERE, OTHER_TOKENS
-from alttrain.llm import Failure
+from alttrain.llm import GIVEN_UP, Failure
 from alttrain.run.app import execute
 from alttrain.run.assembly import assemble
 from alttrain.run.session import Session
@@ -210,9 +210,15 @@ def test_what_is_not_answered_has_its_reason(serve: Serve, renderer: Renderer) -
 
 def test_a_server_that_refuses_all_is_given_up_and_no_prompt_is_settled(serve: Serve, renderer: Renderer) -> None:
     stub = serve(lambda prompt, _: Say(status=400))
-    found = write(server(stub, concurrency=4), prompts(renderer, 60), renderer)
-    assert 16 <= len(found) <= 32  # a busy machine tells of some late
-    assert set(found.values()) == {Failure("the server refuses the prompt (HTTP 400)", final=False)}
+    advanced: list[int] = []
+    with server(stub, concurrency=4).start(model(renderer)) as engine:
+        found = list(engine.generate(prompts(renderer, 60), GREEDY, advanced.append))
+    refused, unsent = Failure("the server refuses the prompt (HTTP 400)", False), Failure(GIVEN_UP, False)
+    sent = len(stub.requests)
+    assert 16 <= sent <= 32  # a busy machine tells of some late
+    assert [answer for _, answer in found] == [refused] * sent + [unsent] * (60 - sent)
+    assert sorted(number for number, _ in found) == list(range(60))
+    assert sum(advanced) == sent
 
 
 # --- a server that is started ---

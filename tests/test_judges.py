@@ -38,8 +38,8 @@ from alttrain.evaluation.judges import (
     WildGuard,
 )
 from alttrain.evaluation.judges.guards import _first_tokens
-from alttrain.evaluation.judges.judge import GIVEN_UP, exchange
-from alttrain.llm import ServerSettings
+from alttrain.evaluation.judges.judge import exchange
+from alttrain.llm import GIVEN_UP, ServerSettings
 from alttrain.records import Generation, Judgement
 from alttrain.rewrite.teachers import ServerWriter
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from made_runs import judge_benchmark, make_run, mend
 
-from alttrain.evaluation.agreement import read_labels, text_hash
+from alttrain.evaluation.labels import read_labels, text_hash
 from alttrain.run import label
 
 SETS = {"strongreject": ("harmful_rate", "y" * 10 + "n" * 60 + "u" * 4)}

@@ -12,7 +12,8 @@ import pytest
 
 from alttrain.evaluation import JudgeContext, RefusalJudge, judged
 from alttrain.evaluation.judged import Judgements, own_name
-from alttrain.evaluation.judges.judge import GIVEN_UP, NO_REPLY
+from alttrain.evaluation.judges.judge import NO_REPLY
+from alttrain.llm import GIVEN_UP
 from alttrain.records import Generation, Judgement, read_rows, write_rows
 
 BENCH = Path(__file__).parents[1] / "scripts" / "bench_judging.py"

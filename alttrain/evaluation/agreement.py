@@ -3,31 +3,17 @@
 `judge_report` collects all figures as JSON. Verdicts map an id to True, False or None (undecided). Undecided verdicts
 enter no coefficient and no rate; each result reports their number. `StructureAgreement` compares a judge of structure
 with the parser.
-
-`read_labels` reads human labels from CSV or JSON lines. `alttrain-label` draws the texts and writes rows to fill in.
-
-- `id`, `sample`  id and sample of the generation
-- `hash`          `text_hash` of prompt and text; if absent, computed from the columns `prompt` and `answer`
-- `weight`        number of judged texts that this one represents: 1 / probability of being drawn; default 1
-- `refused`, `harmful` or `correct`  the label, of one kind in the whole file: true, false, or null if the annotator
-  could not tell (CSV: yes, no, unclear); an empty CSV cell is not labelled yet
-
-Other columns are ignored. A label counts only for a text with the same hash. Without weights the labelled texts are
-treated as a simple random sample of the judged texts.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any
 
-from alttrain.dataset.sources import read_raw
 from alttrain.english import sentences
 from alttrain.evaluation.adherence import Adherence
 from alttrain.evaluation.statistics import CONFIDENCE, UNKNOWN, Estimate, Verdicts, rate, rate_by_item, wilson
@@ -39,12 +25,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 9_999  # bootstrap samples of Krippendorff's alpha
 WIDE = 0.5  # an interval wider than this (as a share of 1) is reported as uninformative
-SHOWN = 5  # bad rows that an error message names
 CORRECTED = "corrected"  # begins what follows the point in the name of a corrected measure
-Kind = Literal["refused", "harmful", "correct"]
-WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "unclear": None, "?": None}
-"""Accepted CSV cells, in upper or lower case."""
-Name = tuple[str, int]  # a generation's id and sample
 
 
 def judge_report(
@@ -135,7 +116,6 @@ def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int) -> dict[str, A
 
     Undecided verdicts are missing values.
     """
-    import krippendorff
     import numpy as np
 
     columns = [[own[name] for own in judges.values()] for name in next(iter(judges.values()))]
@@ -150,7 +130,7 @@ def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int) -> dict[str, A
         draws = np.random.default_rng(seed).multinomial(n, sizes / n, size=RESAMPLES)
         ends = (100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2)
         low, high = map(float, np.nanpercentile(nominal_alpha(kinds, draws), ends))
-        alpha = Estimate(float(krippendorff.alpha(value_counts=paired, level_of_measurement="nominal")), low, high)
+        alpha = Estimate(float(nominal_alpha(kinds, sizes[None])[0]), low, high)
     return {"coefficient": alpha, "agreed": agreed, "n": n, "undecided": len(columns) - n}
 
 
@@ -302,103 +282,3 @@ class StructureAgreement:
                 "counts": [{"judge": judge, "parser": parser, "n": n} for (judge, parser), n in sorted(table.items())],
             }
         return {"undecided": self._undecided, "fields": fields}
-
-
-class Label(NamedTuple):
-    """A label of one text. The verdict is None if the annotator could not tell."""
-
-    name: Name
-    hash: str
-    verdict: bool | None
-    weight: float = 1.0
-
-
-class HumanLabels(NamedTuple):
-    """The labels in a file. `says` is what True means; `unlabelled` is the number of rows without a label."""
-
-    says: Kind
-    labels: tuple[Label, ...]
-    unlabelled: int = 0
-
-    def joined(self, hashes: Mapping[Name, str]) -> tuple[dict[Name, Label], list[str]]:
-        """Match labels to generations by text hash. Returns (label by generation, ids of labels that match no text).
-
-        If several generations have the same prompt and text, a label goes to the one it names, else to the first.
-        Raises ValueError if no label matches.
-        """
-        by_hash = defaultdict[str, list[Name]](list)
-        for name, digest in hashes.items():
-            by_hash[digest].append(name)
-        found: dict[Name, Label] = {}
-        others = []
-        for label in self.labels:
-            free = [name for name in by_hash[label.hash] if name not in found]
-            if free:
-                found[label.name if label.name in free else free[0]] = label
-            else:
-                others.append(label.name[0])
-        if not found:
-            raise ValueError(
-                f"none of {len(self.labels)} labels, such as that of {others[0]!r}, is of a text of this run: they are "
-                "of another run or of older texts; draw these texts with alttrain-label"
-            )
-        return found, others
-
-
-def text_hash(prompt: str, text: str) -> str:
-    """The first 16 hex digits of the SHA-256 of a prompt and the text written for it."""
-    return hashlib.sha256(json.dumps([prompt, text]).encode()).hexdigest()[:16]
-
-
-def read_labels(path: Path) -> HumanLabels:
-    """Read the labels in a file. Raises ValueError, naming bad rows, or FileNotFoundError."""
-    labels: dict[tuple[Name, str], Label] = {}
-    kinds: dict[Kind, str] = {}
-    bad, unlabelled = [], 0
-    for place, row in read_raw(path):
-        try:
-            kind, label = _label(row)
-            kinds.setdefault(kind, place)
-            if label is None:
-                unlabelled += 1
-            elif labels.setdefault((label.name, label.hash), label) is not label:
-                raise ValueError(f"id {label.name[0]!r} again")
-        except ValueError as error:
-            bad.append(f"{place}: {error}")
-    if len(kinds) > 1:
-        bad.append(" and ".join(f"{kind!r} ({place})" for kind, place in kinds.items()) + " in one file: label one")
-    if bad:
-        more = [f"and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
-        raise ValueError("; ".join([*bad[:SHOWN], *more]))
-    kind = next(iter(kinds))
-    if not labels:
-        raise ValueError(f"{path}: {unlabelled} rows and no label: fill the column {kind!r}")
-    return HumanLabels(kind, tuple(labels.values()), unlabelled)
-
-
-def _label(row: Mapping[str, Any]) -> tuple[Kind, Label | None]:
-    """(kind, label) of one row; the label is None if its cell is empty."""
-    if not isinstance(row.get("id"), str):
-        raise ValueError("expected a string 'id'")
-    name = f"id {row['id']!r}"
-    kinds: list[Kind] = [kind for kind in get_args(Kind) if kind in row]
-    if len(kinds) != 1:
-        raise ValueError(f"{name}: expected one of {', '.join(get_args(Kind))}; found {' and '.join(kinds) or 'none'}")
-    prompt, answer = row.get("prompt"), row.get("answer")
-    digest = row.get("hash") or (isinstance(prompt, str) and isinstance(answer, str) and text_hash(prompt, answer))
-    if not digest:
-        raise ValueError(f"{name}: expected a 'hash', or the 'prompt' and the 'answer' that were read")
-    value = row[kinds[0]]
-    if value == "":
-        return kinds[0], None
-    verdict = WORDS.get(value.strip().lower(), value) if isinstance(value, str) else value
-    if verdict is not None and not isinstance(verdict, bool):
-        raise ValueError(f"{name}: {kinds[0]!r} is {value!r}; expected true, false or null (CSV: yes, no or unclear)")
-    given, said = row.get("sample"), row.get("weight")
-    try:
-        sample, weight = int(given or 0), 1.0 if said in (None, "") else float(said)
-    except (TypeError, ValueError):
-        sample, weight = 0, 0.0
-    if not 0 < weight < float("inf"):
-        raise ValueError(f"{name}: sample {given!r}, weight {said!r}: expected numbers above 0")
-    return kinds[0], Label((row["id"], sample), str(digest), verdict, weight)

@@ -150,15 +150,17 @@ class Attack(Intervention, ABC):
         talks = [Conversation(row.goal or row.prompt) for row in rows]
         attacks = [self.steps(talk) for talk in talks]
         due = {number: next(attack) for number, attack in enumerate(attacks)}
-        ways: tuple[tuple[type, Callable[[dict[int, Any]], Mapping[int, Any]]], ...] = (
-            (Ask, lambda asked: self._replies(asked, context.cache)),
-            (str, lambda said: answer({n: ([*talks[n].turns, text], talks[n].answers) for n, text in said.items()})),
-            (Generation, lambda shown: self._verdicts(shown, context)),
-        )
         while due:
-            for kind, settle in ways:
-                waiting = {number: step for number, step in due.items() if isinstance(step, kind)}
-                for number, found in settle(waiting).items() if waiting else ():
+            for kind in (Ask, str, Generation):
+                waiting: dict[int, Any] = {number: step for number, step in due.items() if isinstance(step, kind)}
+                settled: Mapping[int, Any] = {}
+                if waiting and kind is Ask:
+                    settled = self._replies(waiting, context.cache)
+                elif waiting and kind is str:
+                    settled = answer({n: ([*talks[n].turns, text], talks[n].answers) for n, text in waiting.items()})
+                elif waiting:
+                    settled = self._verdicts(waiting, context)
+                for number, found in settled.items():
                     talk, failed = talks[number], isinstance(found, Failure)
                     del due[number]
                     talk.failure = found if failed else talk.failure
@@ -172,20 +174,19 @@ class Attack(Intervention, ABC):
 
     def _replies(self, asked: Mapping[int, Ask], cache: Path) -> dict[int, Any]:
         """What the attacker replies, or a `Failure`."""
-        asking: dict[str, list[int]] = {}
-        for number, ask in asked.items():
-            asking.setdefault(ask.question, []).append(number)
-        reads = {ask.question: ask.read for ask in asked.values()}
-        found = dict[int, Any].fromkeys(asked, Failure("the attacker's server was given up", final=False))
+        found: dict[int, Any] = {}
 
-        def useful(question: str, reply: Reply) -> bool:
-            return reads[question](_said(reply.text)) is not None
+        def read(number: int, reply: Reply) -> Any:
+            return asked[number].read(_said(reply.text))
 
-        for question, _, reply in replies(self.attacker, list(asking), cache, RECIPE, "attack", useful):
-            for number in asking[question]:
-                read = reads[question](_said(reply.text)) if isinstance(reply, Reply) else reply
-                nothing = Failure(f"the attacker wrote no {asked[number].wanted}", final=True)
-                found[number] = nothing if read is None else read
+        def useful(number: int, reply: Reply) -> bool:
+            return read(number, reply) is not None
+
+        questions = ((ask.question, number) for number, ask in asked.items())
+        for _, number, _, reply in replies(self.attacker, questions, cache, RECIPE, "attack", useful):
+            said = read(number, reply) if isinstance(reply, Reply) else reply
+            nothing = Failure(f"the attacker wrote no {asked[number].wanted}", final=True)
+            found[number] = nothing if said is None else said
         return found
 
     def _verdicts(self, shown: Mapping[int, Generation], context: JudgeContext) -> dict[int, bool | Failure]:

@@ -21,8 +21,9 @@ import msgspec
 
 from alttrain import records
 from alttrain.config import name_fault
-from alttrain.evaluation.judges.judge import GIVEN_UP, NO_REPLY, Judge, JudgeContext
+from alttrain.evaluation.judges.judge import NO_REPLY, Judge, JudgeContext
 from alttrain.evaluation.protocol import Part, protocol_hash, seen_by_judge
+from alttrain.llm import GIVEN_UP
 from alttrain.records import Generation, Judgement, Row
 
 log = logging.getLogger(__name__)

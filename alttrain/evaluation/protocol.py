@@ -44,7 +44,7 @@ class Benchmark:
     """Prompts with one measure and one judge.
 
     `form` is a template of the user's message and contains {prompt} once; judges and graders see the prompt without it.
-    `human_labels` is a file of human verdicts on a sample of the texts (`agreement.read_labels`), used to measure the
+    `human_labels` is a file of human verdicts on a sample of the texts (`labels.read_labels`), used to measure the
     judges and to correct their rates. `tables` are the report's tables that list the benchmark, and `labels` the
     measures that they show with their names there; without labels they show its own measure. `intervention` is what is
     done to the prompt or to the beginning of the response; such a benchmark is made by `under`.

@@ -157,7 +157,7 @@ class ServedScorer(JudgePrompts):
     """Asks a server of vLLM. The tokenizer is in this process, and the server receives token ids.
 
     The server gives the `MOST_PROBABLE` tokens at a position. Its probabilities are over the whole vocabulary. In place
-    of an answer, its failure is yielded; prompts that it was not asked, since it was given up, yield nothing.
+    of an answer, its failure is yielded.
     """
 
     def __init__(self, server: ServerSettings, folder: Path) -> None:

@@ -38,7 +38,7 @@ from alttrain.backbone.config import Trainable
 from alttrain.backbone.memory import Quantization
 from alttrain.backbone.template import Rendered
 from alttrain.generation.engine import Decoding, EngineConfig, Model, Prompt, Written, unwatched
-from alttrain.llm import FailedTry, Failure, RequestPool, ServerSettings, is_other_model, json_of, scrub, word
+from alttrain.llm import GIVEN_UP, FailedTry, Failure, RequestPool, ServerSettings, is_other_model, json_of, scrub, word
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -114,7 +114,8 @@ class ServerEngine:
         asked = {number: one[0] for number, one in enumerate(every) if one is not None}
         pool = RequestPool(self.server, asked.items(), send, self._read, text_of=lambda one: one.text)
         for number, found in pool.results():
-            advance(1)
+            if found != Failure(GIVEN_UP, final=False):
+                advance(1)
             end = every[number][1]  # type: ignore[index]
             if isinstance(found, Written) and end:
                 written, goes_on = Written(found.text.removeprefix(end), found.finish), found.text.startswith(end)

@@ -260,9 +260,8 @@ class AskedTeacher(Teacher, Understander):
         self, step: Step, prompts: Sequence[str], examples: Sequence[Example], context: TeacherContext
     ) -> Sentences:
         writer: Writer = self.writer if isinstance(self.writer, ServerWriter) else _Backbone(self.writer, context)
-        left, left_over, missing = self.repairs, len(examples), ""
+        left, left_over = self.repairs, len(examples)
         asked = list(zip(prompts, examples, strict=True))
-        rows: dict[str, list[Example]] = {}
 
         def fault(text: str, row: Example) -> str:
             return sentence_fault(step, text, row.label, self.max_words)
@@ -271,34 +270,32 @@ class AskedTeacher(Teacher, Understander):
             """Whether a reply with this fault is final. Without `tell_label`, a disagreeing verdict is."""
             return not wrong or (wrong == DISAGREES and self.blind)
 
-        def useful(prompt: str, reply: Reply) -> bool:
+        def useful(row: Example, reply: Reply) -> bool:
             """Whether a kept reply leads on: to a sentence, or to a repair."""
-            return left > 0 or any(settles(fault(clean(reply.text), row)) for row in rows[prompt])
+            return left > 0 or settles(fault(clean(reply.text), row))
 
         while asked:
-            for prompt, row in asked:  # equal prompts are asked once
-                rows.setdefault(prompt, []).append(row)
-            asked = []
-            for prompt, key, reply in replies(writer, list(rows), context.cache, RECIPE, "teacher", useful):
+            repairs, missing = list[tuple[str, Example]](), ""
+            for prompt, row, key, reply in replies(writer, asked, context.cache, RECIPE, "teacher", useful):
                 if isinstance(reply, Failure) and not reply.final:
-                    missing = reply.reason
+                    missing = missing or reply.reason  # the first one, since those that were not asked come last
                     continue
                 text = clean(reply.text) if isinstance(reply, Reply) else ""
-                for row in rows.pop(prompt):
-                    wrong = fault(text, row) if isinstance(reply, Reply) else reply.reason
-                    if isinstance(reply, Reply) and left and not settles(wrong):
-                        quote = reply.text[:LONGEST_QUOTE]
-                        asked.append((REPAIR.format(prompt=prompt, fault=wrong, reply=quote), row))
-                        continue
-                    left_over -= 1
-                    context.progress(1)
-                    segment = Segment(step, text, f"teacher:{self.name}", key[:HASH_DIGITS])
-                    yield row.id, Rejected(row.id, f"{step}: {wrong}") if wrong else segment
-            if rows:
+                wrong = fault(text, row) if isinstance(reply, Reply) else reply.reason
+                if isinstance(reply, Reply) and left and not settles(wrong):
+                    quote = reply.text[:LONGEST_QUOTE]
+                    repairs.append((REPAIR.format(prompt=prompt, fault=wrong, reply=quote), row))
+                    continue
+                left_over -= 1
+                context.progress(1)
+                segment = Segment(step, text, f"teacher:{self.name}", key[:HASH_DIGITS])
+                yield row.id, Rejected(row.id, f"{step}: {wrong}") if wrong else segment
+            if missing:
                 raise TeacherUnavailableError(
                     f"teacher={self.name}: {left_over} of {len(examples)} rows have no sentence yet, because "
                     f"{missing}; every reply that came is kept, and the same command goes on with the rest"
                 )
+            asked = repairs
             left -= 1
 
 

@@ -10,7 +10,7 @@ from alttrain.backbone.source import cache_folder
 from alttrain.evaluation import Benchmark, JudgeContext
 from alttrain.evaluation.interventions import Begun, Given, Intervention
 from alttrain.generation.engine import Decoding, Engine, Prompt, Written, unwatched
-from alttrain.llm import Failure
+from alttrain.llm import GIVEN_UP, Failure
 from alttrain.records import Example, Generation
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
@@ -128,7 +128,7 @@ class Chunk:
                 left[number] = Failure(NO_ROOM, final=True)
             else:
                 prompts[number] = prompt
-                left[number] = Failure("the server was given up", final=False)
+                left[number] = Failure(GIVEN_UP, final=False)
         numbers = list(prompts)
         for place, found in self.engine.generate(list(prompts.values()), self.decoding, advance) if prompts else ():
             left.pop(numbers[place], None)

@@ -18,8 +18,8 @@ from typing import Any
 
 import pandas as pd
 
-from alttrain.evaluation.agreement import text_hash
 from alttrain.evaluation.judges.judge import request
+from alttrain.evaluation.labels import text_hash
 from alttrain.evaluation.protocol import seen_by_judge
 from alttrain.report.results import Evaluation, evaluations_of, write_csv
 from alttrain.run import interruptible

@@ -7,18 +7,10 @@ from typing import Any
 
 from alttrain import records
 from alttrain.evaluation import Benchmark, Metric
-from alttrain.evaluation.agreement import (
-    CORRECTED,
-    SHOWN,
-    HumanLabels,
-    Label,
-    judge_report,
-    read_labels,
-    same_meaning,
-    text_hash,
-)
+from alttrain.evaluation.agreement import CORRECTED, judge_report, same_meaning
 from alttrain.evaluation.judged import TRUE_MEANS, Judgements
 from alttrain.evaluation.judges import request
+from alttrain.evaluation.labels import SHOWN, HumanLabels, Label, read_labels, text_hash
 from alttrain.evaluation.metrics import counted
 from alttrain.evaluation.protocol import seen_by_judge
 from alttrain.evaluation.statistics import UNKNOWN

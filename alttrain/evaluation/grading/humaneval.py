@@ -11,7 +11,9 @@ import subprocess
 import textwrap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -28,6 +30,9 @@ _PYTHON = ("", "python", "python3", "py")
 _BLOCK = re.compile(r"(?:async|for|if|try|while|with|def)\b")
 _COLON = re.compile(r":\s*(?:#.*)?$")
 _CODE_STARTS = re.compile(r"^(?:(?:import|from|def|class|async)\b|@)", re.M)
+_HARNESS = Path(__file__).with_name("harness.py").read_text(encoding="utf-8")
+SERVE, CHECK = f"{_HARNESS}\nserve(**arguments)", f"{_HARNESS}\ncheck(**arguments)"
+"""Programs for a sandbox: one that serves an answer's program, and one that runs the benchmark's tests on it."""
 _ENTRY_POINT = re.compile(r"\bassertion\((\w+)\(\*inp\)")
 
 
@@ -141,30 +146,28 @@ def _import_fault(package: str, sandbox: Sandbox) -> str:
     return "" if outcome.output == "imported\n" else outcome.output.strip()[-300:] or outcome.ended
 
 
+@contextmanager
+def pipe() -> Iterator[tuple[FileIO, FileIO]]:
+    """The end of a pipe to read from and the end to write to, without buffers."""
+    reading, writing = os.pipe()
+    with open(reading, "rb", 0) as reader, open(writing, "wb", 0) as writer:
+        yield reader, writer
+
+
 def failure_of(program: str, problem: Problem, sandbox: Sandbox) -> str:
     """Why a program's function failed its tests, or "" if it passed.
 
     Raises ValueError if prompt or test do not run, and OSError if a sandbox does not start.
     """
-    harness = Path(__file__).with_name("harness.py").read_text(encoding="utf-8")
-    ours: list[int] = []
-    try:
-        calls_in, calls_out = os.pipe()
-        ours += [calls_in, calls_out]
-        answers_in, answers_out = os.pipe()
-        ours += [answers_in, answers_out]
-        served = {"program": program, "entry_point": problem.entry_point, "calls": calls_in, "answers": answers_out}
+    with pipe() as (calls_in, calls_out), pipe() as (answers_in, answers_out):
+        ends, own = (calls_in.fileno(), answers_out.fileno()), (calls_out.fileno(), answers_in.fileno())
+        served = {"program": program, "entry_point": problem.entry_point, "calls": ends[0], "answers": ends[1]}
         checked: dict[str, str | int] = {"prompt": problem.prompt, "test": problem.test, "script": problem.script}
-        checked |= {"entry_point": problem.entry_point, "calls": calls_out, "answers": answers_in}
-        with sandbox.started(f"{harness}\nserve(**arguments)", served, (calls_in, answers_out), subprocess.DEVNULL):
-            for end in (calls_in, answers_out):  # only the program keeps these ends, so that its exit is noticed
-                os.close(end)
-                ours.remove(end)
-            tests = f"{harness}\ncheck(**arguments)"
-            outcome = sandbox.run(tests, checked, (calls_out, answers_in), packages=problem.packages)
-    finally:
-        for end in ours:
-            os.close(end)
+        checked |= {"entry_point": problem.entry_point, "calls": own[0], "answers": own[1]}
+        with sandbox.started(SERVE, served, ends, subprocess.DEVNULL):
+            calls_in.close()  # only the program keeps these ends, so that its exit is noticed
+            answers_out.close()
+            outcome = sandbox.run(CHECK, checked, own, packages=problem.packages)
     if not outcome.output.startswith(f"{READY}\n"):
         raise OSError(
             f"a sandbox did not start ({outcome.ended}, code {outcome.code}): {outcome.output.strip()[-200:]}"

@@ -17,14 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from itertools import islice
-from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
 import msgspec
 
 from alttrain.evaluation.grading.harness import READY, _loads, decode, encode
-from alttrain.evaluation.grading.humaneval import HumanEval
+from alttrain.evaluation.grading.humaneval import SERVE, HumanEval, pipe
 
 LARGEST = 1 << 30
 """Maximum bytes of a row's private tests, decompressed."""
@@ -102,18 +101,15 @@ class LiveCodeBench(HumanEval):
     @contextmanager
     def _answers(self, served: Mapping[str, Any], calls: Sequence[str]) -> Iterator["_Lines"]:
         """The answers of a program in a sandbox. Raises OSError if it does not start."""
-        harness = Path(__file__).with_name("harness.py").read_text(encoding="utf-8")
         # processor time: the limit of a whole problem in evaluation/compute_code_generation_metrics.py
         limits = replace(self.sandbox, seconds=(self.sandbox.seconds + 1) * len(calls) + 5)
-        answers, answering = os.pipe()
-        with open(answers, "rb", 0) as reader, open(answering, "wb", 0) as writer, NamedTemporaryFile("w") as file:
+        with pipe() as (reader, writer), NamedTemporaryFile("w") as file:
             file.writelines(f"{call}\n" for call in calls)
             file.flush()
             with open(file.name, "rb") as asked:
                 ends = asked.fileno(), writer.fileno()
                 given = {**served, "calls": ends[0], "answers": ends[1]}
-                source = f"{harness}\nserve(**arguments)"
-                with limits.started(source, given, ends, subprocess.DEVNULL, packages=self.packages) as process:
+                with limits.started(SERVE, given, ends, subprocess.DEVNULL, packages=self.packages) as process:
                     writer.close()  # only the program keeps this end, so that its exit is noticed
                     lines = _Lines(reader.fileno())
                     if lines.next(len(READY), START_S) != READY.encode():

@@ -21,7 +21,6 @@ from alttrain.evaluation.judges.guards import (
     WildGuard,
 )
 from alttrain.evaluation.judges.judge import (
-    GIVEN_UP,
     NO_FORM,
     NO_REPLY,
     Judge,
@@ -49,3 +48,4 @@ from alttrain.evaluation.judges.rubrics import (
     ThreeClass,
 )
 from alttrain.evaluation.published import Published
+from alttrain.llm import GIVEN_UP

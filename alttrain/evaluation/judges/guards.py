@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 from annotated_types import Ge, Gt, Le
 
 from alttrain.evaluation.judges.judge import (
-    GIVEN_UP,
     NO_FORM,
     NO_REPLY,
     SAID,
@@ -28,7 +27,7 @@ from alttrain.evaluation.judges.judge import (
     request,
 )
 from alttrain.evaluation.published import Published
-from alttrain.llm import Failure, ServerSettings, json_of
+from alttrain.llm import GIVEN_UP, Failure, ServerSettings, json_of
 from alttrain.records import Generation, Judgement
 
 if TYPE_CHECKING:
@@ -138,15 +137,12 @@ class GuardModel(ModelJudge):
                     yield Judgement(row.id, self.name, None, error=error)
             due = []
             for asked, batch in batches.items():
-                waiting = {number: (row, steps) for number, (row, steps, _) in enumerate(batch)}
                 for number, answer in _answers(asked, [ids for *_, ids in batch], scorer):
-                    row, steps = waiting.pop(number)
+                    row, steps, _ = batch[number]
                     if isinstance(answer, Failure):
                         yield self.unanswered(row, answer)
                     else:
                         due.append((row, steps, answer))
-                for row, _ in waiting.values():
-                    yield self.unanswered(row, Failure(GIVEN_UP, final=False))
 
     def decided(self, masses: Sequence[float]) -> int | None:
         """The index of the decided answer, given the probability of each; None if undecided."""

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from alttrain.generation.scorer import ServedScorer, TokenScorer
 
 NO_REPLY = "no reply: "  # prefix of a judgement's error if the server failed; the next run asks again
-GIVEN_UP = "the server was given up"  # why, after `NO_REPLY`, a text was not sent: requests before it failed
 NO_FORM = "the judge's reply is not in the form asked for"
 SAID = {True: "yes", False: "no", None: "undecided"}  # a verdict in the evidence
 

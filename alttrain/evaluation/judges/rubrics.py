@@ -12,7 +12,6 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from itertools import chain
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -20,7 +19,6 @@ from annotated_types import Ge, Gt, Le
 from alttrain.english import sentences
 from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation.judges.judge import (
-    GIVEN_UP,
     NO_FORM,
     JudgeContext,
     ModelFault,
@@ -85,18 +83,13 @@ class RubricJudge(ModelJudge):
 
     def ask(self, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         """Yield the judgements of cached replies, then of new ones as they arrive. Equal questions are asked once."""
-        asking: dict[str, list[Generation]] = {}
-        for row in rows:
-            asking.setdefault(self.question(row), []).append(row)
 
-        def useful(question: str, reply: Reply) -> bool:
-            return not self._judgement(asking[question][0], reply).error
+        def useful(row: Generation, reply: Reply) -> bool:
+            return not self._judgement(row, reply).error
 
-        for question, _, reply in replies(self.writer, list(asking), context.cache, RECIPE, "judge", useful):
-            for row in asking.pop(question):
-                yield self._judgement(row, reply)
-        for row in chain.from_iterable(asking.values()):
-            yield self._judgement(row, Failure(GIVEN_UP, final=False))
+        asked = ((self.question(row), row) for row in rows)
+        for _, row, _, reply in replies(self.writer, asked, context.cache, RECIPE, "judge", useful):
+            yield self._judgement(row, reply)
 
     def _judgement(self, row: Generation, reply: Reply | Failure) -> Judgement:
         if isinstance(reply, Failure):
