@@ -64,7 +64,7 @@ class Trainable:
         return model
 
     def footprint(self, width: int) -> Footprint:
-        """Return what is trained, for `training_bytes`. `width` is the weights' bytes per number. Only if it `trains`."""
+        """Return what is trained, for `training_bytes`, at `width` bytes per weight. Only if it `trains`."""
         raise NotImplementedError
 
 
