@@ -27,7 +27,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -62,7 +62,7 @@ class Distinct:
         self._kept: dict[str, tuple[list[str], list[str | list[int]]]] = {}  # kind -> ids, and texts as they are spelt
 
     def filter(
-        self, rows: Sequence[tuple[str, str, Words]], amount: int | None
+        self, rows: Iterable[tuple[str, str, Words]], amount: int | None
     ) -> tuple[list[str], list[tuple[str, str, float]]]:
         """The first `amount` distinct ids of (id, kind, words) rows (None: all), and the skipped near-duplicates.
 
