@@ -498,7 +498,7 @@ def test_bad_file_is_named(name: str, content: bytes, message: str, tmp_path: Pa
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r".") as caught:
-        read_raw(path)
+        list(read_raw(path))
     assert str(caught.value).startswith(f"{path}{message}")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -379,8 +380,12 @@ def test_a_harmful_and_a_harmless_prompt_may_look_alike() -> None:
     assert dataset([*POOL, *twins], near_duplicates=0.8).select(0, {}).report["near_duplicates"] == []
 
 
-def test_blocks_give_what_all_pairs_give() -> None:
-    """More rows than a block holds; no two kept ones are a pair, and each one passed over is a pair with a kept one."""
+@pytest.mark.parametrize("characters", [sys.maxunicode, 4])
+def test_no_two_kept_rows_are_near_and_each_other_row_is_near_a_kept_one(
+    characters: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of texts with more words than there are characters."""
+    monkeypatch.setattr("alttrain.dataset.similarity.sys", SimpleNamespace(maxunicode=characters))
     dice = random.Random(1)
     rows = [Example(f"r{i}", " ".join(dice.choices(FRUIT, k=5)), "benign") for i in range(700)]
     selection = dataset(rows, near_duplicates=0.8).select(0, {})

@@ -23,8 +23,10 @@ from alttrain.records import (
     Trained,
     append_rows,
     build,
+    checksum,
     encode,
     iterate_rows,
+    known_checksum,
     named_lines,
     read_document,
     read_rows,
@@ -396,3 +398,23 @@ def test_a_document_without_its_checksum_is_damaged_like_one_that_was_changed(na
     write_json(path, record)
     with pytest.raises(DamagedError, match="missing required field `checksum`"):
         read_document(path, schema)
+
+
+def test_an_unchanged_file_is_hashed_once_and_a_changed_one_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = tmp_path / "a", list[Path]()
+    path.write_bytes(b"one")
+
+    def counted(file: Path) -> str | None:
+        read.append(file)
+        return checksum(file)
+
+    monkeypatch.setattr("alttrain.records.files.checksum", counted)
+    first = known_checksum(path)
+    assert [first, known_checksum(path)] == [checksum(path)] * 2
+    assert read == [path]
+    path.write_bytes(b"another")
+    assert known_checksum(path) == checksum(path) != first
+    with pytest.raises(FileNotFoundError):
+        known_checksum(tmp_path / "none")

@@ -24,6 +24,7 @@ from rich.console import Console
 from stub_server import Say, Serve
 
 from alttrain.backbone import FullFineTuning
+from alttrain.backbone.memory import training_bytes
 from alttrain.config import RunError, register
 from alttrain.config.overrides import applicable
 from alttrain.records import Generation, write_json, write_rows, write_sealed, write_text
@@ -528,7 +529,7 @@ def test_the_disk_of_a_sweep_holds_each_training_once_and_one_checkpoint(
     assert swept is not None
     shape = shape_known(swept.run)
     assert shape is not None
-    parts = swept.run.adapter.memory(shape, 2, [0])
+    parts = training_bytes(shape, 2, lengths=[], **swept.run.adapter.footprint(2))
     adapter, checkpoint = parts["adapter"], parts["gradients"] + parts["optimizer"]
     free.free = 2 * adapter + checkpoint
     plan(arguments, multirun=True)
@@ -540,7 +541,7 @@ def test_the_disk_of_a_sweep_holds_each_training_once_and_one_checkpoint(
     free.free -= 1
     refused()
     arguments += ["adapter=full", "tag=whole"]
-    parts = FullFineTuning("float32").memory(shape, 2, [0])
+    parts = training_bytes(shape, 2, lengths=[], **FullFineTuning("float32").footprint(2))
     free.free = 2 * 2 * shape.parameters + parts["gradients"] + parts["optimizer"]
     plan(arguments, multirun=True)
     free.free -= 1

@@ -237,25 +237,33 @@ def _attend_in_groups(
     """query (1, heads, tokens, size) -> (1, tokens, heads, size)."""
     if packed.groups is None:
         packed.groups = group_lengths(packed.lengths, query.device)
-    sizes, first = [group.tokens for group in packed.groups], 0
+    sizes, spans, first = [group.tokens for group in packed.groups], packed.spans, 0
     parts = zip(*(torch.split(tensor[0].transpose(0, 1), sizes) for tensor in (query, key, value)), strict=True)
     mixed = []
     for group, tensors in zip(packed.groups, parts, strict=True):
         q, k, v = (_pad(tensor, group) for tensor in tensors)
-        hidden, spans = None, packed.spans[first : first + group.count]
-        if packed.cache is not None and any(begun for begun, _ in spans):
-            seen, at = max(map(sum, spans)), packed.first_slot + first
-            keys, values = (one[at : at + group.count] for one in packed.cache.layers[module.layer_idx])
-            k, v = keys[:, :, :, :seen].transpose(-1, -2), values[:, :, :seen]
-            starts = [begun for begun, _ in spans]
-            starts = starts[:1] if len(set(starts)) == 1 else starts  # one mask for all
-            places = torch.arange(seen, device=q.device)
-            hidden = places > torch.tensor(starts, device=q.device)[:, None, None] + places[: group.longest, None]
-        first += group.count
+        own, hidden = spans[first : first + group.count], None
+        if packed.cache is not None and any(begun for begun, _ in own):
+            k, v, hidden = _from_slots(packed.cache.layers[module.layer_idx], packed.first_slot + first, own)
         out = _attend_padded(q, k, v, scale, dropout, hidden)
         flat = out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3])
         mixed.append(_Gather.apply(flat, group.unpadded, group.padded, group.padding))  # type: ignore[no-untyped-call]
+        first += group.count
     return torch.cat(mixed)[None]
+
+
+def _from_slots(layer: KeysValues, first_slot: int, spans: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys and values (count, kv heads, seen, size) of slots whose sequences go on in this row, and what is hidden.
+
+    `spans` say where each slot's new tokens begin and how many they are. The third tensor (count or 1, longest, seen)
+    marks the keys that a new token does not see.
+    """
+    slots, seen, longest = slice(first_slot, first_slot + len(spans)), max(map(sum, spans)), max(n for _, n in spans)
+    keys, values = layer[0][slots, :, :, :seen].transpose(-1, -2), layer[1][slots, :, :seen]
+    starts = [begun for begun, _ in spans]
+    starts = starts[:1] if len(set(starts)) == 1 else starts  # one mask for all
+    places = torch.arange(seen, device=keys.device)
+    return keys, values, places > torch.tensor(starts, device=keys.device)[:, None, None] + places[:longest, None]
 
 
 def _attend_padded(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, hidden: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from alttrain.backbone.memory import Attention, Quantization, Shape, Strategy, training_bytes
+from alttrain.backbone.memory import Attention, Footprint, Quantization, Shape, Strategy
 from alttrain.backbone.source import Wheel, local_folder
 from alttrain.backbone.template import ChatTemplate, ThoughtMode
 
@@ -63,9 +63,9 @@ class Trainable:
         """Return the loaded backbone with what is trained, and nothing else, requiring gradients."""
         return model
 
-    def memory(self, shape: Shape, width: int, lengths: Sequence[int], *step: Any, **how: Any) -> dict[str, int]:
-        """Return the bytes of a training step by part. `step` and `how` are arguments of `training_bytes`."""
-        return {}
+    def footprint(self, width: int) -> Footprint:
+        """Return what is trained, for `training_bytes`, at `width` bytes per weight. Only if it `trains`."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,8 @@ class LoRA(Trainable):
 
         return add_lora(model, self, seed)
 
-    def memory(self, shape: Shape, width: int, lengths: Sequence[int], *step: Any, **how: Any) -> dict[str, int]:
-        how["dropout"] = self.dropout > 0
-        return training_bytes(shape, width, self.rank, self.target_modules, lengths, *step, **how)
+    def footprint(self, width: int) -> Footprint:
+        return {"rank": self.rank, "targets": self.target_modules, "dropout": self.dropout > 0, "kept": 4}
 
 
 @dataclass(frozen=True)
@@ -119,9 +118,8 @@ class FullFineTuning(Trainable):
     def attach(self, model: Any, seed: int) -> Any:
         return model.requires_grad_(True)
 
-    def memory(self, shape: Shape, width: int, lengths: Sequence[int], *step: Any, **how: Any) -> dict[str, int]:
-        how["kept"] = width if self.weights == "bfloat16" else 4
-        return training_bytes(shape, width, 0, (), lengths, *step, **how)
+    def footprint(self, width: int) -> Footprint:
+        return {"rank": 0, "targets": (), "dropout": False, "kept": width if self.weights == "bfloat16" else 4}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ the weights), and padding in packed attention (at most a third of its queries, k
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from annotated_types import Gt
 
@@ -76,6 +76,15 @@ def weight_bytes(shape: Shape, width: int, quantization: Quantization = "none") 
     """Size of the backbone's weights at `width` bytes each. Only the projections are quantised."""
     rest = shape.parameters - shape.linear_parameters
     return int(shape.linear_parameters * WEIGHT_BYTES.get(quantization, width)) + rest * width
+
+
+class Footprint(TypedDict):
+    """Those arguments of `training_bytes` that say what is trained."""
+
+    rank: int
+    targets: Sequence[str]
+    dropout: bool
+    kept: int
 
 
 def training_bytes(

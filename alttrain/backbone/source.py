@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from alttrain import hub
-from alttrain.records import DamagedError, checksum, read_json
+from alttrain.records import DamagedError, known_checksum, read_json
 
 if TYPE_CHECKING:
     from alttrain.backbone.config import Backbone
@@ -311,13 +311,7 @@ def _fault(folder: Path) -> str:
 def _sums(folder: Path) -> dict[str, str | None]:
     """Return the SHA-256 of each file in a converted folder, except source.json."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != "source.json")
-    return {path.name: _checksum(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
-
-
-@functools.cache
-def _checksum(path: Path, size: int, changed: int) -> str | None:
-    """Return the SHA-256 of a file. Size and modification time are cache keys, so a process reads each version once."""
-    return checksum(path)
+    return {path.name: known_checksum(path) for path in files}
 
 
 def _fetch(wheel: Wheel, work: Path, hub_error: Exception) -> Path:

@@ -15,6 +15,42 @@ ThoughtMode = Literal["open", "empty", "absent"]
 
 _SLOT = "{content}"
 
+# of `ChatTemplate.jinja`, which sets the names that no `set` here does
+_JINJA = """\
+{{- bos -}}
+{%- if unsaid and messages[0]['role'] != 'system' -%}
+  {{- unsaid -}}
+{%- endif -%}
+{%- for message in messages -%}
+  {%- set said = message['content'] -%}
+  {%- if message['role'] == 'system' -%}
+    {{- system[0] ~ said ~ system[1] if said else without_system -}}
+  {%- elif message['role'] == 'user' -%}
+    {{- user[0] ~ said ~ user[1] -}}
+  {%- else -%}
+    {%- if header and said.lstrip().startswith(header) -%}
+      {%- set said = said.lstrip()[header|length:] -%}
+    {%- endif -%}
+    {%- if loop.last -%}
+      {%- set thinks = header and said.lstrip().startswith(opening) -%}
+      {{- assistant ~ ('' if thinks else header) ~ said ~ after_last -}}
+    {%- else -%}
+      {%- if close in said -%}
+        {%- set said = said.split(close)[-1].lstrip(gap) -%}
+      {%- elif opening and said.lstrip().startswith(opening) -%}
+        {%- set said = '' -%}
+      {%- endif -%}
+      {%- if said.strip() -%}
+        {{- assistant ~ header ~ said ~ after_answer -}}
+      {%- endif -%}
+    {%- endif -%}
+  {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+  {{- reply -}}
+{%- endif -%}
+"""
+
 
 class Rendered(str):
     """A text that records who wrote what. `pieces` alternate between the template's text and that of users, rows or
@@ -143,37 +179,23 @@ class ChatTemplate:
         Earlier assistant turns lose their thought, as in `history`. A message without delimiters counts as an answer,
         because servers return answers without thoughts. `system_prompt` is used if the dialogue has no system message.
         """
-        close, opening = self.think_close.strip(), self.think_open.strip()
-        none = _literal(self.without_system)
-        default = _literal(self.system.replace(_SLOT, system_prompt)) if system_prompt else none
-        default = default and f"{{%- if messages[0]['role'] != 'system' -%}}{default}{{%- endif -%}}"
-        none = none and f"{{%- else -%}}{none}"
-        cut = ".lstrip('\\n')" if self.history_gap == "cut" else ""
-        ended = _literal(self._after_answer())
-        if self.turn_end:
-            ended = f"{{%- if loop.last -%}}{_literal(self.end)}{{%- else -%}}{ended}{{%- endif -%}}"
-        thinks = f"said.lstrip().startswith({opening!r})"
-        unclosed = f"{{%- elif {thinks} -%}}{{%- set said = '' -%}}" if opening else ""
-        replies, bare = _literal(self.assistant), ""
-        if header := self.answered.removeprefix(self.assistant):
-            replies += f"{{%- if not loop.last or not {thinks} -%}}{_literal(header)}{{%- endif -%}}"
-            bare = f"{{%- if said.lstrip().startswith({header!r}) -%}}"
-            bare += f"{{%- set said = said.lstrip()[{len(header)}:] -%}}{{%- endif -%}}"
-        return (
-            f"{_literal(self.bos)}{default}"
-            "{%- for message in messages -%}"
-            "{%- if message['role'] == 'system' -%}"
-            f"{{%- if message['content'] -%}}{_jinja_message(self.system)}{none}{{%- endif -%}}"
-            f"{{%- elif message['role'] == 'user' -%}}{_jinja_message(self.user)}"
-            f"{{%- else -%}}{{%- set said = message['content'] -%}}{bare}"
-            "{%- if loop.last -%}"
-            f"{{%- elif {close!r} in said -%}}{{%- set said = said.split({close!r})[-1]{cut} -%}}"
-            f"{unclosed}{{%- endif -%}}"
-            "{%- if loop.last or said.strip() -%}"
-            f"{replies}{{{{- said -}}}}{ended}"
-            "{%- endif -%}{%- endif -%}{%- endfor -%}"
-            f"{{%- if add_generation_prompt -%}}{_literal(self._reply('open'))}{{%- endif -%}}"
-        )
+        unsaid = self.system.replace(_SLOT, system_prompt) if system_prompt else self.without_system
+        values = {
+            "bos": self.bos,
+            "unsaid": unsaid,
+            "without_system": self.without_system,
+            "system": self.system.split(_SLOT),
+            "user": self.user.split(_SLOT),
+            "assistant": self.assistant,
+            "header": self.answered.removeprefix(self.assistant),
+            "opening": self.think_open.strip(),
+            "close": self.think_close.strip(),
+            "gap": "\n" if self.history_gap == "cut" else "",
+            "after_answer": self._after_answer(),
+            "after_last": self.end if self.turn_end else self._after_answer(),
+            "reply": self._reply("open"),
+        }
+        return "".join(f"{{%- set {name} = {value!r} -%}}\n" for name, value in values.items()) + _JINJA
 
     def _bare(self, answer: str) -> str:
         """Return an answer without what `answered` adds to `assistant`: a model that skips its thought writes that."""
@@ -183,11 +205,3 @@ class ChatTemplate:
     def _after_answer(self) -> str:
         """Return what ends an earlier answer: `turn_end`, or the end token and what follows it in a user message."""
         return self.turn_end or self.end + (self.user.rpartition(self.end)[2] if self.end in self.user else "")
-
-
-def _literal(text: str) -> str:
-    return "{{- " + repr(text) + " -}}" if text else ""
-
-
-def _jinja_message(form: str) -> str:
-    return "{{- message['content'] -}}".join(map(_literal, form.split(_SLOT)))

@@ -14,10 +14,9 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -113,6 +112,34 @@ def why_unpacked(folder: Path, kernel: Attention = "packed") -> str:
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         known = f"that transformers {transformers.__version__} knows; choose another, or a transformers that knows it"
         return f"its model_type is {kind!r}, which is no causal language model {known}"
+    trial = _trial(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    served = "have a server generate (generation=vllm or server)"
+    if trial is None or not trial.packable:
+        return (
+            f"not all layers of this model ({kind}) have attention that can be packed: a sequence would see the ones "
+            f"before it in the row, so that it cannot be trained or decoded here; {served}"
+        )
+    if kernel in ("packed", "sdpa") and trial.asked:
+        lacks = f"its attention takes {trial.asked}, which {kernel} attention does not compute"
+        return f"{lacks}: set backbone.attention=eager for training, and {served}"
+    if kernel == "sdpa" and not trial.ran:  # packed attention refuses as it computes; sdpa leaves out what it lacks
+        return f"what this model's attention ({kind}) takes is not known before it runs: set backbone.attention=packed"
+    return ""
+
+
+class _Trial(NamedTuple):
+    """What a trial of a model shows."""
+
+    ran: bool  # whether it came to its end
+    packable: bool  # whether every layer has attention that can be replaced, and no state along the row
+    asked: str  # the first of what the layers ask for, as `attention.other_kind` says it, or ""
+
+
+def _trial(config: Any) -> _Trial | None:
+    """Return what a row of two tokens through a model without memory shows; None if its attention cannot be replaced.
+
+    If the row does not come through, `packable` is what the architecture says of itself.
+    """
     kinds: list[str] = []
 
     def record(
@@ -122,34 +149,25 @@ def why_unpacked(folder: Path, kernel: Attention = "packed") -> str:
         return query.new_empty((1, query.shape[2], query.shape[1], value.shape[3])), None
 
     attention.register("alttrain_trial", record)
-    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    fewer = recurrent = True  # also where an architecture has a list of its own of attention kernels (KeyError)
-    tried = False
-    with torch.device("meta"), suppress(KeyError):
-        model = AutoModelForCausalLM.from_config(
-            config,
-            attn_implementation="alttrain_trial",
-            experts_implementation="batched_mm",  # the one that looks at no values
-        )
-        text = model.config.get_text_config()
-        mixed = not ATTENDING.issuperset(getattr(text, "layer_types", None) or [""])
-        fewer, recurrent = not model._supports_attention_backend, model._is_stateful and mixed
+    with torch.device("meta"):
+        try:
+            model = AutoModelForCausalLM.from_config(
+                config,
+                attn_implementation="alttrain_trial",
+                experts_implementation="batched_mm",  # the one that looks at no values
+            )
+        except KeyError:  # the architecture has a list of its own of attention kernels
+            return None
         row, mask = torch.zeros((1, 2), dtype=torch.long), torch.zeros((1, 1, 2, 2))
-        with suppress(ValueError, RuntimeError, NotImplementedError):  # code that looks at values, which meta has not
+        try:
             model(row, attention_mask=mask, position_ids=row, use_cache=False)
-            tried, fewer = True, len(kinds) < text.num_hidden_layers
-    served = "have a server generate (generation=vllm or server)"
-    if fewer or recurrent:
-        return (
-            f"not all layers of this model ({kind}) have attention that can be packed: a sequence would see the ones "
-            f"before it in the row, so that it cannot be trained or decoded here; {served}"
-        )
-    if kernel in ("packed", "sdpa") and (asked := sorted({*kinds} - {""})):
-        lacks = f"its attention takes {asked[0]}, which {kernel} attention does not compute"
-        return f"{lacks}: set backbone.attention=eager for training, and {served}"
-    if kernel == "sdpa" and not tried:  # packed attention refuses as it computes; sdpa leaves out what it lacks
-        return f"what this model's attention ({kind}) takes is not known before it runs: set backbone.attention=packed"
-    return ""
+            ran = True
+        except (KeyError, ValueError, RuntimeError, NotImplementedError):  # code that looks at values: meta has none
+            ran = False
+    text = model.config.get_text_config()
+    attends = len(kinds) >= text.num_hidden_layers if ran else model._supports_attention_backend
+    mixed = not ATTENDING.issuperset(getattr(text, "layer_types", None) or [""])
+    return _Trial(ran, attends and not (model._is_stateful and mixed), min({*kinds} - {""}, default=""))
 
 
 def shared_context(folder: Path) -> int | None:

@@ -19,7 +19,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from alttrain.dataset.columns import Scalar
 from alttrain.dataset.similarity import DEFAULT, Distinct, How, Words, contaminated, words
-from alttrain.dataset.sources import Rows, RowSource, shuffled
+from alttrain.dataset.sources import Reading, Rows, RowSource, shuffled
 from alttrain.records import Example, Label
 
 LABELS: tuple[Label, ...] = get_args(Label)
@@ -93,6 +93,45 @@ class Dataset:
 
     def _select(self, seed: int | None, against: Mapping[str, Sequence[str]]) -> Selection:
         readings = {name: source.read(seed) for name, source in self.sources.items()}
+        rows, source_of, dropped = self._together(readings)
+        if conflicting := _under_both_labels(rows):  # neither label can be trusted
+            dropped["the prompt stands under both labels"] = conflicting
+        matches = contaminated([(row.id, row.prompt) for row in rows], against, self.decontaminate, self.ngram)
+        excluded = {*conflicting, *(match.id for match in matches)}
+
+        groups = []
+        for name, own in self._groups(rows, source_of).items():
+            order = [row for row in stratified(own, len(own), seed) if row.id not in excluded]
+            groups.append(_Group(name, self.wanted(name), own, order))
+        unlike = _Unlike(self.near_duplicates)
+        for group in groups:
+            group.taken = self._take(group, unlike, len(excluded))
+        sizes = [len(group.taken) for group in groups]
+        amount = self.held_out if isinstance(self.held_out, int) else int(self.held_out * sum(sizes) + 0.5)
+        examples: list[Example] = []
+        held_out: list[Example] = []
+        for group, share in zip(groups, proportional(amount, sizes), strict=True):
+            aside = self._hold_out(group, unlike, share)
+            left = {row.id for row in group.taken} - {row.id for row in aside}
+            ordered = group.rows if group.wanted is None else group.taken  # a group taken whole stays in file order
+            examples += [row for row in ordered if row.id in left]
+            held_out += aside
+        report = {
+            "read": {name: len(reading.examples) + len(reading.rejected) for name, reading in readings.items()},
+            "origin": {name: reading.origin for name, reading in readings.items()},
+            "dropped": dict(dropped),
+            "decontamination": [asdict(match) for match in matches],
+            "near_duplicates": unlike.passed,
+            "written": len(examples),
+            "labels": dict(Counter(row.label for row in examples)),
+            "categories": dict(sorted(Counter(row.category for row in examples).items())),
+            "sources": dict(Counter(source_of[row.id] for row in examples)),
+            "held_out": [row.id for row in held_out],
+        }
+        return Selection(shuffled(examples, seed), held_out, report)
+
+    def _together(self, readings: Mapping[str, Reading]) -> tuple[list[Example], dict[str, str], dict[str, list[str]]]:
+        """All rows under their ids in this dataset, id -> source, and reason -> ids of rejected rows."""
         rows: list[Example] = []
         source_of: dict[str, str] = {}
         dropped: dict[str, list[str]] = defaultdict(list)
@@ -103,74 +142,33 @@ class Dataset:
             source_of |= dict.fromkeys((row.id for row in own), name)
             for rejected in reading.rejected:
                 dropped[rejected.reason].append(prefix + rejected.id)
-        spoken = {row.id: words(row.prompt) for row in rows}
-        labels: dict[Words, set[Label]] = defaultdict(set)
-        for row in rows:
-            labels[spoken[row.id]].add(row.label)
-        conflicting = [row.id for row in rows if len(labels[spoken[row.id]]) > 1]  # neither label can be trusted
-        if conflicting:
-            dropped["the prompt stands under both labels"] = conflicting
-        matches = contaminated([(row.id, row.prompt) for row in rows], against, self.decontaminate, self.ngram)
-        excluded = {*conflicting, *(match.id for match in matches)}
+        return rows, source_of, dropped
 
-        distinct = Distinct(self.near_duplicates or 1)
-        near: list[dict[str, Any]] = []
+    def _take(self, group: "_Group", unlike: "_Unlike", excluded: int) -> list[Example]:
+        """The wanted rows of a group. `excluded` is the number of decontaminated rows, for the error if they lack."""
+        taken = unlike.first(group.order, group.wanted)
+        if group.wanted is not None and len(taken) < group.wanted:
+            asked = f"amounts.{group.name}={group.wanted}" if self.size is None else f"size={self.size}"
+            beside = {"decontaminated": excluded, "near-duplicates": len(group.order) - len(taken)}
+            note = "".join(f"; {count} rows are {why}" for why, count in beside.items() if count)
+            raise ValueError(
+                f"dataset.{asked}: {group.name} has only {len(taken)} prompts, {group.wanted} are wanted{note}"
+            )
+        return taken
 
-        def first(order: list[Example], amount: int | None) -> list[Example]:
-            """The first `amount` rows that are not near-duplicates of each other or of rows already taken, by label."""
-            if self.near_duplicates is None:
-                return order[:amount]
-            kept, passed = distinct.filter([(row.id, row.label, spoken[row.id]) for row in order], amount)
-            near.extend({"id": name, "of": of, "similarity": round(score, 3)} for name, of, score in passed)
-            chosen = set(kept)
-            return [row for row in order if row.id in chosen]
-
-        groups = self._groups(rows, source_of)
-        orders: dict[str, list[Example]] = {}
-        taken: dict[str, list[Example]] = {}
-        for name, group in groups.items():
-            orders[name] = [row for row in stratified(group, len(group), seed) if row.id not in excluded]
-            wanted, taken[name] = self.wanted(name), first(orders[name], self.wanted(name))
-            if wanted is not None and len(taken[name]) < wanted:
-                asked = f"amounts.{name}={wanted}" if self.size is None else f"size={self.size}"
-                beside = {"decontaminated": len(excluded), "near-duplicates": len(orders[name]) - len(taken[name])}
-                note = "".join(f"; {count} rows are {why}" for why, count in beside.items() if count)
-                raise ValueError(
-                    f"dataset.{asked}: {name} has only {len(taken[name])} prompts, {wanted} are wanted{note}"
-                )
-
-        total = sum(map(len, taken.values()))
-        amount = self.held_out if isinstance(self.held_out, int) else int(self.held_out * total + 0.5)
-        examples: list[Example] = []
-        held_out: list[Example] = []
-        for (name, own), share in zip(taken.items(), proportional(amount, [*map(len, taken.values())]), strict=True):
-            if self.wanted(name) is None:
-                aside = own[len(own) - share :]
-                ids = {row.id for row in own[: len(own) - share]}
-                own = [row for row in groups[name] if row.id in ids]  # a group taken whole stays in file order
-            else:
-                last = orders[name].index(own[-1]) if own else -1
-                aside = first(orders[name][:last:-1], share) if share else []
-            if len(aside) < share:
-                raise ValueError(
-                    f"dataset.held_out={self.held_out}: {share} rows of {name} are to be held out, but only "
-                    f"{len(aside)} are left besides those chosen; lower it, or the amounts"
-                )
-            examples += own
-            held_out += aside
-        report = {
-            "read": {name: len(reading.examples) + len(reading.rejected) for name, reading in readings.items()},
-            "origin": {name: reading.origin for name, reading in readings.items()},
-            "dropped": dict(dropped),
-            "decontamination": [asdict(match) for match in matches],
-            "near_duplicates": near,
-            "written": len(examples),
-            "labels": dict(Counter(row.label for row in examples)),
-            "categories": dict(sorted(Counter(row.category for row in examples).items())),
-            "sources": dict(Counter(source_of[row.id] for row in examples)),
-            "held_out": [row.id for row in held_out],
-        }
-        return Selection(shuffled(examples, seed), held_out, report)
+    def _hold_out(self, group: "_Group", unlike: "_Unlike", share: int) -> list[Example]:
+        """The last rows of a group's order that may be held out: if all are wanted, the last of those taken."""
+        if group.wanted is None:
+            aside = group.taken[len(group.taken) - share :]
+        else:
+            last = group.order.index(group.taken[-1]) if group.taken else -1
+            aside = unlike.first(group.order[:last:-1], share)
+        if len(aside) < share:
+            raise ValueError(
+                f"dataset.held_out={self.held_out}: {share} rows of {group.name} are to be held out, but only "
+                f"{len(aside)} are left besides those chosen; lower it, or the amounts"
+            )
+        return aside
 
     def _groups(self, rows: Sequence[Example], source_of: Mapping[str, str]) -> dict[str, list[Example]]:
         """The rows of each group, in order of first appearance."""
@@ -194,6 +192,43 @@ class Dataset:
             return self.amounts.get(group)
         harmful = int(self.size * self.harmful_share + 0.5)
         return harmful if group == "harmful" else self.size - harmful
+
+
+@dataclass
+class _Group:
+    """The rows of a group: all in file order, those that may be taken in seeded order, and those taken."""
+
+    name: str
+    wanted: int | None  # the number of rows to take; None: all
+    rows: list[Example]
+    order: list[Example]
+    taken: list[Example] = field(default_factory=list)
+
+
+class _Unlike:
+    """Takes rows that are not near-duplicates of rows already taken with the same label; without `threshold`, any."""
+
+    def __init__(self, threshold: float | None) -> None:
+        self._distinct = None if threshold is None else Distinct(threshold)
+        self.passed: list[dict[str, Any]] = []  # the report on each near-duplicate
+
+    def first(self, order: list[Example], amount: int | None) -> list[Example]:
+        """The first `amount` such rows; None takes all."""
+        if self._distinct is None:
+            return order[:amount]
+        kept, passed = self._distinct.filter(((row.id, row.label, words(row.prompt)) for row in order), amount)
+        self.passed += ({"id": name, "of": of, "similarity": round(score, 3)} for name, of, score in passed)
+        chosen = set(kept)
+        return [row for row in order if row.id in chosen]
+
+
+def _under_both_labels(rows: Sequence[Example]) -> list[str]:
+    """The ids of rows whose words are also those of a row of the other label."""
+    spoken = [words(row.prompt) for row in rows]
+    labels: dict[Words, set[Label]] = defaultdict(set)
+    for row, said in zip(rows, spoken, strict=True):
+        labels[said].add(row.label)
+    return [row.id for row, said in zip(rows, spoken, strict=True) if len(labels[said]) > 1]
 
 
 def local_file(

@@ -24,9 +24,10 @@ STAR-1 and NQ-open (`scripts/measure_decontamination.py --choose`). Reads and wr
 
 import math
 import re
+import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -46,59 +47,51 @@ def words(text: str) -> Words:
     return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).lower().replace("’", "'")))
 
 
-_ROUNDING = 1e-6  # scores are float32, and 1 - 1/3 is a little less than 2/3
-_SLACK = 0.01  # the scorer's own cut-off is not exact either
-_BLOCK = 256  # rows compared at once: the scores of a block against 40,000 rows take 40 MB
+_ROUNDING = 1e-6  # of a score, relative: 1 - 1/3 is a little less than 2/3
 
 
 class Distinct:
     """Keeps rows that are not near-duplicates of a kept row of the same kind, also across calls.
 
-    Rows are compared in blocks. Memory grows with the number of kept rows, time with its square.
+    Memory grows with the number of kept rows, time with its square.
     """
 
     def __init__(self, threshold: float) -> None:
-        self._threshold = threshold
-        self._kept: list[tuple[str, str, Words]] = []
+        self._least = threshold * (1 - _ROUNDING)
+        self._numbers: dict[str, int] = {}  # of words
+        self._kept: dict[str, tuple[list[str], list[str | list[int]]]] = {}  # kind -> ids, and texts as they are spelt
 
     def filter(
-        self, rows: Sequence[tuple[str, str, Words]], amount: int | None
+        self, rows: Iterable[tuple[str, str, Words]], amount: int | None
     ) -> tuple[list[str], list[tuple[str, str, float]]]:
         """The first `amount` distinct ids of (id, kind, words) rows (None: all), and the skipped near-duplicates.
 
         A near-duplicate is (id, kept id, similarity).
         """
-        import numpy as np
         from rapidfuzz import process
         from rapidfuzz.distance import LCSseq
 
         kept: list[str] = []
         passed: list[tuple[str, str, float]] = []
-        for start in range(0, len(rows), _BLOCK):
-            block, first = rows[start : start + _BLOCK], len(self._kept)
-            columns = [*self._kept, *block]
-            scores: Any = process.cdist(
-                [text for _, _, text in block],
-                [text for _, _, text in columns],
-                scorer=LCSseq.normalized_similarity,
-                score_cutoff=max(self._threshold - _SLACK, 0),
-                workers=-1,
-            )
-            scores[scores < self._threshold - _ROUNDING] = 0
-            kinds = np.array([kind for _, kind, _ in columns])
-            alive = np.arange(len(columns)) < first
-            for index, row in enumerate(block):
-                if len(kept) == amount:
-                    return kept, passed
-                near = np.where(alive & (kinds == row[1]), scores[index], 0)
-                best = int(near.argmax())
-                if near[best]:
-                    passed.append((row[0], columns[best][0], float(near[best])))
-                else:
-                    alive[first + index] = True
-                    kept.append(row[0])
-                    self._kept.append(row)
+        for name, kind, text in rows:
+            if len(kept) == amount:
+                break
+            ids, texts = self._kept.setdefault(kind, ([], []))
+            spelt = self._spelt(text)
+            near = process.extractOne(spelt, texts, scorer=LCSseq.normalized_similarity, score_cutoff=self._least)
+            if near:
+                _, similarity, place = near
+                passed.append((name, ids[place], similarity))
+            else:
+                kept.append(name)
+                ids.append(name)
+                texts.append(spelt)
         return kept, passed
+
+    def _spelt(self, text: Words) -> str | list[int]:
+        """A text with a character for each word, which the scorer compares fastest; it takes numbers as characters."""
+        numbers = [self._numbers.setdefault(word, len(self._numbers)) for word in text]
+        return "".join(map(chr, numbers)) if max(numbers, default=0) <= sys.maxunicode else numbers
 
 
 _FEW = 1000  # texts; with fewer, word frequencies are too uncertain

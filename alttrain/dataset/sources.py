@@ -14,7 +14,6 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -24,7 +23,7 @@ from annotated_types import Gt
 
 from alttrain import hub
 from alttrain.dataset.columns import Columns
-from alttrain.records import Example, Rejected, checksum
+from alttrain.records import Example, Rejected, known_checksum
 
 _LONGEST_CELL = 1 << 27  # characters of a CSV cell; long traces exceed the csv module's own limit of 128 K
 _UNREADABLE = (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError)  # as UTF-8 text
@@ -174,7 +173,7 @@ class Rows(Columns):
         for file in files:
             stem = file.name.removesuffix(".gz").rpartition(".")[0]
             part = {"part": stem} if "*" in str(self.file) else {}
-            for number, (place, raw) in enumerate(_raw_rows(file, self.rows_at, self.header), 1):
+            for number, (place, raw) in enumerate(read_raw(file, self.rows_at, self.header), 1):
                 yield place, f"{stem}-{number}", raw | part
 
     def _files(self) -> list[Path]:
@@ -268,25 +267,15 @@ def content_hash(path: Path) -> str:
     """The first 16 hex digits of a file's SHA-256. Raises FileNotFoundError if it is not a file (a device, a pipe)."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such data file")
-    return _content_hash(path, path.stat().st_mtime_ns, path.stat().st_size)
+    return str(known_checksum(path))[:16]
 
 
-@cache
-def _content_hash(path: Path, *state: int) -> str:
-    """The hash of a file, computed once in a process unless the file changes."""
-    return str(checksum(path))[:16]
-
-
-def read_raw(path: Path, rows_at: str | None = None, header: Sequence[str] = ()) -> list[RawRow]:
+def read_raw(path: Path, rows_at: str | None = None, header: Sequence[str] = ()) -> Iterator[RawRow]:
     """(place, row) of every row of a data file; `rows_at` and `header` are those of `Rows`.
 
-    Raises FileNotFoundError, or ValueError that names the file and the line of a malformed row.
+    Of JSON lines, whose files may be large, only one is in memory. Raises FileNotFoundError, or ValueError that names
+    the file and the line of a malformed row.
     """
-    return list(_raw_rows(path, rows_at, header))
-
-
-def _raw_rows(path: Path, rows_at: str | None, header: Sequence[str]) -> Iterator[RawRow]:
-    """As `read_raw`, one by one: of JSON lines, whose files may be large, only one is in memory."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such data file")
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()

@@ -50,6 +50,7 @@ from alttrain.records.files import (
     from_cache,
     full_disk,
     kept_json,
+    known_checksum,
     opened,
     read_bytes,
     read_json,

@@ -15,6 +15,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -197,6 +198,17 @@ def checksum(path: Path) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return None
+
+
+def known_checksum(path: Path) -> str | None:
+    """`checksum` of a file that is there. A process reads it once, unless its size or modification time changes."""
+    state = path.stat()
+    return _checksum_of(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _checksum_of(path: Path, *state: int) -> str | None:
+    return checksum(path)
 
 
 def seal(path: Path, made: Path) -> None:

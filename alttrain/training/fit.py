@@ -230,63 +230,26 @@ def fit(
     on_cuda = look(hardware.accelerator).name != "cpu"
     compiled = on_cuda if hardware.compiled == "auto" else hardware.compiled == "on"
     last = folder / "checkpoints" / "last.ckpt"
-    devices = hardware.world_size
-    steps = recipe.steps(len(sequences))
+    devices, steps = hardware.world_size, recipe.steps(len(sequences))
     share = -(-recipe.batch_size // devices)  # examples of a step on each device
     passes = -(-share // (hardware.examples_per_pass or share))
     torch.manual_seed(seed)
     module = SFTModule(model, recipe, steps, passes)
-    digest = hashlib.sha256(f"{recipe} {seed}".encode())  # of what identifies this training
-    for sequence in sequences:
-        digest.update(repr(sequence).encode())
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            digest.update(f"{name} {tuple(parameter.shape)}".encode())
-    made_from = digest.hexdigest()
-    deepspeed = hardware.strategy.startswith("deepspeed")
-    start = 0 if deepspeed else _first_step(last, made_from)  # DeepSpeed's checkpoint is a folder, and is not read
+    made_from = _identity(module, sequences, seed)
+    start = 0 if _by_deepspeed(hardware) else _first_step(last, made_from)
     if hardware.recompute:
         recompute_layers(model)
     if compiled:
         compile_for_training(model)
-    mixed = bfloat16 and next(model.parameters()).dtype == torch.float32
-    checkpoints = ModelCheckpoint(
-        dirpath=last.parent,
-        filename="step",
-        every_n_train_steps=recipe.checkpoint_every,
-        save_last=True,
-        save_top_k=0,
-        enable_version_counter=False,  # otherwise a run whose folder was moved would start a second file
-    )
-    after_step = _AfterStep(start, samples, hardware.samples_every)
-    plugins = [environment()]
-    if not deepspeed:
-        plugins.append(_AtomicCheckpoints(made_from))
     if start:
         log.info("training goes on from step %d of %d", start, steps)
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning|torch.utils.data|lightning_fabric")
-        trainer = pl.Trainer(
-            accelerator=hardware.accelerator,
-            devices=hardware.devices,
-            num_nodes=hardware.nodes,
-            strategy=_strategy(hardware, recipe),
-            plugins=plugins,
-            precision="bf16-mixed" if mixed else "32-true",  # adapters compute in the backbone's dtype
-            max_steps=steps,
-            max_epochs=-1,
-            accumulate_grad_batches=passes,
-            gradient_clip_val=recipe.gradient_clip,
-            logger=loggers,
-            callbacks=[checkpoints, _StopAfterStep(last), after_step],
-            log_every_n_steps=hardware.log_every,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-        )
+        mixed = bfloat16 and next(model.parameters()).dtype == torch.float32
+        after_step = _AfterStep(start, samples, hardware.samples_every)
+        trainer = _trainer(module, hardware, mixed, last, made_from, loggers, after_step)
         multiple = ROW_MULTIPLE if compiled else 1
         stream = BatchStream(sequences, recipe, seed, start, multiple, devices, trainer.global_rank, passes)
         module.train()
@@ -299,13 +262,78 @@ def fit(
             raise KeyboardInterrupt from exit_
     if trainer.global_step < steps:
         raise KeyboardInterrupt(f"training stopped at step {trainer.global_step} of {steps}")
+    record = _record(module, stream, bfloat16)
+    weights = {name: unsharded(p) for name, p in module.model.named_parameters() if p.requires_grad}
+    module.check_finite(weights)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    return Trained(record, weights)
+
+
+def _by_deepspeed(hardware: Hardware) -> bool:
+    """Return whether DeepSpeed trains. Its checkpoint is a folder of its own kind, and is not read."""
+    return hardware.strategy.startswith("deepspeed")
+
+
+def _identity(module: SFTModule, sequences: Sequence[tokenization.Sequence], seed: int) -> str:
+    """Return a hash of what a training is made from: its recipe, seed and examples, and the weights that it trains."""
+    digest = hashlib.sha256(f"{module.recipe} {seed}".encode())
+    for sequence in sequences:
+        digest.update(repr(sequence).encode())
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            digest.update(f"{name} {tuple(parameter.shape)}".encode())
+    return digest.hexdigest()
+
+
+def _trainer(
+    module: SFTModule,
+    hardware: Hardware,
+    mixed: bool,
+    last: Path,
+    made_from: str,
+    loggers: Sequence[Logger],
+    after_step: _AfterStep,
+) -> pl.Trainer:
+    """Return the trainer, which writes the checkpoint `last` of the training that `made_from` identifies."""
+    checkpoints = ModelCheckpoint(
+        dirpath=last.parent,
+        filename="step",
+        every_n_train_steps=module.recipe.checkpoint_every,
+        save_last=True,
+        save_top_k=0,
+        enable_version_counter=False,  # otherwise a run whose folder was moved would start a second file
+    )
+    return pl.Trainer(
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        num_nodes=hardware.nodes,
+        strategy=_strategy(hardware, module.recipe),
+        plugins=[environment(), *([] if _by_deepspeed(hardware) else [_AtomicCheckpoints(made_from)])],
+        precision="bf16-mixed" if mixed else "32-true",  # adapters compute in the backbone's dtype
+        max_steps=module.total_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=module.passes,
+        gradient_clip_val=module.recipe.gradient_clip,
+        logger=loggers,
+        callbacks=[checkpoints, _StopAfterStep(last), after_step],
+        log_every_n_steps=hardware.log_every,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def _record(module: SFTModule, stream: BatchStream, bfloat16: bool) -> dict[str, Any]:
+    """Return the record of a complete training, with a warning if it diverged."""
     record = {
-        "steps": trainer.global_step,
-        "examples": len(sequences),
+        "steps": stream.steps,
+        "examples": len(stream.sequences),
         "tokens": stream.tokens,
         "precision": "bfloat16" if bfloat16 else "float32",
         "seconds": round(module.seconds, 1),
-        "devices": devices,
+        "devices": stream.devices,
         "final_loss": round(float(module.losses[-1]), 4) if module.losses else None,
     }
     if diverged(module.losses):
@@ -315,11 +343,7 @@ def fit(
             "set tag=NAME for a run of its own",
             DIVERGED,
         )
-    weights = {name: unsharded(p) for name, p in module.model.named_parameters() if p.requires_grad}
-    module.check_finite(weights)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    return Trained(record, weights)
+    return record
 
 
 def diverged(losses: Sequence[Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from alttrain.backbone import Backbone, Shape
 from alttrain.backbone.config import Trainable
 from alttrain.backbone.device import GIB, Device, look, number_bytes
-from alttrain.backbone.memory import Quantization, device_bytes, shape_of, weight_bytes
+from alttrain.backbone.memory import Quantization, device_bytes, shape_of, training_bytes, weight_bytes
 from alttrain.backbone.source import at_hand
 from alttrain.config import RunError
 from alttrain.records import Example, read_json
@@ -102,13 +102,21 @@ def _training(run: Run, shape: Shape, sizes: Sizes, device: Device) -> Need:
     assert recipe.trains
     width = number_bytes(run.hardware.precision, device)
     longest_first = sorted(sizes.rows, reverse=True)[: recipe.batch_size]
-    how = {"attention": run.backbone.attention, "optimizer": recipe.optimizer}
 
     def parts(hardware: Hardware, quantization: Quantization) -> dict[str, int]:
         share = -(-recipe.batch_size // hardware.world_size)
         passes = -(-share // (hardware.examples_per_pass or share))
         rows = longest_first[:: hardware.world_size * passes]
-        whole = adapter.memory(shape, width, rows, quantization, recompute=hardware.recompute, **how)
+        whole = training_bytes(
+            shape,
+            width,
+            lengths=rows,
+            quantization=quantization,
+            attention=run.backbone.attention,
+            recompute=hardware.recompute,
+            optimizer=recipe.optimizer,
+            **adapter.footprint(width),
+        )
         return device_bytes(whole, shape, hardware.strategy, hardware.world_size)
 
     def remedies() -> Iterator[tuple[str, int]]:
@@ -208,7 +216,7 @@ def refuse_full_disk(runs: Sequence[Run]) -> None:
         shape = shape_known(run)
         if shape is None or not (run.to_train and {"check", "train"} & set(run.stages)):
             continue
-        parts = run.adapter.memory(shape, BFLOAT16_BYTES, [0])
+        parts = training_bytes(shape, BFLOAT16_BYTES, lengths=[], **run.adapter.footprint(BFLOAT16_BYTES))
         whole = BFLOAT16_BYTES * shape.parameters  # as it is saved, whatever it is trained in
         kept += parts["adapter"] if run.adapter.freezes else whole
         checkpoints.append(parts["gradients"] + parts["optimizer"])  # as large as weights and moments
