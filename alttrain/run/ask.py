@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
-from alttrain.config import RunError, register
+from alttrain.config import register
 from alttrain.config.trust import take_trusted
 from alttrain.dataset import embedded_rows
 from alttrain.evaluation import Benchmark, Intervention, RefusalJudge
@@ -140,17 +140,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, help="limit on new tokens (default: the protocol's of the run)")
     parser.add_argument("--untrained", action="store_true", help="ask the backbone without what the run trained")
     console = Console(soft_wrap=True, highlight=False)
-    try:
-        given = sys.argv[1:]
-        trusting = list(itertools.takewhile(lambda argument: argument.startswith("trusted="), given))
-        take_trusted(trusting)  # only these: a prompt may begin with "trusted=" too
-        asked = parser.parse_args(given[len(trusting) :])
-        for answer in load(asked.run, asked.untrained).ask(asked.prompts, asked.system, asked.tokens):
-            for text in shown(answer):
-                console.print(text)
-    except (RunError, ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    given = sys.argv[1:]
+    trusting = list(itertools.takewhile(lambda argument: argument.startswith("trusted="), given))
+    take_trusted(trusting)  # only these: a prompt may begin with "trusted=" too
+    asked = parser.parse_args(given[len(trusting) :])
+    for answer in load(asked.run, asked.untrained).ask(asked.prompts, asked.system, asked.tokens):
+        for text in shown(answer):
+            console.print(text)
 
 
 if __name__ == "__main__":

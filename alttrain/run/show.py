@@ -41,14 +41,10 @@ def main() -> None:
     what.add_argument("--batch", type=int, nargs="?", const=0, metavar="STEP", help="the batch of a step (default 0)")
     what.add_argument("--row", metavar="ID", help="a row's original thought against the rewritten one")
     console = Console(soft_wrap=True, highlight=False)
-    try:
-        asked = parser.parse_args(take_trusted(sys.argv[1:]))
-        shown = show_row(asked.run, asked.row) if asked.row else show_batch(asked.run, asked.batch, console.is_terminal)
-        for text in shown:
-            console.print(text)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    asked = parser.parse_args(take_trusted(sys.argv[1:]))
+    shown = show_row(asked.run, asked.row) if asked.row else show_batch(asked.run, asked.batch, console.is_terminal)
+    for text in shown:
+        console.print(text)
 
 
 def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
