@@ -13,14 +13,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.text import Text
 
-from alttrain.config import register
+from alttrain.config import RunError, register
 from alttrain.config.trust import take_trusted
 from alttrain.dataset import embedded_rows
 from alttrain.evaluation import Benchmark, Intervention, RefusalJudge
@@ -103,19 +102,26 @@ def _answer(made: Generation) -> Answer:
 def load(run: str | Path, untrained: bool = False) -> RunModel:
     """Load the model of a run's folder, such as "outputs/runs/NAME", to ask it prompts.
 
-    Weights load with the first question. Raises FileNotFoundError if it is no run's folder or has no trained weights,
-    and RunError for a config that may not be built.
+    Weights load with the first question. Raises what `run_of` does, and FileNotFoundError if nothing is trained yet.
     """
-    path = config_file(Path(run))
-    try:
-        config = OmegaConf.create(read_utf8(path))
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise DamagedError(path, f"is not the config of a run: {error}") from error
-    if not isinstance(config, DictConfig):
-        raise DamagedError(path, "is not the config of a run")
+    return RunModel(run_of(Path(run)), untrained)
+
+
+def run_of(folder: Path) -> Run:
+    """Return the run that a folder's config.yaml describes, where the folder lies now.
+
+    Raises FileNotFoundError if it is no run's folder, and DamagedError or RunError for a config that may not be built.
+    """
+    path = config_file(folder)
     register()
-    config.output_dir = str(Path(run).resolve().parent.parent)
-    return RunModel(replace(assemble(config), folder=Path(run).resolve()), untrained)
+    try:
+        config: Any = OmegaConf.create(read_utf8(path))
+        config.output_dir = str(folder.resolve().parent.parent)
+        return replace(assemble(config), folder=folder.resolve())
+    except (RunError, OSError):
+        raise
+    except Exception as error:  # what is no config of ours may raise anything
+        raise DamagedError(path, f"is not the config of a run: {type(error).__name__}: {error}") from error
 
 
 def shown(answer: Answer) -> Iterator[Text]:
