@@ -197,14 +197,12 @@ def statuses(output_dir: Path) -> dict[str, Status]:
 
 def _planned(output_dir: Path) -> Counter[str]:
     """Return the number of jobs of each run that the last sweep planned."""
+    plan = output_dir / PLAN
     try:
-        plan: _Plan = read_json(output_dir / PLAN, _Plan)
-    except FileNotFoundError:
-        return Counter()
+        return Counter(job["run"] for job in (read_json(plan, _Plan)["jobs"] if plan.exists() else ()))
     except DamagedError as error:
         log.warning("%s", error)
         return Counter()
-    return Counter(job["run"] for job in plan["jobs"])
 
 
 def config_file(run: Path) -> Path:
