@@ -13,7 +13,7 @@ from alttrain.generation.engine import Prompt, Written
 from alttrain.llm import Failure
 from alttrain.records import Example, Generation
 from alttrain.rewrite import PromptSide, Untouched
-from alttrain.run.asking import Chunk, Name, Sampled
+from alttrain.run.asking import NO_ROOM, Chunk, Name, Sampled
 
 TEMPLATE = ChatTemplate("S{content}.", "U{content}.", "A", "<t>", "</t>", "<e>")
 DIALOGUE = Example("d", "And then?", "harmful", turns=("Hello.", "What is a kite?"))
@@ -111,6 +111,16 @@ def test_newlines_that_the_family_keeps_stand_in_the_prompt_and_not_in_the_recor
     assert isinstance(found, Generation)
     assert "A\nreply 1<e>" in recorder.asked[-1]
     assert found.earlier == ("reply 1", "reply 2")
+
+
+def test_a_dialogue_whose_answers_fill_the_context_is_told_and_the_others_go_on() -> None:
+    run = SimpleNamespace(**{**vars(RUN), "backbone": SimpleNamespace(template=TEMPLATE, context_length=60)})
+    session: Any = SimpleNamespace(run=run, renderer=SimpleNamespace(**{**vars(RENDERER), "encode": list}))
+    recorder = Recorder()
+    found = answers(session, recorder, (DIALOGUE, 0), (ALONE, 0))
+    assert (getattr(found["d", 0], "error", None), getattr(found["d", 0], "finish", None)) == (NO_ROOM, "error")
+    assert getattr(found["a", 0], "answer", None) == "reply 3"
+    assert not any("And then?" in asked for asked in recorder.asked)
 
 
 def test_a_dialogue_that_fails_on_the_way_is_told_and_the_others_go_on() -> None:

@@ -3,10 +3,14 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 
+from alttrain.config import register
 from alttrain.records import Example, Segment, write_rows
 from alttrain.run import ask, show, status
 
@@ -35,8 +39,11 @@ def run(tiny_folder: Path, tmp_path: Path) -> Path:
     template = {"_target_": "alttrain.backbone.ChatTemplate", "system": "{content}", "user": "U{content}|"}
     template |= {"assistant": "A", "think_open": "<t>", "think_close": "</t>", "end": "<|im_end|>"}
     backbone = {"_target_": "alttrain.backbone.Backbone", "name": "tiny", "source": str(tiny_folder)}
-    config = {
-        "seed": 0,
+    register()
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        whole: Any = OmegaConf.to_container(compose("run", ["experiment=demo", "method=demo_alttrain"]), resolve=True)
+    whole["method"]["system_prompt"] = "Be kind"  # of the training, instead of the backbone's
+    config = whole | {
         "backbone": {**backbone, "context_length": 512, "template": template},
         "training": {"_target_": "alttrain.training.SupervisedFineTuning", "name": "t", "epochs": 2, "batch_size": 2}
         | {"learning_rate": 1.0, "warmup_steps": 0, "max_length": 60},
@@ -65,9 +72,9 @@ def test_batch_marks_exactly_the_supervised_text(
     assert code == 0
     assert text.startswith("step 0 of 2: 2 examples, ")
     assert "1 rows of the run are left out as too long" in text
-    assert "UHi?|A<t>[[They greet.\n\nIt is harmful.</t>No.<|im_end|>]]\n" in text
-    assert "UYes?|A<t>[[It is harmful.</t>No.<|im_end|>]]\n" in text
-    assert "a: 44 tokens, 35 supervised" in text.replace("\n", " ")
+    assert "Be kindUHi?|A<t>[[They greet.\n\nIt is harmful.</t>No.<|im_end|>]]\n" in text
+    assert "Be kindUYes?|A<t>[[It is harmful.</t>No.<|im_end|>]]\n" in text
+    assert "a: 51 tokens, 35 supervised" in text.replace("\n", " ")
 
 
 def test_styles_stand_for_marks_on_a_terminal(run: Path) -> None:

@@ -106,18 +106,17 @@ def _names(plain: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
 
 def _walk(node: Any, key: str, place: Any) -> Iterator[Fault]:
     """Yield the faults at and below `node`. `place` is the annotation of what may be built here; see `_fits`."""
-    absent = isinstance(node, dict) or (node is None and type(None) not in _alternatives(place))
+    needs_object = bool(_classes(place)) and _items(place) is None
+    null_fits = type(None) in _alternatives(place)
     if _builds(node):
         yield from _target_faults(node, key, place)
-    elif absent and _classes(place) and _items(place) is None:  # a mapping or null where only an object fits
+    elif needs_object and (isinstance(node, dict) or (node is None and not null_fits)):
         names = " or ".join(one.__name__ for one in _classes(place))
         yield Fault(f"{key}._target_", None, f"missing; choose an option, or name what builds a {names}")
-    elif isinstance(node, dict):
-        for name, child in node.items():
-            yield from _walk(child, f"{key}.{name}", _items(place))
-    elif isinstance(node, list):
-        for index, child in enumerate(node):
-            yield from _walk(child, f"{key}[{index}]", _items(place))
+    elif isinstance(node, dict | list):
+        for name, child in node.items() if isinstance(node, dict) else enumerate(node):
+            below = f"{key}.{name}" if isinstance(node, dict) else f"{key}[{name}]"
+            yield from _walk(child, below, _items(place))
     elif key.rpartition(".")[2] == "seed" and isinstance(node, int) and not 0 <= node < SEEDS:
         yield Fault(key, node, f"accepted: 0 to {SEEDS - 1}")
 

@@ -8,15 +8,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from hydra.errors import HydraException
+
+from alttrain.config import RunError
+
 INTERRUPTED = 130
 """The exit code of a console script that Ctrl-C ended."""
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """End the process without a traceback on Ctrl-C, with exit code `INTERRUPTED`."""
+    """End a console script without a traceback: if it is refused with exit code 2, on Ctrl-C with `INTERRUPTED`."""
     try:
         yield
+    except (HydraException, ValueError, OSError) as error:
+        print(RunError(str(error)), file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         exec("")  # without it, CPython ends by SIGINT if the interrupt came while a string was executed
         sys.exit(INTERRUPTED)

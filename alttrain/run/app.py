@@ -28,7 +28,6 @@ import hydra
 # Hydra has no public parser of its flags, and our own parser could read a command line differently
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -90,9 +89,6 @@ def main() -> None:
         _app()
         if swept is not None and not follows():
             swept.show(failed=False)
-    except (HydraException, ValueError, OSError) as error:
-        print(RunError(str(error)), file=sys.stderr)
-        sys.exit(2)
     except SystemExit:
         if swept is not None and not follows():
             swept.show(failed=True)

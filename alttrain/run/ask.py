@@ -13,20 +13,21 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.text import Text
 
 from alttrain.config import RunError, register
 from alttrain.config.trust import take_trusted
-from alttrain.generation.engine import Prompt, Written
+from alttrain.dataset import embedded_rows
+from alttrain.evaluation import Benchmark, Intervention, RefusalJudge
 from alttrain.llm import Failure
-from alttrain.records import DamagedError, Segment, Step, read_utf8
+from alttrain.records import DamagedError, Example, Generation, Segment, Step, read_utf8
 from alttrain.rewrite import parse
 from alttrain.run import interruptible
+from alttrain.run.asking import NO_ROOM, Chunk
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.progress import bar
 from alttrain.run.session import Session
@@ -70,68 +71,57 @@ class RunModel:
         """
         if tokens is not None and tokens < 1:
             raise ValueError(f"tokens={tokens}: accepted: 1 or more")
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        run, renderer, template = self.run, self._session.renderer, self.run.backbone.template
-        own = (run.structure.system, run.method.evaluation_prompt, run.protocol.system_prompt)
-        system = next((one for one in (system, *own) if one is not None), None)
+        if not (prompts := [prompts] if isinstance(prompts, str) else list(prompts)):
+            return []
+        run = self.run
         decoding = replace(run.protocol.decoding, samples=1)
         decoding = decoding if tokens is None else replace(decoding, max_new_tokens=tokens)
-        context, most = run.backbone.context_length, decoding.max_new_tokens
-        cut_at = decoding.cut_at(context)
-        turns = [(*run.structure.turns_before(prompt), run.structure.prompt(prompt)) for prompt in prompts]
-        earlier: list[tuple[str, ...]] = [() for _ in prompts]
-        found: list[Written] = []
-        rounds = max(map(len, turns), default=0)
+        self._session.run = replace(run, protocol=replace(run.protocol, decoding=decoding, settings={}))
+        how = Intervention(system=system, mode=self._thought)
+        asked = Benchmark("asked", "harm", "harmful_rate", embedded_rows("harmful"), RefusalJudge(), intervention=how)
+        due = [(asked, Example(f"asked-{number}", prompt, "benign"), 0) for number, prompt in enumerate(prompts)]
+        found = dict[int, Generation]()
         with (
-            bar(f"answers of at most {most} tokens", rounds * len(prompts)) as advance,
+            bar(f"answers of at most {decoding.max_new_tokens} tokens", len(prompts)) as advance,
             self._session.engine(self._trained, run.protocol.quantization) as engine,
         ):
-            for at in range(rounds):
-                asked = []
-                for number, (said, answers) in enumerate(zip(turns, earlier, strict=True)):
-                    text = renderer.prompt_text(
-                        said[at], self._thought, system=system, turns=said[:at], answers=answers
-                    )
-                    ids = renderer.encode(text)
-                    cap = None if cut_at is None else max(1, cut_at - len(ids))
-                    asked.append(Prompt(ids, text, f"asked-{number}@{at}", cap))
-                    if (length := len(ids) + (room := asked[-1].most(decoding))) > context:
-                        raise ValueError(
-                            f"the prompt and {room} new tokens are {length} tokens, and backbone.context_length="
-                            f"{context}; shorten it, or ask for fewer tokens"
-                        )
-                written = dict(engine.generate(asked, decoding, advance))
-                found = [one for number in range(len(asked)) if isinstance(one := written.get(number), Written)]
-                if len(found) < len(asked):
-                    reasons = [one.reason for one in written.values() if isinstance(one, Failure)]
-                    raise ValueError(f"no answer: {reasons[0] if reasons else 'the engine gave none'}")
-                earlier = [
-                    (*answers, template.history(one.text, self._thought))
-                    for answers, one in zip(earlier, found, strict=True)
-                ]
-        read = []
-        for prompt, one in zip(prompts, found, strict=True):
-            thought, answer, closed = template.split(one.text, self._thought)
-            read.append(Answer(prompt, thought.strip(), answer.strip(), parse(thought), closed, one.finish == "length"))
-        return read
+            for number, one in Chunk(self._session, engine, due, {asked.name: None}).answers(advance):
+                if isinstance(one, Failure) or one.error:
+                    reason = one.reason if isinstance(one, Failure) else one.error
+                    room = f", {run.backbone.context_length} tokens; shorten it, or ask for fewer tokens"
+                    raise ValueError(f"no answer: {reason}{room if reason == NO_ROOM else ''}")
+                found[number] = one
+        return [_answer(found[number]) for number in range(len(prompts))]
+
+
+def _answer(made: Generation) -> Answer:
+    thought, answer, steps = made.thought.strip(), made.answer.strip(), parse(made.thought)
+    return Answer(made.prompt, thought, answer, steps, made.closed, made.finish == "length")
 
 
 def load(run: str | Path, untrained: bool = False) -> RunModel:
     """Load the model of a run's folder, such as "outputs/runs/NAME", to ask it prompts.
 
-    Weights load with the first question. Raises FileNotFoundError if it is no run's folder or has no trained weights,
-    and RunError for a config that may not be built.
+    Weights load with the first question. Raises what `run_of` does, and FileNotFoundError if nothing is trained yet.
     """
-    path = config_file(Path(run))
-    try:
-        config = OmegaConf.create(read_utf8(path))
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise DamagedError(path, f"is not the config of a run: {error}") from error
-    if not isinstance(config, DictConfig):
-        raise DamagedError(path, "is not the config of a run")
+    return RunModel(run_of(Path(run)), untrained)
+
+
+def run_of(folder: Path) -> Run:
+    """Return the run that a folder's config.yaml describes, where the folder lies now.
+
+    Raises FileNotFoundError if it is no run's folder, and DamagedError or RunError for a config that may not be built.
+    """
+    path = config_file(folder)
     register()
-    config.output_dir = str(Path(run).resolve().parent.parent)
-    return RunModel(replace(assemble(config), folder=Path(run).resolve()), untrained)
+    try:
+        config: Any = OmegaConf.create(read_utf8(path))
+        config.output_dir = str(folder.resolve().parent.parent)
+        return replace(assemble(config), folder=folder.resolve())
+    except (RunError, OSError):
+        raise
+    except Exception as error:  # what is no config of ours may raise anything
+        raise DamagedError(path, f"is not the config of a run: {type(error).__name__}: {error}") from error
 
 
 def shown(answer: Answer) -> Iterator[Text]:
@@ -156,17 +146,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, help="limit on new tokens (default: the protocol's of the run)")
     parser.add_argument("--untrained", action="store_true", help="ask the backbone without what the run trained")
     console = Console(soft_wrap=True, highlight=False)
-    try:
-        given = sys.argv[1:]
-        trusting = list(itertools.takewhile(lambda argument: argument.startswith("trusted="), given))
-        take_trusted(trusting)  # only these: a prompt may begin with "trusted=" too
-        asked = parser.parse_args(given[len(trusting) :])
-        for answer in load(asked.run, asked.untrained).ask(asked.prompts, asked.system, asked.tokens):
-            for text in shown(answer):
-                console.print(text)
-    except (RunError, ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    given = sys.argv[1:]
+    trusting = list(itertools.takewhile(lambda argument: argument.startswith("trusted="), given))
+    take_trusted(trusting)  # only these: a prompt may begin with "trusted=" too
+    asked = parser.parse_args(given[len(trusting) :])
+    for answer in load(asked.run, asked.untrained).ask(asked.prompts, asked.system, asked.tokens):
+        for text in shown(answer):
+            console.print(text)
 
 
 if __name__ == "__main__":

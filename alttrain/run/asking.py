@@ -19,7 +19,7 @@ Sampled = tuple[Example, int]  # a prompt and the number of its sample
 Due = tuple[Benchmark, Example, int]  # the same with its benchmark
 Name = tuple[str, int]  # a prompt's id and the number of its sample
 NO_ROOM = "the prompt leaves no room for a response in the backbone's context"
-"""The error of a prompt that an intervention made too long. It is not asked again."""
+"""The error of a prompt that an intervention, or the answers before it, made too long. It is not asked again."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,8 @@ class Chunk:
             prompt = prompt_of(self.run, self.renderer, self.benchmark, row, sample, self.earlier[number])
             if last and self.starts:
                 prompt = _begun(prompt, *self.starts[number], self.decoding)
-            context = self.run.backbone.context_length  # the check stage knows that prompts without intervention fit
-            may_not_fit = self.begun is not None and self.decoding.cut_at(context) is None
-            if may_not_fit and len(prompt.ids) + prompt.most(self.decoding) > context:
-                left[number] = Failure(NO_ROOM, final=True)
+            if len(prompt.ids) + prompt.most(self.decoding) > self.run.backbone.context_length:
+                yield number, Failure(NO_ROOM, final=True)
             else:
                 prompts[number] = prompt
                 left[number] = Failure(GIVEN_UP, final=False)

@@ -11,7 +11,6 @@ docs/judges.md shows the whole path.
 
 import argparse
 import random
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -42,11 +41,7 @@ def main() -> None:
     command.add_argument("--protocol", help="its name, where the runs have the benchmark by several")
     command.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
     command.add_argument("--out", type=Path, default=Path("labels.csv"), help="the file (default labels.csv)")
-    try:
-        print(sample(parser.parse_args()))
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    print(sample(parser.parse_args()))
 
 
 def sample(asked: argparse.Namespace) -> str:

@@ -26,7 +26,6 @@ from rich.console import Console
 from rich.table import Table
 
 from alttrain.backbone import Rendered
-from alttrain.config import RunError
 from alttrain.config.trust import take_trusted
 from alttrain.evaluation import Benchmark
 from alttrain.evaluation.interventions import Part, step_of
@@ -68,13 +67,9 @@ def main() -> None:
     parser.add_argument("--benchmark", nargs="+", default=[], help="default: all harmful and harmless ones of the run")
     parser.add_argument("--permutations", type=int, default=100, help="of the labels, for the baseline (default 100)")
     parser.add_argument("--out", type=Path, help="the file (default: probe.csv in the run's folder)")
-    try:
-        asked = parser.parse_args(take_trusted(sys.argv[1:]))
-        out = asked.out or asked.run / "probe.csv"
-        table = probe_run(asked.run, asked.benchmark, asked.permutations, out)
-    except (RunError, ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    asked = parser.parse_args(take_trusted(sys.argv[1:]))
+    out = asked.out or asked.run / "probe.csv"
+    table = probe_run(asked.run, asked.benchmark, asked.permutations, out)
     console = Console()
     console.print(shown(table))
     if table.auroc.isna().any():

@@ -13,16 +13,13 @@ import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-import yaml
 from rich.console import Console
 from rich.text import Text
 
-from alttrain.config import instantiate
-from alttrain.config.binding import target_faults
 from alttrain.config.trust import take_trusted
-from alttrain.records import DamagedError, Example, iterate_rows, read_rows, read_utf8
+from alttrain.records import Example, iterate_rows, read_rows
 from alttrain.rewrite import render
 from alttrain.run import interruptible
 from alttrain.run.status import config_file
@@ -41,14 +38,10 @@ def main() -> None:
     what.add_argument("--batch", type=int, nargs="?", const=0, metavar="STEP", help="the batch of a step (default 0)")
     what.add_argument("--row", metavar="ID", help="a row's original thought against the rewritten one")
     console = Console(soft_wrap=True, highlight=False)
-    try:
-        asked = parser.parse_args(take_trusted(sys.argv[1:]))
-        shown = show_row(asked.run, asked.row) if asked.row else show_batch(asked.run, asked.batch, console.is_terminal)
-        for text in shown:
-            console.print(text)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    asked = parser.parse_args(take_trusted(sys.argv[1:]))
+    shown = show_row(asked.run, asked.row) if asked.row else show_batch(asked.run, asked.batch, console.is_terminal)
+    for text in shown:
+        console.print(text)
 
 
 def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
@@ -56,14 +49,15 @@ def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
     from alttrain.backbone import resolve
     from alttrain.backbone.source import tokenizer_at_hand
     from alttrain.backbone.weights import load_tokenizer
+    from alttrain.run.ask import run_of
+    from alttrain.training import SupervisedFineTuning
     from alttrain.training.data import BatchStream
 
-    config = _config(run)
-    backbone, training = instantiate(config["backbone"]), instantiate(config["training"])
-    examples = read_rows(_present(run / "train.jsonl"), Example)
+    own, examples = run_of(run), read_rows(_present(run / "train.jsonl"), Example)
+    backbone, training = own.backbone, cast(SupervisedFineTuning, own.training)  # without one there is no train.jsonl
     renderer = Renderer(backbone, load_tokenizer(tokenizer_at_hand(backbone) or resolve(backbone).folder))
     kept, too_long = renderer.sequences(examples, training.max_length)
-    stream = BatchStream(kept, training, config["seed"])
+    stream = BatchStream(kept, training, own.seed)
     if not 0 <= step < len(stream):
         raise ValueError(f"--batch {step}: this run has steps 0 to {len(stream) - 1}")
     members = [kept[index] for index in stream.members(step)]
@@ -120,20 +114,6 @@ def show_row(run: Path, name: str) -> Iterator[Text]:
 
 def _row(path: Path, name: str) -> Example | None:
     return next((row for row in iterate_rows(_present(path), Example) if row.id == name), None)
-
-
-def _config(run: Path) -> dict[str, Any]:
-    """Return the parts of a run's config that determine its batches. Raises ValueError if they may not be built."""
-    path = config_file(run)
-    text = read_utf8(path)
-    try:
-        whole = yaml.safe_load(text)
-        config = {key: whole[key] for key in ("seed", "backbone", "training")}
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise DamagedError(path, f"is not the config of a run: {type(error).__name__}: {error}") from error
-    if found := list(target_faults(config)):
-        raise ValueError("\n".join([f"{path} cannot be used:", *(f"  {fault}" for fault in found)]))
-    return config
 
 
 def _present(path: Path) -> Path:

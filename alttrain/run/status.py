@@ -180,24 +180,29 @@ def statuses(output_dir: Path) -> dict[str, Status]:
     """Return the state of every run of an output folder. Planned runs that have not begun come last."""
     folders = sorted(path.parent for path in (output_dir / "runs").glob("*/run.json"))
     found = {folder.name: state_of(folder) for folder in folders}
-    plan = output_dir / PLAN
-    try:
-        planned = read_json(plan, _Plan)["jobs"] if plan.exists() else []
-    except DamagedError as error:
-        log.warning("%s", error)
-        planned = []
-    ended = Counter(path.stem for path in (output_dir / ENDED).glob("*"))
-    for path in sorted((output_dir / ENDED).glob("*")):
+    ended = sorted((output_dir / ENDED).glob("*"))
+    for path in ended:
         with suppress(OSError):  # another sweep is planned
             when = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
-            status = found.get(path.stem, Status("failed"))
-            if (text := read_utf8(path)) and status.state != "running" and status.changed <= when:
-                found[path.stem] = replace(status, state="failed", error=_last_line(text), changed=when)
-    for run, count in Counter(job["run"] for job in planned).items():
-        state = found[run].state if run in found else "pending"
-        if state == "pending" or (state == "done" and ended[run] < count > 1):
-            found[run] = Status("pending")
+            own, error = found.get(path.stem, Status("failed")), _last_line(read_utf8(path))
+            if error and own.state != "running" and own.changed <= when:  # the run has not begun again since
+                found[path.stem] = replace(own, state="failed", error=error, changed=when)
+    jobs_ended = Counter(path.stem for path in ended)
+    for run, jobs in _planned(output_dir).items():
+        own = found.get(run, Status("pending"))
+        is_between = own.state == "done" and jobs_ended[run] < jobs > 1  # one of its jobs is done, and another is due
+        found[run] = Status("pending") if is_between else own
     return found
+
+
+def _planned(output_dir: Path) -> Counter[str]:
+    """Return the number of jobs of each run that the last sweep planned."""
+    plan = output_dir / PLAN
+    try:
+        return Counter(job["run"] for job in (read_json(plan, _Plan)["jobs"] if plan.exists() else ()))
+    except DamagedError as error:
+        log.warning("%s", error)
+        return Counter()
 
 
 def config_file(run: Path) -> Path:

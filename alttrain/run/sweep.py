@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -99,19 +100,36 @@ class Sweep:
             log.error("          alttrain-status %s says why", output_dir)
 
 
+@dataclass(frozen=True)
+class _Alike:
+    """Jobs that differ only in their seed. They share a composed config and what it builds."""
+
+    config: DictConfig  # of the first of them
+
+    @cached_property
+    def first(self) -> Run:
+        """The run of the first job. Raises RunError if the config is at fault."""
+        return assemble(self.config)
+
+    def run(self, overrides: Sequence[str]) -> Run:
+        """Return the run of one of the jobs: the first one's with the seed of these overrides, and its name."""
+        run, seeds = self.first, [one for one in overrides if one.startswith("seed=")]
+        if not seeds:
+            return run
+        seed = int(seeds[-1].partition("=")[2])
+        name = run_name(self.config, seed, run.changed.treatment)
+        return replace(run, name=name, folder=run.folder.parent / name, seed=seed, config=run.config | {"seed": seed})
+
+
 def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     """Check every job of a sweep, write the plan and show it. Returns None for a single run.
 
-    Jobs that differ only in their seed share the config and the parts of the first of them. Raises RunError with the
-    faults of all jobs, before anything runs.
+    Raises RunError with the faults of all jobs, before anything runs.
     """
-    configs: dict[tuple[str, ...], DictConfig] = {}  # by the overrides without the seed, as the next two
-    alike: dict[tuple[str, ...], Run] = {}
-    planned: dict[tuple[str, ...], Run] = {}  # with the hardware that each training needs
-    rows: dict[str, Sequence[Example]] = {}  # by `Run.data`, each read once
+    alike: dict[tuple[str, ...], _Alike] = {}  # by the overrides without the seed
+    rows: dict[str, Sequence[Example]] = {}  # to train on, by `Run.data`, each read once
     evaluations = set[str]()  # of the jobs before
-    made: list[Job] = []
-    runs: dict[str, list[Run]] = {}
+    made: list[tuple[Job, Run]] = []  # with the hardware that each training needs
     faults: dict[str, list[str]] = {}  # with the jobs that have each
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         batch = overrides_of(arguments, multirun)
@@ -119,69 +137,56 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
             return None
         log.info("plan      checking %d jobs before the first starts", len(batch))
         for overrides in batch:
-            if (rest := _unseeded(overrides)) not in configs:
+            if (rest := _unseeded(overrides)) not in alike:
                 whole = composed(overrides, arguments)
-                launcher, configs[rest] = str(whole.hydra.launcher._target_), without_hydra(whole)
+                launcher, alike[rest] = str(whole.hydra.launcher._target_), _Alike(without_hydra(whole))
     here = launcher.endswith(("BasicLauncher", "JoblibLauncher"))  # others may use other machines
     with bar("plan", len(batch)) as advance:
         for overrides in batch:
             advance(1)
-            rest = _unseeded(overrides)
             try:
-                run = alike[rest] = alike.get(rest) or assemble(configs[rest])
-                run = _with_seed(run, configs[rest], overrides)
+                run = alike[_unseeded(overrides)].run(overrides)
                 check_light(run, rows.get(run.data), here)
                 if run.data not in rows:
                     rows[run.data] = run.rows
-                run = planned[rest] = fit_hardware(run, rows[run.data])
-                to_train = () if run.name in runs else rows[run.data]  # one of them trains
-                job = job_of(run, overrides, to_train, evaluations)
+                run = fit_hardware(run, rows[run.data])
+                trained_before = any(job.run == run.name for job, _ in made)
+                job = job_of(run, overrides, () if trained_before else rows[run.data], evaluations)
                 if job.state != "done":
                     run.hardware.check()
                     if here:
                         run.hardware.check_gpus()
                         refuse_too_large(run, rows[run.data], MODEL_STAGES & set(run.stages))
-                made.append(job)
-                runs.setdefault(run.name, []).append(run)
+                made.append((job, run))
             except (RunError, ValueError, OSError) as error:
                 for fault in getattr(error, "faults", (str(error),)):
                     faults.setdefault(fault, []).append(" ".join(overrides))
+    jobs = tuple(job for job, _ in made)
+    runs = {name: [run for _, run in made if run.name == name] for name in dict.fromkeys(job.run for job in jobs)}
     for name, several in runs.items():
         try:
             _refuse_clash(several)
             for run in several:
                 check_sources(run, runs)
         except RunError as error:
-            faults.setdefault(str(error), []).extend(" ".join(job.overrides) for job in made if job.run == name)
-    if not faults:
-        refuse_full_disk([run for several in runs.values() for run in several])
+            faults.setdefault(str(error), []).extend(" ".join(job.overrides) for job in jobs if job.run == name)
     if faults:
-        lines = [
-            fault.replace("\n", "\n  ") + f"\n    in {len(own)} of {len(batch)} jobs: {own[0]}"
-            for fault, own in faults.items()
-        ]
-        raise RunError("\n".join(["this sweep cannot run:", *(f"  {line}" for line in lines)]))
+        lines = [f"{fault}\n  in {len(own)} of {len(batch)} jobs: {own[0]}" for fault, own in faults.items()]
+        raise RunError("\n".join(["this sweep cannot run:", *lines]).replace("\n", "\n  "))
+    refuse_full_disk([run for _, run in made])
+    last = {_unseeded(job.overrides): run for job, run in made}
+    swept = Sweep(jobs, tuple((last[rest], count) for rest, count in Counter(map(_unseeded, batch)).items()))
     if not follows():
-        output_dir = run.output_dir
+        output_dir = swept.run.output_dir
         (output_dir / STOPPED).unlink(missing_ok=True)
         shutil.rmtree(output_dir / ENDED, ignore_errors=True)
-        write_plan(output_dir, made, list(alike.values()), rows)
-    tell(made)
+        write_plan(output_dir, jobs, [one.first for one in alike.values()], rows)
+    tell(jobs)
     given = [argument for argument in arguments if of_training(argument)]
-    taken = {job.run for job in made if any(map(of_training, job.overrides))}
+    taken = {job.run for job in jobs if any(map(of_training, job.overrides))}
     if untrained := [name for name in runs if given and name not in taken]:
         log.info("          %s: not for %s, which trains nothing", " ".join(given), ", ".join(untrained))
-    counts = Counter(map(_unseeded, batch))
-    return Sweep(tuple(made), tuple((planned[rest], count) for rest, count in counts.items()))
-
-
-def _with_seed(run: Run, config: DictConfig, overrides: Sequence[str]) -> Run:
-    """Return the run with the seed of these overrides, and its name."""
-    if not (seeds := [one for one in overrides if one.startswith("seed=")]):
-        return run
-    seed = int(seeds[-1].partition("=")[2])
-    name = run_name(config, seed, run.changed.treatment)
-    return replace(run, name=name, folder=run.folder.parent / name, seed=seed, config=run.config | {"seed": seed})
+    return swept
 
 
 def _unseeded(overrides: Sequence[str]) -> tuple[str, ...]:

@@ -8,11 +8,11 @@ head, which is gone, of the end (a fixed time limit in Ray 2.60). Jobs on Slurm 
 
 import importlib.util
 import os
-import select
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any, ClassVar
 
@@ -34,7 +34,7 @@ PACKAGES = {
 PARENT = "ALTTRAIN_PARENT"
 """Environment variable with a process id. The processes started by that process end when it ends."""
 LOOK_S = 0.5
-"""Seconds between two checks of that process, where it cannot be waited for."""
+"""Seconds between two checks of that process."""
 
 
 class JobSweeper(Sweeper):
@@ -144,7 +144,7 @@ def is_worker() -> bool:
 
 def end_with_parent() -> None:
     """End this process, which may hold the lock of a run's folder, when the process in `PARENT` ends."""
-    if is_worker() and os.name != "nt":  # on Windows, os.kill would end the process
+    if is_worker():
         _end_with(int(os.environ[PARENT]))
 
 
@@ -156,26 +156,15 @@ def _end_with(process: int) -> None:
     """
 
     def watch() -> None:
-        try:
-            ends = select.poll()
-            ends.register(os.pidfd_open(process), select.POLLIN)  # also ends for a zombie, which os.kill finds
-            ends.poll()
-        except (AttributeError, OSError):  # not Linux, an old kernel, or it is gone
-            while _is_there(process):
+        import psutil
+
+        with suppress(psutil.NoSuchProcess):
+            watched = psutil.Process(process)  # an id that another process has taken since is not it
+            while watched.is_running() and watched.status() != psutil.STATUS_ZOMBIE:
                 time.sleep(LOOK_S)
         os._exit(1)  # like a kill: no result is lost, and the same command resumes
 
     threading.Thread(target=watch, daemon=True, name="parent").start()
-
-
-def _is_there(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def absent(arguments: Sequence[str]) -> str:
