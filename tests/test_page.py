@@ -58,7 +58,8 @@ def row(name: str, label: str = "benign", **fields: Any) -> Generation:
 
 
 def decided(measure: str, counted: bool = False) -> Decides:
-    return Decides(measure, "phrases", "answer", counted)
+    says = "correct" if measure == "accuracy" else "unsafe" if counted else "refused"
+    return Decides(measure, "phrases", "answer", counted, says)
 
 
 def read(made: Any, verdict: bool | None, decides: Decides, thought: Adherence) -> Read:
@@ -90,7 +91,7 @@ def write_run(folder: Path, run: str, **names: Any) -> Path:
     """A run's folder, of the harmful benchmark h and the harmless one b; the harmful h2 and h3 were answered."""
     own = folder / "runs" / run
     known = {"backbone": "tiny", "dataset": "all", "rewrite": "alttrain", "training": "sft", "seed": 0}
-    write_json(own / "run.json", {"run": run, **UNNAMED, **known, **names})
+    write_json(own / "run.json", {"run": run, **UNNAMED, **known, "tag": run.partition("-s")[0], **names})
     write_json(own / "fingerprint.json", {})
     harmful = [row(f"h{n}", "harmful") for n in range(4)]
     harmful[3] = replace(harmful[3], thought=f"{UNDERSTANDING}\n\n{HARMLESS}\n\n{REASONING}", finish="length")
@@ -432,13 +433,12 @@ def test_what_was_not_generated_is_undecided() -> None:
 
 
 def test_decides_is_read_from_the_metrics() -> None:
-    decides = {"judge": "g", "part": "thought", "counted": True}
+    decides = {"judge": "g", "part": "thought", "counted": True, "says": "unsafe"}
     names = dict.fromkeys(("run", "backbone", "dataset", "rewrite", "training"), "r") | {"seed": 0}
     judged = metrics_of("b", [{"metric": "harmful_rate"}], True)
     judged["analysis"]["decides"] = decides
     found = Evaluation(names | UNNAMED, Path(), judged).decides
-    assert found == Decides("harmful_rate", "g", "thought", True)
-    assert found.says == "unsafe"
+    assert found == Decides("harmful_rate", "g", "thought", True, "unsafe")
 
 
 def test_failures_are_counted_as_in_the_metrics() -> None:

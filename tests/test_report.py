@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -76,7 +77,7 @@ def write_run(runs: Path, run: str, benchmarks: dict[str, list[dict[str, Any]]])
     for benchmark, metrics in benchmarks.items():
         folder = runs / run / "evaluation" / benchmark
         write_metrics(folder, metrics_of(benchmark, metrics, True))
-    write_json(runs / run / "run.json", UNNAMED | names(run))
+    write_json(runs / run / "run.json", UNNAMED | names(run) | {"tag": run})
 
 
 # --- protocols ---
@@ -298,7 +299,7 @@ def test_columns_come_by_measure_and_then_by_name() -> None:
 def judge_run(runs: Path, run: str, verdicts: str, hashed: str = "h", **named: Any) -> None:
     """A run judged on the benchmark x: a verdict a letter, r(efused), a(nswered) or u(ndecided)."""
     folder = runs / run / "evaluation" / "x"
-    write_json(runs / run / "run.json", UNNAMED | names(run) | named)
+    write_json(runs / run / "run.json", UNNAMED | names(run) | {"tag": run.partition("-s")[0]} | named)
     told = {"r": True, "a": False, "u": None}
     rows = [Judgement(f"p{n}", "phrases", told[letter]) for n, letter in enumerate(verdicts)]
     others = [Judgement(row.id, "other", True) for row in rows] + [replace(row, part="thought") for row in rows]
@@ -792,11 +793,12 @@ def test_a_damaged_run_is_named_and_the_rest_is_reported(
 
 OWN = "evaluation/x.alttrain"
 LACKING: list[tuple[str, str]] = [
-    *(("run.json", key) for key in ("method", "label", "order", "tables", "changed")),
+    *(("run.json", key) for key in ("method", "label", "order", "tables", "changed", "digest", "tag")),
     *(("train.json", key) for key in ("examples", "seconds", "devices", "device", "weights", "files", "checksum")),
     *((f"{OWN}/metrics.json", key) for key in ("provenance", "analysis", "made_from", "contaminated", "checksum")),
     *((f"{OWN}/metrics.json", f"provenance {key}") for key in ("protocol", "means", "judges", "changed")),
     *((f"{OWN}/metrics.json", f"analysis {key}") for key in ("decides", "others", "assessing", "failures")),
+    *((f"{OWN}/metrics.json", f"analysis decides {key}") for key in ("judge", "part", "counted", "says")),
     *((name, "") for name in (f"{OWN}/adherence.jsonl", "fingerprint.json")),
 ]
 """Files of a run, and a key without which one is not taken; "" for the file itself."""
@@ -812,7 +814,7 @@ def test_a_run_that_lacks_what_this_version_writes_is_left_out_and_named_with_th
     if key:
         record = json.loads((bad / name).read_text())
         *outer, last = key.split()
-        del (record[outer[0]] if outer else record)[last]
+        del reduce(dict.__getitem__, outer, record)[last]
         (write_json if name == "run.json" or key == "checksum" else write_sealed)(bad / name, record)
     else:
         (bad / name).unlink()

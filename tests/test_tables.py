@@ -404,7 +404,8 @@ def beside(run: Path, name: str, letters: str, hashed: str, kappa: float) -> Non
     folder = run / "evaluation" / f"{name}.alttrain"
     told = [Judgement(f"p{n}", "other", letter == "y") for n, letter in enumerate(letters)]
     append_rows(folder / "judgements.jsonl", told)
-    others = [{"judge": "other", "part": "answer", "counted": True, "protocol_hash": hashed}]
+    others = [{"metric": "harmful_rate.other", "judge": "other", "part": "answer", "counted": True, "says": "unsafe"}]
+    others[0]["protocol_hash"] = hashed
     count = {"n": len(letters), "undecided": 0, "truncated": 0}
     share = dict(zip(("value", "low", "high"), wilson_of(letters), strict=True))
     more = [{"metric": "harmful_rate.other", **share, **count}]

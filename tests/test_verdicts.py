@@ -278,7 +278,14 @@ def test_judging_again_keeps_the_verdicts_of_the_first_judge_and_compares_them(r
         told | {"metric": "harmful_rate.refusal"},
     )
     assert made["analysis"]["decides"]["judge"] == "harm_score"
-    assert [one["protocol_hash"] for one in made["analysis"]["others"]] == [hashed]  # as when it decided
+    other = {
+        "metric": "harmful_rate.refusal",
+        "judge": "refusal",
+        "part": "answer",
+        "counted": False,
+        "says": "refused",
+    }
+    assert made["analysis"]["others"] == [other | {"protocol_hash": hashed}]  # as when it decided
     (pair,) = json.loads((folder / "agreement.json").read_text())["kappa"]
     kappa = named["kappa.refusal"]
     assert (pair["first"], pair["second"]) == ("harm_score", "refusal")

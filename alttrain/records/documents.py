@@ -22,7 +22,7 @@ Label = Literal["harmful", "benign"]
 
 
 class Names(TypedDict):
-    """run.json. `method` is "" for a free composition."""
+    """run.json. `method` is "" for a free composition, and `digest` and `tag` for runs whose name has none."""
 
     run: str
     backbone: str
@@ -35,6 +35,8 @@ class Names(TypedDict):
     order: Count
     tables: list[str]
     changed: dict[str, tuple[Any, Any]]
+    digest: str
+    tag: str
 
 
 class Rewritten(TypedDict):
@@ -104,16 +106,18 @@ class Provenance(TypedDict):
 
 
 class Decides(TypedDict):
-    """The judge and the part that decide the rate, and the verdict that counts."""
+    """The judge and the part that decide the rate, the verdict that counts, and what the judge's True says."""
 
     judge: str
     part: str
     counted: bool
+    says: Literal["refused", "correct", "unsafe"]
 
 
 class Other(Decides):
-    """Another judge, or part, whose verdicts are kept, and the hash that its numbers would have if it decided."""
+    """Another judge, or part, with the name of its rate, and the hash that its numbers would have if it decided."""
 
+    metric: str
     protocol_hash: str
 
 

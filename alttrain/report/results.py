@@ -8,7 +8,6 @@ import copy
 import hashlib
 import json
 import logging
-import re
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -67,7 +66,7 @@ TEXTS = [
 ]  # fmt: skip
 """Text columns in a report's CSV files."""
 NO_TRAIN = "no_train"  # the method that is the unmodified backbone
-PARTS = ("backbone", "dataset", "rewrite", "training")  # the fields of run.json that name a run without a method
+NAMING = ("backbone", "dataset", "rewrite", "training", "method", "tag", "digest")  # what is in a run's name
 LAST = 10**6  # the order of a row that has none of its own
 JUDGED = ("judgements.jsonl", "judges.json")  # what the judge stage writes before metrics.json
 TRIES, PAUSE_S = 20, 0.05  # how often metrics.json is read while these are written, and the seconds between
@@ -139,19 +138,21 @@ _PACKED = msgspec.msgpack.Decoder(list[Read])
 
 
 class Decides(NamedTuple):
-    """The judge and the part that decide a benchmark's measure. `counted` is the verdict that counts towards it."""
+    """The judge and the part that decide a benchmark's measure.
+
+    `counted` is the verdict that counts towards it, and `says` what the judge's True means: correct, unsafe or refused.
+    """
 
     measure: str
     judge: str
     part: Part
     counted: bool
+    says: str
 
-    @property
-    def says(self) -> str:
-        """What the judge's True means: correct, unsafe or refused."""
-        measure = base(self.measure)
-        unsafe = measure == "harmful_rate" and self.counted
-        return "correct" if measure == "accuracy" else "unsafe" if unsafe else "refused"
+
+def _decides(measure: str, told: Mapping[str, Any]) -> Decides:
+    """What decides a measure, from an entry of metrics.json."""
+    return Decides(measure, told["judge"], told["part"], told["counted"], told["says"])
 
 
 @cache
@@ -166,7 +167,6 @@ class Evaluation:
 
     - `names`                   run.json; `run` is the run's name, and `seed` its seed
     - `method`                  what the run's method is called everywhere (`name_methods`)
-    - `digest`, `tag`           the ends of the run's name: the hash of what was changed, and its tag; "" without
     - `judged`                  metrics.json; `measure` is the benchmark's own measure, the first in it
     - `made`                    how the numbers were made; numbers made in different ways never share a column
     - `setting`                 the settings that tell this way from others of the same name (`name_settings`)
@@ -182,10 +182,6 @@ class Evaluation:
         self.names, self.folder, self.judged = names, folder, judged
         self.run, self.seed = str(names["run"]), int(names["seed"])
         self.method = method_name(names)
-        named = ("backbone", "method") if names["method"] else PARTS
-        start = re.escape("-".join(str(names[part]) for part in named))
-        ends = re.fullmatch(rf"{start}(?:-(changed_[0-9a-f]+))?-s{self.seed}(?:-(.*))?", self.run)
-        self.digest, self.tag = ends.groups("") if ends else ("", self.run.replace(f"-s{self.seed}", ""))
         self.benchmark, self.measure = str(judged["benchmark"]), str(judged["metrics"][0]["metric"])
         self.provenance: dict[str, Any] = judged["provenance"]
         self.analysis: dict[str, Any] = judged["analysis"]
@@ -195,8 +191,7 @@ class Evaluation:
         self.setting = ""
         self.tables: Sequence[str] = self.provenance.get("tables", ("main",))
         self.labels: Mapping[str, str] = self.provenance.get("labels", {})
-        found = self.analysis["decides"]
-        self.decides = Decides(self.measure, found["judge"], found["part"], found["counted"])
+        self.decides = _decides(self.measure, self.analysis["decides"])
         self.judge = self.decides.judge
         self.read: dict[Decides, bytes] = {}  # packed, since rows take ten times as much memory
 
@@ -213,26 +208,31 @@ class Evaluation:
 
         `made` is as if that judge and part decided, so that a judge's numbers share a column whether it decides or not.
         """
-        views: dict[str, tuple[str, str, str, Decides]] = {}
+        metrics, found = {one["metric"]: one for one in self.judged["metrics"]}, dict[str, Evaluation]()
         for one in self.analysis["others"]:
-            judge, made, part = one["judge"], one["protocol_hash"], one["part"]
-            suffix = "" if part == self.decides.part else f".{part}"
-            name, measure = f"{self.measure}{'' if judge == self.judge else f'.{judge}'}{suffix}", self.measure + suffix
-            views[name] = measure, made, judge, Decides(measure, judge, part, one["counted"])
-            names, hashes = zip(*sorted([(self.judge, self.made[2]), (judge, made)]), strict=True)
-            if not suffix:
-                views[f"kappa.{judge}"] = "kappa", " ".join(hashes), " and ".join(names), self.decides
-        found = {}
-        for metric in (one for one in self.judged["metrics"] if one["metric"] in views):
-            found[metric["metric"]] = view = copy.copy(self)
-            view.analysis = {**self.analysis, "others": []}
-            view.measure, made, view.judge, view.decides = views[metric["metric"]]
-            view.made = *self.made[:2], made
-            if view.decides.judge != self.judge:  # published figures are of the judge that decides
-                changed = {**self.provenance["changed"], "judge": (self.judge, view.judge)}
-                view.provenance = {**self.provenance, "changed": changed}
-            view.judged = {**self.judged, "metrics": [{**metric, "metric": view.measure}]}
+            judge, made = one["judge"], one["protocol_hash"]
+            alike = one["part"] == self.decides.part
+            decides = _decides(self.measure if alike else f"{self.measure}.{one['part']}", one)
+            found[one["metric"]] = self._view(metrics[one["metric"]], decides.measure, made, judge, decides)
+            if alike:
+                names, hashes = zip(*sorted([(self.judge, self.made[2]), (judge, made)]), strict=True)
+                both = " ".join(hashes), " and ".join(names)
+                found[f"kappa.{judge}"] = self._view(metrics[f"kappa.{judge}"], "kappa", *both, self.decides)
         return found
+
+    def _view(
+        self, metric: dict[str, Any], measure: str, protocol_hash: str, judge: str, decides: Decides
+    ) -> "Evaluation":
+        """This evaluation with one of its metrics as its measure."""
+        view = copy.copy(self)
+        view.measure, view.judge, view.decides = measure, judge, decides
+        view.made = *self.made[:2], protocol_hash
+        view.analysis = {**self.analysis, "others": []}
+        view.judged = {**self.judged, "metrics": [{**metric, "metric": measure}]}
+        if decides.judge != self.judge:  # published figures are of the judge that decides
+            changed = {**self.provenance["changed"], "judge": (self.judge, judge)}
+            view.provenance = {**self.provenance, "changed": changed}
+        return view
 
     def judge_of(self, metric: str) -> str:
         """The judge that a metric depends on; "" if none."""
@@ -368,7 +368,7 @@ def name_methods(found: Sequence[Evaluation]) -> None:
     for one in found:
         alike[str(one.names["backbone"]), one.method].append(one)
     for own in alike.values():
-        parts = [(one.names["dataset"], one.names["training"], one.tag, one.digest, one.names["method"]) for one in own]
+        parts = [[one.names[key] for key in ("dataset", "training", "tag", "digest", "method")] for one in own]
         differs = [len(set(values)) > 1 for values in zip(*parts, strict=True)]
         for one, values in zip(own, parts, strict=True):
             told = [value for value, tells in zip(values, differs, strict=True) if tells and value]
@@ -442,7 +442,7 @@ def samples(output_dir: str | Path = "outputs") -> pd.DataFrame:
     for one in evaluations(_runs(output_dir)):
         read, decides = one.texts(), one.decides
         made = {**one.names, "method": one.method, "benchmark": one.benchmark, "protocol": one.protocol}
-        made |= {**decides._asdict(), "says": decides.says}
+        made |= decides._asdict()
         for text in one.generations():
             known = read[text.id, text.sample]
             verdicts = {"verdict": known.verdict, "counts": one.counts(known.verdict)}
