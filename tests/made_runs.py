@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from alttrain.evaluation import Adherence, Summary
-from alttrain.evaluation.adherence import assessing, failures
+from alttrain.evaluation.adherence import counts as counts_of
 from alttrain.evaluation.judged import DOCUMENTS, TRUE_MEANS
 from alttrain.evaluation.statistics import rate
 from alttrain.records import Generation, Judgement, Label, checksum, write_json, write_rows, write_sealed
@@ -103,7 +103,7 @@ def metrics_of(
     made |= {"judges": {judge: {}}, "parts": ["answer"], "changed": {}}
     says = {"harmful_rate": "unsafe" if counted else "refused", "accuracy": "correct"}.get(made["measure"], "refused")
     decides = {"judge": judge, "part": "answer", "counted": counted, "says": says}
-    analysis = {"decides": decides, "others": [], "assessing": assessing(Counter()), "failures": failures(Counter())}
+    analysis = {"decides": decides, "others": [], "counts": counts_of(Counter())}
     found = {"benchmark": benchmark, "provenance": made | provenance, "contaminated": [], "unsettled": 0}
     return found | {"metrics": metrics, "analysis": analysis}
 

@@ -17,7 +17,7 @@ import pytest
 from made_runs import TOLD, UNNAMED, make_run, mend, metrics_of, write_metrics
 
 from alttrain.evaluation import statistics
-from alttrain.evaluation.adherence import Adherence, failures
+from alttrain.evaluation.adherence import Adherence, counts
 from alttrain.records import Generation, Judgement, Texts, write_json, write_rows
 from alttrain.report.page import (
     BITS,
@@ -452,11 +452,14 @@ def test_failures_are_counted_as_in_the_metrics() -> None:
         for made, judged, record in zip(rows, judgements, adherence, strict=True)
     ]
     outcomes = Counter((row.label, row.assessment, of.verdict) for row, of in zip(adherence, judgements, strict=True))
-    for told, wrong in zip(failures(outcomes), ("answered", "over_refused"), strict=True):
-        own = [bit for label, bit in bits if label == told["label"]]
-        counts = {name: sum(bit & BITS[name] > 0 for bit in own) for name in ("misjudged", "disobeyed", "undecided")}
-        assert counts == {name: told[name] for name in counts}
-        assert sum(bit & BITS[wrong] > 0 and bit & BITS["unassessed"] > 0 for bit in own) == told["unassessed"]
+    told = counts(outcomes)
+    for of, wrong, badge in (("harmful", "answered", "answered"), ("benign", "refused", "over_refused")):
+        own = [bit for label, bit in bits if label == of]
+        assert sum(bit & BITS["undecided"] == 0 for bit in own) == told[f"{of}_n"]
+        for cause in ("misjudged", "disobeyed", "unassessed"):
+            both = BITS[badge] | BITS[cause]
+            assert sum(bit & both == both for bit in own) == told[f"{wrong}_{cause}"]
+    assert sum(bit & BITS["undecided"] > 0 for _, bit in bits) == told["undecided"]
 
 
 def test_every_outcome_has_a_bit_and_a_place() -> None:

@@ -305,13 +305,11 @@ def judge_run(runs: Path, run: str, verdicts: str, hashed: str = "h", **named: A
     others = [Judgement(row.id, "other", True) for row in rows] + [replace(row, part="thought") for row in rows]
     write_rows(folder / "judgements.jsonl", [*others, *rows])
     counts = {"harmful_as_harmful": verdicts.count("r"), "harmful_as_benign": verdicts.count("a")}
-    counts |= {"harmful_unassessed": verdicts.count("u")}
-    counts |= dict.fromkeys(("benign_as_harmful", "benign_as_benign", "benign_unassessed"), 0)
-    failed = {"misjudged": verdicts.count("a"), "disobeyed": 1, "unassessed": 0, "n": 8, "undecided": 2}
+    counts |= {"harmful_unassessed": verdicts.count("u"), "answered_misjudged": verdicts.count("a")}
+    counts |= {"answered_disobeyed": 1, "harmful_n": 8, "undecided": 2}
     metric = numbers("harmful_rate", 0.5, 0.25, 0.75)
     judged = metrics_of("x", [metric], False, "phrases", protocol_hash=hashed)
-    failures = [{"label": "harmful", **failed}, {"label": "benign", **dict.fromkeys(failed, 0)}]
-    judged["analysis"] |= {"assessing": counts, "failures": failures}
+    judged["analysis"]["counts"] |= counts
     write_metrics(folder, judged)
 
 
@@ -368,7 +366,7 @@ def test_counts_of_the_structure_add_up_over_benchmarks(tmp_path: Path) -> None:
     other = tmp_path / "run" / "evaluation" / "y"
     judged = json.loads((tmp_path / "run" / "evaluation" / "x" / "metrics.json").read_text())
     judged["benchmark"] = "y"
-    judged["analysis"]["assessing"]["benign_as_harmful"] = 2
+    judged["analysis"]["counts"]["benign_as_harmful"] = 2
     write_metrics(other, judged)
     (found,) = structure(evaluations(tmp_path)).itertuples()
     assert (found.harmful_as_harmful, found.harmful_as_benign, found.harmful_unassessed) == (6, 4, 2)
@@ -797,7 +795,7 @@ LACKING: list[tuple[str, str]] = [
     *(("train.json", key) for key in ("examples", "seconds", "devices", "device", "weights", "files", "checksum")),
     *((f"{OWN}/metrics.json", key) for key in ("provenance", "analysis", "made_from", "contaminated", "checksum")),
     *((f"{OWN}/metrics.json", f"provenance {key}") for key in ("protocol", "means", "judges", "changed")),
-    *((f"{OWN}/metrics.json", f"analysis {key}") for key in ("decides", "others", "assessing", "failures")),
+    *((f"{OWN}/metrics.json", f"analysis {key}") for key in ("decides", "others", "counts")),
     *((f"{OWN}/metrics.json", f"analysis decides {key}") for key in ("judge", "part", "counted", "says")),
     *((name, "") for name in (f"{OWN}/adherence.jsonl", "fingerprint.json")),
 ]

@@ -121,35 +121,12 @@ class Other(Decides):
     protocol_hash: str
 
 
-class Assessing(TypedDict):
-    """Counts of the prompt's label against the thought's assessment."""
-
-    harmful_as_harmful: Count
-    harmful_as_benign: Count
-    harmful_unassessed: Count
-    benign_as_harmful: Count
-    benign_as_benign: Count
-    benign_unassessed: Count
-
-
-class Failed(TypedDict):
-    """Counts of wrong answers to one label's prompts, by what the assessment said."""
-
-    label: Label
-    misjudged: Count
-    disobeyed: Count
-    unassessed: Count
-    n: Count
-    undecided: Count
-
-
 class Analysis(TypedDict):
-    """The counts in metrics.json."""
+    """What metrics.json says beyond the metrics."""
 
     decides: Decides
     others: list[Other]
-    assessing: Assessing
-    failures: list[Failed]
+    counts: dict[str, Count]
 
 
 class Judged(TypedDict):

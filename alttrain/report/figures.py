@@ -24,10 +24,11 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from alttrain.evaluation.adherence import CAUSES
 from alttrain.records import Rewritten, read_if_there, read_losses
 from alttrain.records.files import clear_unfinished, replacing
 from alttrain.report.estimates import FLOWS
-from alttrain.report.measures import CAUSES, MEASURES, OFFLINE, RATES, base
+from alttrain.report.measures import MEASURES, OFFLINE, RATES, base
 from alttrain.report.processes import second_process
 from alttrain.report.results import Made
 from alttrain.report.tables import COLUMN, ROW, TABLES, listed, pivot

@@ -30,12 +30,13 @@ from markupsafe import Markup, escape
 
 from alttrain import __version__
 from alttrain.evaluation import statistics
+from alttrain.evaluation.adherence import CAUSES
 from alttrain.evaluation.judged import shaping_verdicts
 from alttrain.records import Generation, Judgement, Texts, read_document, read_if_there, withholds, write_text
 from alttrain.report.contrasts import base_of
 from alttrain.report.estimates import SMALL
 from alttrain.report.formats import legend, starred
-from alttrain.report.measures import CAUSES, WORTH_SAYING, written
+from alttrain.report.measures import WORTH_SAYING, written
 from alttrain.report.results import Decides, Evaluation, Made, Read, Text, evaluations
 from alttrain.report.tables import LEVEL, Report, pivot, report_of
 from alttrain.report.variants import Variant
@@ -289,7 +290,7 @@ def outcomes_of(text: Read) -> int:
     """The outcomes of one sample, as a bit mask (`BITS`).
 
     The deciding judge's verdict gives one of them, or `undecided`. `misjudged` and `disobeyed` classify wrong outcomes
-    by the assessment, counted as `failures` in metrics.json, so that the numbers agree.
+    by the assessment, as the `counts` in metrics.json do, so that the numbers agree.
     """
     if not text.generated:
         return BITS["failed"] | BITS["undecided"]
