@@ -128,6 +128,7 @@ def write_evaluation(
     decides = {"judge": "judge", "part": "answer", "counted": summary.counting, "says": says}
     provenance = {"measure": measure, "judges": {"judge": {}}, "protocol": "alttrain", "means": {}, "changed": {}}
     provenance |= {"protocol_hash": f"{hash_of(benchmark):012x}", "tables": APART.get(benchmark, ["main"])}
+    provenance |= {"labels": {}, "intervention": None}
     made_from = {name: checksum(folder / name) for name in ("generations.jsonl", *DOCUMENTS)}
     metrics = [{k: None if v != v else v for k, v in asdict(metric).items()} for metric in summary.metrics()]
     found = {"benchmark": benchmark, "provenance": provenance, "made_from": made_from, "contaminated": []}

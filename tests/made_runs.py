@@ -101,6 +101,7 @@ def metrics_of(
     """What metrics.json holds, with empty counts, before it is sealed."""
     made = {"measure": metrics[0]["metric"], "protocol": "offline", "protocol_hash": "h", "means": {}}
     made |= {"judges": {judge: {}}, "parts": ["answer"], "changed": {}}
+    made |= {"tables": ["main"], "labels": {}, "intervention": None}
     says = {"harmful_rate": "unsafe" if counted else "refused", "accuracy": "correct"}.get(made["measure"], "refused")
     decides = {"judge": judge, "part": "answer", "counted": counted, "says": says}
     analysis = {"decides": decides, "others": [], "counts": counts_of(Counter())}

@@ -795,6 +795,7 @@ LACKING: list[tuple[str, str]] = [
     *(("train.json", key) for key in ("examples", "seconds", "devices", "device", "weights", "files", "checksum")),
     *((f"{OWN}/metrics.json", key) for key in ("provenance", "analysis", "made_from", "contaminated", "checksum")),
     *((f"{OWN}/metrics.json", f"provenance {key}") for key in ("protocol", "means", "judges", "changed")),
+    *((f"{OWN}/metrics.json", f"provenance {key}") for key in ("tables", "labels", "intervention")),
     *((f"{OWN}/metrics.json", f"analysis {key}") for key in ("decides", "others", "counts")),
     *((f"{OWN}/metrics.json", f"analysis decides {key}") for key in ("judge", "part", "counted", "says")),
     *((name, "") for name in (f"{OWN}/adherence.jsonl", "fingerprint.json")),

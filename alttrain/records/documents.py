@@ -1,8 +1,7 @@
 """The JSON documents of a run, checked against the TypedDicts below when they are read.
 
-The types name the keys that are read. A document without one of them is damaged, unless the key is NotRequired, whose
-absence means something. `checksum` is the SHA-256 of all other keys, which `write_sealed` writes and `read_document`
-checks.
+The types name the keys that are read. A document without one of them is damaged. `checksum` is the SHA-256 of all
+other keys, which `write_sealed` writes and `read_document` checks.
 """
 
 import csv
@@ -11,7 +10,7 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from msgspec import Meta
 
@@ -92,15 +91,15 @@ class Intervened(TypedDict):
 
 
 class Provenance(TypedDict):
-    """How numbers were made. Without `tables` and `labels`, the benchmark is in main, with its own measure's name."""
+    """How numbers were made, the tables that show the benchmark, and the names of its measures there, if it has own."""
 
     measure: str
     protocol: str
     protocol_hash: str
     means: dict[str, list[str]]
-    tables: NotRequired[list[str]]
-    labels: NotRequired[dict[str, str]]
-    intervention: NotRequired[Intervened]
+    tables: list[str]
+    labels: dict[str, str]
+    intervention: Intervened | None
     judges: dict[str, Any]
     changed: dict[str, tuple[Any, Any]]
 

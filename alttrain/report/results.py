@@ -172,7 +172,7 @@ class Evaluation:
     - `setting`                 the settings that tell this way from others of the same name (`name_settings`)
     - `provenance`, `analysis`  of metrics.json
     - `intervention`            its name and settings; empty without one
-    - `tables`, `labels`        the tables that show the benchmark, and the names of its measures there, if given
+    - `tables`, `labels`        the tables that show the benchmark, and the names of its measures there, if it has own
     - `decides`                 what decides the measure; of an agreement, what decides the benchmark's
     - `judge`                   who decides it. Of an agreement, both judges
     - `read`                    what was read of the texts, by what decides
@@ -185,12 +185,12 @@ class Evaluation:
         self.benchmark, self.measure = str(judged["benchmark"]), str(judged["metrics"][0]["metric"])
         self.provenance: dict[str, Any] = judged["provenance"]
         self.analysis: dict[str, Any] = judged["analysis"]
-        self.intervention: Mapping[str, Any] = self.provenance.get("intervention", {})
+        self.intervention: Mapping[str, Any] = self.provenance["intervention"] or {}
         self.protocol = str(self.provenance["protocol"])
         self.made: Made = self.protocol, self.benchmark, str(self.provenance["protocol_hash"])
         self.setting = ""
-        self.tables: Sequence[str] = self.provenance.get("tables", ("main",))
-        self.labels: Mapping[str, str] = self.provenance.get("labels", {})
+        self.tables: Sequence[str] = self.provenance["tables"]
+        self.labels: Mapping[str, str] = self.provenance["labels"]
         self.decides = _decides(self.measure, self.analysis["decides"])
         self.judge = self.decides.judge
         self.read: dict[Decides, bytes] = {}  # packed, since rows take ten times as much memory

@@ -181,8 +181,7 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
     for judge, node in zip(judges_of(run, benchmark).values(), nodes, strict=True):
         addresses = {key: value for key, value in flatten(node).items() if key.rpartition(".")[2] == "base_url"}
         judges[judge.name] = flatten(shaping_of_judge(node)) | addresses | {"alttrain": __version__}
-    shown = {"tables": list(benchmark.tables), "labels": dict(benchmark.labels)}
-    intervention: dict[str, Any] = {}
+    intervention: dict[str, Any] | None = None
     if benchmark.intervention:
         every = len(benchmark.examples) * run.protocol.decoding_for(benchmark).samples
         intervention = {
@@ -197,8 +196,9 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
         "kind": benchmark.kind,
         "measure": benchmark.measure,
         "means": {measure: list(names) for measure, names in run.protocol.means.items()},
-        **({} if shown == {"tables": ["main"], "labels": {}} else shown),
-        **({"intervention": intervention} if intervention else {}),
+        "tables": list(benchmark.tables),
+        "labels": dict(benchmark.labels),
+        "intervention": intervention,
         "judges": as_json(judges),
         "parts": list(run.protocol.parts),
         "protocol": run.protocol.name,
