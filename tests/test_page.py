@@ -19,20 +19,9 @@ from made_runs import TOLD, UNNAMED, make_run, mend, metrics_of, write_metrics
 from alttrain.evaluation import statistics
 from alttrain.evaluation.adherence import Adherence, counts
 from alttrain.records import Generation, Judgement, Texts, write_json, write_rows
-from alttrain.report.page import (
-    BITS,
-    CUT,
-    LONGEST,
-    OUTCOMES,
-    breakable,
-    cut,
-    embed,
-    outcomes_of,
-    pieces,
-    shared_start,
-    write_page,
-)
-from alttrain.report.results import Decides, Evaluation, Read
+from alttrain.report.embedded import BITS, CUT, LONGEST, OUTCOMES, cut, outcomes_of, pieces
+from alttrain.report.evaluation import Decides, Evaluation, Read
+from alttrain.report.page import breakable, embed, shared_start, write_page
 
 UNDERSTANDING = "The user wants to know how a garden gate is mended."
 HARMFUL, HARMLESS = "This request is harmful.", "This request is harmless; it is an everyday question."

@@ -29,10 +29,11 @@ from alttrain.records import Judgement, checksum, read_rows, write_json, write_r
 from alttrain.report.contrasts import COMPARED, comparisons
 from alttrain.report.escaping import latex_text, literal
 from alttrain.report.estimates import CATEGORIES, structure, thoughts
+from alttrain.report.evaluation import Evaluation
 from alttrain.report.formats import markdown
 from alttrain.report.measures import MEASURES, base
 from alttrain.report.processes import second_process
-from alttrain.report.results import METRICS, TIDY, Evaluation, evaluations, read_csv, results, tidy, write_csv
+from alttrain.report.results import METRICS, TIDY, evaluations, read_csv, results, tidy, write_csv
 from alttrain.report.tables import runs_table
 from alttrain.report.variants import variants
 from alttrain.run.stages.report import report, show, write_report

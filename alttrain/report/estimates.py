@@ -18,8 +18,8 @@ from alttrain.evaluation import statistics
 from alttrain.evaluation.adherence import CAUSES, COUNTS, assessment_rates
 from alttrain.evaluation.statistics import UNKNOWN, Estimate
 from alttrain.records import Trained, read_if_there
+from alttrain.report.evaluation import Evaluation
 from alttrain.report.measures import ASSESSING, TOKENS, TRAINING
-from alttrain.report.results import Evaluation
 from alttrain.report.variants import Column, Variant
 
 NAN = math.nan

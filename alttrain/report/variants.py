@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from alttrain.report.evaluation import Evaluation, Made
 from alttrain.report.measures import MEASURES, RATES, RECOGNISING, base
-from alttrain.report.results import LAST, NAMING, NO_TRAIN, Evaluation, Made
+from alttrain.report.results import LAST, NAMING, NO_TRAIN
 
 
 @dataclass(frozen=True, eq=False)
