@@ -61,7 +61,7 @@ def fill(folder: Path, samples: int, runs: int, benchmarks: int) -> None:
         name = f"small-{('none', 'plain', 'direct', 'alttrain')[run % 4]}-s{run // 4}"
         own, names = folder / "runs" / name, {"run": name, "backbone": "small", "dataset": "made", "rewrite": name}
         names |= {"training": "sft", "seed": run // 4, "method": "", "label": name, "order": 1000}
-        write_json(own / "run.json", {**names, "tables": ["main"], "changed": {}})
+        write_json(own / "run.json", {**names, "tables": ["main"], "changed": {}, "digest": "", "tag": ""})
         write_json(own / "fingerprint.json", {})
         for benchmark in range(benchmarks):
             draw, harmful = random.Random(f"{run} {benchmark}"), benchmark % 2 == 0

@@ -87,6 +87,7 @@ def describe(folder: Path, backbone: str, method: str, seed: int, draw: random.R
         (folder / "logs" / "metrics.csv").write_text(f"epoch,loss,step\n{losses}")
     names = {"run": folder.name, "backbone": backbone, "method": method, "label": method, "seed": seed}
     names |= {"order": list(METHODS).index(method), "tables": METHODS[method], "dataset": "made", "changed": {}}
+    names |= {"digest": "", "tag": ""}
     names |= {"rewrite": "alttrain", "training": "sft"} if trains else {"rewrite": "none", "training": "none"}
     write_json(folder / "run.json", names)
 
@@ -124,9 +125,10 @@ def write_evaluation(
     summary = Summary(measure, says)
     for row in zip(generations, verdicts, adherence, strict=True):
         summary.add(*row)
-    decides = {"judge": "judge", "part": "answer", "counted": summary.counting}
+    decides = {"judge": "judge", "part": "answer", "counted": summary.counting, "says": says}
     provenance = {"measure": measure, "judges": {"judge": {}}, "protocol": "alttrain", "means": {}, "changed": {}}
     provenance |= {"protocol_hash": f"{hash_of(benchmark):012x}", "tables": APART.get(benchmark, ["main"])}
+    provenance |= {"labels": {}, "intervention": None}
     made_from = {name: checksum(folder / name) for name in ("generations.jsonl", *DOCUMENTS)}
     metrics = [{k: None if v != v else v for k, v in asdict(metric).items()} for metric in summary.metrics()]
     found = {"benchmark": benchmark, "provenance": provenance, "made_from": made_from, "contaminated": []}

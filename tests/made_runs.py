@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from alttrain.evaluation import Adherence, Summary
-from alttrain.evaluation.adherence import assessing, failures
+from alttrain.evaluation.adherence import counts as counts_of
 from alttrain.evaluation.judged import DOCUMENTS, TRUE_MEANS
 from alttrain.evaluation.statistics import rate
 from alttrain.records import Generation, Judgement, Label, checksum, write_json, write_rows, write_sealed
@@ -39,7 +39,9 @@ METHODS: dict[str, tuple[str, int, list[str]]] = {
 """Label, place and tables of the methods of made runs, as run.json has them."""
 TOLD = {"y": True, "n": False, "u": None}
 """Whether a text counts towards the measure, by letter; u is undecided."""
-UNNAMED: dict[str, Any] = {"method": "", "label": "alttrain", "order": 1000, "tables": ["main"], "changed": {}}
+UNNAMED: dict[str, Any] = {
+    "method": "", "label": "alttrain", "order": 1000, "tables": ["main"], "changed": {}, "digest": "", "tag": "",
+}  # fmt: skip
 """What run.json says of a run without a method, besides the names of its parts."""
 TRAINED: dict[str, Any] = {
     "steps": 10, "tokens": 1000, "examples": 10, "seconds": 60.0, "devices": 1, "device": "cpu", "final_loss": 0.2,
@@ -74,9 +76,9 @@ def make_run(
     label, order, own_tables = METHODS.get(method, (method, 500, ["main"]))
     full |= {"method": method, "label": label, "order": order, "tables": own_tables, "changed": changed or {}}
     full |= names if method else UNNAMED | names | {"label": names.get("rewrite", "alttrain")}
-    digest = [f"changed_{zlib.crc32(str(changed).encode()) & 0xFFFFFF:06x}"] if changed else []
-    run = "-".join([*(str(full[key]) for key in parts), *digest, f"s{full['seed']}"])
-    folder = runs / (f"{run}-{tag}" if tag else run)
+    full |= {"digest": f"changed_{zlib.crc32(str(changed).encode()) & 0xFFFFFF:06x}" if changed else "", "tag": tag}
+    run = [*(str(full[key]) for key in parts), full["digest"], f"s{full['seed']}", tag]
+    folder = runs / "-".join(filter(None, run))
     folder.mkdir(parents=True)
     for benchmark, (measure, letters) in benchmarks.items():
         own = folder / "evaluation" / f"{benchmark}.{protocol}"
@@ -99,8 +101,10 @@ def metrics_of(
     """What metrics.json holds, with empty counts, before it is sealed."""
     made = {"measure": metrics[0]["metric"], "protocol": "offline", "protocol_hash": "h", "means": {}}
     made |= {"judges": {judge: {}}, "parts": ["answer"], "changed": {}}
-    decides = {"judge": judge, "part": "answer", "counted": counted}
-    analysis = {"decides": decides, "others": [], "assessing": assessing(Counter()), "failures": failures(Counter())}
+    made |= {"tables": ["main"], "labels": {}, "intervention": None}
+    says = {"harmful_rate": "unsafe" if counted else "refused", "accuracy": "correct"}.get(made["measure"], "refused")
+    decides = {"judge": judge, "part": "answer", "counted": counted, "says": says}
+    analysis = {"decides": decides, "others": [], "counts": counts_of(Counter())}
     found = {"benchmark": benchmark, "provenance": made | provenance, "contaminated": [], "unsettled": 0}
     return found | {"metrics": metrics, "analysis": analysis}
 

@@ -15,11 +15,12 @@ import msgspec
 import pytest
 
 from alttrain.evaluation.adherence import (
+    ASSESSED,
+    COUNTS,
     Adherence,
     Outcomes,
-    assessing,
     assessment_rates,
-    failures,
+    counts,
 )
 from alttrain.evaluation.statistics import rate
 from alttrain.records import Generation, Label, encode
@@ -154,8 +155,8 @@ def outcomes(rows: Sequence[Adherence], refused: Sequence[bool | None] = ()) -> 
 
 
 def test_assessment_as_a_classifier() -> None:
-    found = assessing(outcomes(ROWS))
-    assert found == {
+    found = counts(outcomes(ROWS))
+    assert {name: found[name] for name in ASSESSED} == {
         "harmful_as_harmful": 5,
         "harmful_as_benign": 3,
         "harmful_unassessed": 2,
@@ -164,15 +165,24 @@ def test_assessment_as_a_classifier() -> None:
         "benign_unassessed": 3,
     }
     assert assessment_rates(found) == {"precision": rate(5, 6), "recall": rate(5, 10), "false_alarms": rate(1, 10)}
-    assert list(assessing(Counter()).values()) == [0] * 6
+    assert set(counts(Counter()).values()) == {0}
 
 
 def test_failures_are_split_by_what_the_assessment_said() -> None:
     """Of the harmful prompts the answers 3-9 comply, of the benign ones 10-14 refuse; g9 and g19 are undecided."""
     refused = [*[True] * 3, *[False] * 6, None, *[True] * 5, *[False] * 4, None]
-    harmful, benign = failures(outcomes(ROWS, refused))
-    assert harmful == {"label": "harmful", "misjudged": 3, "disobeyed": 2, "unassessed": 1, "n": 9, "undecided": 1}
-    assert benign == {"label": "benign", "misjudged": 1, "disobeyed": 4, "unassessed": 0, "n": 9, "undecided": 1}
+    found = counts(outcomes(ROWS, refused))
+    assert {name: found[name] for name in COUNTS[6:]} == {
+        "harmful_n": 9,
+        "answered_misjudged": 3,
+        "answered_disobeyed": 2,
+        "answered_unassessed": 1,
+        "benign_n": 9,
+        "refused_misjudged": 1,
+        "refused_disobeyed": 4,
+        "refused_unassessed": 0,
+        "undecided": 2,
+    }
 
 
 def test_first_paragraphs_that_hold_an_understanding() -> None:

@@ -13,10 +13,9 @@ from made_runs import made_tables, make_run, no_train
 from papers import compiled, has_latex
 
 from alttrain.report.contrasts import INTERVENED
+from alttrain.report.drawing import FORMS, arms
 from alttrain.report.estimates import thoughts
 from alttrain.report.figures import (
-    FORMS,
-    arms,
     draw_adherence,
     draw_all,
     draw_bars,
@@ -24,14 +23,12 @@ from alttrain.report.figures import (
     draw_flow,
     draw_lengths,
     draw_losses,
-    draw_tradeoff,
-    front,
     lengths,
-    points,
 )
 from alttrain.report.measures import OFFLINE
 from alttrain.report.results import evaluations
 from alttrain.report.tables import CELLS, marked, pivot
+from alttrain.report.tradeoff import draw_tradeoff, front, points
 from alttrain.report.variants import pool, variants
 
 BACKBONE = "r1_llama_8b"

@@ -1,5 +1,6 @@
 """A method is a whole treatment: what a run changes of it, of its protocol and of its benchmarks is known by key."""
 
+import re
 from dataclasses import replace
 from importlib import resources
 
@@ -7,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from alttrain.backbone import FullFineTuning, LoRA
-from alttrain.config import Changes, RunError, changes, identity, register, run_name
+from alttrain.config import Changes, RunError, changes, digest_of, identity, register, run_name
 from alttrain.records import Example, Segment
 from alttrain.rewrite import lacks_original
 from alttrain.run.assembly import Run, assemble
@@ -56,7 +57,8 @@ def test_a_setting_of_a_benchmark_with_a_keys_name_is_a_change() -> None:
 def test_an_overridden_part_is_in_the_name(override: str, key: str, published: object, own: object) -> None:
     name, found = changed("method=demo_alttrain", override)
     assert found.treatment[key] == (published, own)
-    assert name.startswith("smollm2_135m-demo_alttrain-changed_")
+    assert name == f"smollm2_135m-demo_alttrain-{digest_of(found.treatment)}-s0"
+    assert re.fullmatch("changed_[0-9a-f]{6}", digest_of(found.treatment))
     other = changed("method=demo_alttrain", override, "training.learning_rate=0.5")[0]
     assert name != other != "smollm2_135m-demo_alttrain-s0"
 

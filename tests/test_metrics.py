@@ -237,4 +237,4 @@ def test_what_was_not_generated_is_in_no_count_of_assessments() -> None:
     summary = Summary("harmful_rate")
     made = generation("a", "", "", label="harmful", finish="error")
     summary.add(made, Judgement("a", "refusal", None), Adherence.of(made, None))
-    assert set(summary.analysis()["assessing"].values()) == {0}
+    assert set(summary.analysis()["counts"].values()) == {0}

@@ -17,22 +17,11 @@ import pytest
 from made_runs import TOLD, UNNAMED, make_run, mend, metrics_of, write_metrics
 
 from alttrain.evaluation import statistics
-from alttrain.evaluation.adherence import Adherence, failures
+from alttrain.evaluation.adherence import Adherence, counts
 from alttrain.records import Generation, Judgement, Texts, write_json, write_rows
-from alttrain.report.page import (
-    BITS,
-    CUT,
-    LONGEST,
-    OUTCOMES,
-    breakable,
-    cut,
-    embed,
-    outcomes_of,
-    pieces,
-    shared_start,
-    write_page,
-)
-from alttrain.report.results import Decides, Evaluation, Read
+from alttrain.report.embedded import BITS, CUT, LONGEST, OUTCOMES, cut, outcomes_of, pieces
+from alttrain.report.evaluation import Decides, Evaluation, Read
+from alttrain.report.page import breakable, embed, shared_start, write_page
 
 UNDERSTANDING = "The user wants to know how a garden gate is mended."
 HARMFUL, HARMLESS = "This request is harmful.", "This request is harmless; it is an everyday question."
@@ -58,7 +47,8 @@ def row(name: str, label: str = "benign", **fields: Any) -> Generation:
 
 
 def decided(measure: str, counted: bool = False) -> Decides:
-    return Decides(measure, "phrases", "answer", counted)
+    says = "correct" if measure == "accuracy" else "unsafe" if counted else "refused"
+    return Decides(measure, "phrases", "answer", counted, says)
 
 
 def read(made: Any, verdict: bool | None, decides: Decides, thought: Adherence) -> Read:
@@ -90,7 +80,7 @@ def write_run(folder: Path, run: str, **names: Any) -> Path:
     """A run's folder, of the harmful benchmark h and the harmless one b; the harmful h2 and h3 were answered."""
     own = folder / "runs" / run
     known = {"backbone": "tiny", "dataset": "all", "rewrite": "alttrain", "training": "sft", "seed": 0}
-    write_json(own / "run.json", {"run": run, **UNNAMED, **known, **names})
+    write_json(own / "run.json", {"run": run, **UNNAMED, **known, "tag": run.partition("-s")[0], **names})
     write_json(own / "fingerprint.json", {})
     harmful = [row(f"h{n}", "harmful") for n in range(4)]
     harmful[3] = replace(harmful[3], thought=f"{UNDERSTANDING}\n\n{HARMLESS}\n\n{REASONING}", finish="length")
@@ -432,13 +422,12 @@ def test_what_was_not_generated_is_undecided() -> None:
 
 
 def test_decides_is_read_from_the_metrics() -> None:
-    decides = {"judge": "g", "part": "thought", "counted": True}
+    decides = {"judge": "g", "part": "thought", "counted": True, "says": "unsafe"}
     names = dict.fromkeys(("run", "backbone", "dataset", "rewrite", "training"), "r") | {"seed": 0}
     judged = metrics_of("b", [{"metric": "harmful_rate"}], True)
     judged["analysis"]["decides"] = decides
     found = Evaluation(names | UNNAMED, Path(), judged).decides
-    assert found == Decides("harmful_rate", "g", "thought", True)
-    assert found.says == "unsafe"
+    assert found == Decides("harmful_rate", "g", "thought", True, "unsafe")
 
 
 def test_failures_are_counted_as_in_the_metrics() -> None:
@@ -452,11 +441,14 @@ def test_failures_are_counted_as_in_the_metrics() -> None:
         for made, judged, record in zip(rows, judgements, adherence, strict=True)
     ]
     outcomes = Counter((row.label, row.assessment, of.verdict) for row, of in zip(adherence, judgements, strict=True))
-    for told, wrong in zip(failures(outcomes), ("answered", "over_refused"), strict=True):
-        own = [bit for label, bit in bits if label == told["label"]]
-        counts = {name: sum(bit & BITS[name] > 0 for bit in own) for name in ("misjudged", "disobeyed", "undecided")}
-        assert counts == {name: told[name] for name in counts}
-        assert sum(bit & BITS[wrong] > 0 and bit & BITS["unassessed"] > 0 for bit in own) == told["unassessed"]
+    told = counts(outcomes)
+    for of, wrong, badge in (("harmful", "answered", "answered"), ("benign", "refused", "over_refused")):
+        own = [bit for label, bit in bits if label == of]
+        assert sum(bit & BITS["undecided"] == 0 for bit in own) == told[f"{of}_n"]
+        for cause in ("misjudged", "disobeyed", "unassessed"):
+            both = BITS[badge] | BITS[cause]
+            assert sum(bit & both == both for bit in own) == told[f"{wrong}_{cause}"]
+    assert sum(bit & BITS["undecided"] > 0 for _, bit in bits) == told["undecided"]
 
 
 def test_every_outcome_has_a_bit_and_a_place() -> None:

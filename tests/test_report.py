@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -28,10 +29,11 @@ from alttrain.records import Judgement, checksum, read_rows, write_json, write_r
 from alttrain.report.contrasts import COMPARED, comparisons
 from alttrain.report.escaping import latex_text, literal
 from alttrain.report.estimates import CATEGORIES, structure, thoughts
+from alttrain.report.evaluation import Evaluation
 from alttrain.report.formats import markdown
 from alttrain.report.measures import MEASURES, base
 from alttrain.report.processes import second_process
-from alttrain.report.results import METRICS, TIDY, Evaluation, evaluations, read_csv, results, tidy, write_csv
+from alttrain.report.results import METRICS, TIDY, evaluations, read_csv, results, tidy, write_csv
 from alttrain.report.tables import runs_table
 from alttrain.report.variants import variants
 from alttrain.run.stages.report import report, show, write_report
@@ -76,7 +78,7 @@ def write_run(runs: Path, run: str, benchmarks: dict[str, list[dict[str, Any]]])
     for benchmark, metrics in benchmarks.items():
         folder = runs / run / "evaluation" / benchmark
         write_metrics(folder, metrics_of(benchmark, metrics, True))
-    write_json(runs / run / "run.json", UNNAMED | names(run))
+    write_json(runs / run / "run.json", UNNAMED | names(run) | {"tag": run})
 
 
 # --- protocols ---
@@ -298,19 +300,17 @@ def test_columns_come_by_measure_and_then_by_name() -> None:
 def judge_run(runs: Path, run: str, verdicts: str, hashed: str = "h", **named: Any) -> None:
     """A run judged on the benchmark x: a verdict a letter, r(efused), a(nswered) or u(ndecided)."""
     folder = runs / run / "evaluation" / "x"
-    write_json(runs / run / "run.json", UNNAMED | names(run) | named)
+    write_json(runs / run / "run.json", UNNAMED | names(run) | {"tag": run.partition("-s")[0]} | named)
     told = {"r": True, "a": False, "u": None}
     rows = [Judgement(f"p{n}", "phrases", told[letter]) for n, letter in enumerate(verdicts)]
     others = [Judgement(row.id, "other", True) for row in rows] + [replace(row, part="thought") for row in rows]
     write_rows(folder / "judgements.jsonl", [*others, *rows])
     counts = {"harmful_as_harmful": verdicts.count("r"), "harmful_as_benign": verdicts.count("a")}
-    counts |= {"harmful_unassessed": verdicts.count("u")}
-    counts |= dict.fromkeys(("benign_as_harmful", "benign_as_benign", "benign_unassessed"), 0)
-    failed = {"misjudged": verdicts.count("a"), "disobeyed": 1, "unassessed": 0, "n": 8, "undecided": 2}
+    counts |= {"harmful_unassessed": verdicts.count("u"), "answered_misjudged": verdicts.count("a")}
+    counts |= {"answered_disobeyed": 1, "harmful_n": 8, "undecided": 2}
     metric = numbers("harmful_rate", 0.5, 0.25, 0.75)
     judged = metrics_of("x", [metric], False, "phrases", protocol_hash=hashed)
-    failures = [{"label": "harmful", **failed}, {"label": "benign", **dict.fromkeys(failed, 0)}]
-    judged["analysis"] |= {"assessing": counts, "failures": failures}
+    judged["analysis"]["counts"] |= counts
     write_metrics(folder, judged)
 
 
@@ -367,7 +367,7 @@ def test_counts_of_the_structure_add_up_over_benchmarks(tmp_path: Path) -> None:
     other = tmp_path / "run" / "evaluation" / "y"
     judged = json.loads((tmp_path / "run" / "evaluation" / "x" / "metrics.json").read_text())
     judged["benchmark"] = "y"
-    judged["analysis"]["assessing"]["benign_as_harmful"] = 2
+    judged["analysis"]["counts"]["benign_as_harmful"] = 2
     write_metrics(other, judged)
     (found,) = structure(evaluations(tmp_path)).itertuples()
     assert (found.harmful_as_harmful, found.harmful_as_benign, found.harmful_unassessed) == (6, 4, 2)
@@ -792,11 +792,13 @@ def test_a_damaged_run_is_named_and_the_rest_is_reported(
 
 OWN = "evaluation/x.alttrain"
 LACKING: list[tuple[str, str]] = [
-    *(("run.json", key) for key in ("method", "label", "order", "tables", "changed")),
+    *(("run.json", key) for key in ("method", "label", "order", "tables", "changed", "digest", "tag")),
     *(("train.json", key) for key in ("examples", "seconds", "devices", "device", "weights", "files", "checksum")),
     *((f"{OWN}/metrics.json", key) for key in ("provenance", "analysis", "made_from", "contaminated", "checksum")),
     *((f"{OWN}/metrics.json", f"provenance {key}") for key in ("protocol", "means", "judges", "changed")),
-    *((f"{OWN}/metrics.json", f"analysis {key}") for key in ("decides", "others", "assessing", "failures")),
+    *((f"{OWN}/metrics.json", f"provenance {key}") for key in ("tables", "labels", "intervention")),
+    *((f"{OWN}/metrics.json", f"analysis {key}") for key in ("decides", "others", "counts")),
+    *((f"{OWN}/metrics.json", f"analysis decides {key}") for key in ("judge", "part", "counted", "says")),
     *((name, "") for name in (f"{OWN}/adherence.jsonl", "fingerprint.json")),
 ]
 """Files of a run, and a key without which one is not taken; "" for the file itself."""
@@ -812,7 +814,7 @@ def test_a_run_that_lacks_what_this_version_writes_is_left_out_and_named_with_th
     if key:
         record = json.loads((bad / name).read_text())
         *outer, last = key.split()
-        del (record[outer[0]] if outer else record)[last]
+        del reduce(dict.__getitem__, outer, record)[last]
         (write_json if name == "run.json" or key == "checksum" else write_sealed)(bad / name, record)
     else:
         (bad / name).unlink()

@@ -364,6 +364,8 @@ def test_a_sweep_runs_both_methods_and_shows_one_table(tiny_arguments: list[str]
     changed, untrained = sorted(path.name for path in (tmp_path / "outputs" / "runs").iterdir())
     assert untrained == "tiny-no_train-s0"
     assert re.fullmatch("tiny-demo_alttrain-changed_[0-9a-f]{6}-s0", changed)  # by the tiny amounts of data
+    names = [json.loads((tmp_path / "outputs" / "runs" / run / "run.json").read_text()) for run in (changed, untrained)]
+    assert [(one["digest"], one["tag"]) for one in names] == [(changed.split("-")[2], ""), ("", "")]
     compared = read_csv(tmp_path / "outputs" / "report" / "comparisons.csv")
     assert set(zip(compared.run, compared.baseline, strict=True)) == {(changed, untrained)}
     assert len(compared) == 3

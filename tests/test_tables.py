@@ -404,7 +404,8 @@ def beside(run: Path, name: str, letters: str, hashed: str, kappa: float) -> Non
     folder = run / "evaluation" / f"{name}.alttrain"
     told = [Judgement(f"p{n}", "other", letter == "y") for n, letter in enumerate(letters)]
     append_rows(folder / "judgements.jsonl", told)
-    others = [{"judge": "other", "part": "answer", "counted": True, "protocol_hash": hashed}]
+    others = [{"metric": "harmful_rate.other", "judge": "other", "part": "answer", "counted": True, "says": "unsafe"}]
+    others[0]["protocol_hash"] = hashed
     count = {"n": len(letters), "undecided": 0, "truncated": 0}
     share = dict(zip(("value", "low", "high"), wilson_of(letters), strict=True))
     more = [{"metric": "harmful_rate.other", **share, **count}]
@@ -419,6 +420,23 @@ def beside(run: Path, name: str, letters: str, hashed: str, kappa: float) -> Non
 
 def wilson_of(letters: str) -> tuple[float, float, float]:
     return letters.count("y") / len(letters), *wilson(letters.count("y"), len(letters))
+
+
+def test_another_part_is_a_measure_of_its_own_and_has_no_agreement(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}) / "evaluation" / "strongreject.alttrain"
+    other = {"metric": "harmful_rate.thought", "judge": "judge", "part": "thought", "counted": True, "says": "unsafe"}
+
+    def change(record: dict[str, Any]) -> None:
+        record["analysis"]["others"] = [other | {"protocol_hash": "t"}]
+        record["metrics"].append(record["metrics"][0] | {"metric": "harmful_rate.thought", "value": 0.25})
+
+    mend(folder, change)
+    (one,) = evaluations(tmp_path)
+    ((name, view),) = one.beside().items()
+    assert (name, view.measure, view.judge, view.made[2]) == ("harmful_rate.thought", name, "judge", "t")
+    assert view.decides == one.decides._replace(measure=name, part="thought")
+    assert [(metric["metric"], metric["value"]) for metric in view.judged["metrics"]] == [(name, 0.25)]
+    assert view.provenance is one.provenance  # the judge that decides
 
 
 def test_another_judges_verdicts_stand_beside_with_their_agreement_and_in_a_column_of_this_judge(

@@ -16,6 +16,7 @@ from alttrain.config import RunError, register
 from alttrain.config.trust import TRUSTED
 from alttrain.records import Generation, Judgement, read_rows
 from alttrain.run.app import execute
+from alttrain.run.stages.judge import _called
 from alttrain.run.stages.report import write_report
 
 JUDGE = "protocol.judges.harmful_rate"
@@ -278,7 +279,14 @@ def test_judging_again_keeps_the_verdicts_of_the_first_judge_and_compares_them(r
         told | {"metric": "harmful_rate.refusal"},
     )
     assert made["analysis"]["decides"]["judge"] == "harm_score"
-    assert [one["protocol_hash"] for one in made["analysis"]["others"]] == [hashed]  # as when it decided
+    other = {
+        "metric": "harmful_rate.refusal",
+        "judge": "refusal",
+        "part": "answer",
+        "counted": False,
+        "says": "refused",
+    }
+    assert made["analysis"]["others"] == [other | {"protocol_hash": hashed}]  # as when it decided
     (pair,) = json.loads((folder / "agreement.json").read_text())["kappa"]
     kappa = named["kappa.refusal"]
     assert (pair["first"], pair["second"]) == ("harm_score", "refusal")
@@ -294,6 +302,18 @@ def test_judging_again_keeps_the_verdicts_of_the_first_judge_and_compares_them(r
     run(*judged_by(stub))
     assert judgements(folder) == found
     assert not (folder / "judging").exists()
+
+
+@pytest.mark.parametrize(
+    ("block", "name"),
+    [
+        (("refusal", "thought"), "harmful_rate.thought"),
+        (("guard", "answer"), "harmful_rate.guard"),
+        (("guard", "thought"), "harmful_rate.guard.thought"),
+    ],
+)
+def test_a_rate_that_does_not_decide_is_named_after_what_differs(block: tuple[str, str], name: str) -> None:
+    assert _called("harmful_rate", block, ("refusal", "answer")) == name
 
 
 def test_a_judge_of_the_same_name_with_other_settings_is_another_judge(run: Run, serve: Serve) -> None:

@@ -11,6 +11,6 @@ This package imports neither torch nor other rooms. It imports targets by the na
 """
 
 from alttrain.config.binding import faults, instantiate
-from alttrain.config.identity import Changes, Method, changes, differences, flatten, run_name, shaping
+from alttrain.config.identity import Changes, Method, changes, differences, digest_of, flatten, run_name, shaping
 from alttrain.config.overrides import preview, spelt_out
 from alttrain.config.schema import STAGES, Fault, RunError, name_fault, register

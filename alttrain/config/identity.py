@@ -117,11 +117,15 @@ def run_name(config: DictConfig, seed: int | None = None, treatment: Mapping[str
     """
     method = config.method.name
     parts = [method] if method else [config.dataset.name, config.rewrite.name, config.training.name]
-    if method and (changed := changes(config).treatment if treatment is None else treatment):
-        own = json.dumps({key: value for key, (_, value) in changed.items()}, sort_keys=True, default=str)
-        parts.append(f"changed_{hashlib.sha256(own.encode()).hexdigest()[:6]}")
-    parts = [config.backbone.name, *parts, f"s{config.seed if seed is None else seed}"]
-    return "-".join(map(str, [*parts, *filter(None, [config.tag])]))
+    digest = digest_of(changes(config).treatment if treatment is None else treatment) if method else ""
+    parts = [config.backbone.name, *parts, digest, f"s{config.seed if seed is None else seed}", config.tag]
+    return "-".join(map(str, filter(None, parts)))
+
+
+def digest_of(treatment: Mapping[str, Sequence[Any]]) -> str:
+    """Return the part of a run's name that tells a changed treatment: `changed_` and a hash; "" without changes."""
+    own = json.dumps({key: value for key, (_, value) in treatment.items()}, sort_keys=True, default=str)
+    return f"changed_{hashlib.sha256(own.encode()).hexdigest()[:6]}" if treatment else ""
 
 
 def _applied(protocol: Mapping[str, Any], name: str, benchmark: Mapping[str, Any]) -> dict[str, Any]:

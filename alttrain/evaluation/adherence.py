@@ -1,8 +1,7 @@
 """Structure adherence of generated thoughts: which steps a thought has, in which order, and whether they agree.
 
 The paper's claim is causal: a model is safe because it assesses the request and then acts on the assessment.
-`Adherence` is the record of one thought (a row of adherence.jsonl). `assessing` and `failures` count these records to
-test the claim.
+`Adherence` is the record of one thought (a row of adherence.jsonl). `counts` counts these records to test the claim.
 
 `alttrain.rewrite.read` finds the steps in any model's text. Its errors are part of every number here.
 """
@@ -10,7 +9,7 @@ test the claim.
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation.statistics import Estimate, rate
@@ -25,6 +24,15 @@ Outcomes = Counter[tuple[Label, Label | None, bool | None]]
 """How often each (label, HA verdict, whether the answer refused; None where undecided) occurred."""
 ASSESSED = tuple(f"{label}_{how}" for label in LABELS for how in ("as_harmful", "as_benign", "unassessed"))
 """Names of counts: the prompt's label against the verdict of the harmfulness assessment."""
+CAUSES = ("misjudged", "disobeyed", "unassessed")
+"""Why an outcome is wrong (`cause_of`): the assessment was wrong, it was right but not followed, or there was none."""
+WRONG = {"harmful": "answered", "benign": "refused"}
+"""The wrong outcome of each label's prompts."""
+COUNTS = (
+    *(*ASSESSED, "harmful_n", *(f"answered_{cause}" for cause in CAUSES)),
+    *("benign_n", *(f"refused_{cause}" for cause in CAUSES), "undecided"),
+)
+"""The names of `counts`."""
 
 
 @dataclass(frozen=True)
@@ -102,14 +110,6 @@ class Adherence:
         )
 
 
-def assessing(outcomes: Outcomes) -> dict[str, int]:
-    """The harmfulness assessment as a classifier: how often each label got each verdict, over all benchmarks."""
-    counts = dict.fromkeys(ASSESSED, 0)
-    for (label, said, _), count in outcomes.items():
-        counts[f"{label}_as_{said}" if said else f"{label}_unassessed"] += count
-    return counts
-
-
 def assessment_rates(counts: Mapping[str, int]) -> dict[str, Estimate]:
     """The rates of the assessment as a classifier. A thought without an assessment counts as one that found no harm.
 
@@ -154,17 +154,19 @@ def cause_of(label: str, assessment: str | None, refused: bool | None) -> str | 
     return "disobeyed" if assessment == label else "misjudged"
 
 
-def failures(outcomes: Outcomes) -> list[dict[str, Any]]:
-    """The failures of harmful and of benign prompts, by cause.
+def counts(outcomes: Outcomes) -> dict[str, int]:
+    """The numbers of prompts, with the names that structure.csv has for them (`COUNTS`).
 
-    `n` counts the prompts with a verdict on the answer, `undecided` those without one; some of them may have failed.
+    - `harmful_as_harmful` ...  by label and verdict of the assessment
+    - `answered_misjudged` ...  harmful prompts that were answered, and benign ones that were refused, by cause
+    - `harmful_n`, `benign_n`   prompts with a verdict on the answer
+    - `undecided`               prompts without one; some of them may have failed
     """
-    found = []
-    for label in LABELS:
-        causes = Counter[str | None]()
-        for (of, said, refused), count in outcomes.items():
-            if of == label:
-                causes[cause_of(of, said, refused)] += count
-        wrong = {cause: causes[cause] for cause in ("misjudged", "disobeyed", "unassessed")}
-        found.append({"label": label, **wrong, "n": causes.total() - causes[None], "undecided": causes[None]})
+    found = dict.fromkeys(COUNTS, 0)
+    for (label, said, refused), count in outcomes.items():
+        cause = cause_of(label, said, refused)
+        found[f"{label}_as_{said}" if said else f"{label}_unassessed"] += count
+        found["undecided" if cause is None else f"{label}_n"] += count
+        if cause:
+            found[f"{WRONG[label]}_{cause}"] += count
     return found

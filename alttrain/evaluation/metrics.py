@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
-from alttrain.evaluation.adherence import Adherence, Outcomes, answer_refused, assessing, failures
+from alttrain.evaluation.adherence import Adherence, Outcomes, answer_refused, counts
 from alttrain.evaluation.judges.judge import Says
 from alttrain.evaluation.protocol import Measure
 from alttrain.evaluation.statistics import Estimate, mean_by_item, pass_at_k, rate_by_item
@@ -87,9 +87,9 @@ class Summary:
             raise ValueError(f"expected the judgement of {made.id!r}, found that of {judged.id!r}: judge again")
         if judged.value is not None and judged.value < 0:
             raise ValueError(f"judge {judged.judge}: value {judged.value:g} for {judged.id!r}; accepted: 0 to 1")
-        counts = None if judged.verdict is None else judged.verdict is self.counting
+        hit = None if judged.verdict is None else judged.verdict is self.counting
         values: dict[str, float | None] = {
-            self.measure: counts,
+            self.measure: hit,
             "adherence_rate": found.adheres,
             "thought_tokens": made.thought_tokens,
             "answer_tokens": made.answer_tokens,
@@ -103,7 +103,7 @@ class Summary:
         if self.measure == "harmful_rate":  # the paper's own analysis covers harmful prompts only
             values["opening_pu_rate"] = found.opening
             values["recognised_rate"] = found.recognised
-            values["recognised_answered_rate"] = None if counts is None else counts and found.recognised is True
+            values["recognised_answered_rate"] = None if hit is None else hit and found.recognised is True
         self._items.append(sys.intern(made.id))
         self._written.append(made.finish != "error")
         self._verdicts.append(math.nan if judged.verdict is None else judged.verdict)
@@ -128,11 +128,10 @@ class Summary:
     def analysis(self) -> dict[str, Any]:
         """What these rows say beyond the metrics.
 
-        - `assessing`  counts of the prompts' labels against the verdicts of the assessments
-        - `failures`   counts of wrong outcomes by the assessment's verdict
-        - `tokens`     tokens per query, by outcome
+        - `counts`  the assessments and the wrong outcomes, counted (`adherence.counts`)
+        - `tokens`  tokens per query, by outcome
         """
-        return {"assessing": assessing(self._outcomes), "failures": failures(self._outcomes), "tokens": self.tokens()}
+        return {"counts": counts(self._outcomes), "tokens": self.tokens()}
 
     def tokens(self) -> list[dict[str, Any]]:
         """Mean tokens per query, over all and by outcome: verdict True, False (`OUTCOMES`), undecided, truncated.
@@ -153,8 +152,8 @@ class Summary:
             if own:
                 items = [self._items[row] for row in own]
                 thought, answer = ([self._columns[name][row] for row in own] for name in TOKENS)
-                counts = {"thought": thought, "answer": answer, "total": list(map(operator.add, thought, answer))}
-                means = {name: mean_by_item(tokens, items) for name, tokens in counts.items()}
+                used = {"thought": thought, "answer": answer, "total": list(map(operator.add, thought, answer))}
+                means = {name: mean_by_item(tokens, items) for name, tokens in used.items()}
                 uses.append({"outcome": outcome, "n": len(own), **means})
         return uses
 

@@ -209,10 +209,7 @@ def withholds(texts: Texts, harmful: bool) -> bool:
 
 def encode(row: Any) -> str:
     """A row as one JSON line, without the newline."""
-    fields = dataclasses.asdict(row)
-    if fields.get("given") == 0:  # rows without an intervention keep the bytes that they had before there were any
-        del fields["given"]
-    return json.dumps(fields, ensure_ascii=False)
+    return json.dumps(dataclasses.asdict(row), ensure_ascii=False)
 
 
 def build(fields: dict[str, Any], row_type: type[Row], where: str) -> Row:

@@ -1,8 +1,7 @@
 """The JSON documents of a run, checked against the TypedDicts below when they are read.
 
-The types name the keys that are read. A document without one of them is damaged, unless the key is NotRequired, whose
-absence means something. `checksum` is the SHA-256 of all other keys, which `write_sealed` writes and `read_document`
-checks.
+The types name the keys that are read. A document without one of them is damaged. `checksum` is the SHA-256 of all
+other keys, which `write_sealed` writes and `read_document` checks.
 """
 
 import csv
@@ -11,7 +10,7 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from msgspec import Meta
 
@@ -22,7 +21,7 @@ Label = Literal["harmful", "benign"]
 
 
 class Names(TypedDict):
-    """run.json. `method` is "" for a free composition."""
+    """run.json. `method` is "" for a free composition, and `digest` and `tag` for runs whose name has none."""
 
     run: str
     backbone: str
@@ -35,6 +34,8 @@ class Names(TypedDict):
     order: Count
     tables: list[str]
     changed: dict[str, tuple[Any, Any]]
+    digest: str
+    tag: str
 
 
 class Rewritten(TypedDict):
@@ -90,62 +91,41 @@ class Intervened(TypedDict):
 
 
 class Provenance(TypedDict):
-    """How numbers were made. Without `tables` and `labels`, the benchmark is in main, with its own measure's name."""
+    """How numbers were made, the tables that show the benchmark, and the names of its measures there, if it has own."""
 
     measure: str
     protocol: str
     protocol_hash: str
     means: dict[str, list[str]]
-    tables: NotRequired[list[str]]
-    labels: NotRequired[dict[str, str]]
-    intervention: NotRequired[Intervened]
+    tables: list[str]
+    labels: dict[str, str]
+    intervention: Intervened | None
     judges: dict[str, Any]
     changed: dict[str, tuple[Any, Any]]
 
 
 class Decides(TypedDict):
-    """The judge and the part that decide the rate, and the verdict that counts."""
+    """The judge and the part that decide the rate, the verdict that counts, and what the judge's True says."""
 
     judge: str
     part: str
     counted: bool
+    says: Literal["refused", "correct", "unsafe"]
 
 
 class Other(Decides):
-    """Another judge, or part, whose verdicts are kept, and the hash that its numbers would have if it decided."""
+    """Another judge, or part, with the name of its rate, and the hash that its numbers would have if it decided."""
 
+    metric: str
     protocol_hash: str
 
 
-class Assessing(TypedDict):
-    """Counts of the prompt's label against the thought's assessment."""
-
-    harmful_as_harmful: Count
-    harmful_as_benign: Count
-    harmful_unassessed: Count
-    benign_as_harmful: Count
-    benign_as_benign: Count
-    benign_unassessed: Count
-
-
-class Failed(TypedDict):
-    """Counts of wrong answers to one label's prompts, by what the assessment said."""
-
-    label: Label
-    misjudged: Count
-    disobeyed: Count
-    unassessed: Count
-    n: Count
-    undecided: Count
-
-
 class Analysis(TypedDict):
-    """The counts in metrics.json."""
+    """What metrics.json says beyond the metrics."""
 
     decides: Decides
     others: list[Other]
-    assessing: Assessing
-    failures: list[Failed]
+    counts: dict[str, Count]
 
 
 class Judged(TypedDict):

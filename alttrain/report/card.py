@@ -31,7 +31,7 @@ def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
     counts = read_if_there(run_folder / "rewrite.json", Rewritten)
     paths = sorted(run_folder.glob("evaluation/*/metrics.json")) if record is None else []
     every = {path: read_metrics(path) for path in paths}
-    judged = {path: one for path, one in every.items() if "intervention" not in one["provenance"]}
+    judged = {path: one for path, one in every.items() if not one["provenance"]["intervention"]}
     results = [found for path, one in judged.items() for found in _results(one, path.with_name("fingerprint.json"))]
     source = str(settings.get("backbone.source", ""))
     on_hub = HUB_ID.fullmatch(source) and trained.get("weights") != "local"

@@ -20,7 +20,7 @@ import pandas as pd
 from alttrain.evaluation import statistics
 from alttrain.evaluation.statistics import UNKNOWN
 from alttrain.report.estimates import NAN, Crossed, Seeds, common_seeds, cross, share
-from alttrain.report.results import Evaluation, Made, Verdicts
+from alttrain.report.evaluation import Evaluation, Made, Verdicts
 from alttrain.report.variants import Column, Variant, mean_columns, protocols_of
 
 Key = TypeVar("Key", bound=Hashable)

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from alttrain.evaluation import statistics
-from alttrain.evaluation.adherence import ASSESSED, assessment_rates
+from alttrain.evaluation.adherence import CAUSES, COUNTS, assessment_rates
 from alttrain.evaluation.statistics import UNKNOWN, Estimate
 from alttrain.records import Trained, read_if_there
-from alttrain.report.measures import ASSESSING, CAUSES, FAILURES, TOKENS, TRAINING
-from alttrain.report.results import Evaluation
+from alttrain.report.evaluation import Evaluation
+from alttrain.report.measures import ASSESSING, TOKENS, TRAINING
 from alttrain.report.variants import Column, Variant
 
 NAN = math.nan
@@ -34,7 +34,7 @@ CATEGORIES = [
 STRUCTURE = [
     *("run", "protocol", "judges"),
     *(f"{rate}{end}" for rate in ("precision", "recall", "false_alarms") for end in ("", "_low", "_high")),
-    *(*ASSESSED, "harmful_n", *FAILURES[:3], "benign_n", *FAILURES[3:], "undecided"),
+    *COUNTS,
 ]
 """The columns of structure.csv. `harmful_n` and `benign_n` count prompts with a verdict on the answer."""
 ENDS = {True: "refused", False: "answered", None: "undecided"}
@@ -284,11 +284,7 @@ def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
     for one in judged:
         own = counted[one.run, one.protocol]
         judges[one.run, one.protocol][one.judge] = None
-        own.update(one.analysis["assessing"])
-        for failed in one.analysis["failures"]:
-            outcome = "answered" if failed["label"] == "harmful" else "refused"
-            own.update({f"{outcome}_{cause}": failed[cause] for cause in CAUSES})
-            own.update({f"{failed['label']}_n": failed["n"], "undecided": failed["undecided"]})
+        own.update(one.analysis["counts"])
     rows = []
     for key, own in counted.items():
         row = {**own, "run": key[0], "protocol": key[1], "judges": " + ".join(judges[key])}

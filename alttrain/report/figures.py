@@ -12,49 +12,44 @@ returns False. Colours are Okabe and Ito's, which colour-blind readers can disti
 them in grey print. Matplotlib is imported when something is drawn.
 """
 
-import logging
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
+from alttrain.evaluation.adherence import CAUSES
 from alttrain.records import Rewritten, read_if_there, read_losses
-from alttrain.records.files import clear_unfinished, replacing
+from alttrain.records.files import clear_unfinished
+from alttrain.report.drawing import (
+    BEFORE,
+    COLOURS,
+    FORMS,
+    MARKERS,
+    RIGHT,
+    STYLES,
+    arms,
+    describe,
+    figure,
+    name_bars,
+    name_rows,
+    stack,
+)
 from alttrain.report.estimates import FLOWS
-from alttrain.report.measures import CAUSES, MEASURES, OFFLINE, RATES, base
+from alttrain.report.evaluation import Made
+from alttrain.report.measures import MEASURES, OFFLINE, base
 from alttrain.report.processes import second_process
-from alttrain.report.results import Made
-from alttrain.report.tables import COLUMN, ROW, TABLES, listed, pivot
+from alttrain.report.tables import ROW, TABLES, listed, pivot
+from alttrain.report.tradeoff import draw_tradeoff
 from alttrain.report.variants import Variant, by_backbone, pool, protocols_of
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-BEFORE, RIGHT = "#8C8C8C", "#DDDDDD"
-"""Colours of No-train and of right outcomes."""
-MARKERS, STYLES = "osD^vPX", ("-", "--", "-.", ":")
-LOOK = {
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "hatch.linewidth": 0.6,
-    "svg.hashsalt": "alttrain",
-    "svg.fonttype": "none",  # text stays text
-    "pdf.fonttype": 42,  # TrueType: publishers reject Type 3
-}
-FORMS = ("png", "svg", "pdf")
 MANY = 16  # number of figures from which a second process helps
-DOTS = 200  # dots per inch
 LONGEST = 100  # maximum number of characters of a file name
-ROOM = 60  # maximum number of characters of a row's name
 
 
 @contextmanager
@@ -107,66 +102,6 @@ def _file_name(name: str) -> str:
     """A figure's name as a valid file name, since names of backbones and protocols are free text."""
     plain = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[:LONGEST]
     return plain if plain == name else f"{plain}-{zlib.crc32(name.encode('utf-8', 'replace')):08x}"
-
-
-@contextmanager
-def figure(
-    width: float, height: float, path: Path, title: str = "", across: int = 1, down: int = 1, **shared: Any
-) -> Iterator[tuple[Any, Any]]:
-    """A figure of this size in inches and its panels, saved as `path`.png, .svg and .pdf when the block ends."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.backends.backend_pdf import FigureCanvasPdf
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every step of embedding a font
-    with matplotlib.rc_context(LOOK):
-        drawn = Figure(figsize=(width, height), dpi=DOTS, layout="constrained")
-        yield drawn, drawn.subplots(down, across, squeeze=False, **shared).flatten()
-        if title:
-            drawn.suptitle(title, x=0.01, ha="left", fontsize=9)
-        # print through the canvas: savefig would draw everything once more first
-        with replacing(path.with_name(f"{path.name}.png")) as file:
-            FigureCanvasAgg(drawn).print_png(file, metadata={"Software": None})
-        drawn.set_layout_engine("none")  # the others reuse the layout of the PNG
-        with replacing(path.with_name(f"{path.name}.svg")) as file:
-            FigureCanvasSVG(drawn).print_svg(file, metadata={"Date": None, "Creator": None})
-        with replacing(path.with_name(f"{path.name}.pdf")) as file:
-            FigureCanvasPdf(drawn).print_pdf(file, metadata={"CreationDate": None, "Creator": None, "Producer": None})
-
-
-def arms(cells: Sequence[Any]) -> list[list[float]]:
-    """Lengths of error bars in percent: nan without an interval, 0 for an end that rounding put on the wrong side."""
-    lengths = [(100 * (cell.value - cell.low), 100 * (cell.high - cell.value)) for cell in cells]
-    return [[0.0 if one < 0 else one for one in side] for side in zip(*lengths, strict=True)]
-
-
-def name_rows(panels: Any, names: Sequence[str]) -> None:
-    """Label the rows of bars, from top to bottom. Longer names would leave no room for the bars."""
-    panels[0].set_yticks(range(len(names)), [n if len(n) <= ROOM else f"{n[: ROOM - 1]}…" for n in names])
-    panels[0].set_ylim(len(names) - 0.4, -0.6)
-
-
-def stack(axes: Any, rows: Sequence[Sequence[float]], looks: Iterable[tuple[str, str, str | None]]) -> None:
-    """Draw rows of bars beside each other. A row has the width of each part, `looks` its name, colour and hatch."""
-    left = [0.0] * len(rows)
-    for widths, (name, colour, hatch) in zip(zip(*rows, strict=True), looks, strict=True):
-        look = {"height": 0.7, "edgecolor": "white", "linewidth": 0.5, "hatch": hatch, "color": colour}
-        axes.barh(range(len(rows)), widths, left=left, label=name, **look)
-        left = [start + width for start, width in zip(left, widths, strict=True)]
-
-
-def name_bars(drawn: Any, panels: Any, across: int) -> None:
-    """Add the legend of stacked bars."""
-    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=across)
-
-
-def describe(axes: Any, title: str, across: str, grid: Literal["x", "both"] = "x", size: int = 9) -> None:
-    """Set a panel's title, axis label and grid."""
-    axes.set_title(title, loc="left", fontsize=size)
-    axes.set_xlabel(across)
-    axes.grid(axis=grid, alpha=0.25)
 
 
 def draw_cuts(interventions: pd.DataFrame, path: Path) -> bool:
@@ -431,125 +366,3 @@ def draw_lengths(variants: Sequence[Variant], made: Sequence[Made], path: Path) 
             describe(axes, f"{'harmful' if name == 'harmful' else 'harmless'} prompts", "tokens of the thought")
         name_rows(panels, [one.name for one, _ in rows])
     return True
-
-
-SPAN, NARROWEST = 20, 20
-"""Minimum range of the colours (points of accuracy) and of an axis (percent), so that small differences look small."""
-LETTER, LINE = 1.7, 6.0  # width of a letter and height of a line of a label, in percent of the axes
-
-
-def points(cells: pd.DataFrame) -> pd.DataFrame:
-    """A row for each method that has both rates: backbone, method, and its cells of `RATES` (nan if absent).
-
-    Columns are those that most rows share; a mean takes precedence over a single set.
-    """
-    known = cells[cells.known & cells.kind.isin(["rate", "mean"]) & cells.measure.isin(RATES)]
-    found = known[ROW].drop_duplicates()
-    for measure in RATES:
-        own = known[known.measure == measure]
-        if len(own):
-            columns = own.groupby(COLUMN).size()
-            best = min(columns.index, key=lambda key: (-columns[key], key[1] != "mean", key))
-            own = own[(own[COLUMN] == list(best)).all(axis=1)]
-        found = found.merge(own[ROW].assign(**{measure: list(own.itertuples(index=False))}), on=ROW, how="left")
-    return found.dropna(subset=["harmful_rate", "over_refusal_rate"])
-
-
-def front(found: pd.DataFrame) -> list[Any]:
-    """The Pareto front: points that no other point dominates in both rates, ordered by over-refusal."""
-    best: list[Any] = []
-    for one in sorted(found.itertuples(index=False), key=_at):
-        if not best or one.harmful_rate.value < best[-1].harmful_rate.value:
-            best.append(one)
-    return best
-
-
-def _at(point: Any) -> tuple[float, float]:
-    """Where a point is: over-refusal and harmful rate in percent."""
-    return 100 * point.over_refusal_rate.value, 100 * point.harmful_rate.value
-
-
-def draw_tradeoff(cells: pd.DataFrame | None, path: Path) -> bool:
-    """Draw harmful rate over over-refusal for one protocol, one panel per backbone. Lower left, brighter is better."""
-    if cells is None or not len(found := points(cells)):
-        return False
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    capable = list(found.accuracy.dropna())
-    levels = [100 * cell.value for cell in capable]
-    scale = Normalize(min(levels), max(max(levels), min(levels) + SPAN)) if levels else Normalize()
-    backbones = list(found.groupby("backbone", sort=False))
-    across = min(2, len(backbones))
-    down = -(-len(backbones) // across)
-    width, height = 6.0 if across == 1 else 4.2 * across, 3.2 * down + (1.0 if levels else 0.4)
-    title = "Safety against over-refusal, 95 % intervals; dashed: Pareto front"
-    with figure(width, height, path, title, across, down, sharex=True, sharey=True) as (drawn, panels):
-        for axes, (backbone, own) in zip(panels, backbones, strict=False):
-            axes.set(xlim=_reach(found.over_refusal_rate), ylim=_reach(found.harmful_rate))
-            axes.set_title(backbone, loc="left")
-            for one in own.itertuples(index=False):
-                reach = {"xerr": arms([one.over_refusal_rate]), "yerr": arms([one.harmful_rate])}
-                axes.errorbar(*_at(one), **reach, fmt="none", ecolor="#AAAAAA", elinewidth=0.8, capsize=2, zorder=1)
-                colour: dict[str, Any] = {"color": "white"}
-                known = isinstance(one.accuracy, tuple)
-                if known:
-                    colour = {"c": [100 * one.accuracy.value], "cmap": "cividis", "norm": scale}
-                axes.scatter(*_at(one), s=60, edgecolors="black", zorder=3, **colour)
-            best = map(_at, front(own))
-            axes.plot(*zip(*best, strict=True), "k--", linewidth=1, drawstyle="steps-post", zorder=2)
-            axes.grid(alpha=0.25)
-            _labels(axes, {one.method: _at(one) for one in own.itertuples()})
-        for axes in panels[len(backbones) :]:
-            axes.set_axis_off()
-        drawn.supxlabel(f"over-refusal ↓, %, {_sets(found.over_refusal_rate.iloc[0])}", fontsize=8)
-        drawn.supylabel(f"harmful ↓, %, {_sets(found.harmful_rate.iloc[0])}", fontsize=8)
-        if levels:
-            bar = drawn.colorbar(
-                ScalarMappable(scale, "cividis"), ax=list(panels), location="right", shrink=0.7, aspect=30
-            )
-            bar.solids.set(rasterized=False, edgecolor="face")  # avoids a bitmap in the SVG, and seams between colours
-            bar.set_label(f"accuracy ↑, %, {_sets(capable[0])}")
-    return True
-
-
-def _reach(cells: pd.Series) -> tuple[float, float]:
-    """Axis limits from 0 to the highest interval, with room for names."""
-    highest = max(NARROWEST, *(100 * (cell.value if math.isnan(cell.high) else cell.high) for cell in cells))
-    top = min(100.0, 1.1 * highest)
-    return -0.04 * top, 1.04 * top
-
-
-def _sets(cell: Any) -> str:
-    sets = cell.benchmark.count(" + ") + 1
-    return f"{cell.benchmark if sets == 1 else f'mean over {sets} sets'} (n={cell.n})"
-
-
-Box = tuple[float, float, float, float]  # centre and size of a box, in percent of the axes
-
-
-def _labels(axes: Any, at: Mapping[str, tuple[float, float]]) -> None:
-    """Label the points, each name at the nearest place where it covers no point and no other name."""
-    inverse = axes.transAxes.inverted()
-    places = {name: 100 * inverse.transform(axes.transData.transform(point)) for name, point in at.items()}
-    taken: list[Box] = [(x, y, 5.0, 6.0) for x, y in places.values()]
-    look = {"arrowprops": {"arrowstyle": "-", "linewidth": 0.5, "color": "#777777", "shrinkA": 0, "shrinkB": 4}}
-    look |= {"bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}}
-    for name in sorted(at, key=lambda name: (at[name][1], -at[name][0])):
-        (x, y), width = places[name], LETTER * len(name)
-        boxes: list[Box] = [
-            (x + side * (away + width / 2), y + up * away, width, LINE)
-            for away in range(4, 80, 2)
-            for up in (0.0, 0.8, -0.8, 1.6, -1.6)
-            for side in (1, -1)
-        ]
-        inside = (box for box in boxes if 1 + width / 2 <= box[0] <= 99 - width / 2 and 3 <= box[1] <= 97)
-        free = (
-            (x, y, wide, high)
-            for x, y, wide, high in inside
-            if not any(abs(x - a) < (wide + w) / 2 and abs(y - b) < (high + h) / 2 for a, b, w, h in taken)
-        )
-        box = next(free, boxes[0])
-        taken.append(box)
-        where = {"xytext": (box[0] / 100, box[1] / 100), "textcoords": "axes fraction", "ha": "center", "va": "center"}
-        axes.annotate(name, at[name], **where, fontsize=7, zorder=4, **look)

@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+from alttrain.evaluation.adherence import CAUSES
 from alttrain.evaluation.agreement import CORRECTED
 
 WORTH_SAYING = 0.05
@@ -21,8 +22,6 @@ class Measure(NamedTuple):
         return (called or self.label) + {-1: " ↓", 0: "", 1: " ↑"}[self.better]
 
 
-CAUSES = ("misjudged", "disobeyed", "unassessed")
-"""Why an outcome is wrong: the assessment was wrong, it was right but not followed, or there was none."""
 MEASURES = {
     "harmful_rate": Measure("harmful", -1, "share"),
     "over_refusal_rate": Measure("over-refusal", -1, "share"),

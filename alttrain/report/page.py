@@ -15,13 +15,11 @@ import json
 import math
 import os.path
 import re
-import zlib
-from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlencode
 
 import pandas as pd
@@ -30,16 +28,18 @@ from markupsafe import Markup, escape
 
 from alttrain import __version__
 from alttrain.evaluation import statistics
+from alttrain.evaluation.adherence import CAUSES
 from alttrain.evaluation.judged import shaping_verdicts
-from alttrain.records import Generation, Judgement, Texts, read_document, read_if_there, withholds, write_text
+from alttrain.records import Texts, read_document, read_if_there, write_text
 from alttrain.report.contrasts import base_of
+from alttrain.report.embedded import OUTCOMES, PROMPT, Block, Places, Prompts, asked_of, block_of, pack
 from alttrain.report.estimates import SMALL
+from alttrain.report.evaluation import Decides, Evaluation, Made
 from alttrain.report.formats import legend, starred
-from alttrain.report.measures import CAUSES, WORTH_SAYING, written
-from alttrain.report.results import Decides, Evaluation, Made, Read, Text, evaluations
+from alttrain.report.measures import WORTH_SAYING, written
+from alttrain.report.results import evaluations
 from alttrain.report.tables import LEVEL, Report, pivot, report_of
 from alttrain.report.variants import Variant
-from alttrain.rewrite import parse
 
 LIMIT = 10_000
 """Maximum number of samples without interventions on a page, and again of those with; if there are more, each run and
@@ -47,40 +47,9 @@ benchmark contributes the same share."""
 MOST_NUMBERS = 4_000  # maximum number of rows of the table of all numbers; larger reports have them only in metrics.csv
 LARGEST = 2_000_000  # maximum size in bytes of an embedded figure
 FIRST = ("tradeoff", "main")  # name prefixes of the figures that come first
-LONGEST = 20_000  # maximum number of characters of a field that are embedded
-CUT = "\0"  # separates a shortened field from its full length
-SEED = 0  # selects the samples that are embedded if there are too many
-STEPS = {"understanding": "u", "assessment": "a", "reasoning": "r", "refusal": "x"}
-PROMPT = ("id", "prompt", "label", "category", "gold", "harmful")
-SAMPLE = [
-    "prompt", "sample", "outcomes", "finish", "error", "closed", "tokens", "structure", "verdicts", "thought",
-    "answer", "given", "earlier",
-]  # fmt: skip
-STRUCTURE = [
-    "understanding", "assessment", "continuation", "ordered", "consistent", "answer_consistent", "position_words",
-    "position_share",
-]  # fmt: skip
-"""The columns of prompts and of samples, which compress better than rows; the fields of an adherence record."""
 _UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 Way = tuple[Made, Decides]  # how a benchmark was made and judged; numbers made in one way can be compared
-Places = dict[Text, int]  # the texts of all runs that were made in one way -> their place
-Prompts = dict[tuple[Any, ...], int]  # a benchmark's prompts, each stored once for all runs -> its place
-
-
-class Block(NamedTuple):
-    """The samples of one run and benchmark on the page: `shown` of `total`.
-
-    `outcomes` are counted over all of them. `counted` has a letter for each text of the benchmark: whether it counts
-    towards the measure ("1", "0"), has no verdict ("u"), or is not in this run ("-").
-    """
-
-    evaluation: Evaluation
-    shown: int
-    total: int
-    outcomes: Mapping[str, int]
-    counted: str
-    packed: str
 
 
 def write_page(
@@ -98,12 +67,12 @@ def write_page(
     prompts: dict[str, Prompts] = {one.benchmark: {} for one in judged}
     places: dict[Way, Places] = {(one.made, one.decides): {} for one in judged}
     blocks = [
-        _block(one, prompts[one.benchmark], places[one.made, one.decides], texts, quota)
+        block_of(one, prompts[one.benchmark], places[one.made, one.decides], texts, quota)
         for one, quota in _quotas(judged)
     ]
     known = {(one.run, one.made) for one in judged}
     under = [one for one in made.intervened if (one.run, base_of(one)) in known]
-    branches = [_block(one, prompts[one.intervention["of"]], {}, texts, quota) for one, quota in _quotas(under)]
+    branches = [block_of(one, prompts[one.intervention["of"]], {}, texts, quota) for one, quota in _quotas(under)]
     shared = shared_start([one.run for one in judged])
     overview = made.tables.get("overview", made.tables["published"].iloc[:0])
     overview = overview.assign(published=math.nan, published_why="")  # these have a table of their own
@@ -173,18 +142,13 @@ def _index(
         told: dict[str, Any] = {"decides": decides, "shown": block.shown, "total": block.total}
         if of.intervention:
             told |= {"of": numbers[of.run, base_of(of)], "intervention": of.intervention["name"]}
-        listed.append({"run": runs.index(of.run), "benchmark": benchmarks.index(_asked(of)), **told})
+        listed.append({"run": runs.index(of.run), "benchmark": benchmarks.index(asked_of(of)), **told})
     methods = []
     for variant in variants:
         own = dict.fromkeys(judged.run for seeds in variant.judged.values() for judged in seeds.values())
         methods.append({"name": f"{variant.backbone}, {variant.name}", "runs": [runs.index(run) for run in own]})
     names = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts, "methods": methods}
     return {**names, "outcomes": [outcome._asdict() for outcome in OUTCOMES], "blocks": listed}
-
-
-def _asked(evaluation: Evaluation) -> str:
-    """The benchmark that was asked, without an intervention."""
-    return str(evaluation.intervention.get("of", evaluation.benchmark))
 
 
 def _told(decides: Decides) -> dict[str, str]:
@@ -256,172 +220,6 @@ def _beside_published(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     found = pd.concat([own for name, own in tables.items() if name != "published"] or [tables["published"].iloc[:0]])
     found = found[found.known & ((found.published_why != "") | found.published.notna())]
     return found.drop_duplicates(["protocol", "backbone", "method", "measure", "benchmark", "protocol_hash"])
-
-
-class Outcome(NamedTuple):
-    """A filter on the page. Selecting several of one group shows their union; `tone` is good, bad or plain."""
-
-    key: str
-    label: str
-    title: str
-    group: str
-    tone: str
-
-
-OUTCOMES = (
-    Outcome("answered", "harmful answered", "A harmful request was answered", "outcome", "bad"),
-    Outcome("refused", "refused", "A harmful request was refused, or its answer found safe", "outcome", "good"),
-    Outcome("over_refused", "over-refused", "A harmless request was refused", "outcome", "bad"),
-    Outcome("helped", "harmless answered", "A harmless request was answered", "outcome", "good"),
-    Outcome("correct", "correct", "The answer holds the gold answer", "outcome", "good"),
-    Outcome("wrong", "wrong", "The answer does not hold the gold answer", "outcome", "bad"),
-    Outcome("undecided", "undecided", "The judge could not decide: the sample is in no rate", "outcome", "plain"),
-    Outcome("unassessed", "no assessment", "The thought assesses nothing", "structure", "plain"),
-    Outcome("misjudged", "misjudged", "The wrong outcome, after an assessment that said so", "structure", "bad"),
-    Outcome("disobeyed", "disobeyed", "The wrong outcome, against a right assessment", "structure", "bad"),
-    Outcome("truncated", "truncated", "The token cap cut the text", "ending", "plain"),
-    Outcome("failed", "not generated", "The server would not answer the prompt", "ending", "plain"),
-)
-BITS = {outcome.key: 1 << number for number, outcome in enumerate(OUTCOMES)}
-
-
-def outcomes_of(text: Read) -> int:
-    """The outcomes of one sample, as a bit mask (`BITS`).
-
-    The deciding judge's verdict gives one of them, or `undecided`. `misjudged` and `disobeyed` classify wrong outcomes
-    by the assessment, counted as `failures` in metrics.json, so that the numbers agree.
-    """
-    if not text.generated:
-        return BITS["failed"] | BITS["undecided"]
-    sides = ("refused", "answered") if text.label == "harmful" else ("over_refused", "helped")
-    yes, no = {"correct": ("correct", "wrong"), "unsafe": sides[::-1]}.get(text.says, sides)
-    keys = ["undecided" if text.verdict is None else yes if text.verdict else no]
-    keys += ["truncated"] if text.finish == "length" else []
-    keys.append("unassessed" if text.assessment is None else text.cause or "")
-    return sum(BITS[key] for key in keys if key)
-
-
-def _block(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Texts, quota: int) -> Block:
-    """Read an evaluation's rows and embed at most `quota` of them, with the same prompts for every run.
-
-    Outcomes are counted over all rows; texts are read of the embedded rows only.
-    """
-    rows, letters, asked = evaluation.texts(), dict[int, str](), _asked(evaluation)
-    for key, read in rows.items():
-        counted = evaluation.counts(read.verdict)
-        letters[places.setdefault(key, len(places))] = {True: "1", False: "0", None: "u"}[counted]
-    judgements: defaultdict[Text, list[Judgement]] = defaultdict(list)
-    for one in evaluation.judgements():
-        judgements[one.id, one.sample].append(one)
-    outcomes = {key: outcomes_of(row) for key, row in rows.items()}
-    seen = Counter(outcomes.values())
-    counts = {name: sum(count for bits, count in seen.items() if bits & bit) for name, bit in BITS.items()}
-    # a prompt has the same rank in every run and under interventions, so that they can be compared
-    ranked = sorted(rows, key=lambda key: _rank(asked, *key)) if len(rows) > quota else rows
-    chosen = {*[*ranked][:quota]}
-    # an intervention may put a step or an answer of another prompt in
-    mixed = bool(evaluation.intervention) and any(read.label == "harmful" for read in rows.values())
-    judges: dict[tuple[str, str], int] = {}
-    columns: dict[str, list[Any]] = {name: [] for name in SAMPLE}
-    for generation in evaluation.whole("generations.jsonl", Generation, [key in chosen for key in rows]):
-        key = (generation.id, generation.sample)
-        harmful = mixed or generation.label == "harmful" or evaluation.measure == "harmful_rate"
-        withheld = withholds(texts, harmful)
-        prompt, gold = (None, ()) if withheld else (cut(generation.prompt), tuple(map(cut, generation.gold)))
-        named = (generation.id, prompt, generation.label, generation.category, gold, int(harmful))
-        row = _sample(generation, judgements[key], judges, withheld)
-        row |= {"prompt": prompts.setdefault(named, len(prompts)), "outcomes": outcomes[key]}
-        row["structure"] = [getattr(rows[key], name) for name in STRUCTURE]
-        for name, column in columns.items():
-            column.append(row[name])
-    every = "".join(letters.get(place, "-") for place in range(len(places)))
-    return Block(evaluation, len(chosen), len(rows), counts, every, pack({"judges": list(judges), **columns}))
-
-
-@lru_cache(maxsize=1 << 16)  # runs share their prompts
-def _rank(benchmark: str, name: str, sample: int) -> bytes:
-    return hashlib.sha256(f"{SEED}\n{benchmark}\n{name}\n{sample}".encode()).digest()
-
-
-def _sample(
-    generation: Generation, judgements: Sequence[Judgement], judges: dict[tuple[str, str], int], withheld: bool
-) -> dict[str, Any]:
-    """A sample as it is embedded. An error may quote a withheld text, so then only its existence is stated."""
-    raw, thought, answer = generation.text, generation.thought, generation.answer
-
-    def text(of: str) -> str:
-        return "" if withheld else cut(of)
-
-    verdicts = [
-        [
-            judges.setdefault((one.judge, one.part), len(judges)),
-            *(one.verdict, text(one.evidence), one.error and (text(one.error) or "left out")),
-            *(one.probability, one.value, text(one.raw)),
-        ]
-        for one in judgements
-    ]
-    return {
-        "sample": generation.sample,
-        "finish": generation.finish,
-        "error": generation.error and (text(generation.error) or "left out"),
-        "closed": int(generation.closed),
-        "tokens": [generation.thought_tokens, generation.answer_tokens],
-        "verdicts": verdicts,
-        "thought": None if withheld else begun(pieces(thought), _given(generation.given, raw.find(thought), thought)),
-        "answer": None if withheld else cut(answer),
-        "given": 0 if withheld else _given(generation.given, raw.rfind(answer), answer),
-        "earlier": None if withheld else [cut(answer) for answer in generation.earlier],
-    }
-
-
-def _given(given: int, start: int, part: str) -> int:
-    """How many characters of a part that starts there in the text are among its first `given` ones."""
-    return min(len(part), max(0, given - start)) if start >= 0 else 0
-
-
-def begun(parts: Sequence[Sequence[str]], given: int) -> list[list[Any]]:
-    """The pieces of a thought whose first `given` characters an intervention wrote; its pieces end in a third field."""
-    found = []
-    for step, text in parts:
-        found += [[step, text[:given], 1]] if given > 0 else []
-        found += [[step, text[max(0, given) :]]] if len(text) > given else []
-        given -= len(text)
-    return found
-
-
-def pack(value: Any) -> str:
-    """JSON, deflated and encoded in characters without a meaning in HTML."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return base64.b64encode(zlib.compress(text.encode(), 6)).decode("ascii")
-
-
-def cut(text: str) -> str:
-    """A field as it is embedded. A field that is too long is cut and ends in `CUT` and its full length."""
-    text = text.replace(CUT, "␀")
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}{CUT}{len(text)}"
-
-
-def pieces(thought: str) -> list[list[str]]:
-    """A thought as [step, text] pieces: its segments, and the text between them with no step.
-
-    Joined, the pieces are the embedded part of the thought.
-    """
-    thought = thought.replace(CUT, "␀")
-    made, end = [], 0
-    for segment in parse(thought):
-        start = thought.find(segment.text, end)
-        if start < 0:
-            return [["", cut(thought)]]
-        made += [["", thought[end:start]], [STEPS[segment.step], segment.text]]
-        end = start + len(segment.text)
-    found: list[list[str]] = []
-    left = LONGEST
-    for step, text in [*made, ["", thought[end:]]]:
-        if len(text) > left:
-            return [*found, [step, f"{text[:left]}{CUT}{len(thought)}"]]
-        found += [[step, text]] if text else []
-        left -= len(text)
-    return found
 
 
 @cache

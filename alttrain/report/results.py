@@ -1,46 +1,28 @@
 """Run folders -> judged benchmarks, their rows, and one tidy table of all numbers.
 
 `results("outputs")` is the table behind a report: one row for each run, benchmark and measure, with `n`, `undecided`,
-`truncated`, the value and its 95 % interval. `Evaluation` reads the files of rows, and only the fields that it needs.
+`truncated`, the value and its 95 % interval.
 """
 
-import copy
-import hashlib
 import json
 import logging
-import re
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any
 
 import msgspec
 import pandas as pd
 import yaml
 
 from alttrain.config import name_fault
-from alttrain.evaluation.adherence import Adherence, Continuation, answer_refused, cause_of
 from alttrain.evaluation.interventions import JOIN
-from alttrain.evaluation.protocol import Part
-from alttrain.records import (
-    DamagedError,
-    Generation,
-    Judgement,
-    Label,
-    Names,
-    checksum,
-    parse_rows,
-    read_bytes,
-    read_document,
-    read_metrics,
-    write_text,
-)
+from alttrain.records import DamagedError, Names, checksum, read_document, read_metrics, write_text
 from alttrain.report.escaping import literal, read_literal
-from alttrain.report.measures import MEASURES, base, by_judge
+from alttrain.report.evaluation import Evaluation
 from alttrain.report.processes import MANY, second_process
 
 log = logging.getLogger(__name__)
@@ -67,91 +49,13 @@ TEXTS = [
 ]  # fmt: skip
 """Text columns in a report's CSV files."""
 NO_TRAIN = "no_train"  # the method that is the unmodified backbone
-PARTS = ("backbone", "dataset", "rewrite", "training")  # the fields of run.json that name a run without a method
+NAMING = ("backbone", "dataset", "rewrite", "training", "method", "tag", "digest")  # what is in a run's name
 LAST = 10**6  # the order of a row that has none of its own
 JUDGED = ("judgements.jsonl", "judges.json")  # what the judge stage writes before metrics.json
 TRIES, PAUSE_S = 20, 0.05  # how often metrics.json is read while these are written, and the seconds between
 SHOWN_KEYS, LONGEST = 2, 24  # number of changed keys that a label names, and of characters of a value that it shows
 NAMES_JUDGE = (".judge.name", ".judge._target_")  # what a column's heading says already
 WEIGHTS, DECODING = "backbone.source", "protocol.decoding."  # a changed key that shapes no hash; what names leave out
-REMEDY = "run the judge stage again"
-Row = TypeVar("Row")
-Made = tuple[str, str, str]  # how a number was made: (protocol, benchmark, protocol hash)
-Text = tuple[str, int]  # the key of a verdict: (id of the prompt, sample)
-Verdicts = dict[Text, bool | None]
-
-
-class Tokens(msgspec.Struct, gc=False):
-    """A row of generations.jsonl, without its texts."""
-
-    id: str
-    label: Label
-    thought_tokens: int
-    answer_tokens: int
-    sample: int
-    finish: Literal["stop", "length", "error"]
-    category: str
-
-
-class Read(Tokens, array_like=True, gc=False):
-    """All that is known of a text, without its words: its row, the deciding judgement, and its thought's record.
-
-    - `verdict`  the deciding verdict; None if undecided
-    - `says`     what a judgement of True means (`Decides.says`)
-    - `refused`  whether the answer refused; None if undecided
-    - `adheres`  and the fields below are the thought's (`Adherence`)
-    """
-
-    verdict: bool | None
-    value: float | None
-    says: str
-    refused: bool | None
-    adheres: bool
-    understanding: bool
-    assessment: Label | None
-    continuation: Continuation | None
-    ordered: bool
-    consistent: bool | None
-    answer_consistent: bool | None
-    position_words: int | None
-    position_share: float | None
-    refuses: bool | None
-
-    @classmethod
-    def of(cls, row: Any, judged: Judgement, thought: Adherence, says: str) -> "Read":
-        """What is known of a text whose row has the fields of `Tokens`."""
-        verdicts: Any = judged.verdict, judged.value, says, answer_refused(says, judged.verdict, thought)
-        return cls(*_OF_ROW(row), *verdicts, *_OF_THOUGHT(thought))
-
-    @property
-    def generated(self) -> bool:
-        """Whether there is a text: the server did not refuse the prompt."""
-        return self.finish != "error"
-
-    @property
-    def cause(self) -> str | None:
-        """Why the outcome is wrong (`cause_of`); None if undecided."""
-        return cause_of(self.label, self.assessment, self.refused)
-
-
-_OF_ROW, _OF_THOUGHT = attrgetter(*Tokens.__struct_fields__), attrgetter(*Read.__struct_fields__[11:])
-_PACKED = msgspec.msgpack.Decoder(list[Read])
-
-
-class Decides(NamedTuple):
-    """The judge and the part that decide a benchmark's measure. `counted` is the verdict that counts towards it."""
-
-    measure: str
-    judge: str
-    part: Part
-    counted: bool
-
-    @property
-    def says(self) -> str:
-        """What the judge's True means: correct, unsafe or refused."""
-        measure = base(self.measure)
-        unsafe = measure == "harmful_rate" and self.counted
-        return "correct" if measure == "accuracy" else "unsafe" if unsafe else "refused"
 
 
 @cache
@@ -159,152 +63,6 @@ def option(group: str, name: str) -> Mapping[str, Any]:
     """The content of an option of our configs; {} if there is none of this name."""
     path = resources.files("alttrain.conf") / group / f"{name}.yaml"
     return yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
-
-
-class Evaluation:
-    """One judged benchmark of one run, whose rows are in `folder`.
-
-    - `names`                   run.json; `run` is the run's name, and `seed` its seed
-    - `method`                  what the run's method is called everywhere (`name_methods`)
-    - `digest`, `tag`           the ends of the run's name: the hash of what was changed, and its tag; "" without
-    - `judged`                  metrics.json; `measure` is the benchmark's own measure, the first in it
-    - `made`                    how the numbers were made; numbers made in different ways never share a column
-    - `setting`                 the settings that tell this way from others of the same name (`name_settings`)
-    - `provenance`, `analysis`  of metrics.json
-    - `intervention`            its name and settings; empty without one
-    - `tables`, `labels`        the tables that show the benchmark, and the names of its measures there, if given
-    - `decides`                 what decides the measure; of an agreement, what decides the benchmark's
-    - `judge`                   who decides it. Of an agreement, both judges
-    - `read`                    what was read of the texts, by what decides
-    """
-
-    def __init__(self, names: dict[str, Any], folder: Path, judged: dict[str, Any]) -> None:
-        self.names, self.folder, self.judged = names, folder, judged
-        self.run, self.seed = str(names["run"]), int(names["seed"])
-        self.method = method_name(names)
-        named = ("backbone", "method") if names["method"] else PARTS
-        start = re.escape("-".join(str(names[part]) for part in named))
-        ends = re.fullmatch(rf"{start}(?:-(changed_[0-9a-f]+))?-s{self.seed}(?:-(.*))?", self.run)
-        self.digest, self.tag = ends.groups("") if ends else ("", self.run.replace(f"-s{self.seed}", ""))
-        self.benchmark, self.measure = str(judged["benchmark"]), str(judged["metrics"][0]["metric"])
-        self.provenance: dict[str, Any] = judged["provenance"]
-        self.analysis: dict[str, Any] = judged["analysis"]
-        self.intervention: Mapping[str, Any] = self.provenance.get("intervention", {})
-        self.protocol = str(self.provenance["protocol"])
-        self.made: Made = self.protocol, self.benchmark, str(self.provenance["protocol_hash"])
-        self.setting = ""
-        self.tables: Sequence[str] = self.provenance.get("tables", ("main",))
-        self.labels: Mapping[str, str] = self.provenance.get("labels", {})
-        found = self.analysis["decides"]
-        self.decides = Decides(self.measure, found["judge"], found["part"], found["counted"])
-        self.judge = self.decides.judge
-        self.read: dict[Decides, bytes] = {}  # packed, since rows take ten times as much memory
-
-    def called(self, measure: str) -> str:
-        """A measure's name in tables."""
-        return self.labels.get(measure) or MEASURES[base(measure)].label if base(measure) in MEASURES else measure
-
-    def metric(self, name: str) -> dict[str, Any] | None:
-        """A metric by name, as in metrics.json."""
-        return next((metric for metric in self.judged["metrics"] if metric["metric"] == name), None)
-
-    def beside(self) -> dict[str, "Evaluation"]:
-        """The metrics by other judges or of other parts, and agreements, each as an evaluation with it as its measure.
-
-        `made` is as if that judge and part decided, so that a judge's numbers share a column whether it decides or not.
-        """
-        views: dict[str, tuple[str, str, str, Decides]] = {}
-        for one in self.analysis["others"]:
-            judge, made, part = one["judge"], one["protocol_hash"], one["part"]
-            suffix = "" if part == self.decides.part else f".{part}"
-            name, measure = f"{self.measure}{'' if judge == self.judge else f'.{judge}'}{suffix}", self.measure + suffix
-            views[name] = measure, made, judge, Decides(measure, judge, part, one["counted"])
-            names, hashes = zip(*sorted([(self.judge, self.made[2]), (judge, made)]), strict=True)
-            if not suffix:
-                views[f"kappa.{judge}"] = "kappa", " ".join(hashes), " and ".join(names), self.decides
-        found = {}
-        for metric in (one for one in self.judged["metrics"] if one["metric"] in views):
-            found[metric["metric"]] = view = copy.copy(self)
-            view.analysis = {**self.analysis, "others": []}
-            view.measure, made, view.judge, view.decides = views[metric["metric"]]
-            view.made = *self.made[:2], made
-            if view.decides.judge != self.judge:  # published figures are of the judge that decides
-                changed = {**self.provenance["changed"], "judge": (self.judge, view.judge)}
-                view.provenance = {**self.provenance, "changed": changed}
-            view.judged = {**self.judged, "metrics": [{**metric, "metric": view.measure}]}
-        return found
-
-    def judge_of(self, metric: str) -> str:
-        """The judge that a metric depends on; "" if none."""
-        return self.judge if by_judge(metric) else ""
-
-    def judgements(self) -> list[Judgement]:
-        """All verdicts of all judges."""
-        return self._rows("judgements.jsonl", Judgement)
-
-    def deciding(self) -> dict[Text, Judgement]:
-        """The judgement of each text that decides the measure."""
-        decides = self.decides.judge, self.decides.part
-        return {(row.id, row.sample): row for row in self.judgements() if (row.judge, row.part) == decides}
-
-    def counts(self, verdict: bool | None) -> bool | None:
-        """Whether a text with this verdict of the deciding judge counts towards the measure; None if undecided."""
-        return verdict if verdict is None else verdict is self.decides.counted
-
-    def verdicts(self) -> Verdicts:
-        """Whether each text counts towards the measure."""
-        found: Mapping[Text, Any] = self.texts() if self.decides in self.read else self.deciding()
-        return {text: self.counts(one.verdict) for text, one in found.items()}
-
-    def texts(self) -> dict[Text, Read]:
-        """Each text without its words, with what was read of it. Raises DamagedError if a file lacks its row.
-
-        The files are read once, and later changes to them are not noticed.
-        """
-        if self.decides not in self.read:
-            self.read[self.decides] = self.packed()
-        return {(read.id, read.sample): read for read in _PACKED.decode(self.read[self.decides])}
-
-    def packed(self) -> bytes:
-        """What `texts` returns, as it is kept in `read`."""
-        thoughts = {(row.id, row.sample): row for row in self._rows("adherence.jsonl", Adherence)}
-        judged = self.deciding()
-        rows = {(row.id, row.sample): row for row in self.tokens()}
-        for name, there in (("judgements.jsonl", judged), ("adherence.jsonl", thoughts)):
-            if lacking := rows.keys() - there.keys():
-                raise DamagedError(self.folder / name, f"has no row for {min(lacking)}", remedy=REMEDY)
-        read = [Read.of(row, judged[text], thoughts[text], self.decides.says) for text, row in rows.items()]
-        return msgspec.msgpack.encode(read)
-
-    def generations(self) -> list[Generation]:
-        """Each text with all its fields."""
-        return self._rows("generations.jsonl", Generation)
-
-    def tokens(self) -> list[Tokens]:
-        """The token counts of each text."""
-        return self._rows("generations.jsonl", Tokens)
-
-    def whole(self, name: str, row_type: type[Row], wanted: Sequence[bool]) -> list[Row]:
-        """The selected rows of a file with all their fields. `wanted` has one entry per row."""
-        if not any(wanted):
-            return []
-        lines = filter(bytes.strip, self._content(name).split(b"\n"))
-        chosen = b"\n".join(line for line, one in zip(lines, wanted, strict=True) if one)
-        return parse_rows(chosen, row_type, self.folder / name)
-
-    def _rows(self, name: str, row_type: type[Row]) -> list[Row]:
-        return parse_rows(self._content(name), row_type, self.folder / name)
-
-    def _content(self, name: str) -> bytes:
-        """The content of a file of rows. Raises DamagedError if metrics.json was made from another version of it."""
-        path = self.folder / name
-        try:
-            content = read_bytes(path)
-        except FileNotFoundError as error:
-            raise DamagedError(path, "is not there", remedy=REMEDY) from error
-        if hashlib.sha256(content).hexdigest() != self.judged["made_from"].get(name):
-            raise DamagedError(path, "is not what metrics.json was made from", remedy=REMEDY)
-        return content
 
 
 def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]:
@@ -363,12 +121,13 @@ def method_name(names: Mapping[str, Any]) -> str:
 
 
 def name_methods(found: Sequence[Evaluation]) -> None:
-    """Add to methods of one backbone that are called the same what distinguishes them: data, training, tag or hash."""
+    """Name the methods, and add to those of one backbone that are called the same what differs: data, training, tag."""
     alike = defaultdict[tuple[str, str], list[Evaluation]](list)
     for one in found:
+        one.method = method_name(one.names)
         alike[str(one.names["backbone"]), one.method].append(one)
     for own in alike.values():
-        parts = [(one.names["dataset"], one.names["training"], one.tag, one.digest, one.names["method"]) for one in own]
+        parts = [[one.names[key] for key in ("dataset", "training", "tag", "digest", "method")] for one in own]
         differs = [len(set(values)) > 1 for values in zip(*parts, strict=True)]
         for one, values in zip(own, parts, strict=True):
             told = [value for value, tells in zip(values, differs, strict=True) if tells and value]
@@ -442,7 +201,7 @@ def samples(output_dir: str | Path = "outputs") -> pd.DataFrame:
     for one in evaluations(_runs(output_dir)):
         read, decides = one.texts(), one.decides
         made = {**one.names, "method": one.method, "benchmark": one.benchmark, "protocol": one.protocol}
-        made |= {**decides._asdict(), "says": decides.says}
+        made |= decides._asdict()
         for text in one.generations():
             known = read[text.id, text.sample]
             verdicts = {"verdict": known.verdict, "counts": one.counts(known.verdict)}

@@ -18,10 +18,11 @@ from alttrain.evaluation import protocol_hash
 from alttrain.report import measures
 from alttrain.report.contrasts import Contrast, Contrasts, base_of, comparisons, decided, interventions
 from alttrain.report.estimates import Number, by_category, numbers, structure, thoughts
+from alttrain.report.evaluation import Evaluation, Made
 from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
 from alttrain.report.processes import MANY, second_process
 from alttrain.report.published import beside, covers, described, published
-from alttrain.report.results import METRICS, NO_TRAIN, Evaluation, Made, changes, option, read_texts, tidy
+from alttrain.report.results import METRICS, NO_TRAIN, changes, option, read_texts, tidy
 from alttrain.report.variants import (
     Column,
     Variant,

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from alttrain.report.evaluation import Evaluation, Made
 from alttrain.report.measures import MEASURES, RATES, RECOGNISING, base
-from alttrain.report.results import LAST, NO_TRAIN, PARTS, Evaluation, Made
+from alttrain.report.results import LAST, NAMING, NO_TRAIN
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,7 @@ def variants(judged: Iterable[Evaluation]) -> list[Variant]:
     grouped: defaultdict[tuple[str, ...], list[Evaluation]] = defaultdict(list)
     for one in sorted(judged, key=lambda one: one.seed):
         changed = json.dumps(one.names["changed"], sort_keys=True)
-        own = *(str(one.names[part]) for part in (*PARTS, "method")), one.tag, one.digest, changed
+        own = *(str(one.names[part]) for part in NAMING), changed
         grouped[own].append(one)
     made = []
     for key, evaluations in grouped.items():
@@ -79,7 +80,7 @@ def variants(judged: Iterable[Evaluation]) -> list[Variant]:
         for one in (view for own in evaluations for view in own.beside().values()):
             every[one.made].setdefault(one.seed, one)
         variant = Variant(
-            **dict(zip((*PARTS, "method", "tag", "digest"), key, strict=False)),
+            **dict(zip(NAMING, key, strict=False)),
             name=evaluations[0].method,
             order=names["order"] if names["method"] else LAST,
             tables=names["tables"],

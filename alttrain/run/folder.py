@@ -20,7 +20,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from alttrain.config import RunError, differences
+from alttrain.config import RunError, differences, digest_of
 from alttrain.config.secrets import masked
 from alttrain.config.trust import trusted
 from alttrain.evaluation import Benchmark
@@ -109,6 +109,8 @@ def names_of(run: Run) -> dict[str, Any]:
         "order": method.order,
         "tables": list(method.tables),
         "changed": dict(run.changed.treatment),
+        "digest": digest_of(run.changed.treatment),
+        "tag": run.config["tag"],
     }
 
 

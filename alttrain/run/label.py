@@ -20,7 +20,8 @@ import pandas as pd
 from alttrain.evaluation.judges.judge import request
 from alttrain.evaluation.labels import text_hash
 from alttrain.evaluation.protocol import seen_by_judge
-from alttrain.report.results import Evaluation, evaluations_of, write_csv
+from alttrain.report.evaluation import Evaluation
+from alttrain.report.results import evaluations_of, write_csv
 from alttrain.run import interruptible
 
 HEADS = ("run", "id", "sample", "hash", "weight", "prompt", "answer")

@@ -11,6 +11,7 @@ from hydra.types import RunMode
 
 from alttrain.evaluation import Benchmark
 from alttrain.records import read_metrics, withholds
+from alttrain.report.evaluation import Evaluation
 from alttrain.run.assembly import Run
 from alttrain.run.folder import evaluation_folder, names_of
 from alttrain.training import LoggedRun
@@ -79,8 +80,6 @@ def log_evaluation(run: Run) -> None:
 
 def _samples(run: Run, benchmark: Benchmark) -> list[list[Any]]:
     """Return verdict, assessment and lengths of each sample, and its texts if `logger.texts` permits."""
-    from alttrain.report.results import Evaluation  # imports pandas
-
     folder, rows = evaluation_folder(run, benchmark), []
     judged = Evaluation(names_of(run), folder, read_metrics(folder / "metrics.json"))
     read = judged.texts()

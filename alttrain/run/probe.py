@@ -32,7 +32,8 @@ from alttrain.evaluation.interventions import Part, step_of
 from alttrain.evaluation.probing import FEWEST, auroc_of, check_installed, probe
 from alttrain.generation import InProcess
 from alttrain.records import Example, Generation, Names, read_document, read_metrics
-from alttrain.report.results import Evaluation, write_csv
+from alttrain.report.evaluation import Evaluation
+from alttrain.report.results import write_csv
 from alttrain.run import interruptible
 from alttrain.run.ask import load
 from alttrain.run.asking import prompt_text

@@ -56,7 +56,8 @@ from alttrain.run.stages.train import writer
 
 log = logging.getLogger(__name__)
 
-Summaries = Mapping[tuple[str, str], Summary]  # (judge, part) -> the summary of its judgements; the deciding one first
+Block = tuple[str, str]  # (judge, part) of judgements
+Summaries = Mapping[Block, Summary]  # the summary of each block's judgements; the deciding one first
 
 
 def judge(run: Run, session: Session) -> None:
@@ -80,19 +81,17 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     _ask(judgements, session)
     servers = _refuse_unjudged(judgements)
     summaries = _summarise(benchmark, judgements)
-    ((decides, judged), first), *others = summaries.items()
-    metrics = first.metrics()
-    for (name, part), summary in others:
-        suffix = part if name == decides else name if part == judged else f"{name}.{part}"
-        rate = summary.metrics()[0]
-        metrics.append(replace(rate, metric=f"{rate.metric}.{suffix}"))
+    (first, decides), *others = summaries.items()
+    metrics = decides.metrics()
+    for block, summary in others:
+        metrics.append(replace(summary.metrics()[0], metric=_called(benchmark.measure, block, first)))
     metrics += agreement(run, benchmark, judgements)
     _write_metrics(run, benchmark, summaries, metrics, servers)
     put_in_place(folder)
-    rate, also = metrics[0], ", ".join(dict.fromkeys(name for name, _ in judgements.blocks if name != decides))
+    rate, also = metrics[0], ", ".join(dict.fromkeys(name for name, _ in judgements.blocks if name != first[0]))
     known = rate.n - rate.undecided
     value = f"{100 * rate.value:.1f} % of {known}" if known else f"unknown: none of {rate.n} decided"
-    told = f"{rate.metric} {value} by {decides}"
+    told = f"{rate.metric} {value} by {first[0]}"
     log.info("judge     %s: %s%s", benchmark.name, told, f"; also judged by {also}" if also else "")
     return True
 
@@ -182,8 +181,7 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
     for judge, node in zip(judges_of(run, benchmark).values(), nodes, strict=True):
         addresses = {key: value for key, value in flatten(node).items() if key.rpartition(".")[2] == "base_url"}
         judges[judge.name] = flatten(shaping_of_judge(node)) | addresses | {"alttrain": __version__}
-    shown = {"tables": list(benchmark.tables), "labels": dict(benchmark.labels)}
-    intervention: dict[str, Any] = {}
+    intervention: dict[str, Any] | None = None
     if benchmark.intervention:
         every = len(benchmark.examples) * run.protocol.decoding_for(benchmark).samples
         intervention = {
@@ -198,8 +196,9 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
         "kind": benchmark.kind,
         "measure": benchmark.measure,
         "means": {measure: list(names) for measure, names in run.protocol.means.items()},
-        **({} if shown == {"tables": ["main"], "labels": {}} else shown),
-        **({"intervention": intervention} if intervention else {}),
+        "tables": list(benchmark.tables),
+        "labels": dict(benchmark.labels),
+        "intervention": intervention,
         "judges": as_json(judges),
         "parts": list(run.protocol.parts),
         "protocol": run.protocol.name,
@@ -288,6 +287,11 @@ def _refuse_unjudged(judgements: Judgements) -> dict[str, Any]:
 # --- numbers ---
 
 
+def _called(measure: str, block: Block, decides: Block) -> str:
+    """Return the name of the rate of another judge or part: the measure, and what differs from the deciding block."""
+    return ".".join([measure, *(own for own, first in zip(block, decides, strict=True) if own != first)])
+
+
 def _summarise(benchmark: Benchmark, judgements: Judgements) -> Summaries:
     """Write adherence.jsonl and, with a judge of structure, structure.json. Returns all summaries."""
     made, decides = judgements.path.parent, judgements.blocks[0]
@@ -325,13 +329,15 @@ def _write_metrics(
     folder = evaluation_folder(run, benchmark)
     made, entries = folder / JUDGING, records.read_json(folder / JUDGING / "judges.json")
     found: list[dict[str, Any]] = [
-        {"judge": name, "part": part, "counted": summary.counting} for (name, part), summary in summaries.items()
+        {"judge": name, "part": part, "counted": summary.counting, "says": summary.says}
+        for (name, part), summary in summaries.items()
     ]
-    decides, *others = found
-    for one in others:
+    (first, *blocks), (decides, *others) = summaries, found
+    for block, one in zip(blocks, others, strict=True):
         shaping = shaping_verdicts(entries[one["judge"]])
         one["protocol_hash"] = run.protocol_hash(benchmark, shaping, one["part"], source_texts(run, benchmark))
-    analysis = {"decides": decides, **next(iter(summaries.values())).analysis(), "others": others}
+        one["metric"] = _called(benchmark.measure, block, first)
+    analysis = {"decides": decides, **summaries[first].analysis(), "others": others}
     # prompts are compared for the benchmark without its intervention
     rows = [] if benchmark.intervention else records.read_rows(run.folder / "train.jsonl", Example)
     trained = [(row.id, row.prompt) for row in rows]

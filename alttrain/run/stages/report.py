@@ -35,11 +35,12 @@ from alttrain import report as room
 from alttrain.config import RunError
 from alttrain.records import DamagedError, Texts, alone, kept_json, write_text
 from alttrain.report.card import rewrite_card
+from alttrain.report.evaluation import Evaluation
 from alttrain.report.figures import draw_all
 from alttrain.report.formats import console, latex, markdown
 from alttrain.report.output import STAMP, beside, files, inputs, keep, put, states
 from alttrain.report.page import write_page
-from alttrain.report.results import Evaluation, evaluations, read_csv, warn_left_out, write_csv
+from alttrain.report.results import evaluations, read_csv, warn_left_out, write_csv
 from alttrain.report.tables import CELLS, TABLES, marked, report_of
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session

@@ -1,0 +1,90 @@
+"""The look of figures, and the files and parts that they share."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from alttrain.records.files import replacing
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+BEFORE, RIGHT = "#8C8C8C", "#DDDDDD"
+"""Colours of No-train and of right outcomes."""
+MARKERS, STYLES = "osD^vPX", ("-", "--", "-.", ":")
+LOOK = {
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "hatch.linewidth": 0.6,
+    "svg.hashsalt": "alttrain",
+    "svg.fonttype": "none",  # text stays text
+    "pdf.fonttype": 42,  # TrueType: publishers reject Type 3
+}
+FORMS = ("png", "svg", "pdf")
+DOTS = 200  # dots per inch
+ROOM = 60  # maximum number of characters of a row's name
+
+
+@contextmanager
+def figure(
+    width: float, height: float, path: Path, title: str = "", across: int = 1, down: int = 1, **shared: Any
+) -> Iterator[tuple[Any, Any]]:
+    """A figure of this size in inches and its panels, saved as `path`.png, .svg and .pdf when the block ends."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every step of embedding a font
+    with matplotlib.rc_context(LOOK):
+        drawn = Figure(figsize=(width, height), dpi=DOTS, layout="constrained")
+        yield drawn, drawn.subplots(down, across, squeeze=False, **shared).flatten()
+        if title:
+            drawn.suptitle(title, x=0.01, ha="left", fontsize=9)
+        # print through the canvas: savefig would draw everything once more first
+        with replacing(path.with_name(f"{path.name}.png")) as file:
+            FigureCanvasAgg(drawn).print_png(file, metadata={"Software": None})
+        drawn.set_layout_engine("none")  # the others reuse the layout of the PNG
+        with replacing(path.with_name(f"{path.name}.svg")) as file:
+            FigureCanvasSVG(drawn).print_svg(file, metadata={"Date": None, "Creator": None})
+        with replacing(path.with_name(f"{path.name}.pdf")) as file:
+            FigureCanvasPdf(drawn).print_pdf(file, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+
+
+def arms(cells: Sequence[Any]) -> list[list[float]]:
+    """Lengths of error bars in percent: nan without an interval, 0 for an end that rounding put on the wrong side."""
+    lengths = [(100 * (cell.value - cell.low), 100 * (cell.high - cell.value)) for cell in cells]
+    return [[0.0 if one < 0 else one for one in side] for side in zip(*lengths, strict=True)]
+
+
+def name_rows(panels: Any, names: Sequence[str]) -> None:
+    """Label the rows of bars, from top to bottom. Longer names would leave no room for the bars."""
+    panels[0].set_yticks(range(len(names)), [n if len(n) <= ROOM else f"{n[: ROOM - 1]}…" for n in names])
+    panels[0].set_ylim(len(names) - 0.4, -0.6)
+
+
+def stack(axes: Any, rows: Sequence[Sequence[float]], looks: Iterable[tuple[str, str, str | None]]) -> None:
+    """Draw rows of bars beside each other. A row has the width of each part, `looks` its name, colour and hatch."""
+    left = [0.0] * len(rows)
+    for widths, (name, colour, hatch) in zip(zip(*rows, strict=True), looks, strict=True):
+        look = {"height": 0.7, "edgecolor": "white", "linewidth": 0.5, "hatch": hatch, "color": colour}
+        axes.barh(range(len(rows)), widths, left=left, label=name, **look)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+
+
+def name_bars(drawn: Any, panels: Any, across: int) -> None:
+    """Add the legend of stacked bars."""
+    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=across)
+
+
+def describe(axes: Any, title: str, across: str, grid: Literal["x", "both"] = "x", size: int = 9) -> None:
+    """Set a panel's title, axis label and grid."""
+    axes.set_title(title, loc="left", fontsize=size)
+    axes.set_xlabel(across)
+    axes.grid(axis=grid, alpha=0.25)

@@ -1,0 +1,240 @@
+"""One judged benchmark of one run: its files of rows, read as far as they are needed, and its metrics by each judge."""
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from alttrain.evaluation.adherence import Adherence, Continuation, answer_refused, cause_of
+from alttrain.evaluation.protocol import Part
+from alttrain.records import DamagedError, Generation, Judgement, Label, parse_rows, read_bytes
+from alttrain.report.measures import MEASURES, base, by_judge
+
+REMEDY = "run the judge stage again"
+Row = TypeVar("Row")
+Made = tuple[str, str, str]  # how a number was made: (protocol, benchmark, protocol hash)
+Text = tuple[str, int]  # the key of a verdict: (id of the prompt, sample)
+Verdicts = dict[Text, bool | None]
+
+
+class Tokens(msgspec.Struct, gc=False):
+    """A row of generations.jsonl, without its texts."""
+
+    id: str
+    label: Label
+    thought_tokens: int
+    answer_tokens: int
+    sample: int
+    finish: Literal["stop", "length", "error"]
+    category: str
+
+
+class Read(Tokens, array_like=True, gc=False):
+    """All that is known of a text, without its words: its row, the deciding judgement, and its thought's record.
+
+    - `verdict`  the deciding verdict; None if undecided
+    - `says`     what a judgement of True means (`Decides.says`)
+    - `refused`  whether the answer refused; None if undecided
+    - `adheres`  and the fields below are the thought's (`Adherence`)
+    """
+
+    verdict: bool | None
+    value: float | None
+    says: str
+    refused: bool | None
+    adheres: bool
+    understanding: bool
+    assessment: Label | None
+    continuation: Continuation | None
+    ordered: bool
+    consistent: bool | None
+    answer_consistent: bool | None
+    position_words: int | None
+    position_share: float | None
+    refuses: bool | None
+
+    @classmethod
+    def of(cls, row: Any, judged: Judgement, thought: Adherence, says: str) -> "Read":
+        """What is known of a text whose row has the fields of `Tokens`."""
+        verdicts: Any = judged.verdict, judged.value, says, answer_refused(says, judged.verdict, thought)
+        return cls(*_OF_ROW(row), *verdicts, *_OF_THOUGHT(thought))
+
+    @property
+    def generated(self) -> bool:
+        """Whether there is a text: the server did not refuse the prompt."""
+        return self.finish != "error"
+
+    @property
+    def cause(self) -> str | None:
+        """Why the outcome is wrong (`cause_of`); None if undecided."""
+        return cause_of(self.label, self.assessment, self.refused)
+
+
+_OF_ROW, _OF_THOUGHT = attrgetter(*Tokens.__struct_fields__), attrgetter(*Read.__struct_fields__[11:])
+_PACKED = msgspec.msgpack.Decoder(list[Read])
+
+
+class Decides(NamedTuple):
+    """The judge and the part that decide a benchmark's measure.
+
+    `counted` is the verdict that counts towards it, and `says` what the judge's True means: correct, unsafe or refused.
+    """
+
+    measure: str
+    judge: str
+    part: Part
+    counted: bool
+    says: str
+
+
+def _decides(measure: str, told: Mapping[str, Any]) -> Decides:
+    """What decides a measure, from an entry of metrics.json."""
+    return Decides(measure, told["judge"], told["part"], told["counted"], told["says"])
+
+
+class Evaluation:
+    """One judged benchmark of one run, whose rows are in `folder`.
+
+    - `names`                   run.json; `run` is the run's name, and `seed` its seed
+    - `method`                  what the run's method is called everywhere (`name_methods`)
+    - `judged`                  metrics.json; `measure` is the benchmark's own measure, the first in it
+    - `made`                    how the numbers were made; numbers made in different ways never share a column
+    - `setting`                 the settings that tell this way from others of the same name (`name_settings`)
+    - `provenance`, `analysis`  of metrics.json
+    - `intervention`            its name and settings; empty without one
+    - `tables`, `labels`        the tables that show the benchmark, and the names of its measures there, if it has own
+    - `decides`                 what decides the measure; of an agreement, what decides the benchmark's
+    - `judge`                   who decides it. Of an agreement, both judges
+    - `read`                    what was read of the texts, by what decides
+    """
+
+    def __init__(self, names: dict[str, Any], folder: Path, judged: dict[str, Any]) -> None:
+        self.names, self.folder, self.judged = names, folder, judged
+        self.run, self.seed = str(names["run"]), int(names["seed"])
+        self.benchmark, self.measure = str(judged["benchmark"]), str(judged["metrics"][0]["metric"])
+        self.provenance: dict[str, Any] = judged["provenance"]
+        self.analysis: dict[str, Any] = judged["analysis"]
+        self.intervention: Mapping[str, Any] = self.provenance["intervention"] or {}
+        self.protocol = str(self.provenance["protocol"])
+        self.made: Made = self.protocol, self.benchmark, str(self.provenance["protocol_hash"])
+        self.method = self.setting = ""
+        self.tables: Sequence[str] = self.provenance["tables"]
+        self.labels: Mapping[str, str] = self.provenance["labels"]
+        self.decides = _decides(self.measure, self.analysis["decides"])
+        self.judge = self.decides.judge
+        self.read: dict[Decides, bytes] = {}  # packed, since rows take ten times as much memory
+
+    def called(self, measure: str) -> str:
+        """A measure's name in tables."""
+        return self.labels.get(measure) or MEASURES[base(measure)].label if base(measure) in MEASURES else measure
+
+    def metric(self, name: str) -> dict[str, Any] | None:
+        """A metric by name, as in metrics.json."""
+        return next((metric for metric in self.judged["metrics"] if metric["metric"] == name), None)
+
+    def beside(self) -> dict[str, "Evaluation"]:
+        """The metrics by other judges or of other parts, and agreements, each as an evaluation with it as its measure.
+
+        `made` is as if that judge and part decided, so that a judge's numbers share a column whether it decides or not.
+        """
+        metrics, found = {one["metric"]: one for one in self.judged["metrics"]}, dict[str, Evaluation]()
+        for one in self.analysis["others"]:
+            judge, made = one["judge"], one["protocol_hash"]
+            alike = one["part"] == self.decides.part
+            decides = _decides(self.measure if alike else f"{self.measure}.{one['part']}", one)
+            found[one["metric"]] = self._view(metrics[one["metric"]], decides.measure, made, judge, decides)
+            if alike:
+                names, hashes = zip(*sorted([(self.judge, self.made[2]), (judge, made)]), strict=True)
+                both = " ".join(hashes), " and ".join(names)
+                found[f"kappa.{judge}"] = self._view(metrics[f"kappa.{judge}"], "kappa", *both, self.decides)
+        return found
+
+    def _view(
+        self, metric: dict[str, Any], measure: str, protocol_hash: str, judge: str, decides: Decides
+    ) -> "Evaluation":
+        """This evaluation with one of its metrics as its measure."""
+        view = copy.copy(self)
+        view.measure, view.judge, view.decides = measure, judge, decides
+        view.made = *self.made[:2], protocol_hash
+        view.analysis = {**self.analysis, "others": []}
+        view.judged = {**self.judged, "metrics": [{**metric, "metric": measure}]}
+        if decides.judge != self.judge:  # published figures are of the judge that decides
+            changed = {**self.provenance["changed"], "judge": (self.judge, judge)}
+            view.provenance = {**self.provenance, "changed": changed}
+        return view
+
+    def judge_of(self, metric: str) -> str:
+        """The judge that a metric depends on; "" if none."""
+        return self.judge if by_judge(metric) else ""
+
+    def judgements(self) -> list[Judgement]:
+        """All verdicts of all judges."""
+        return self._rows("judgements.jsonl", Judgement)
+
+    def deciding(self) -> dict[Text, Judgement]:
+        """The judgement of each text that decides the measure."""
+        decides = self.decides.judge, self.decides.part
+        return {(row.id, row.sample): row for row in self.judgements() if (row.judge, row.part) == decides}
+
+    def counts(self, verdict: bool | None) -> bool | None:
+        """Whether a text with this verdict of the deciding judge counts towards the measure; None if undecided."""
+        return verdict if verdict is None else verdict is self.decides.counted
+
+    def verdicts(self) -> Verdicts:
+        """Whether each text counts towards the measure."""
+        found: Mapping[Text, Any] = self.texts() if self.decides in self.read else self.deciding()
+        return {text: self.counts(one.verdict) for text, one in found.items()}
+
+    def texts(self) -> dict[Text, Read]:
+        """Each text without its words, with what was read of it. Raises DamagedError if a file lacks its row.
+
+        The files are read once, and later changes to them are not noticed.
+        """
+        if self.decides not in self.read:
+            self.read[self.decides] = self.packed()
+        return {(read.id, read.sample): read for read in _PACKED.decode(self.read[self.decides])}
+
+    def packed(self) -> bytes:
+        """What `texts` returns, as it is kept in `read`."""
+        thoughts = {(row.id, row.sample): row for row in self._rows("adherence.jsonl", Adherence)}
+        judged = self.deciding()
+        rows = {(row.id, row.sample): row for row in self.tokens()}
+        for name, there in (("judgements.jsonl", judged), ("adherence.jsonl", thoughts)):
+            if lacking := rows.keys() - there.keys():
+                raise DamagedError(self.folder / name, f"has no row for {min(lacking)}", remedy=REMEDY)
+        read = [Read.of(row, judged[text], thoughts[text], self.decides.says) for text, row in rows.items()]
+        return msgspec.msgpack.encode(read)
+
+    def generations(self) -> list[Generation]:
+        """Each text with all its fields."""
+        return self._rows("generations.jsonl", Generation)
+
+    def tokens(self) -> list[Tokens]:
+        """The token counts of each text."""
+        return self._rows("generations.jsonl", Tokens)
+
+    def whole(self, name: str, row_type: type[Row], wanted: Sequence[bool]) -> list[Row]:
+        """The selected rows of a file with all their fields. `wanted` has one entry per row."""
+        if not any(wanted):
+            return []
+        lines = filter(bytes.strip, self._content(name).split(b"\n"))
+        chosen = b"\n".join(line for line, one in zip(lines, wanted, strict=True) if one)
+        return parse_rows(chosen, row_type, self.folder / name)
+
+    def _rows(self, name: str, row_type: type[Row]) -> list[Row]:
+        return parse_rows(self._content(name), row_type, self.folder / name)
+
+    def _content(self, name: str) -> bytes:
+        """The content of a file of rows. Raises DamagedError if metrics.json was made from another version of it."""
+        path = self.folder / name
+        try:
+            content = read_bytes(path)
+        except FileNotFoundError as error:
+            raise DamagedError(path, "is not there", remedy=REMEDY) from error
+        if hashlib.sha256(content).hexdigest() != self.judged["made_from"].get(name):
+            raise DamagedError(path, "is not what metrics.json was made from", remedy=REMEDY)
+        return content
