@@ -4,8 +4,8 @@
 
 It imports everything once, computes nothing itself, and forks a child for every run. First a folder is killed in every
 stage, one after another, before it may end. Then a kill falls on training and one on judging, each in a folder of its
-own, as it was when an uninterrupted run began the stage. With ALTTRAIN_ALL_KILLS in the environment there are two of the
-first kind, and three kills on each stage alone, one of each kind. A kill is one of
+own, as it was when an uninterrupted run began the stage. With ALTTRAIN_ALL_KILLS in the environment there are two of
+the first kind, and three kills on each stage alone, one of each kind. A kill is one of
 
 - `moment`     SIGKILL after a random share of the seconds that the stage takes
 - `operation`  SIGKILL before a random one of the stage's changes of the file system: open to write, rename, remove

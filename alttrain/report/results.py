@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -68,13 +68,13 @@ def option(group: str, name: str) -> Mapping[str, Any]:
 def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]:
     """All judged benchmarks of all run folders except those in `left_out`, sorted by run and benchmark.
 
-    A run with a damaged file, or with a name that would place a report file outside its folder, is also left out and
-    named in the log.
+    A benchmark that is being judged, a run with a damaged file, and one with a name that would place a report file
+    outside its folder are also left out, and named in the log.
     """
     found: list[Evaluation] = []
     for record in sorted(path for path in runs.glob("*/run.json") if path.parent not in left_out):
         try:
-            found += evaluations_of(record.parent)
+            found += evaluations_of(record.parent, _settled_metrics)
         except DamagedError as error:
             warn_left_out(record.parent, error)
     name_methods(found)
@@ -91,18 +91,21 @@ def read_texts(judged: Sequence[Evaluation]) -> None:
             one.read[one.decides] = own
 
 
-def evaluations_of(run: Path) -> list[Evaluation]:
-    """The judged benchmarks of a run's folder, without those that are being judged. Raises DamagedError."""
-    names, found = read_document(run / "run.json", Names), list[Evaluation]()
+def evaluations_of(run: Path, read: Callable[[Path], dict[str, Any]] = read_metrics) -> list[Evaluation]:
+    """The judged benchmarks of a run's folder. Raises DamagedError.
+
+    `read` reads metrics.json; a benchmark for which it returns {} is left out.
+    """
+    names, judged = read_document(run / "run.json", Names), list[Evaluation]()
     _check_names(run / "run.json", run=names["run"], backbone=names["backbone"])
     for path in sorted(run.glob("evaluation/*/metrics.json")):
-        if judged := _metrics(path):
-            found.append(one := Evaluation(names, path.parent, judged))
-            _check_names(path, benchmark=one.benchmark.replace(JOIN, "_"), protocol=one.protocol)
-    return found
+        if metrics := read(path):
+            judged.append(evaluation := Evaluation(names, path.parent, metrics))
+            _check_names(path, benchmark=evaluation.benchmark.replace(JOIN, "_"), protocol=evaluation.protocol)
+    return judged
 
 
-def _metrics(path: Path) -> dict[str, Any]:
+def _settled_metrics(path: Path) -> dict[str, Any]:
     """metrics.json; {}, with a warning, if the verdicts remain others than those that it was made from."""
     for again in range(TRIES):
         time.sleep(PAUSE_S if again else 0)
