@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,12 @@ def star1() -> list[Example]:
         thought = (Segment("reasoning", trace.strip(), "trace"),)
         made.append(Example(row["id"], row["question"], "harmful", thought=thought, answer=answer.strip()))
     return made
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without figures, which take most of a small report's seconds."""
+    monkeypatch.setattr("alttrain.run.stages.report.draw_all", lambda *unused: nullcontext(list))
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ from alttrain.report.variants import variants
 from alttrain.run.stages.report import report, show, write_report
 
 NAN = math.nan
+DRAWN = pytest.param("figures/tradeoff.svg", marks=pytest.mark.slow)
 HEADER = "run,backbone,dataset,rewrite,training,seed,benchmark,metric,value,low,high,n,undecided,truncated,"
 HEADER += "protocol,protocol_hash,method,changed,judge"
 
@@ -143,6 +144,7 @@ def test_numbers_come_sorted_by_run_and_benchmark(tmp_path: Path) -> None:
         results(tmp_path / "none")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_of_sets_that_are_in_no_main_table_is_made(tmp_path: Path) -> None:
     shown = {"x": {"tables": ["multi_turn"]}}
     make_run(tmp_path / "runs", {"x": ("harmful_rate", "ynu")}, backbone="b", shown=shown)
@@ -164,6 +166,7 @@ def test_each_text_comes_with_its_verdict_and_the_steps_of_its_thought(tmp_path:
         alttrain.samples(tmp_path / "none")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_attack_success_by_category(tmp_path: Path) -> None:
     """Each category's rate over all seeds, with its counts; benchmarks of one category, and harmless, have none."""
     for seed, letters in enumerate(("y" * 30 + "nnnu", "y" * 15 + "n" * 19)):
@@ -406,8 +409,12 @@ def test_a_report_is_whole_and_is_made_once(tmp_path: Path) -> None:
     assert files(tmp_path) == made
 
 
-@pytest.mark.parametrize("name", ["metrics.csv", "page.html", "tables/overview.csv", "figures/tradeoff.svg"])
-def test_a_file_of_the_report_that_somebody_changed_is_made_anew(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["metrics.csv", "page.html", "tables/overview.csv", DRAWN])
+def test_a_file_of_the_report_that_somebody_changed_is_made_anew(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if not name.startswith("figures"):
+        request.getfixturevalue("undrawn")
     shown = write_report(outputs(tmp_path))
     path = tmp_path / "report" / name
     content = path.read_bytes()
@@ -416,6 +423,7 @@ def test_a_file_of_the_report_that_somebody_changed_is_made_anew(name: str, tmp_
     assert path.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_what_is_lost_or_changed_is_made_anew_and_what_is_stale_goes(tmp_path: Path) -> None:
     write_report(outputs(tmp_path))
     page = (tmp_path / "report" / "page.html").read_bytes()
@@ -429,6 +437,7 @@ def test_what_is_lost_or_changed_is_made_anew_and_what_is_stale_goes(tmp_path: P
     assert not (tmp_path / "report" / "figures" / "tradeoff.svg").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_holds_the_texts_that_were_asked_for(tmp_path: Path) -> None:
     outputs(tmp_path)
     told = "The texts of samples with a harmful prompt were left out of this page"
@@ -470,6 +479,7 @@ def test_a_row_that_is_none_is_told_with_its_file(tmp_path: Path) -> None:
 # --- in two processes ---
 
 
+@pytest.mark.slow
 def test_a_second_process_makes_the_same_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sets = {"x": ("harmful_rate", "yyn"), "y": ("over_refusal_rate", "yn"), "z": ("accuracy", "yn")}
     no_train(tmp_path / "runs", sets)
@@ -599,6 +609,7 @@ def test_reports_side_by_side_and_beside_a_judge_are_whole(tmp_path: Path) -> No
     assert {path.name for path in tmp_path.iterdir()} <= {"runs", "report", ".report.lock"}
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("fault", ["torn", "fewer", "another judge's"])
 def test_what_is_being_judged_is_left_out_and_named(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -617,6 +628,7 @@ def test_what_is_being_judged_is_left_out_and_named(
     assert len(read_csv(tmp_path / "report" / "metrics.csv").groupby(["run", "benchmark"])) == 3
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_is_begun_again_when_a_run_is_judged_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -638,6 +650,7 @@ def test_a_report_is_begun_again_when_a_run_is_judged_meanwhile(
     assert len(read_csv(tmp_path / "report" / "metrics.csv").groupby(["run", "benchmark"])) == 4
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_that_fails_fails_no_run_and_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -697,6 +710,7 @@ def test_a_received_folder_writes_and_removes_nothing_outside(tmp_path: Path) ->
     assert not (folder / "report").is_symlink()
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("stamp", ["[" * 100_000, "null", '{"files": 3}', '{"digest": [], "files": [[]]}', "\0", None])
 def test_a_stamp_that_is_none_is_made_anew(stamp: str | None, tmp_path: Path) -> None:
     """Nor is any read that is no file."""
@@ -711,6 +725,7 @@ def test_a_stamp_that_is_none_is_made_anew(stamp: str | None, tmp_path: Path) ->
     assert len(json.loads((tmp_path / "report" / ".stamp").read_text())["digest"]) == 64
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_a_swap_in_one_step_the_report_is_moved_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alttrain.report.output._exchanged", lambda *unused: False)
     write_report(outputs(tmp_path))
@@ -744,6 +759,7 @@ def test_names_break_no_table() -> None:
     assert latex_text("[3pt] a\n\nb\0") == "{[}3pt] a b "
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_files_mode_is_the_umasks(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
@@ -767,10 +783,14 @@ BAD: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("logs")) for name in BAD]
+)
 def test_a_damaged_run_is_named_and_the_rest_is_reported(
-    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
+    if not name.startswith("logs"):  # only a figure reads these
+        request.getfixturevalue("undrawn")
     healthy, mixed = outputs(tmp_path / "healthy"), outputs(tmp_path / "mixed")
     sets = {"embedded_harmful": ("harmful_rate", "yyny"), "embedded_benign": ("over_refusal_rate", "yyn")}
     bad = make_run(mixed / "runs", sets, protocol="offline", method="plain", seed=1)
@@ -804,6 +824,7 @@ LACKING: list[tuple[str, str]] = [
 """Files of a run, and a key without which one is not taken; "" for the file itself."""
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("name", "key"), LACKING)
 def test_a_run_that_lacks_what_this_version_writes_is_left_out_and_named_with_the_remedy(
     name: str, key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -826,6 +847,7 @@ def test_a_run_that_lacks_what_this_version_writes_is_left_out_and_named_with_th
     assert set(read_csv(tmp_path / "report" / "metrics.csv").method) == {"AltTrain"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_folder_of_damaged_runs_alone_has_no_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for run in (outputs(tmp_path) / "runs").iterdir():
         (run / "run.json").write_text("[]")
