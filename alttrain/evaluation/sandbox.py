@@ -114,7 +114,7 @@ class Sandbox:
 
         It can import the installed `packages`, with their compiled parts. Those come without what they depend on.
         """
-        most = self.output_kib * 1024
+        limit = self.output_kib * 1024
         ended: Literal["exit", "timeout", "flood"] = "exit"
         with tempfile.TemporaryFile() as output:
             with self.started(source, arguments or {}, pass_fds, output, bare, packages) as process:
@@ -123,10 +123,10 @@ class Sandbox:
                 except subprocess.TimeoutExpired:
                     ended = "timeout"
             output.seek(0)
-            told = output.read(most + 1)
-        if len(told) > most:
+            written = output.read(limit + 1)
+        if len(written) > limit:
             ended = "flood"
-        return Execution(ended, process.returncode, told[:most].decode("utf-8", "replace"))
+        return Execution(ended, process.returncode, written[:limit].decode("utf-8", "replace"))
 
     @contextmanager
     def started(
@@ -198,17 +198,17 @@ def _wrapped(packages: Sequence[Path] = ()) -> list[str]:
         *("--perms", "1777", "--tmpfs", "/inner/tmp"),  # before the libraries: the interpreter may be below /tmp
         *(*_libraries(""), *_libraries("/inner")),
         *("--perms", "0755", "--dir", f"/inner{_PACKAGES}"),
-        *(word for one in packages for word in ("--ro-bind", str(one), f"/inner{_PACKAGES}/{one.name}")),
+        *(word for path in packages for word in ("--ro-bind", str(path), f"/inner{_PACKAGES}/{path.name}")),
         *("--remount-ro", "/", "--chdir", "/inner/tmp", "--"),
     ]
 
 
 def _package(name: str) -> list[Path]:
     """The folder of an installed package, and the folder of the libraries that its wheel brings, if any."""
-    found = importlib.util.find_spec(name)
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
         raise OSError(f"{name} is not installed; the tests of this benchmark import it")
-    folder = Path(found.origin).resolve().parent
+    folder = Path(spec.origin).resolve().parent
     libraries = folder.with_name(f"{folder.name}.libs")
     return [folder, *([libraries] if libraries.is_dir() else [])]
 
