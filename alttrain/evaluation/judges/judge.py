@@ -228,18 +228,16 @@ class Majority:
     needed: Annotated[int, Gt(0)] | None = None
 
     def __post_init__(self) -> None:
-        meanings = {judge.name: judge.says for judge in self.judges.values()}
-        if len(meanings) < max(2, len(self.judges)):
+        means = {judge.name: judge.says for judge in self.judges.values()}
+        if len(means) < max(2, len(self.judges)):
             names = [judge.name for judge in self.judges.values()]
             raise ValueError(f"judge {self.name}: judges={names}; expected two or more of different names")
-        if len(set(meanings.values())) > 1:
-            listed = ", ".join(f"{name} says {says!r}" for name, says in meanings.items())
+        if len(set(means.values())) > 1:
+            listed = ", ".join(f"{name} says {says!r}" for name, says in means.items())
             raise ValueError(f"judge {self.name}: its judges must all say the same thing, but {listed}")
         for key in ("quorum", "needed"):
-            if (getattr(self, key) or 0) > len(meanings):
-                raise ValueError(
-                    f"judge {self.name}: {key}={getattr(self, key)} is more than its {len(meanings)} judges"
-                )
+            if (getattr(self, key) or 0) > len(means):
+                raise ValueError(f"judge {self.name}: {key}={getattr(self, key)} is more than its {len(means)} judges")
 
     @property
     def says(self) -> Says:
