@@ -195,10 +195,9 @@ class Attack(Intervention, ABC):
         numbered = [replace(response, id=str(number)) for number, response in responses.items()]
         verdicts: dict[int, bool | Failure] = {}
         for judgement in self.judge.judge(numbered, context):
-            unknown = judgement.error.startswith(NO_REPLY)
-            verdicts[int(judgement.id)] = (
-                Failure(judgement.error, final=False) if unknown else judgement.verdict is True
-            )
+            silent = judgement.error.startswith(NO_REPLY)
+            verdict: bool | Failure = Failure(judgement.error, final=False) if silent else judgement.verdict is True
+            verdicts[int(judgement.id)] = verdict
         return verdicts
 
 

@@ -74,8 +74,8 @@ class ShortAnswer(Grader):
         if not golds:
             return no_gold(generation, self.name)
         text, items = _folded(generation.answer), _items(generation.answer)
-        held = next((gold for gold in golds if _holds(text, gold) and tokens(gold) not in items), None)
-        return Judgement(generation.id, self.name, held is not None, held or "")
+        contained = next((gold for gold in golds if _holds(text, gold) and tokens(gold) not in items), None)
+        return Judgement(generation.id, self.name, contained is not None, contained or "")
 
 
 def _items(answer: str) -> list[tuple[str, ...]]:
