@@ -147,22 +147,8 @@ class Sandbox:
             self.check()
             if bare := bool(bubblewrap_fault()):
                 _warn_bare()
-        # The kernel exempts root from the limit on processes, even in a user namespace: a random unprivileged id.
-        user = 0 if bare or os.geteuid() else 20_000 + secrets.randbelow(40_000)
-        limits = {
-            "RLIMIT_CPU": max(1, round(self.seconds)),
-            "RLIMIT_AS": self.memory_mib * MEBIBYTE,
-            "RLIMIT_FSIZE": self.disk_mib * MEBIBYTE,
-            "RLIMIT_NPROC": self.processes,
-            "RLIMIT_NOFILE": 64,
-            "RLIMIT_SIGPENDING": 64,  # timers count as pending signals
-            "RLIMIT_CORE": 0,
-        }
-        order = {"limits": limits, "user": user, "source": source, "arguments": arguments}
         folders = [folder for name in packages for folder in _package(name)]
-        order["path"] = [*dict.fromkeys(str(folder.parent) if bare else _PACKAGES for folder in folders)]
-        order["filter"] = "" if bare else (seccomp_filter(platform.machine()) or b"").hex()
-        order["tmp"] = f"size={self.disk_mib * MEBIBYTE},nr_inodes={INODES},mode=1777"
+        order = self._order(bare, folders) | {"source": source, "arguments": arguments}
         with tempfile.TemporaryDirectory() as folder:
             process = subprocess.Popen(
                 [*([] if bare else _wrapped(folders)), str(_interpreter()), *("-I", "-S", "-B"), "-c", _BOOT],
@@ -183,6 +169,27 @@ class Sandbox:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+    def _order(self, bare: bool, packages: Sequence[Path]) -> dict[str, Any]:
+        """What `_BOOT` is told: limits, rights and the path of the packages, given their folders."""
+        # The kernel exempts root from the limit on processes, even in a user namespace: a random unprivileged id.
+        user = 0 if bare or os.geteuid() else 20_000 + secrets.randbelow(40_000)
+        limits = {
+            "RLIMIT_CPU": max(1, round(self.seconds)),
+            "RLIMIT_AS": self.memory_mib * MEBIBYTE,
+            "RLIMIT_FSIZE": self.disk_mib * MEBIBYTE,
+            "RLIMIT_NPROC": self.processes,
+            "RLIMIT_NOFILE": 64,
+            "RLIMIT_SIGPENDING": 64,  # timers count as pending signals
+            "RLIMIT_CORE": 0,
+        }
+        return {
+            "limits": limits,
+            "user": user,
+            "path": [*dict.fromkeys(str(folder.parent) if bare else _PACKAGES for folder in packages)],
+            "filter": "" if bare else (seccomp_filter(platform.machine()) or b"").hex(),
+            "tmp": f"size={self.disk_mib * MEBIBYTE},nr_inodes={INODES},mode=1777",
+        }
 
 
 def _wrapped(packages: Sequence[Path] = ()) -> list[str]:
