@@ -148,7 +148,7 @@ class Sandbox:
             if bare := bool(bubblewrap_fault()):
                 _warn_bare()
         folders = [folder for name in packages for folder in _package(name)]
-        order = self._order(bare, folders) | {"source": source, "arguments": arguments}
+        order = self._order(bool(bare), folders) | {"source": source, "arguments": arguments}
         with tempfile.TemporaryDirectory() as folder:
             process = subprocess.Popen(
                 [*([] if bare else _wrapped(folders)), str(_interpreter()), *("-I", "-S", "-B"), "-c", _BOOT],
