@@ -105,8 +105,8 @@ class ServerSettings:
             raise ValueError(f"{where}.{fault}={getattr(self, fault)}: {reason}")
         for name, model in ({"model_name": self.model_name} if models is None else models).items():
             if offered and model not in offered:
-                named = scrub(", ".join(offered[:8]), key) + (", ..." if len(offered) > 8 else "")
-                raise ValueError(f"{where}.{name}={model}: the server at {root} does not offer it; it offers {named}")
+                listed = scrub(", ".join(offered[:8]), key) + (", ..." if len(offered) > 8 else "")
+                raise ValueError(f"{where}.{name}={model}: the server at {root} does not offer it; it offers {listed}")
 
 
 # --- requests ---
@@ -136,11 +136,11 @@ class FailedTry:
 
 def scrub(text: str, key: str = "") -> str:
     """The text without `key` and without the values of the environment's secrets."""
-    found = {value: f"[${name}]" for value, name in secrets().items()}
+    replacements = {value: f"[${name}]" for value, name in secrets().items()}
     if len(key) >= SHORTEST_KEY:
-        found.setdefault(key, "[key]")
-    for value in sorted(found, key=len, reverse=True):
-        text = text.replace(value, found[value])
+        replacements.setdefault(key, "[key]")
+    for value in sorted(replacements, key=len, reverse=True):
+        text = text.replace(value, replacements[value])
     return text
 
 
@@ -149,24 +149,25 @@ def is_other_model(served: str, asked: str) -> bool:
 
     A folder before the name, a date after it ("gpt-4o-2024-08-06"), "-latest" and an empty name do not count.
     """
-    own, wanted = (name.casefold().rstrip("/").rpartition("/")[2] for name in (served, asked))
-    wanted = wanted.removesuffix("-latest")
-    return bool(own) and not (own.startswith(wanted) and _SNAPSHOT.fullmatch(own[len(wanted) :]))
+    reported, requested = (name.casefold().rstrip("/").rpartition("/")[2] for name in (served, asked))
+    requested = requested.removesuffix("-latest")
+    return bool(reported) and not (reported.startswith(requested) and _SNAPSHOT.fullmatch(reported[len(requested) :]))
 
 
 def json_of(body: bytes | str) -> Any:
     """Parse JSON. Raises ValueError if it is invalid, nested too deep, or gives one key different values."""
     try:
-        return json.loads(body, object_pairs_hook=_once)
+        return json.loads(body, object_pairs_hook=_unique_keys)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if any(found[key] is not value and found[key] != value for key, value in pairs):
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these (key, value) pairs. Raises ValueError if a key has different values."""
+    merged = dict(pairs)
+    if any(merged[key] is not value and merged[key] != value for key, value in pairs):
         raise ValueError("a key has two values")
-    return found
+    return merged
 
 
 def word(value: object) -> str:
@@ -180,14 +181,14 @@ def _server_fault(root: str, key: str) -> tuple[str, str, tuple[str, ...]]:
     import httpx
 
     try:
-        answer = httpx.get(f"{root}/models", headers={"Authorization": f"Bearer {key}"}, timeout=CHECK_TIMEOUT_S)
+        response = httpx.get(f"{root}/models", headers={"Authorization": f"Bearer {key}"}, timeout=CHECK_TIMEOUT_S)
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host that is no name
         return "base_url", f"no server answers there ({type(error).__name__}); start it, or set the address of one", ()
-    if answer.status_code in (401, 403):
-        return "key_variable", f"the server refuses the key in it (HTTP {answer.status_code})", ()
+    if response.status_code in (401, 403):
+        return "key_variable", f"the server refuses the key in it (HTTP {response.status_code})", ()
     try:
-        listed = json_of(answer.content)
-        offered = [str(entry["id"]) for entry in (listed["data"] if isinstance(listed, dict) else listed)]
+        models = json_of(response.content)
+        offered = [str(entry["id"]) for entry in (models["data"] if isinstance(models, dict) else models)]
     except (ValueError, LookupError, TypeError):
         offered = []  # the server does not list its models
     deployed = httpx.URL(root).host.endswith(".azure.com")  # Azure lists no deployments
@@ -217,19 +218,19 @@ class RequestPool(Generic[Key, Request, Answer]):
 
         If the server is given up, the keys that were not sent come last, as failures for `GIVEN_UP`.
         """
-        held: list[tuple[Key, Failure]] = []  # refused before any answer: the cause may be the prompt or the server
+        refused: list[tuple[Key, Failure]] = []  # refused before any answer: the cause may be the prompt or the server
         with asyncio.Runner() as runner:
-            working = runner.get_loop().create_task(self._work())
+            work = runner.get_loop().create_task(self._work())
             while (settled := runner.run(self._settled.get())) is not None:
                 key, outcome = settled
                 if isinstance(outcome, Failure) and outcome.final and not self._last_reply:
-                    held.append((key, outcome))
-                    self._given_up |= len(held) == REFUSED_AT_FIRST
+                    refused.append((key, outcome))
+                    self._given_up |= len(refused) == REFUSED_AT_FIRST
                 else:
                     yield settled
-            runner.run(asyncio.wait_for(working, None))
-        final = bool(self._last_reply) or len(held) < REFUSED_AT_FIRST
-        yield from ((key, replace(failure, final=final)) for key, failure in held)
+            runner.run(asyncio.wait_for(work, None))
+        final = bool(self._last_reply) or len(refused) < REFUSED_AT_FIRST
+        yield from ((key, replace(failure, final=final)) for key, failure in refused)
         yield from ((key, Failure(GIVEN_UP, final=False)) for key, _ in self._waiting)
 
     async def _work(self) -> None:
@@ -265,14 +266,14 @@ class RequestPool(Generic[Key, Request, Answer]):
         """One request's answer, with API keys removed. A time limit on all tries together ends replies that drip in."""
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
-        left = self.server.attempts
+        tries_left = self.server.attempts
         try:
-            async with asyncio.timeout(left * (self.server.timeout_s + LONGEST_PAUSE_S)):
+            async with asyncio.timeout(tries_left * (self.server.timeout_s + LONGEST_PAUSE_S)):
                 while True:
-                    raw = await self.send(client.with_options(max_retries=left - 1), request)
-                    left -= 1 + raw.retries_taken
-                    outcome = self.read(raw.content)
-                    if not isinstance(outcome, FailedTry) or outcome.kind == "refused" or left == 0:
+                    response = await self.send(client.with_options(max_retries=tries_left - 1), request)
+                    tries_left -= 1 + response.retries_taken
+                    outcome = self.read(response.content)
+                    if not isinstance(outcome, FailedTry) or outcome.kind == "refused" or tries_left == 0:
                         break
                     await asyncio.sleep(PAUSE_S)
         except (APITimeoutError, TimeoutError):
@@ -286,22 +287,22 @@ class RequestPool(Generic[Key, Request, Answer]):
 
     def _status_fault(self, error: "APIStatusError", prompt: str) -> FailedTry:
         status, code, where = error.status_code, word(error.code), self.server.where
-        said = f"HTTP {status}" + (f" {code}" if _CODE.fullmatch(code) else "")
+        status_text = f"HTTP {status}" + (f" {code}" if _CODE.fullmatch(code) else "")
         if moved := error.response.next_request:
-            place = f"{moved.url.scheme}://{moved.url.netloc.decode()}{moved.url.path}"
+            address = f"{moved.url.scheme}://{moved.url.netloc.decode()}{moved.url.path}"
             remedy = f"nothing was sent there; set {where}.base_url to the address that is to be asked"
-            return FailedTry(f"the server sends the request on to {place}; {remedy}", "fatal")
+            return FailedTry(f"the server sends the request on to {address}; {remedy}", "fatal")
         if code in HOPELESS_CODES:
-            return FailedTry(f"the server refuses the request ({said})", "fatal")
+            return FailedTry(f"the server refuses the request ({status_text})", "fatal")
         if status in (408, 409, 429) or status >= 500:
-            return FailedTry(f"the server answers {said}", "outage")
+            return FailedTry(f"the server answers {status_text}", "outage")
         if status in (400, 413, 422):
-            words = _words(error.body, prompt, self._key)
-            return FailedTry(f"the server refuses the prompt ({said}{words and f': {words}'})", "refused")
-        about = f"{where}.base_url and model_name"
+            message = _server_message(error.body, prompt, self._key)
+            return FailedTry(f"the server refuses the prompt ({status_text}{message and f': {message}'})", "refused")
+        setting = f"{where}.base_url and model_name"
         if status in (401, 403):
-            about = f"the key in ${self.server.key_variable}"
-        return FailedTry(f"the server refuses the request ({said}); check {about}", "fatal")
+            setting = f"the key in ${self.server.key_variable}"
+        return FailedTry(f"the server refuses the request ({status_text}); check {setting}", "fatal")
 
 
 async def _end_retries(response: Any) -> None:
@@ -312,14 +313,14 @@ async def _end_retries(response: Any) -> None:
             response.headers["x-should-retry"] = "false"
 
 
-def _words(body: object, prompt: str, key: str) -> str:
+def _server_message(body: object, prompt: str, key: str) -> str:
     """A server's words on a refused prompt, on one line; "" if there are none or they repeat prompt or key."""
-    said = next((body[name] for name in ("message", "detail") if name in body), "") if isinstance(body, Mapping) else ""
-    if not isinstance(said, str) or scrub(said, key) != said:
+    text = next((body[name] for name in ("message", "detail") if name in body), "") if isinstance(body, Mapping) else ""
+    if not isinstance(text, str) or scrub(text, key) != text:
         return ""
-    line = " ".join("".join(c if c.isprintable() else " " for c in said[: 2 * QUOTED]).split())[:QUOTED]
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 2 * QUOTED]).split())[:QUOTED]
     flat = " ".join(prompt.split())
-    repeats = any(line[at : at + REPEATED] in flat for at in range(max(0, len(line) - REPEATED + 1)))
+    repeats = any(line[start : start + REPEATED] in flat for start in range(max(0, len(line) - REPEATED + 1)))
     return "" if repeats or (flat and flat in line) else line
 
 
@@ -336,8 +337,8 @@ class Reply:
 
 def reply_key(model: str, messages: list[dict[str, str]], sampling: Mapping[str, Any], recipe: int) -> str:
     """The SHA-256, 64 hex digits, of everything that shapes a reply."""
-    asked = {"model": model, "messages": messages, "sampling": dict(sampling), "recipe": recipe}
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    shaping = {"model": model, "messages": messages, "sampling": dict(sampling), "recipe": recipe}
+    return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -355,9 +356,9 @@ class ReplyCache:
         if not path.exists():
             return None
         with suppress(ValueError, KeyError):
-            kept = read_json(path, dict[str, str])
-            reply = Reply(kept["text"], kept["served"])
-            if kept["checksum"] == self._checksum(key, reply):
+            stored = read_json(path, dict[str, str])
+            reply = Reply(stored["text"], stored["served"])
+            if stored["checksum"] == self._checksum(key, reply):
                 return reply
         log.warning("%s holds no reply; it is asked for again", path)
         return None
@@ -452,26 +453,26 @@ def replies(
     due: dict[str, str] = {}
     unusable: dict[str, Reply] = {}
     served: Counter[str] = Counter()
-    for prompt, own in items.items():
+    for prompt, prompt_items in items.items():
         key = reply_key(model, [{"role": "user", "content": prompt}], sampling, recipe)
-        kept = cache.get(key)
-        if kept and (writer.repeats or any(useful(item, kept) for item in own)):
-            served[kept.served] += 1
-            yield from ((prompt, item, key, kept) for item in own)
+        cached = cache.get(key)
+        if cached and (writer.repeats or any(useful(item, cached) for item in prompt_items)):
+            served[cached.served] += 1
+            yield from ((prompt, item, key, cached) for item in prompt_items)
         else:
             due[key] = prompt
-            unusable |= {key: kept} if kept else {}
+            unusable |= {key: cached} if cached else {}
     if due:
         with alone(folder / f"{reply_key(model, [], sampling, recipe)[:HASH_DIGITS]}.asked"):
             for key, prompt in list(due.items()):
-                kept = cache.get(key)
-                if kept and kept != unusable.get(key):  # another run stored it meanwhile
+                cached = cache.get(key)
+                if cached and cached != unusable.get(key):  # another run stored it meanwhile
                     del due[key]
-                    yield from ((prompt, item, key, kept) for item in items[prompt])
+                    yield from ((prompt, item, key, cached) for item in items[prompt])
             if due:
                 log.info("%-9s asking %s for %d replies; %d kept", who, model, len(due), len(items) - len(due))
-                written = writer.write(due, lambda key, reply: cache.keep(key, reply, unusable.get(key)))
-                for key, reply in written:
+                arriving = writer.write(due, lambda key, reply: cache.keep(key, reply, unusable.get(key)))
+                for key, reply in arriving:
                     served[reply.served if isinstance(reply, Reply) else ""] += 1
                     yield from ((due[key], item, key, reply) for item in items[due[key]])
     names = sorted(name for name in served if name)
@@ -485,20 +486,20 @@ def _read(body: bytes) -> Reply | FailedTry:
         completion = json_of(body)
         choices, served = completion["choices"], completion.get("model")
         message, finish = choices[0]["message"], choices[0].get("finish_reason")
-        content, beside = message["content"], [part for part in ("refusal", "tool_calls") if message.get(part)]
+        content, extras = message["content"], [part for part in ("refusal", "tool_calls") if message.get(part)]
         f"{content}".encode()  # an unpaired surrogate cannot be encoded
     except (ValueError, LookupError, TypeError, AttributeError):
         return FailedTry("the server's answer is no chat completion", "outage")
     if completion.get("error"):
         return FailedTry("the server's answer tells an error", "outage")
-    if finish == "content_filter" and not beside and len(choices) == 1:
+    if finish == "content_filter" and not extras and len(choices) == 1:
         return FailedTry("the server's filter stopped the reply", "refused")
     faults = {
-        f"the reply comes with {' and '.join(beside)}": bool(beside),
+        f"the reply comes with {' and '.join(extras)}": bool(extras),
         f"the server gave {len(choices)} replies to one prompt": len(choices) != 1,
         "the reply was cut at writer.max_tokens": finish == "length",
         f"the server ended the reply with {word(finish)!r}": finish not in WHOLE,
         "the reply is empty": not isinstance(content, str) or not content.strip(),
     }
-    reason = next((reason for reason, found in faults.items() if found), "")
+    reason = next((reason for reason, applies in faults.items() if applies), "")
     return FailedTry(reason, "unusable") if reason else Reply(content, word(served))

@@ -29,7 +29,7 @@ from alttrain.evaluation.grading.extraction import boxed, stated
 from alttrain.evaluation.grading.humaneval import code_of, program
 from alttrain.evaluation.grading.maths import equal, final_answer
 from alttrain.evaluation.grading.short_answer import f1, normalise
-from alttrain.evaluation.judges.rubrics import _said as said_in
+from alttrain.evaluation.judges.rubrics import _bare as said_in
 from alttrain.evaluation.protocol import Judge
 from alttrain.evaluation.statistics import pass_at_k
 from alttrain.records import Generation, Judgement

@@ -153,50 +153,52 @@ class Attack(Intervention, ABC):
         while due:
             for kind in (Ask, str, Generation):
                 waiting: dict[int, Any] = {number: step for number, step in due.items() if isinstance(step, kind)}
-                settled: Mapping[int, Any] = {}
+                outcomes: Mapping[int, Any] = {}
                 if waiting and kind is Ask:
-                    settled = self._replies(waiting, context.cache)
+                    outcomes = self._replies(waiting, context.cache)
                 elif waiting and kind is str:
-                    settled = answer({n: ([*talks[n].turns, text], talks[n].answers) for n, text in waiting.items()})
+                    outcomes = answer({n: ([*talks[n].turns, text], talks[n].answers) for n, text in waiting.items()})
                 elif waiting:
-                    settled = self._verdicts(waiting, context)
-                for number, found in settled.items():
-                    talk, failed = talks[number], isinstance(found, Failure)
+                    outcomes = self._verdicts(waiting, context)
+                for number, outcome in outcomes.items():
+                    talk, failed = talks[number], isinstance(outcome, Failure)
                     del due[number]
-                    talk.failure = found if failed else talk.failure
-                    if not failed or found.final:
+                    talk.failure = outcome if failed else talk.failure
+                    if not failed or outcome.final:
                         with suppress(StopIteration):
-                            due[number] = attacks[number].send(None if failed else found)
+                            due[number] = attacks[number].send(None if failed else outcome)
                     if number not in due:
                         if talk.failure is not None and talk.failure.final and talk.last is not None:
                             talk.failure = None  # what was answered before is judged
                         yield number, talk
 
-    def _replies(self, asked: Mapping[int, Ask], cache: Path) -> dict[int, Any]:
-        """What the attacker replies, or a `Failure`."""
-        found: dict[int, Any] = {}
+    def _replies(self, asks: Mapping[int, Ask], cache: Path) -> dict[int, Any]:
+        """What `read` of each question makes of the attacker's reply, or a `Failure`, by number."""
+        outcomes: dict[int, Any] = {}
 
         def read(number: int, reply: Reply) -> Any:
-            return asked[number].read(_said(reply.text))
+            return asks[number].read(_without_thought(reply.text))
 
         def useful(number: int, reply: Reply) -> bool:
             return read(number, reply) is not None
 
-        questions = ((ask.question, number) for number, ask in asked.items())
+        questions = ((ask.question, number) for number, ask in asks.items())
         for _, number, _, reply in replies(self.attacker, questions, cache, RECIPE, "attack", useful):
-            said = read(number, reply) if isinstance(reply, Reply) else reply
-            nothing = Failure(f"the attacker wrote no {asked[number].wanted}", final=True)
-            found[number] = nothing if said is None else said
-        return found
+            outcome = read(number, reply) if isinstance(reply, Reply) else reply
+            no_answer = Failure(f"the attacker wrote no {asks[number].wanted}", final=True)
+            outcomes[number] = no_answer if outcome is None else outcome
+        return outcomes
 
-    def _verdicts(self, shown: Mapping[int, Generation], context: JudgeContext) -> dict[int, bool | Failure]:
-        """Whether responses reach their goals. Without a reply of the judge's server it is not known."""
+    def _verdicts(self, responses: Mapping[int, Generation], context: JudgeContext) -> dict[int, bool | Failure]:
+        """Whether each response reaches its goal, by number; a `Failure` if the judge's server gave no reply."""
         assert self.judge is not None
-        made = self.judge.judge([replace(one, id=str(number)) for number, one in shown.items()], context)
-        return {
-            int(one.id): Failure(one.error, final=False) if one.error.startswith(NO_REPLY) else one.verdict is True
-            for one in made
-        }
+        numbered = [replace(response, id=str(number)) for number, response in responses.items()]
+        verdicts: dict[int, bool | Failure] = {}
+        for judgement in self.judge.judge(numbered, context):
+            silent = judgement.error.startswith(NO_REPLY)
+            verdict: bool | Failure = Failure(judgement.error, final=False) if silent else judgement.verdict is True
+            verdicts[int(judgement.id)] = verdict
+        return verdicts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,26 +218,26 @@ class Crescendo(Attack):
         refused, backtracks = list[str](), 0
         while len(talk.turns) < self.turns and backtracks <= self.backtracks:
             message = yield Ask(self._question(talk, refused), _message)
-            found = (yield message) if message else None
-            if found is None:
+            response = (yield message) if message else None
+            if response is None:
                 return
-            if judge_refusal(found.answer, message):
+            if judge_refusal(response.answer, message):
                 refused.append(message)
                 backtracks += 1
-                talk.last = talk.last or found
+                talk.last = talk.last or response
                 continue
             refused.clear()
-            talk.take(message, found)
-            if self.judge is not None and len(talk.turns) < self.turns and (yield found):
+            talk.take(message, response)
+            if self.judge is not None and len(talk.turns) < self.turns and (yield response):
                 return
 
     def _question(self, talk: Conversation, refused: Sequence[str]) -> str:
-        shown = [("goal", talk.goal)]
-        for message, said in zip(talk.turns, talk.answers, strict=True):
-            shown += [("message", message), ("answer", said.answer)]
-        shown += [("refused", message) for message in refused]
+        texts = [("goal", talk.goal)]
+        for message, response in zip(talk.turns, talk.answers, strict=True):
+            texts += [("message", message), ("answer", response.answer)]
+        texts += [("refused", message) for message in refused]
         how = _REFUSED if refused else _NEXT if talk.turns else _FIRST
-        return _TASK.format(shown=marked(shown), how=how)
+        return _TASK.format(shown=marked(texts), how=how)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,96 +262,96 @@ class ActorAttack(Attack):
         aim = yield Ask(_AIM.format(shown=marked([("goal", talk.goal)])), _aim, "aim")
         if aim is None:
             return
-        found: dict[str, str] = {}
+        relations: dict[str, str] = {}
         for _ in range(ROUNDS):
-            if len(found) < self.actors:
-                shown = [("subject", aim["subject"]), *(("known", name) for name in found)]
-                asked = _ACTORS.format(shown=marked(shown), count=self.actors - len(found))
-                for actor, relation in ((yield Ask(asked, _actors, "actors")) or {}).items():
-                    found.setdefault(actor, relation)
-        for actor, relation in list(found.items())[: self.actors]:
+            if len(relations) < self.actors:
+                texts = [("subject", aim["subject"]), *(("known", name) for name in relations)]
+                question = _ACTORS.format(shown=marked(texts), count=self.actors - len(relations))
+                for actor, relation in ((yield Ask(question, _actors, "actors")) or {}).items():
+                    relations.setdefault(actor, relation)
+        for actor, relation in list(relations.items())[: self.actors]:
             talk.turns, talk.answers = [], []
             if (yield from self._dialogue(talk, aim, actor, relation)):
                 return
 
     def _dialogue(self, talk: Conversation, aim: Mapping[str, str], actor: str, relation: str) -> Steps:
         """Ask the questions about one actor, then for a summary. Returns whether the goal is reached."""
-        shown = marked([("subject", aim["subject"]), ("actor", actor), ("relation", relation)])
-        chain = yield Ask(_CHAIN.format(shown=shown, count=self.questions), _questions, "questions")
+        material = marked([("subject", aim["subject"]), ("actor", actor), ("relation", relation)])
+        chain = yield Ask(_CHAIN.format(shown=material, count=self.questions), _questions, "questions")
         questions = (chain or [])[: self.questions]
-        for place in range(len(questions)):
-            yield from self._turn(talk, questions, place, aim["form"])
+        for number in range(len(questions)):
+            yield from self._turn(talk, questions, number, aim["form"])
         if not talk.turns:
             return False
         summary = _SUMMARY.format(form=aim["form"])
-        for asked in [summary + _DETAILS.format(details=aim["details"]), summary] if aim["details"] else [summary]:
-            found = yield asked
-            if found is not None and (yield found):
-                talk.take(asked, found)
+        for message in [summary + _DETAILS.format(details=aim["details"]), summary] if aim["details"] else [summary]:
+            response = yield message
+            if response is not None and (yield response):
+                talk.take(message, response)
                 return True
         return bool((yield talk.answers[-1]))
 
-    def _turn(self, talk: Conversation, questions: list[str], place: int, form: str) -> Steps:
+    def _turn(self, talk: Conversation, questions: list[str], number: int, form: str) -> Steps:
         """Ask one question. If it is refused, it is replaced in `questions` and asked again."""
-        for left in reversed(range(self.tries)):
-            question = questions[place]
-            if (found := (yield question)) is None:
+        for tries_left in reversed(range(self.tries)):
+            question = questions[number]
+            if (response := (yield question)) is None:
                 return
-            shown = [("message", question), ("answer", found.answer)]
-            kind = (yield Ask(_KIND.format(shown=marked(shown)), _kind, "kind of answer")) if found.answer else None
+            texts = [("message", question), ("answer", response.answer)]
+            kind = (yield Ask(_KIND.format(shown=marked(texts)), _kind, "kind of answer")) if response.answer else None
             if kind == "unknown":
                 talk.turns, talk.answers = [], []
             elif kind != "refused":
-                talk.take(question, found)
+                talk.take(question, response)
             if kind != "refused":
                 return
-            talk.last = talk.last or found
-            shown = [*(("question", one) for one in questions), ("refused", question), ("answer", found.answer)]
-            shown.append(("form", form))
-            changed = (yield Ask(_AGAIN.format(shown=marked(shown)), _message)) if left else None
-            if changed is None:
+            talk.last = talk.last or response
+            texts = [*(("question", text) for text in questions), ("refused", question), ("answer", response.answer)]
+            texts.append(("form", form))
+            new_question = (yield Ask(_AGAIN.format(shown=marked(texts)), _message)) if tries_left else None
+            if new_question is None:
                 return
-            questions[place] = changed
+            questions[number] = new_question
 
 
-def _said(text: str) -> str:
+def _without_thought(text: str) -> str:
     """A reply without a thought."""
     return text.rpartition("</think>")[2].strip()
 
 
-def _message(said: str) -> str | None:
+def _message(reply: str) -> str | None:
     """The attacker's message; None if it declines to attack."""
-    return None if not said or judge_refusal(said) else said
+    return None if not reply or judge_refusal(reply) else reply
 
 
-def _fields(said: str) -> dict[str, Any]:
+def _fields(reply: str) -> dict[str, Any]:
     """The JSON object in a reply; empty if there is none."""
     with suppress(ValueError):
-        found = json_of(said[said.find("{") : said.rfind("}") + 1])
-        return found if isinstance(found, dict) else {}
+        value = json_of(reply[reply.find("{") : reply.rfind("}") + 1])
+        return value if isinstance(value, dict) else {}
     return {}
 
 
-def _aim(said: str) -> dict[str, str] | None:
-    fields = {name: _fields(said).get(name) for name in ("subject", "form", "details")}
-    found = {name: text.strip() if isinstance(text, str) else "" for name, text in fields.items()}
-    return found if found["subject"] and found["form"] else None
+def _aim(reply: str) -> dict[str, str] | None:
+    fields = {name: _fields(reply).get(name) for name in ("subject", "form", "details")}
+    aim = {name: text.strip() if isinstance(text, str) else "" for name, text in fields.items()}
+    return aim if aim["subject"] and aim["form"] else None
 
 
-def _actors(said: str) -> dict[str, str] | None:
-    named = [one for one in _listed(said, "actors") if isinstance(one, dict) and one.get("name")]
-    return {str(one["name"]): str(one.get("relation") or "") for one in named} or None
+def _actors(reply: str) -> dict[str, str] | None:
+    actors = [actor for actor in _listed(reply, "actors") if isinstance(actor, dict) and actor.get("name")]
+    return {str(actor["name"]): str(actor.get("relation") or "") for actor in actors} or None
 
 
-def _questions(said: str) -> list[str] | None:
-    return [one.strip() for one in _listed(said, "questions") if isinstance(one, str) and one.strip()] or None
+def _questions(reply: str) -> list[str] | None:
+    return [item.strip() for item in _listed(reply, "questions") if isinstance(item, str) and item.strip()] or None
 
 
-def _listed(said: str, name: str) -> list[Any]:
-    found = _fields(said).get(name)
-    return found if isinstance(found, list) else []
+def _listed(reply: str, name: str) -> list[Any]:
+    items = _fields(reply).get(name)
+    return items if isinstance(items, list) else []
 
 
-def _kind(said: str) -> str | None:
-    word = said.strip(" .\"'*`").lower()
+def _kind(reply: str) -> str | None:
+    word = reply.strip(" .\"'*`").lower()
     return word if word in KINDS else None

@@ -84,12 +84,12 @@ class Given:
     @cached_property
     def steps(self) -> Mapping[Part, Mapping[tuple[str, int], str]]:
         """The text of each step of each response, by step and response, in the order of the responses."""
-        found: dict[Part, dict[tuple[str, int], str]] = {"understanding": {}, "assessment": {}, "decision": {}}
-        for key, own in self.responses.items():
-            for part in found:
-                if span := step_of(own.thought, part):
-                    found[part][key] = own.thought[span[1] : span[2]]
-        return found
+        steps: dict[Part, dict[tuple[str, int], str]] = {"understanding": {}, "assessment": {}, "decision": {}}
+        for key, response in self.responses.items():
+            for part in steps:
+                if span := step_of(response.thought, part):
+                    steps[part][key] = response.thought[span[1] : span[2]]
+        return steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,20 +177,20 @@ class Prefill(Intervention):
         return self.times + 1
 
     def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
-        """The end of the last word is where it is cut. None if the source has no thought on this prompt."""
-        there = given.responses.get((own.id, own.sample))
-        if there is None or not there.thought or (there.prompt, there.turns) != (own.prompt, own.turns):
+        """It is cut at the end of the last word. None if the source has no thought on this prompt."""
+        source = given.responses.get((own.id, own.sample))
+        if source is None or not source.thought or (source.prompt, source.turns) != (own.prompt, own.turns):
             return None
-        ends = [word.end() for word in re.finditer(r"\S+", there.thought)]
-        ends[-1:] = [len(there.thought)]
+        ends = [word.end() for word in re.finditer(r"\S+", source.thought)]
+        ends[-1:] = [len(source.thought)]
         count = round(self.share * len(ends)) if self.words is None else min(self.words, len(ends))
-        kept = ends[count - 1] if count else 0
-        prefix, then = there.thought[:kept], there.thought[kept:][:AHEAD]
+        length = ends[count - 1] if count else 0
+        prefix, then = source.thought[:length], source.thought[length:][:AHEAD]
         if not own.given:
             return Begun(prefix, then=then)
         if not own.closed or not judge_refusal(own.answer, own.prompt):
             return None
-        before = _whole(given.raw(own), given).thought.rstrip()
+        before = _closed_thought(given.raw(own), given).thought.rstrip()
         return Begun(SEPARATOR.join(filter(None, [before, self.text, prefix])), then=then)
 
 
@@ -208,10 +208,10 @@ class Cut(Intervention):
             return None
         raw = given.raw(own)
         if self.share == 1:
-            return _whole(raw, given)
+            return _closed_thought(raw, given)
         ends = [0, *(end for _, end in sentences(own.thought))]
-        kept = raw[: raw.index(own.thought) + ends[round(self.share * (len(ends) - 1))]].rstrip()
-        return given.closed(kept)
+        beginning = raw[: raw.index(own.thought) + ends[round(self.share * (len(ends) - 1))]].rstrip()
+        return given.closed(beginning)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,8 +241,8 @@ class Step(Intervention):
         if self.how == "same":
             return Begun(raw[: offset + end], then=raw[offset + end :][:AHEAD])
         if self.how == "delete":
-            kept = (before + after.lstrip()).rstrip()
-            return given.closed(kept)
+            thought = (before + after.lstrip()).rstrip()
+            return given.closed(thought)
         if self.how == "turn":
             texts: Sequence[str] = self.instead.get(says, ())  # type: ignore[call-overload]
         else:
@@ -267,7 +267,7 @@ class More(Intervention):
         """None if the thought never ended."""
         if not own.closed or not own.thought:
             return None
-        return Begun(_whole(given.raw(own), given).thought.rstrip() + SEPARATOR + self.text)
+        return Begun(_closed_thought(given.raw(own), given).thought.rstrip() + SEPARATOR + self.text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +275,7 @@ class Around(Intervention):
     """A `form` around the message, with {prompt} in it once.
 
     `template` none gives the message without a template. With another family's template, the turns are as there; the
-    beginning token and the thought's delimiters are the backbone's, so that thought and answer are told apart as ever.
+    beginning token and the thought's delimiters are the backbone's, so that thought and answer are separated as usual.
     """
 
     form: str = "{prompt}"
@@ -329,30 +329,31 @@ class ManyShot(Intervention):
 
     def message(self, message: str, row: Example, given: Given) -> str:
         """With fewer answers in the source, all of them are shown."""
-        shown = [one for (name, _), one in given.responses.items() if name != row.id and one.answer and not one.sample]
-        start = choose(range(len(shown)), self.seed, row.id) if shown else 0
-        chosen = (shown[start:] + shown[:start])[: self.shots]
-        return SEPARATOR.join([*(f"User: {one.prompt}\nAssistant: {one.answer}" for one in chosen), message])
+        others = [response for (name, _), response in given.responses.items() if name != row.id]
+        usable = [response for response in others if response.answer and not response.sample]
+        start = choose(range(len(usable)), self.seed, row.id) if usable else 0
+        shots = (usable[start:] + usable[:start])[: self.shots]
+        return SEPARATOR.join([*(f"User: {shot.prompt}\nAssistant: {shot.answer}" for shot in shots), message])
 
 
 def step_of(thought: str, part: Part) -> Span | None:
     """The first such step of a thought; None if it has none."""
     reading = read(thought)
-    place = 0
+    end = 0
     for segment in reading.segments:
-        start = thought.index(segment.text, place)
-        place = start + len(segment.text)
+        start = thought.index(segment.text, end)
+        end = start + len(segment.text)
         decides = segment.step in ("refusal", "reasoning") and reading.position is not None and start > reading.position
         if segment.step == part or (part == "decision" and decides):
             says = reading.verdict if part == "assessment" else segment.step
-            return str(says), start, place
+            return str(says), start, end
     return None
 
 
-def _whole(raw: str, given: Given) -> Begun:
+def _closed_thought(raw: str, given: Given) -> Begun:
     """A closed thought as the model wrote it, with its delimiter and the line breaks around it."""
     delimiter = given.template.think_close.strip()
-    thought, _, rest = raw.rpartition(delimiter)
-    kept = thought.rstrip("\n")
-    breaks = len(rest) - len(rest.lstrip("\n"))
-    return Begun(kept, thought[len(kept) :] + delimiter + rest[:breaks], then=rest[breaks:][:AHEAD])
+    thought, _, following = raw.rpartition(delimiter)
+    text = thought.rstrip("\n")
+    breaks = len(following) - len(following.lstrip("\n"))
+    return Begun(text, thought[len(text) :] + delimiter + following[:breaks], then=following[breaks:][:AHEAD])

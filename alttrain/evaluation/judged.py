@@ -61,14 +61,14 @@ class Judgements:
         self.folder, self.path = folder, folder / JUDGING / "judgements.jsonl"
         self.judges, self.entries = judges, entries
         self.asked: list[tuple[str, Part]] = list(product(judges, parts))
-        self.generations, self._before, self._names = folder / "generations.jsonl", folder / "judgements.jsonl", names
-        self._places: dict[tuple[str, int], int] = {}
+        self.generations, self._old_path, self._names = folder / "generations.jsonl", folder / "judgements.jsonl", names
+        self._row_numbers: dict[tuple[str, int], int] = {}
         self._hashes: list[str] = []
         changed = []
         for name, line in records.named_lines(self.generations):
             if not records.unchanged(line, by):
                 changed.append(name[0])
-            self._places[name] = len(self._hashes)
+            self._row_numbers[name] = len(self._hashes)
             self._hashes.append(hashlib.sha256(line).hexdigest()[:16])
         if changed:
             first, count = changed[0], len(changed)
@@ -76,7 +76,7 @@ class Judgements:
             log.warning("%s: %s; delete their lines to have them generated again", self.generations, warning)
         self.rows = len(self._hashes)
         self.blocks: list[tuple[str, str]] = list(self.asked)
-        self._there = {block: bytearray(self.rows) for block in self.blocks}
+        self._judged = {block: bytearray(self.rows) for block in self.blocks}  # 1 for each generation that is judged
         self._undecided: dict[tuple[str, str, int], Judgement] = {}
 
     def find(self) -> None:
@@ -85,35 +85,35 @@ class Judgements:
         Unsettled ones are made again. If the server does not reply this time either, the old row is restored.
         """
         self.path.parent.mkdir(exist_ok=True)
-        records.repair_rows(self._before)
-        self._taken = bytearray(self._takes(row) for row in self._judged_before())
+        records.repair_rows(self._old_path)
+        self._taken = bytearray(self._takes(row) for row in self._old_rows())
         for judge, part in self.asked:
-            path = self._own(judge, part)
+            path = self._working_path(judge, part)
             records.repair_rows(path)
             if path.exists():  # under the name that the judge has now
                 rows = (replace(row, judge=judge) for row in records.iterate_rows(path, Judgement))
                 records.write_rows(path, (row for row in rows if self._takes(row)))
-        self.blocks += (block for block, there in self._there.items() if block not in self.blocks and all(there))
+        self.blocks += (block for block, flags in self._judged.items() if block not in self.blocks and all(flags))
         self._starts = {block: n * self.rows for n, block in enumerate(self.blocks)}
 
-    def _judged_before(self) -> Iterator[Judgement]:
+    def _old_rows(self) -> Iterator[Judgement]:
         """The rows of the present judgements.jsonl that are taken over, with the new names of their judges."""
-        for row in records.iterate_rows(self._before, Judgement) if self._before.exists() else ():
+        for row in records.iterate_rows(self._old_path, Judgement) if self._old_path.exists() else ():
             if row.judge in self._names:
                 yield replace(row, judge=self._names[row.judge])
 
     def _takes(self, row: Judgement) -> bool:
-        """Whether a row is of a text that is still there, the first such row, and settled if its judge is asked."""
-        place, block = self._places.get((row.id, row.sample)), (row.judge, row.part)
-        if place is None or row.hash != self._hashes[place]:
+        """Whether a row is the first of a text that is unchanged, and settled if its judge is asked."""
+        number, block = self._row_numbers.get((row.id, row.sample)), (row.judge, row.part)
+        if number is None or row.hash != self._hashes[number]:
             return False
-        there = self._there.setdefault(block, bytearray(self.rows))
-        if there[place]:
+        flags = self._judged.setdefault(block, bytearray(self.rows))
+        if flags[number]:
             return False
         if block in self.asked and self.unsettled(row):
-            self._undecided[row.judge, row.part, place] = row
+            self._undecided[row.judge, row.part, number] = row
             return False
-        there[place] = 1
+        flags[number] = 1
         return True
 
     def unsettled(self, row: Judgement) -> bool:
@@ -123,38 +123,38 @@ class Judgements:
 
     def lacking(self, judge: str, part: Part) -> int:
         """The number of generations that this judge has not judged yet, for one part."""
-        return self.rows - sum(self._there[judge, part])
+        return self.rows - sum(self._judged[judge, part])
 
     def make(self, judge: str, part: Part, context: JudgeContext) -> None:
         """Judge the missing generations in batches. Once a judge gives up on its server, it is not called again."""
-        there, unjudged, given_up = self._there[judge, part], f"{NO_REPLY}{GIVEN_UP}", False
-        generations = enumerate(records.iterate_rows(self.generations, Generation))
-        for batch in _batched((row for number, row in generations if not there[number]), JUDGED):
-            shown: dict[str, Generation] = {}  # an id for each text
+        flags, unjudged, given_up = self._judged[judge, part], f"{NO_REPLY}{GIVEN_UP}", False
+        numbered = enumerate(records.iterate_rows(self.generations, Generation))
+        for batch in _batched((row for number, row in numbered if not flags[number]), JUDGED):
+            to_judge: dict[str, Generation] = {}  # by an id that differs for each sample
             failed = []
             for row in batch:
                 if row.finish == "error" or given_up:
                     error = f"{NOT_GENERATED}{row.error}" if row.finish == "error" else unjudged
                     failed.append(Judgement(row.id, judge, None, error=error, part=part, sample=row.sample))
                 else:
-                    shown[f"{row.id}#{row.sample}"] = row
+                    to_judge[f"{row.id}#{row.sample}"] = row
             self._append(failed)
-            asked = [replace(seen_by_judge(row, part), id=item) for item, row in shown.items()]
-            for made in _batched(self.judges[judge].judge(asked, context) if asked else iter(()), APPENDED):
-                given_up |= any(row.error == unjudged for row in made)
-                own = [(row, shown[row.id]) for row in made]
-                self._append([replace(row, id=text.id, sample=text.sample, part=part) for row, text in own])
+            queries = [replace(seen_by_judge(row, part), id=item) for item, row in to_judge.items()]
+            for judgements in _batched(self.judges[judge].judge(queries, context) if queries else iter(()), APPENDED):
+                given_up |= any(judgement.error == unjudged for judgement in judgements)
+                pairs = [(judgement, to_judge[judgement.id]) for judgement in judgements]
+                self._append([replace(row, id=text.id, sample=text.sample, part=part) for row, text in pairs])
 
     def _append(self, rows: Sequence[Judgement]) -> None:
-        made = []
+        judgements = []
         for row in rows:
-            place = self._places[row.id, row.sample]
-            self._there[row.judge, row.part][place] = 1
+            number = self._row_numbers[row.id, row.sample]
+            self._judged[row.judge, row.part][number] = 1
             if row.error.startswith(NO_REPLY):
-                row = self._undecided.get((row.judge, row.part, place), row)
-            made.append(replace(row, hash=self._hashes[place]))
-        if made:
-            records.append_rows(self._own(made[0].judge, made[0].part), made)
+                row = self._undecided.get((row.judge, row.part, number), row)
+            judgements.append(replace(row, hash=self._hashes[number]))
+        if judgements:
+            records.append_rows(self._working_path(judgements[0].judge, judgements[0].part), judgements)
 
     def write(self) -> None:
         """Write the new judgements.jsonl, sorted by judge, part and generation, and judges.json.
@@ -162,23 +162,24 @@ class Judgements:
         Call it when nothing is lacking. Verdicts of other judges that do not cover all generations, since texts
         changed, are put into their own files, until these judges are asked again.
         """
-        for block in [block for block, there in self._there.items() if block not in self._starts and any(there)]:
-            records.append_rows(self._own(*block), self._still_valid({block}))
-            log.warning("%s did not judge every text; its verdicts are kept in %s", block[0], self._own(*block))
-        own = (self._own(*block) for block in self.asked)
-        new = (records.iterate_rows(path, Judgement) for path in own if path.exists())
-        records.write_rows(self.path, chain(self._still_valid(self._starts), *new))
-        starts, places = self._starts, self._places
-        records.sort_rows(self.path, _Placed, lambda row: starts[row.judge, row.part] + places[row.id, row.sample])
+        for block in [block for block, flags in self._judged.items() if block not in self._starts and any(flags)]:
+            path = self._working_path(*block)
+            records.append_rows(path, self._still_valid({block}))
+            log.warning("%s did not judge every text; its verdicts are kept in %s", block[0], path)
+        paths = (self._working_path(*block) for block in self.asked)
+        new_rows = (records.iterate_rows(path, Judgement) for path in paths if path.exists())
+        records.write_rows(self.path, chain(self._still_valid(self._starts), *new_rows))
+        starts, numbers = self._starts, self._row_numbers
+        records.sort_rows(self.path, _Identity, lambda row: starts[row.judge, row.part] + numbers[row.id, row.sample])
         records.write_json(self.path.with_name("judges.json"), {name: self.entries[name] for name, _ in self.blocks})
 
-    def _own(self, judge: str, part: str) -> Path:
-        """The file to which a judge at work appends its verdicts on one part."""
+    def _working_path(self, judge: str, part: str) -> Path:
+        """The path of the file to which a judge at work appends its verdicts on one part."""
         return self.path.with_name(own_name(part, self.entries[judge]))
 
     def _still_valid(self, blocks: Collection[tuple[str, str]]) -> Iterator[Judgement]:
         """The rows of the present judgements.jsonl, of these blocks, that `find` took."""
-        for taken, row in zip(self._taken, self._judged_before(), strict=True):
+        for taken, row in zip(self._taken, self._old_rows(), strict=True):
             if taken and (row.judge, row.part) in blocks:
                 yield row
 
@@ -213,16 +214,16 @@ def renamed(
     entries, names = dict(configured), dict[str, str]()
     for name, entry in (records.kept_json(folder / "judges.json", dict[str, Entry]) or {}).items():
         shaping = shaping_verdicts(entry)
-        new = next((new for new, config in configured.items() if shaping_verdicts(config) == shaping), None)
-        if new is not None:
-            if entry.items() <= configured[new].items():
-                names[name] = new
+        new_name = next((key for key, config in configured.items() if shaping_verdicts(config) == shaping), None)
+        if new_name is not None:
+            if entry.items() <= configured[new_name].items():
+                names[name] = new_name
         elif fault := name_fault(name):
             log.warning("judge     left out the verdicts of %r: %s", name, fault)
         else:
             digest = protocol_hash(shaping)[:NAME_DIGITS]
-            own = name.removesuffix(f"-{digest}")
-            names[name] = f"{own}-{digest}" if own in entries else own
+            plain_name = name.removesuffix(f"-{digest}")
+            names[name] = f"{plain_name}-{digest}" if plain_name in entries else plain_name
             entries[names[name]] = entry
     return entries, names
 
@@ -232,21 +233,21 @@ def put_in_place(folder: Path) -> bool:
 
     Files that no longer apply are removed, and so are those of judges at work whose verdicts are thereby in place.
     """
-    made = folder / JUDGING
-    if not (made / "metrics.json").exists():
+    judging = folder / JUDGING
+    if not (judging / "metrics.json").exists():
         return False
-    judged = records.read_metrics(made / "metrics.json")
+    judged = records.read_metrics(judging / "metrics.json")
     for name in DOCUMENTS:
         if judged["made_from"][name] is None:
             (folder / name).unlink(missing_ok=True)
-        elif (made / name).exists():
-            (made / name).replace(folder / name)
+        elif (judging / name).exists():
+            (judging / name).replace(folder / name)
     entries = records.read_json(folder / "judges.json")
-    for one in (judged["analysis"]["decides"], *judged["analysis"]["others"]):
-        (made / own_name(one["part"], entries[one["judge"]])).unlink(missing_ok=True)
-    (made / "metrics.json").replace(folder / "metrics.json")
+    for judge in (judged["analysis"]["decides"], *judged["analysis"]["others"]):
+        (judging / own_name(judge["part"], entries[judge["judge"]])).unlink(missing_ok=True)
+    (judging / "metrics.json").replace(folder / "metrics.json")
     with suppress(OSError):  # not empty: verdicts that wait for their judge
-        made.rmdir()
+        judging.rmdir()
     return True
 
 
@@ -256,7 +257,7 @@ def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
         yield batch
 
 
-class _Placed(msgspec.Struct):  # the fields that identify a judgement
+class _Identity(msgspec.Struct):  # the fields that identify a judgement
     id: str
     judge: str
     part: str = "answer"

@@ -66,16 +66,16 @@ def probe(
     groups, truth = np.array([numbers[name] for name in prompts]), np.array(labels, dtype=bool)
     if min(len(set(groups[truth])), len(set(groups[~truth]))) < FEWEST:
         return Probed()
-    draw = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     with threadpool_limits(1):  # the matrices are small: threads only wait for each other
-        found = _auroc(states, truth, groups, seed)
-        drawn = [_auroc(states, _permuted(truth, groups, draw), groups, seed) for _ in range(permutations)]
+        auroc = _auroc(states, truth, groups, seed)
+        permuted = [_auroc(states, _permuted(truth, groups, generator), groups, seed) for _ in range(permutations)]
     weights = 1 / np.bincount(groups)[groups]  # each prompt counts once
-    estimate = interval(found, weights[truth].sum(), weights[~truth].sum())
-    if not drawn:
+    estimate = interval(auroc, weights[truth].sum(), weights[~truth].sum())
+    if not permuted:
         return Probed(estimate)
-    p = (1 + sum(one >= found for one in drawn)) / (1 + permutations)
-    return Probed(estimate, float(np.mean(drawn)), float(np.quantile(drawn, 0.95)), p)
+    p = (1 + sum(value >= auroc for value in permuted)) / (1 + permutations)
+    return Probed(estimate, float(np.mean(permuted)), float(np.quantile(permuted, 0.95)), p)
 
 
 def interval(auroc: float, positives: float, negatives: float) -> Estimate:
@@ -99,32 +99,32 @@ def _auroc(states: Any, labels: Any, groups: Any, seed: int) -> float:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    right = pairs = 0.0
+    ordered = pairs = 0.0
     for train, test in _folds(labels, groups, FOLDS, seed):
-        of_fold = int(labels[test].sum()) * int((~labels[test]).sum())
-        if of_fold:
+        fold_pairs = int(labels[test].sum()) * int((~labels[test]).sum())
+        if fold_pairs:
             reduce = make_pipeline(
                 StandardScaler(), PCA(min(COMPONENTS[-1], train.sum(), states.shape[1]), random_state=seed)
             )
             known, unknown = reduce.fit_transform(states[train]), reduce.transform(states[test])
             best = _choose(known, labels[train], groups[train], seed)
-            right += of_fold * auroc_of(_scores(known, labels[train], unknown, *best), labels[test])
-            pairs += of_fold
-    return right / pairs if pairs else math.nan
+            ordered += fold_pairs * auroc_of(_scores(known, labels[train], unknown, *best), labels[test])
+            pairs += fold_pairs
+    return ordered / pairs if pairs else math.nan
 
 
 def _choose(components: Any, labels: Any, groups: Any, seed: int) -> tuple[int, float]:
     """The number of components and C with the highest mean AUROC over the inner folds; the first of equals."""
     folds = [fold for fold in _folds(labels, groups, INNER, seed) if all(0 < labels[side].mean() < 1 for side in fold)]
 
-    def mean(best: tuple[int, float]) -> float:
+    def summed_auroc(choice: tuple[int, float]) -> float:
         return sum(
-            auroc_of(_scores(components[train], labels[train], components[test], *best), labels[test])
+            auroc_of(_scores(components[train], labels[train], components[test], *choice), labels[test])
             for train, test in folds
         )
 
     counts = sorted({min(count, components.shape[1]) for count in COMPONENTS})
-    return max(product(counts, PENALTIES), key=mean)
+    return max(product(counts, PENALTIES), key=summed_auroc)
 
 
 def _scores(known: Any, labels: Any, unknown: Any, count: int, penalty: float) -> Any:
@@ -156,15 +156,15 @@ def auroc_of(scores: Any, labels: Any) -> float:
     return float(above / (positives * (len(labels) - positives)))
 
 
-def _permuted(labels: Any, groups: Any, draw: Any) -> Any:
+def _permuted(labels: Any, groups: Any, generator: Any) -> Any:
     """The labels with those of each prompt given to another prompt with equally many texts."""
     import numpy as np
 
     texts = defaultdict[int, list[int]](list)
-    for place, group in enumerate(groups.tolist()):
-        texts[group].append(place)
-    made = labels.copy()
+    for number, group in enumerate(groups.tolist()):
+        texts[group].append(number)
+    permuted = labels.copy()
     for size in Counter(map(len, texts.values())):
-        alike = np.array([places for places in texts.values() if len(places) == size])
-        made[alike] = labels[draw.permutation(alike)]
-    return made
+        same_size = np.array([numbers for numbers in texts.values() if len(numbers) == size])
+        permuted[same_size] = labels[generator.permutation(same_size)]
+    return permuted

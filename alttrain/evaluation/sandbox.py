@@ -114,7 +114,7 @@ class Sandbox:
 
         It can import the installed `packages`, with their compiled parts. Those come without what they depend on.
         """
-        most = self.output_kib * 1024
+        limit = self.output_kib * 1024
         ended: Literal["exit", "timeout", "flood"] = "exit"
         with tempfile.TemporaryFile() as output:
             with self.started(source, arguments or {}, pass_fds, output, bare, packages) as process:
@@ -123,10 +123,10 @@ class Sandbox:
                 except subprocess.TimeoutExpired:
                     ended = "timeout"
             output.seek(0)
-            told = output.read(most + 1)
-        if len(told) > most:
+            written = output.read(limit + 1)
+        if len(written) > limit:
             ended = "flood"
-        return Execution(ended, process.returncode, told[:most].decode("utf-8", "replace"))
+        return Execution(ended, process.returncode, written[:limit].decode("utf-8", "replace"))
 
     @contextmanager
     def started(
@@ -147,22 +147,8 @@ class Sandbox:
             self.check()
             if bare := bool(bubblewrap_fault()):
                 _warn_bare()
-        # The kernel exempts root from the limit on processes, even in a user namespace: a random unprivileged id.
-        user = 0 if bare or os.geteuid() else 20_000 + secrets.randbelow(40_000)
-        limits = {
-            "RLIMIT_CPU": max(1, round(self.seconds)),
-            "RLIMIT_AS": self.memory_mib * MEBIBYTE,
-            "RLIMIT_FSIZE": self.disk_mib * MEBIBYTE,
-            "RLIMIT_NPROC": self.processes,
-            "RLIMIT_NOFILE": 64,
-            "RLIMIT_SIGPENDING": 64,  # timers count as pending signals
-            "RLIMIT_CORE": 0,
-        }
-        order = {"limits": limits, "user": user, "source": source, "arguments": arguments}
         folders = [folder for name in packages for folder in _package(name)]
-        order["path"] = [*dict.fromkeys(str(folder.parent) if bare else _PACKAGES for folder in folders)]
-        order["filter"] = "" if bare else (seccomp_filter(platform.machine()) or b"").hex()
-        order["tmp"] = f"size={self.disk_mib * MEBIBYTE},nr_inodes={INODES},mode=1777"
+        order = self._order(bool(bare), folders) | {"source": source, "arguments": arguments}
         with tempfile.TemporaryDirectory() as folder:
             process = subprocess.Popen(
                 [*([] if bare else _wrapped(folders)), str(_interpreter()), *("-I", "-S", "-B"), "-c", _BOOT],
@@ -184,6 +170,27 @@ class Sandbox:
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
+    def _order(self, bare: bool, packages: Sequence[Path]) -> dict[str, Any]:
+        """What `_BOOT` is told: limits, rights and the path of the packages, given their folders."""
+        # The kernel exempts root from the limit on processes, even in a user namespace: a random unprivileged id.
+        user = 0 if bare or os.geteuid() else 20_000 + secrets.randbelow(40_000)
+        limits = {
+            "RLIMIT_CPU": max(1, round(self.seconds)),
+            "RLIMIT_AS": self.memory_mib * MEBIBYTE,
+            "RLIMIT_FSIZE": self.disk_mib * MEBIBYTE,
+            "RLIMIT_NPROC": self.processes,
+            "RLIMIT_NOFILE": 64,
+            "RLIMIT_SIGPENDING": 64,  # timers count as pending signals
+            "RLIMIT_CORE": 0,
+        }
+        return {
+            "limits": limits,
+            "user": user,
+            "path": [*dict.fromkeys(str(folder.parent) if bare else _PACKAGES for folder in packages)],
+            "filter": "" if bare else (seccomp_filter(platform.machine()) or b"").hex(),
+            "tmp": f"size={self.disk_mib * MEBIBYTE},nr_inodes={INODES},mode=1777",
+        }
+
 
 def _wrapped(packages: Sequence[Path] = ()) -> list[str]:
     """The bubblewrap command up to the interpreter. /inner becomes the program's root folder."""
@@ -198,17 +205,17 @@ def _wrapped(packages: Sequence[Path] = ()) -> list[str]:
         *("--perms", "1777", "--tmpfs", "/inner/tmp"),  # before the libraries: the interpreter may be below /tmp
         *(*_libraries(""), *_libraries("/inner")),
         *("--perms", "0755", "--dir", f"/inner{_PACKAGES}"),
-        *(word for one in packages for word in ("--ro-bind", str(one), f"/inner{_PACKAGES}/{one.name}")),
+        *(word for path in packages for word in ("--ro-bind", str(path), f"/inner{_PACKAGES}/{path.name}")),
         *("--remount-ro", "/", "--chdir", "/inner/tmp", "--"),
     ]
 
 
 def _package(name: str) -> list[Path]:
     """The folder of an installed package, and the folder of the libraries that its wheel brings, if any."""
-    found = importlib.util.find_spec(name)
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
         raise OSError(f"{name} is not installed; the tests of this benchmark import it")
-    folder = Path(found.origin).resolve().parent
+    folder = Path(spec.origin).resolve().parent
     libraries = folder.with_name(f"{folder.name}.libs")
     return [folder, *([libraries] if libraries.is_dir() else [])]
 

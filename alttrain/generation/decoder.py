@@ -79,11 +79,12 @@ class Decoder:
         What gives the same text by this is decoded once. `advance` is called with the number of sequences that just
         ended.
         """
-        keys = [(one.name if decoding.temperature else "", one.most(decoding), tuple(one.ids)) for one in prompts]
-        sequences = dict[tuple[str, int, tuple[int, ...]], _Sequence]()
-        for key, one in zip(keys, prompts, strict=True):
-            draws = random.Random(f"{decoding.seed}\x1f{one.name}")
-            sequences.setdefault(key, _Sequence(len(sequences), one.ids, draws, one.most(decoding)))
+        keys, sequences = [], dict[tuple[str, int, tuple[int, ...]], _Sequence]()
+        for prompt in prompts:
+            key = prompt.name if decoding.temperature else "", prompt.most(decoding), tuple(prompt.ids)
+            draws = random.Random(f"{decoding.seed}\x1f{prompt.name}")
+            sequences.setdefault(key, _Sequence(len(sequences), prompt.ids, draws, prompt.most(decoding)))
+            keys.append(key)
         advance(len(prompts) - len(sequences))
         written = _Batch(self, list(sequences.values()), decoding).finish(advance) if sequences else []
         give_back_freed_memory()
@@ -93,13 +94,13 @@ class Decoder:
         self, ids: list[int], positions: list[int], packed: PackedSequences, keep: Sequence[int] | None = None
     ) -> Tensor:
         """Return logits (kept positions, vocabulary) for one packed row. `keep` lists the positions; None keeps all."""
-        kept = {} if keep is None else {"logits_to_keep": torch.tensor(keep, device=self.device)}
+        options = {} if keep is None else {"logits_to_keep": torch.tensor(keep, device=self.device)}
         logits: Tensor = self.model(
             input_ids=torch.tensor([ids], device=self.device),
             position_ids=torch.tensor([positions], device=self.device),
             packed=packed,
             use_cache=False,
-            **kept,
+            **options,
         ).logits
         return logits[0]
 
@@ -116,7 +117,7 @@ class Decoder:
         """
         packed = PackedSequences([len(row) for row in rows], cache, first_slot, begun)
         ids = [token for row in rows for token in row]
-        positions = [start + place for start, length in packed.spans for place in range(length)]
+        positions = [start + offset for start, length in packed.spans for offset in range(length)]
         ends = (torch.tensor(packed.lengths).cumsum(0) - 1).tolist()
         return self.forward(ids, positions, packed, ends)
 
@@ -138,7 +139,7 @@ class _Batch:
 
     def _allocate(self, slots: int) -> None:
         self.cache = SlotCache(slots, self.longest)
-        self.held: list[list[int]] = [[] for _ in range(slots)]  # ids whose keys and values are in each slot
+        self.slot_ids: list[list[int]] = [[] for _ in range(slots)]  # ids whose keys and values are in each slot
         self.sampler = Sampler(self.decoding, slots, self.decoder.device)
 
     def finish(self, advance: Callable[[int], None]) -> list[list[int]]:
@@ -170,25 +171,25 @@ class _Batch:
         """
         first, tokens, chosen = len(self.active), 0, list[tuple[_Sequence, int, int]]()
         for row in self.waiting[: first - self.cache.slots - 1 : -1]:
-            there, source = max((_shared(row.ids, ids), slot) for slot, ids in enumerate(self.held))
-            if any(_shared(row.ids, other.ids) >= there + SHARED_TOKENS for other, _, _ in chosen):
+            copied, source = max((_shared(row.ids, ids), slot) for slot, ids in enumerate(self.slot_ids))
+            if any(_shared(row.ids, other.ids) >= copied + SHARED_TOKENS for other, _, _ in chosen):
                 continue
-            tokens += len(row.ids) - there
+            tokens += len(row.ids) - copied
             if chosen and tokens > PREFILL_TOKENS:
                 break
-            chosen.append((row, there, source))
-        chosen.sort(key=lambda one: one[1] - len(one[0].ids))  # similar lengths are attended to together
-        group, begun, sources = map(list, zip(*chosen, strict=True))
+            chosen.append((row, copied, source))
+        chosen.sort(key=lambda choice: choice[1] - len(choice[0].ids))  # similar lengths are attended to together
+        started, begun, sources = map(list, zip(*chosen, strict=True))
         self.cache.copy(sources, first, max(begun))
-        own = [row.ids[there:] for row, there, _ in chosen]
-        logits = self.decoder.prefill(own, self.cache, first, begun)
-        taken = {row.number for row in group}
-        self.waiting = [row for row in self.waiting if row.number not in taken]
-        self.active += group
-        for slot, row in enumerate(group, first):
-            self.held[slot] = row.ids
+        computed = [row.ids[copied:] for row, copied, _ in chosen]
+        logits = self.decoder.prefill(computed, self.cache, first, begun)
+        numbers = {row.number for row in started}
+        self.waiting = [row for row in self.waiting if row.number not in numbers]
+        self.active += started
+        for slot, row in enumerate(started, first):
+            self.slot_ids[slot] = row.ids
             self.sampler.see(slot, row.ids, logits.shape[-1])
-        self._write(group, logits, first)
+        self._write(started, logits, first)
 
     def _step(self) -> None:
         """Decode one token for every active sequence."""
@@ -212,22 +213,22 @@ class _Batch:
             last = self.active.pop()
             if last is not row:  # the last active sequence fills the gap
                 self.cache.copy([len(self.active)], slot, last.position)
-                self.held[slot] = self.held[len(self.active)]
+                self.slot_ids[slot] = self.slot_ids[len(self.active)]
                 self.sampler.move(len(self.active), slot)
                 self.active[slot] = last
             ended += 1
         return ended
 
 
-def _shared(one: list[int], other: list[int]) -> int:
-    """Return how many tokens of `one` can be copied from `other`; 0 if fewer than SHARED_TOKENS are the same."""
-    low, high = 0, min(len(one), len(other))
-    if high < SHARED_TOKENS or one[:SHARED_TOKENS] != other[:SHARED_TOKENS]:
+def _shared(ids: list[int], other_ids: list[int]) -> int:
+    """Return how many of `ids` can be copied from `other_ids`; 0 if fewer than SHARED_TOKENS are the same."""
+    low, high = 0, min(len(ids), len(other_ids))
+    if high < SHARED_TOKENS or ids[:SHARED_TOKENS] != other_ids[:SHARED_TOKENS]:
         return 0
     while low < high:  # comparing slices is much faster than comparing tokens one by one
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
-    return max(0, min(low, len(one) - OWN_TOKENS))
+        low, high = (middle, high) if ids[low:middle] == other_ids[low:middle] else (low, middle - 1)
+    return max(0, min(low, len(ids) - OWN_TOKENS))
 
 
 def _ordered(sequences: list[_Sequence]) -> list[_Sequence]:
@@ -311,11 +312,11 @@ def draw(logits: Tensor, top_p: float, draws: Tensor, top_k: int | None = None) 
     if top_p == 1.0 and top_k is None:  # all tokens, in the vocabulary's order
         tokens = torch.arange(logits.shape[-1], device=logits.device).expand_as(logits)
         return _pick(probabilities, tokens, torch.full_like(draws, logits.shape[-1], dtype=torch.long), draws)
-    found, tokens = probabilities.topk(min(max(LIKELIEST, (top_k or 0) + 1), logits.shape[-1]), sorted=False)
+    likely, tokens = probabilities.topk(min(max(LIKELIEST, (top_k or 0) + 1), logits.shape[-1]), sorted=False)
     tokens, order = tokens.sort(-1)  # a stable sort then keeps ties in the order of token ids
-    ordered, again = found.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+    ordered, by_probability = likely.gather(-1, order).sort(dim=-1, descending=True, stable=True)
     sizes = _nucleus_sizes(ordered, top_p, top_k)
-    picked = _pick(ordered, tokens.gather(-1, again), sizes, draws)
+    picked = _pick(ordered, tokens.gather(-1, by_probability), sizes, draws)
     # a nucleus that reaches the last probability found may be incomplete: other tokens may have the same one
     beyond = ordered.gather(-1, sizes[:, None] - 1) == ordered[:, -1:]
     if ordered.shape[-1] < logits.shape[-1] and beyond.any():
@@ -335,5 +336,5 @@ def _nucleus_sizes(ordered: Tensor, top_p: float, top_k: int | None) -> Tensor:
 
 def _pick(ordered: Tensor, tokens: Tensor, sizes: Tensor, draws: Tensor) -> Tensor:
     reached, last = ordered.cumsum(-1), sizes[:, None] - 1
-    place = torch.searchsorted(reached, draws[:, None] * reached.gather(-1, last), right=True).minimum(last)
-    return tokens.gather(-1, place)[:, 0]
+    picked = torch.searchsorted(reached, draws[:, None] * reached.gather(-1, last), right=True).minimum(last)
+    return tokens.gather(-1, picked)[:, 0]

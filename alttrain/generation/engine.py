@@ -188,8 +188,8 @@ class InProcess(EngineConfig):
             room = int(self.memory_gib * GIB)
         elif device.free is not None:
             room = int(CACHE_SHARE * (device.free - sum(parts.values()) + parts["cache"]))
-        one = cache_bytes(shape, width, 1, prompt + new_tokens)
-        return parts | {"cache": max(one, min(parts["cache"], room))}
+        slot_bytes = cache_bytes(shape, width, 1, prompt + new_tokens)
+        return parts | {"cache": max(slot_bytes, min(parts["cache"], room))}
 
 
 @dataclass(frozen=True)
@@ -228,21 +228,21 @@ class CachedDecoder:
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> list[list[int]]:
         """Return the generated tokens of each prompt; see `Decoder.generate`. Only a call not in the cache loads it."""
-        chosen = {key: value for key, value in asdict(decoding).items() if value is not None}
+        settings = {key: value for key, value in asdict(decoding).items() if value is not None}
         ids = [prompt.ids for prompt in prompts]
-        asked = {"alttrain": __version__, **self.identity, "decoding": chosen, "prompts": ids}
+        call = {"alttrain": __version__, **self.identity, "decoding": settings, "prompts": ids}
         if decoding.temperature:
-            asked["names"] = [prompt.name for prompt in prompts]
+            call["names"] = [prompt.name for prompt in prompts]
         if any(prompt.cap for prompt in prompts):
-            asked["caps"] = [prompt.most(decoding) for prompt in prompts]
-        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+            call["caps"] = [prompt.most(decoding) for prompt in prompts]
+        key = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()
         path = self.folder / key[:2] / f"{key}.json"
 
         def read(path: Path) -> list[list[int]]:
-            kept: list[list[int]] = read_json(path, list[list[Annotated[int, Meta(ge=0, lt=2**31)]]])
-            if len(kept) != len(prompts):
-                raise DamagedError(path, f"has the tokens of {len(kept)} prompts, not of {len(prompts)}")
-            return kept
+            tokens: list[list[int]] = read_json(path, list[list[Annotated[int, Meta(ge=0, lt=2**31)]]])
+            if len(tokens) != len(prompts):
+                raise DamagedError(path, f"has the tokens of {len(tokens)} prompts, not of {len(prompts)}")
+            return tokens
 
         with alone(path):
             written: list[list[int]] | None = from_cache(path, read)
@@ -318,8 +318,8 @@ class VllmEngine:
         for prompt in prompts:
             seed = decoding.seed_of(prompt.name) if sampled else None
             sampling.append(SamplingParams(max_tokens=prompt.most(decoding), seed=seed, **common))
-        asked = [{"prompt_token_ids": prompt.ids} for prompt in prompts]
-        outputs = self.loaded.generate(asked, sampling, lora_request=self.adapter, use_tqdm=False)
+        inputs = [{"prompt_token_ids": prompt.ids} for prompt in prompts]
+        outputs = self.loaded.generate(inputs, sampling, lora_request=self.adapter, use_tqdm=False)
         for number, output in enumerate(outputs):
             (answer,) = output.outputs
             advance(1)

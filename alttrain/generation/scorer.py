@@ -82,8 +82,8 @@ class JudgePrompts:
 
     def first_token(self, before: str, answer: str) -> int | None:
         """Return the first token of `answer` when it follows `before`, or None if a token spans the two."""
-        start, whole = self.encode(before), self.encode(before + answer)
-        return whole[len(start)] if whole[: len(start)] == start and len(whole) > len(start) else None
+        start, both = self.encode(before), self.encode(before + answer)
+        return both[len(start)] if both[: len(start)] == start and len(both) > len(start) else None
 
 
 class TokenScorer(JudgePrompts):
@@ -93,7 +93,7 @@ class TokenScorer(JudgePrompts):
     windows: tuple[str, ...] = ("sliding_window", "attention_chunk_size")
 
     def __init__(self, model: Any, tokenizer: Any, device: str) -> None:
-        windows = [model.config.max_position_embeddings, *(getattr(model.config, one, None) for one in self.windows)]
+        windows = [model.config.max_position_embeddings, *(getattr(model.config, name, None) for name in self.windows)]
         super().__init__(tokenizer, min(window for window in windows if window))
         self.model, self.device = model, device
         self._decoder = Decoder(model, tokenizer.eos_token_id, self.slots, device)
@@ -140,14 +140,14 @@ class WritingScorer(TokenScorer):
             ids = torch.tensor([[end] * (width - len(prompt)) + prompt for prompt in batch], device=self.device)
             mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch])
             limits = {"max_new_tokens": max_new_tokens, "do_sample": False, "pad_token_id": end}
-            made = self.model.generate(ids, attention_mask=mask.to(self.device), **limits)
-            for number, answer in enumerate(made[:, width:].tolist(), start):
+            outputs = self.model.generate(ids, attention_mask=mask.to(self.device), **limits)
+            for number, answer in enumerate(outputs[:, width:].tolist(), start):
                 ended = answer.index(end) + 1 if end in answer else len(answer)
                 yield number, self.tokenizer.decode(answer[:ended], skip_special_tokens=not special)
 
 
 @dataclass(frozen=True)
-class _Masses:
+class _Probabilities:
     """The probabilities of the tokens that are asked for, as an answer of `RequestPool`."""
 
     of_tokens: list[float]
@@ -171,16 +171,16 @@ class ServedScorer(JudgePrompts):
     ) -> Iterator[tuple[int, list[float] | Failure]]:
         """Yield (index of a prompt, the probabilities of `tokens` as its next token), in order of arrival."""
 
-        def read(choice: Any) -> _Masses | FailedTry:
-            found = choice["logprobs"]["top_logprobs"][0]
-            if not found or not all(name.startswith(TOKEN_ID) for name in found):
+        def read(choice: Any) -> _Probabilities | FailedTry:
+            likeliest = choice["logprobs"]["top_logprobs"][0]
+            if not likeliest or not all(name.startswith(TOKEN_ID) for name in likeliest):
                 return FailedTry("the server gives no ids of likely tokens; vLLM does", "refused")
-            masses = {int(name.removeprefix(TOKEN_ID)): math.exp(log) for name, log in found.items()}
-            return _Masses([masses.get(token, 0.0) for token in tokens])
+            masses = {int(name.removeprefix(TOKEN_ID)): math.exp(log) for name, log in likeliest.items()}
+            return _Probabilities([masses.get(token, 0.0) for token in tokens])
 
-        asked = {"max_tokens": 1, "logprobs": MOST_PROBABLE, "return_tokens_as_token_ids": True}
-        for number, found in self._answers(prompts, asked, read):
-            yield number, found.of_tokens if isinstance(found, _Masses) else found
+        settings = {"max_tokens": 1, "logprobs": MOST_PROBABLE, "return_tokens_as_token_ids": True}
+        for number, answer in self._answers(prompts, settings, read):
+            yield number, answer.of_tokens if isinstance(answer, _Probabilities) else answer
 
     def write(
         self, prompts: Sequence[list[int]], max_new_tokens: int, special: bool = False
@@ -193,16 +193,16 @@ class ServedScorer(JudgePrompts):
                 return FailedTry("the server did not end its answer", "outage")
             return Reply(choice["text"])
 
-        asked = {"max_tokens": max_new_tokens, "skip_special_tokens": not special}
-        for number, found in self._answers(prompts, asked, read):
-            yield number, found.text if isinstance(found, Reply) else found
+        settings = {"max_tokens": max_new_tokens, "skip_special_tokens": not special}
+        for number, answer in self._answers(prompts, settings, read):
+            yield number, answer.text if isinstance(answer, Reply) else answer
 
     def _answers(
-        self, prompts: Sequence[list[int]], asked: Mapping[str, Any], read: Callable[[Any], Answer | FailedTry]
+        self, prompts: Sequence[list[int]], settings: Mapping[str, Any], read: Callable[[Any], Answer | FailedTry]
     ) -> Iterator[tuple[int, Answer | Failure]]:
         async def send(client: Any, ids: list[int]) -> Any:
             return await client.completions.with_raw_response.create(
-                model=self.server.model_name, prompt=ids, temperature=0.0, extra_body=dict(asked)
+                model=self.server.model_name, prompt=ids, temperature=0.0, extra_body=dict(settings)
             )
 
         def first_choice(body: bytes) -> Answer | FailedTry:

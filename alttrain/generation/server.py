@@ -73,10 +73,10 @@ class Server(ServerSettings, EngineConfig):
         self.key()
 
     def check_served(self, run: str, adapter: Trainable | None, trained: bool) -> None:
-        asked = {"model_name": self.model_name} if adapter is None else {}
+        models = {"model_name": self.model_name} if adapter is None else {}
         if adapter is not None and trained and not (self.loads_adapters and adapter.freezes):
-            asked = {"adapter_name": self._adapter_of(run)}
-        self.check_server(self.where, asked)
+            models = {"adapter_name": self._adapter_of(run)}
+        self.check_server(self.where, models)
 
     def _adapter_of(self, run: str) -> str:
         return self.adapter_name.replace("{run}", run)
@@ -100,35 +100,37 @@ class ServerEngine:
         bos, tokenizer = renderer.backbone.template.bos, renderer.tokenizer
         begins = tokenizer("a")["input_ids"][:1] == tokenizer.encode(bos, add_special_tokens=False)
         self._added = bos if begins and server.api == "text" else ""  # by the server's tokenizer too
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> Iterator[tuple[int, Written | Failure]]:
         async def send(client: "AsyncOpenAI", prompt: Prompt) -> Any:
             request = self._request(prompt, decoding)
-            model, asked = request.pop("model"), request.pop("prompt")
-            return await client.completions.with_raw_response.create(model=model, prompt=asked, extra_body=request)
+            model, content = request.pop("model"), request.pop("prompt")
+            return await client.completions.with_raw_response.create(model=model, prompt=content, extra_body=request)
 
-        every = [spelt(one, self.renderer, decoding) if self.server.api == "text" else (one, "") for one in prompts]
-        asked = {number: one[0] for number, one in enumerate(every) if one is not None}
-        pool = RequestPool(self.server, asked.items(), send, self._read, text_of=lambda one: one.text)
-        for number, found in pool.results():
-            if found != Failure(GIVEN_UP, final=False):
+        as_text = self.server.api == "text"
+        spellings = [spelt(prompt, self.renderer, decoding) if as_text else (prompt, "") for prompt in prompts]
+        sent = {number: spelling[0] for number, spelling in enumerate(spellings) if spelling is not None}
+        pool = RequestPool(self.server, sent.items(), send, self._read, text_of=lambda prompt: prompt.text)
+        for number, result in pool.results():
+            if result != Failure(GIVEN_UP, final=False):
                 advance(1)
-            end = every[number][1]  # type: ignore[index]
-            if isinstance(found, Written) and end:
-                written, goes_on = Written(found.text.removeprefix(end), found.finish), found.text.startswith(end)
+            end = spellings[number][1]  # type: ignore[index]
+            if isinstance(result, Written) and end:
+                written, goes_on = Written(result.text.removeprefix(end), result.finish), result.text.startswith(end)
                 yield number, written if goes_on else Failure(ELSEWHERE, final=True)
             else:
-                yield number, found
-        advance(len(every) - len(asked))
-        yield from ((number, Failure(OTHER_TOKENS, final=True)) for number, one in enumerate(every) if one is None)
+                yield number, result
+        unsent = [number for number, spelling in enumerate(spellings) if spelling is None]
+        advance(len(unsent))
+        yield from ((number, Failure(OTHER_TOKENS, final=True)) for number in unsent)
 
     def _request(self, prompt: Prompt, decoding: Decoding) -> dict[str, Any]:
-        text = self.server.api == "text"
-        asked = self.renderer.broken(prompt.text).removeprefix(self._added) if text else prompt.ids
-        request = {"model": self.model, "prompt": asked}
+        as_text = self.server.api == "text"
+        content = self.renderer.broken(prompt.text).removeprefix(self._added) if as_text else prompt.ids
+        request = {"model": self.model, "prompt": content}
         request |= {"max_tokens": prompt.most(decoding), "temperature": decoding.temperature}
         if decoding.temperature:
             request |= {"top_p": decoding.top_p, "seed": decoding.seed_of(prompt.name)}
@@ -154,10 +156,10 @@ class ServerEngine:
             return FailedTry("the server's filter stopped the answer", "refused")
         if finish not in ("stop", "length"):
             return FailedTry(f"the server ended the answer with {word(finish)!r}", "outage")
-        if name not in self._told and is_other_model(name, self.model):  # such as the backbone without its adapter
-            shown = scrub(name, self.server.key())
-            log.warning("generate  asked for %s, and the server says that %s answered", self.model, shown)
-        self._told.add(name)
+        if name not in self._reported and is_other_model(name, self.model):  # such as the backbone without its adapter
+            served = scrub(name, self.server.key())
+            log.warning("generate  asked for %s, and the server says that %s answered", self.model, served)
+        self._reported.add(name)
         return Written(text.removesuffix(self.renderer.backbone.template.end), finish)
 
 
@@ -189,15 +191,15 @@ def _load_adapter(server: Server, name: str, adapter: Path) -> None:
             models = client.get(f"{root}/models").raise_for_status().json()["data"]
             if name in {model["id"] for model in models}:
                 return
-            asked = {"lora_name": name, "lora_path": str(adapter.resolve())}
-            done = client.post(f"{root}/load_lora_adapter", json=asked)
+            request = {"lora_name": name, "lora_path": str(adapter.resolve())}
+            answer = client.post(f"{root}/load_lora_adapter", json=request)
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
         raise ValueError(
             f"generation.base_url={server.base_url}: the server cannot be asked for its models ({type(error).__name__})"
         ) from error
-    if done.status_code != 200:
+    if answer.status_code != 200:
         raise ValueError(
-            f"generation.loads_adapters=true: the server does not load the adapter {name} (HTTP {done.status_code}); "
+            f"generation.loads_adapters=true: the server does not load the adapter {name} (HTTP {answer.status_code}); "
             "start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora, or name the adapter when starting "
             "it and set loads_adapters=false"
         )
@@ -278,8 +280,8 @@ class ChildServer(EngineConfig):
 
     def _program(self) -> str:
         """Return the program's name; if it is not on the PATH, its path in this Python environment."""
-        own = Path(sys.executable).parent / self.command[0]
-        return str(own) if shutil.which(self.command[0]) is None and own.exists() else self.command[0]
+        path = Path(sys.executable).parent / self.command[0]
+        return str(path) if shutil.which(self.command[0]) is None and path.exists() else self.command[0]
 
     def _not_started(self, reason: str) -> ValueError:
         return ValueError(

@@ -80,21 +80,21 @@ class Choice(Grader):
 
 def options(prompt: str) -> dict[str, str]:
     """Letter -> text of the last options in a prompt: lines that begin with A, B, C... in order."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for letter, text in _OPTION.findall(unicodedata.normalize("NFKC", prompt)):
         if letter == "A":
-            found = {"A": text.strip()}
-        elif found and letter == string.ascii_uppercase[len(found)]:
-            found[letter] = text.strip()
-    return found if len(found) > 1 else {}
+            texts = {"A": text.strip()}
+        elif texts and letter == string.ascii_uppercase[len(texts)]:
+            texts[letter] = text.strip()
+    return texts if len(texts) > 1 else {}
 
 
 def chosen(answer: str, choices: Mapping[str, str]) -> tuple[set[str], str]:
     """(the letters that an answer gives, the rule that found them); no letters if no rule applies."""
     text = unicodedata.normalize("NFKC", answer)  # full-width characters as ordinary ones
     if (box := boxed(text)) is not None:
-        held = _MARKUP.sub("", box).strip()
-        return _same_text(held, choices) or _letters([_LINE], held, choices) or _restated(held, choices), "box"
+        content = _MARKUP.sub("", box).strip()
+        return _same_text(content, choices) or _letters([_LINE], content, choices) or _restated(content, choices), "box"
     plain = _MARKUP.sub("", text)
     rules: list[tuple[str, Callable[[], set[str]]]] = [
         ("option text", lambda: _same_text((stated(text) or [text])[-1], choices)),
@@ -111,16 +111,16 @@ def chosen(answer: str, choices: Mapping[str, str]) -> tuple[set[str], str]:
 
 def _letters(patterns: list[re.Pattern[str]], text: str, choices: Mapping[str, str]) -> set[str]:
     """All option letters that the patterns find: two in "AB" and "A or B", none in the words "RAM" and "TAT"."""
-    found: set[str] = set()
+    letters: set[str] = set()
     for match in (match for pattern in patterns for match in pattern.finditer(text)):
-        named = match["one"] + match["more"]
-        named_too = re.compile(r" *" + re.escape(choices.get(match["one"], ""))).match(text, match.end())
-        ends = [match.end("more"), match.end(), *([named_too.end()] if named_too else [])]
+        written = match["one"] + match["more"]
+        option_text = re.compile(r" *" + re.escape(choices.get(match["one"], ""))).match(text, match.end())
+        ends = [match.end("more"), match.end(), *([option_text.end()] if option_text else [])]
         if any(denied(text, match.start(), end) for end in ends):
             continue
-        if set(named) <= set(choices) and len(set(named)) == len(named):
-            found |= set(named) | ({match["also"]} & set(choices))
-    return found
+        if set(written) <= set(choices) and len(set(written)) == len(written):
+            letters |= set(written) | ({match["also"]} & set(choices))
+    return letters
 
 
 def _texts(choices: Mapping[str, str]) -> dict[str, str]:
@@ -133,30 +133,30 @@ def _only_letters(text: str, choices: Mapping[str, str]) -> bool:
     return 0 < len(letters) == len(set(letters)) and set(letters) <= set(choices)
 
 
-def _same_text(said: str, choices: Mapping[str, str]) -> set[str]:
-    """The option whose whole text is `said`."""
-    if _only_letters(said, choices):
+def _same_text(text: str, choices: Mapping[str, str]) -> set[str]:
+    """The option whose whole text is `text`; empty if there is none, or more than one."""
+    if _only_letters(text, choices):
         return set()
-    for same_as in (_trimmed, _words):  # literal text first: options may differ in signs that look like mark-up
-        same = {letter for letter in _texts(choices) if same_as(choices[letter]) == same_as(said)}
-        if same:
-            return same if len(same) == 1 else set()
+    for normalise in (_trimmed, _words):  # literal text first: options may differ in signs that look like mark-up
+        letters = {letter for letter in _texts(choices) if normalise(choices[letter]) == normalise(text)}
+        if letters:
+            return letters if len(letters) == 1 else set()
     return set()
 
 
 def _restated(text: str, choices: Mapping[str, str]) -> set[str]:
     """The options whose text occurs as whole words, and not only inside a longer option's text."""
-    said, found = _words(text), set()
+    unread, letters = _words(text), set()
     for letter, words in sorted(_texts(choices).items(), key=lambda item: -len(item[1])):
         if not words or (len(words) == 1 and words.isascii() and words.isalpha()):
             continue  # the word "a" is in every English text
         before = r"(?<![a-z0-9.])" if words[0].isascii() else ""
         after = r"(?![a-z0-9])(?!\.\d)" if words[-1].isascii() else ""
         pattern = re.compile(f"{before}{re.escape(words)}{after}")
-        if any(not denied(said, *match.span()) for match in pattern.finditer(said)):
-            found.add(letter)
-        said = pattern.sub("\0", said)
-    return found
+        if any(not denied(unread, *match.span()) for match in pattern.finditer(unread)):
+            letters.add(letter)
+        unread = pattern.sub("\0", unread)
+    return letters
 
 
 def _words(text: str) -> str:

@@ -63,24 +63,24 @@ def no_gold(generation: Generation, judge: str) -> Judgement:
 
 def boxed(text: str) -> str | None:
     r"""The content of the last \boxed{...}, or None. Boxes separated only by commas, "or" or blanks form one list."""
-    return found[0] if (found := last_box(text)) else None
+    return box[0] if (box := last_box(text)) else None
 
 
 def last_box(text: str) -> tuple[str, int] | None:
     """What `boxed` gives, and the position after the box."""
     closing = _closing_braces(text)
-    held: list[str] = []
+    contents: list[str] = []
     end = 0
     for box in _BOX.finditer(text):
         close = box.end() - 1 if box[1] else closing.get(box.end() - 1)
         if box.start() < end or close is None:
             continue  # a box in a box, or one without its end
         content = box[1] or text[box.end() : close].strip()
-        between = text[end : box.start()]
-        joined = bool(held) and box.start() - end < 80 and bool(_JOINT.fullmatch(_BETWEEN.sub(" ", between)))
-        held = list(dict.fromkeys([*held, content])) if joined else [content]
+        gap = text[end : box.start()]
+        joined = bool(contents) and box.start() - end < 80 and bool(_JOINT.fullmatch(_BETWEEN.sub(" ", gap)))
+        contents = list(dict.fromkeys([*contents, content])) if joined else [content]
         end = close + 1
-    return (", ".join(held), end) if held else None
+    return (", ".join(contents), end) if contents else None
 
 
 def _closing_braces(text: str) -> dict[int, int]:

@@ -55,17 +55,17 @@ def decode(value: Any) -> Any:
         return value
     if not isinstance(value, dict) or len(value) != 1:
         raise ValueError("not an encoded value")
-    [(kind, held)] = value.items()
+    [(kind, content)] = value.items()
     if kind in KINDS:
-        return KINDS[kind](held if set(map(type, held)) <= SCALARS else map(decode, held))
+        return KINDS[kind](content if set(map(type, content)) <= SCALARS else map(decode, content))
     if kind == "dict":
-        return {decode(key): decode(item) for key, item in held}
+        return {decode(key): decode(item) for key, item in content}
     if kind == "complex":
-        return complex(*held)
+        return complex(*content)
     if kind == "int":
-        return int(held, 16)
+        return int(content, 16)
     if kind == "bytes":
-        return bytes.fromhex(held)
+        return bytes.fromhex(content)
     raise ValueError(f"unknown kind {kind!r}")
 
 
@@ -95,9 +95,9 @@ def serve(program: str, entry_point: str, calls: int, answers: int, prelude: str
             answer: dict[str, Any] = {"error": failure}
             if not failure:
                 try:
-                    arguments, named = decode(_loads(line))
+                    arguments, keywords = decode(_loads(line))
                     function = partial(_printed, code, namespace) if script else namespace[entry_point]
-                    value = function(*arguments, **named)
+                    value = function(*arguments, **keywords)
                     answer = {"returned": True}
                     answer["value"] = encode(value)
                 except Exception as error:
@@ -105,12 +105,12 @@ def serve(program: str, entry_point: str, calls: int, answers: int, prelude: str
             print(json.dumps(answer), file=writer, flush=True)
 
 
-def _printed(code: Any, namespace: dict[str, Any], given: str) -> str:
+def _printed(code: Any, namespace: dict[str, Any], stdin: str) -> str:
     """What a script prints, in a process of its own. Raises RuntimeError if an error ends it, but not if it exits."""
     import tempfile
 
     with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as printed:
-        source.write(given.encode("utf-8", "surrogatepass"))
+        source.write(stdin.encode("utf-8", "surrogatepass"))
         source.seek(0)
         if not (child := os.fork()):
             os.dup2(source.fileno(), 0)
@@ -152,8 +152,8 @@ def check(prompt: str, test: str, entry_point: str, calls: int, answers: int, sc
         if reader.readline() == f"{READY}\n":
             print(READY, flush=True)
 
-        def candidate(*arguments: Any, **named: Any) -> Any:
-            print(json.dumps(encode((arguments, named))), file=writer, flush=True)
+        def candidate(*arguments: Any, **keywords: Any) -> Any:
+            print(json.dumps(encode((arguments, keywords))), file=writer, flush=True)
             line = reader.readline(LONGEST_LINE)
             if not line.endswith("\n"):
                 raise EOFError("the program ended, or gave too long an answer")

@@ -92,8 +92,8 @@ class HumanEval(Grader):
         """Why an answer fails, or "" if it passes. Raises ValueError if the row's own texts are at fault."""
         problem, solution = self.problem(*golds)
         failure = failure_of(program(answer, problem.prompt, problem.entry_point), problem, self.sandbox)
-        if failure and solution and (own := failure_of(solution, problem, self.sandbox)):
-            raise ValueError(f"the benchmark's own solution does not pass its test here: {own}")
+        if failure and solution and (fault := failure_of(solution, problem, self.sandbox)):
+            raise ValueError(f"the benchmark's own solution does not pass its test here: {fault}")
         return failure
 
     def check(self, where: str, model_fault: ModelFault) -> None:
@@ -160,14 +160,15 @@ def failure_of(program: str, problem: Problem, sandbox: Sandbox) -> str:
     Raises ValueError if prompt or test do not run, and OSError if a sandbox does not start.
     """
     with pipe() as (calls_in, calls_out), pipe() as (answers_in, answers_out):
-        ends, own = (calls_in.fileno(), answers_out.fileno()), (calls_out.fileno(), answers_in.fileno())
-        served = {"program": program, "entry_point": problem.entry_point, "calls": ends[0], "answers": ends[1]}
+        program_ends, test_ends = (calls_in.fileno(), answers_out.fileno()), (calls_out.fileno(), answers_in.fileno())
+        served: dict[str, str | int] = {"program": program, "entry_point": problem.entry_point}
+        served |= {"calls": program_ends[0], "answers": program_ends[1]}
         checked: dict[str, str | int] = {"prompt": problem.prompt, "test": problem.test, "script": problem.script}
-        checked |= {"entry_point": problem.entry_point, "calls": own[0], "answers": own[1]}
-        with sandbox.started(SERVE, served, ends, subprocess.DEVNULL):
+        checked |= {"entry_point": problem.entry_point, "calls": test_ends[0], "answers": test_ends[1]}
+        with sandbox.started(SERVE, served, program_ends, subprocess.DEVNULL):
             calls_in.close()  # only the program keeps these ends, so that its exit is noticed
             answers_out.close()
-            outcome = sandbox.run(CHECK, checked, own, packages=problem.packages)
+            outcome = sandbox.run(CHECK, checked, test_ends, packages=problem.packages)
     if not outcome.output.startswith(f"{READY}\n"):
         raise OSError(
             f"a sandbox did not start ({outcome.ended}, code {outcome.code}): {outcome.output.strip()[-200:]}"
@@ -197,8 +198,8 @@ def program(answer: str, prompt: str, entry_point: str) -> str:
 def code_of(answer: str, entry_point: str) -> str:
     """The last Python fence that defines the entry point, else the first fence, else the whole answer."""
     fences: list[tuple[str, str]] = _FENCE.findall(answer)
-    whole = [textwrap.dedent(code) for language, code in fences if language.lower() in _PYTHON]
-    defining = [code for code in whole if _defines(code, entry_point)]
+    blocks = [textwrap.dedent(code) for language, code in fences if language.lower() in _PYTHON]
+    defining = [code for code in blocks if _defines(code, entry_point)]
     if defining:
         return defining[-1]
     if fences:
@@ -216,9 +217,9 @@ def _as_body(code: str) -> str:
     lines = code.strip("\n").splitlines()
     if not lines or re.match(r" {4}\S", lines[0]):
         return "\n".join(lines)
-    rest = [line for line in lines[1:] if line.strip()]
-    indents = [len(line) - len(line.lstrip()) for line in rest]
-    colon = next((place for place, line in enumerate([lines[0], *rest]) if _COLON.search(line)), len(rest))
+    later = [line for line in lines[1:] if line.strip()]
+    indents = [len(line) - len(line.lstrip()) for line in later]
+    colon = next((number for number, line in enumerate([lines[0], *later]) if _COLON.search(line)), len(later))
     flush_block = _BLOCK.match(lines[0]) and indents[colon : colon + 1] == [4]
     # Only the first line lost its indentation if no other line, not even a closing bracket, is at the margin.
     if indents and min(indents) >= 4 and not lines[0][0].isspace() and not flush_block:

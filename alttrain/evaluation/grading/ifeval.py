@@ -53,7 +53,7 @@ class IFEval(Grader):
             return Judgement(generation.id, self.name, False, NO_ANSWER, value=0.0)
         try:
             names, arguments = map(json.loads, generation.gold)
-            checks = [(name, _check(name, given)) for name, given in zip(names, arguments, strict=True)]
+            checks = [(name, _check(name, each)) for name, each in zip(names, arguments, strict=True)]
             answers = loosely(generation.answer)
             missed = [name for name, follows in checks if not follows(generation.answer)]
             loose = all(any(map(follows, answers)) for _, follows in checks)
@@ -66,15 +66,15 @@ class IFEval(Grader):
 def loosely(answer: str) -> list[str]:
     """The answer and its looser forms, without those that are empty."""
     lines = answer.split("\n")
-    cuts = [answer, *("\n".join(kept).strip() for kept in (lines[1:], lines[:-1], lines[1:-1]))]
+    cuts = [answer, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
     return [form for cut in cuts for form in (cut, cut.replace("*", "")) if form.strip()]
 
 
-def _check(name: str, given: Mapping[str, Any]) -> Callable[[str], bool]:
+def _check(name: str, hub_arguments: Mapping[str, Any]) -> Callable[[str], bool]:
     """The check of an instruction with its arguments; the hub gives every argument, null where there is none."""
     if name not in CHECKS:
         raise ValueError(f"instruction {name!r} is not known; accepted: {', '.join(CHECKS)}")
-    arguments = {key: value for key, value in given.items() if value is not None}
+    arguments = {key: value for key, value in hub_arguments.items() if value is not None}
     try:
         inspect.signature(CHECKS[name]).bind("", **arguments)
     except TypeError as error:
@@ -88,7 +88,7 @@ def _compared(count: int, relation: str, limit: int) -> bool:
     return count < limit if relation == "less than" else count >= limit
 
 
-def _found(text: str, word: str) -> list[str]:
+def _occurrences(text: str, word: str) -> list[str]:
     return re.findall(re.escape(word), text, re.I)
 
 
@@ -170,8 +170,8 @@ def _title(text: str) -> bool:
 def _two_responses(text: str) -> bool:
     """Two different responses divided by six asterisks; only what is before the first and after the last is empty."""
     parts = [part.strip() for part in text.split("******")]
-    said = [part for part in parts if part]
-    return all(parts[1:-1]) and len(said) == 2 and said[0] != said[1]
+    responses = [part for part in parts if part]
+    return all(parts[1:-1]) and len(responses) == 2 and responses[0] != responses[1]
 
 
 def _capital_word_frequency(text: str, capital_frequency: int, capital_relation: str) -> bool:
@@ -186,9 +186,9 @@ def _quotation(text: str) -> bool:
 
 
 CHECKS: Mapping[str, Callable[..., bool]] = {
-    "keywords:existence": lambda text, keywords: all(_found(text, word) for word in keywords),
+    "keywords:existence": lambda text, keywords: all(_occurrences(text, word) for word in keywords),
     "keywords:frequency": lambda text, keyword, frequency, relation: _compared(
-        len(_found(text, keyword.strip())), relation, frequency
+        len(_occurrences(text, keyword.strip())), relation, frequency
     ),
     "keywords:forbidden_words": lambda text, forbidden_words: (
         not any(re.search(rf"\b{re.escape(word)}\b", text, re.I) for word in forbidden_words)

@@ -44,7 +44,7 @@ _PRELUDE = "\n".join(
 """What a program finds imported, in this order, and its limits (import_string of evaluation/testing_util.py, and
 evaluation/compute_code_generation_metrics.py)."""
 _STRINGS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"}
-_BESIDE = {"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP"}
+_FRAMING = {"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP"}
 
 
 class Case(msgspec.Struct):
@@ -80,9 +80,9 @@ class LiveCodeBench(HumanEval):
             cases = [case for text in tests for case in _cases(text)]
             if not cases:
                 raise ValueError("there are none")
-            given = [[*map(json.loads, case.input.split("\n"))] if function else [case.input] for case in cases]
-            wanted = [json.loads(case.output) if function else case.output for case in cases]
-            calls = [json.dumps(encode((arguments, {}))) for arguments in given]
+            inputs = [[*map(json.loads, case.input.split("\n"))] if function else [case.input] for case in cases]
+            outputs = [json.loads(case.output) if function else case.output for case in cases]
+            calls = [json.dumps(encode((arguments, {}))) for arguments in inputs]
         except (ValueError, RecursionError, MemoryError, zlib.error) as error:
             raise ValueError(f"its tests cannot be read: {error}") from error
         if not (program := last_block(answer)):
@@ -91,10 +91,10 @@ class LiveCodeBench(HumanEval):
             program = f"{program}\n{function} = Solution().{function}"
         served = {"program": program, "entry_point": function or "", "prelude": _PRELUDE, "script": not function}
         with self._answers(served, calls) as answers:
-            for number, (case, right) in enumerate(zip(cases, wanted, strict=True), 1):
+            for number, (case, output) in enumerate(zip(cases, outputs, strict=True), 1):
                 # an answer that is so much longer is wrong, and not kept
                 line = answers.next(16 * len(case.output) + (1 << 16), self.sandbox.seconds)
-                if fault := line if isinstance(line, str) else _fault(line, right, bool(function)):
+                if fault := line if isinstance(line, str) else _fault(line, output, bool(function)):
                     return f"test {number} of {len(cases)}: {fault}"
         return ""
 
@@ -106,10 +106,10 @@ class LiveCodeBench(HumanEval):
         with pipe() as (reader, writer), NamedTemporaryFile("w") as file:
             file.writelines(f"{call}\n" for call in calls)
             file.flush()
-            with open(file.name, "rb") as asked:
-                ends = asked.fileno(), writer.fileno()
-                given = {**served, "calls": ends[0], "answers": ends[1]}
-                with limits.started(SERVE, given, ends, subprocess.DEVNULL, packages=self.packages) as process:
+            with open(file.name, "rb") as call_file:
+                ends = call_file.fileno(), writer.fileno()
+                arguments = {**served, "calls": ends[0], "answers": ends[1]}
+                with limits.started(SERVE, arguments, ends, subprocess.DEVNULL, packages=self.packages) as process:
                     writer.close()  # only the program keeps this end, so that its exit is noticed
                     lines = _Lines(reader.fileno())
                     if lines.next(len(READY), START_S) != READY.encode():
@@ -121,23 +121,23 @@ class LiveCodeBench(HumanEval):
 class _Lines:
     """Lines from a pipe into which a program may write anything, at any pace."""
 
-    end: int
-    held: bytes = b""
+    descriptor: int  # of the pipe's end to read from
+    buffer: bytes = b""  # what was read and not returned yet
 
-    def next(self, most: int, seconds: float) -> bytes | str:
-        """The next line without its end; or, as text, why there is none in time, or in about `most` bytes."""
-        until = time.monotonic() + seconds
+    def next(self, longest: int, seconds: float) -> bytes | str:
+        """The next line without its end; or, as text, why there is none in time, or in about `longest` bytes."""
+        deadline = time.monotonic() + seconds
         poll = select.poll()
-        poll.register(self.end, select.POLLIN)
-        while (length := self.held.find(b"\n")) < 0 and len(self.held) <= most:
-            if not poll.poll(max(0, until - time.monotonic()) * 1000):
+        poll.register(self.descriptor, select.POLLIN)
+        while (length := self.buffer.find(b"\n")) < 0 and len(self.buffer) <= longest:
+            if not poll.poll(max(0, deadline - time.monotonic()) * 1000):
                 return f"no end within {seconds:g} s"
-            if not (read := os.read(self.end, 1 << 20)):
+            if not (chunk := os.read(self.descriptor, 1 << 20)):
                 return "the program ended"
-            self.held += read
+            self.buffer += chunk
         if length < 0:
             return "wrong answer, and too long"
-        line, self.held = self.held[:length], self.held[length + 1 :]
+        line, self.buffer = self.buffer[:length], self.buffer[length + 1 :]
         return line
 
 
@@ -159,7 +159,7 @@ def _cases(text: str) -> list[Case]:
         if not unpacking.eof:
             raise ValueError(f"they are cut, or have more than {LARGEST} bytes")
         steps = [(step.name, value) for step, value, _ in islice(pickletools.genops(pickled), 6)]
-        strange = [name for name, _ in steps if name not in _STRINGS | _BESIDE]
+        strange = [name for name, _ in steps if name not in _STRINGS | _FRAMING]
         strings = [value for name, value in steps if name in _STRINGS]
         if strange or len(strings) != 1 or steps[-1][0] != "STOP":
             raise ValueError(f"the pickle is not one string: {' '.join(name for name, _ in steps)}")
@@ -167,7 +167,7 @@ def _cases(text: str) -> list[Case]:
     return msgspec.json.decode(text, type=list[Case])
 
 
-def _fault(line: bytes, right: Any, function: bool) -> str:
+def _fault(line: bytes, expected: Any, function: bool) -> str:
     """What is wrong with an answer of `harness.serve`, or ""."""
     try:
         answer = _loads(line)
@@ -177,19 +177,19 @@ def _fault(line: bytes, right: Any, function: bool) -> str:
         _refuse_hashed(answer["value"])
         value = decode(answer["value"])
         if not function:
-            return "" if same_output(value, right) else "wrong answer"
+            return "" if same_output(value, expected) else "wrong answer"
         # grade_call_based of evaluation/testing_util.py
-        return "" if (list(value) if isinstance(value, tuple) else value) == right else "wrong answer"
+        return "" if (list(value) if isinstance(value, tuple) else value) == expected else "wrong answer"
     except Exception:  # the program can write to the pipe itself
         return "no plain answer"
 
 
 def _refuse_hashed(value: Any) -> None:
     """Raise ValueError for sets, and for keys that are no text. No test wants them, and equal hashes take hours."""
-    for kind, held in value.items() if isinstance(value, dict) else ():
-        if kind in ("set", "frozenset") or (kind == "dict" and not all(type(key) is str for key, _ in held)):
+    for kind, content in value.items() if isinstance(value, dict) else ():
+        if kind in ("set", "frozenset") or (kind == "dict" and not all(type(key) is str for key, _ in content)):
             raise ValueError(f"a {kind} of this kind equals no test's value")
-        for item in held if isinstance(held, list) else ():
+        for item in content if isinstance(content, list) else ():
             for inner in item if isinstance(item, list) else (item,):
                 _refuse_hashed(inner)
 
@@ -197,14 +197,14 @@ def _refuse_hashed(value: Any) -> None:
 def same_output(printed: str, right: str) -> bool:
     """Whether two texts have the same stripped lines; a line may differ if its words are the same decimal numbers
     (grade_stdio of evaluation/testing_util.py)."""
-    lines, wanted = ([line.strip() for line in text.strip().split("\n")] for text in (printed, right))
-    return len(lines) == len(wanted) and all(map(_same_line, lines, wanted))
+    lines, expected = ([line.strip() for line in text.strip().split("\n")] for text in (printed, right))
+    return len(lines) == len(expected) and all(map(_same_line, lines, expected))
 
 
-def _same_line(line: str, right: str) -> bool:
-    if line == right:
+def _same_line(line: str, expected: str) -> bool:
+    if line == expected:
         return True
     try:
-        return [Decimal(word) for word in line.split()] == [Decimal(word) for word in right.split()]
+        return [Decimal(word) for word in line.split()] == [Decimal(word) for word in expected.split()]
     except InvalidOperation:
         return False

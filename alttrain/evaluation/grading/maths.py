@@ -95,25 +95,25 @@ class Maths(Grader):
 
     def __call__(self, generation: Generation) -> Judgement:
         """Undecided, with an error, also if math-verify times out."""
-        golds = [found for gold in generation.gold if (found := gold_answer(gold))]
+        golds = [*filter(None, map(gold_answer, generation.gold))]
         if not golds:
             return no_gold(generation, self.name)
         if not generation.answer.strip():
             return Judgement(generation.id, self.name, False, NO_ANSWER)
-        found = final_answer(generation.answer)
+        answer = final_answer(generation.answer)
         try:
-            right = bool(found) and any(
-                equal(gold, found) for gold in golds if not _copied(found, gold, generation.prompt)
+            right = bool(answer) and any(
+                equal(gold, answer) for gold in golds if not _copied(answer, gold, generation.prompt)
             )
         except TimeoutError as error:
-            return Judgement(generation.id, self.name, None, found, error=str(error))
-        return Judgement(generation.id, self.name, right, found or "no final answer found")
+            return Judgement(generation.id, self.name, None, answer, error=str(error))
+        return Judgement(generation.id, self.name, right, answer or "no final answer found")
 
 
-def _copied(found: str, gold: str, prompt: str) -> bool:
+def _copied(answer: str, gold: str, prompt: str) -> bool:
     """Whether an answer is a calculation copied from the prompt and differs from the gold answer as written."""
-    said, wanted, asked = (_SPACING.sub("", _TIMES.sub(r"\\cdot", text)) for text in (found, gold, prompt))
-    return said in asked and said != wanted and bool(_OPERATOR.search(said))
+    answer, gold, prompt = (_SPACING.sub("", _TIMES.sub(r"\\cdot", text)) for text in (answer, gold, prompt))
+    return answer in prompt and answer != gold and bool(_OPERATOR.search(answer))
 
 
 def gold_answer(gold: str) -> str:
@@ -128,9 +128,9 @@ def final_answer(answer: str) -> str:
     phrases = stated(answer)
     if phrases:
         telling = [phrase for phrase in phrases if re.search(r"[\d$\\]", phrase)]
-        return _of_phrase((telling or phrases)[-1])
+        return _answer_in_phrase((telling or phrases)[-1])
     plain = answer.replace("**", "")
-    formulas, numbers = _found(_FORMULA, plain), _found(_NUMBER, plain)
+    formulas, numbers = _not_denied(_FORMULA, plain), _not_denied(_NUMBER, plain)
     if len(numbers) > 1 and not formulas and _LIST.fullmatch(_NUMBER.sub("", plain)):
         return plain.strip() if re.search(r"[(\[]", plain) else ", ".join(number[0].strip() for number in numbers)
     if formulas and (not numbers or formulas[-1].end() >= numbers[-1].end()):
@@ -138,28 +138,28 @@ def final_answer(answer: str) -> str:
     return _numbers(plain, numbers, -1)
 
 
-def _found(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
+def _not_denied(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
     """The matches of a pattern that the text does not deny."""
-    return [found for found in pattern.finditer(text) if not denied(text, *found.span())]
+    return [match for match in pattern.finditer(text) if not denied(text, *match.span())]
 
 
-def _of_phrase(phrase: str) -> str:
+def _answer_in_phrase(phrase: str) -> str:
     """The answer in a phrase."""
-    formulas = _found(_FORMULA, phrase)
+    formulas = _not_denied(_FORMULA, phrase)
     if formulas:
-        rest = phrase[formulas[-1].end() :]
-        named = _NAMED.search(rest)
-        return named[1].strip() if named else _formulas(phrase, formulas)
+        ending = phrase[formulas[-1].end() :]
+        number = _NAMED.search(ending)
+        return number[1].strip() if number else _formulas(phrase, formulas)
     phrase = phrase.strip().rstrip(".。").strip(" *`")
     symbols = _FUNCTIONS.sub("", phrase)
     if not _BARE.search(symbols) and ("=" not in symbols or re.search(r"[a-zA-Z]", symbols)):
         return phrase  # a formula or an equation without dollar signs
     phrase = phrase.rpartition("=")[2].strip()
-    return _numbers(phrase, _found(_NUMBER, phrase), 0) or phrase
+    return _numbers(phrase, _not_denied(_NUMBER, phrase), 0) or phrase
 
 
-def _numbers(text: str, numbers: list[re.Match[str]], place: int) -> str:
-    """The number at `place` (0 or -1), with all joined to it if the choice is left open or the text is a list."""
+def _numbers(text: str, numbers: list[re.Match[str]], position: int) -> str:
+    """The number at `position` (0 or -1), with all joined to it if the choice is left open or the text is a list."""
     runs: list[list[re.Match[str]]] = []
     for number in numbers:
         if runs and _JOINS.fullmatch(text[runs[-1][-1].end() : number.start()]):
@@ -168,11 +168,11 @@ def _numbers(text: str, numbers: list[re.Match[str]], place: int) -> str:
             runs.append([number])
     if not runs:
         return ""
-    run = runs[place]
-    around = text[max(0, run[0].start() - 30) : run[-1].start()]
-    listed = re.search(r"\band\b", around) and not text[run[-1].end() :].strip(" .!\n")
-    held = run if listed or _OPEN.search(around) else [run[place]]
-    return ", ".join(number[0].strip() for number in held)
+    run = runs[position]
+    context = text[max(0, run[0].start() - 30) : run[-1].start()]
+    listed = re.search(r"\band\b", context) and not text[run[-1].end() :].strip(" .!\n")
+    chosen = run if listed or _OPEN.search(context) else [run[position]]
+    return ", ".join(number[0].strip() for number in chosen)
 
 
 def _formulas(text: str, formulas: list[re.Match[str]]) -> str:
@@ -182,11 +182,11 @@ def _formulas(text: str, formulas: list[re.Match[str]]) -> str:
         if not _JOINS.fullmatch(text[formula.end() : parts[-1].start()]):
             break
         parts.append(formula)
-    held = ", ".join(next(group for group in part.groups() if group).strip() for part in reversed(parts))
+    joined = ", ".join(next(group for group in part.groups() if group).strip() for part in reversed(parts))
     if len(parts) > 1:
-        return held
+        return joined
     percent = re.match(r"\s*(?:\\?%|percent\b)", text[parts[0].end() : parts[0].end() + 20])
-    return f"{_after_equals(held)}\\%" if percent else _after_equals(held)
+    return f"{_after_equals(joined)}\\%" if percent else _after_equals(joined)
 
 
 def _after_equals(formula: str) -> str:
@@ -201,7 +201,7 @@ def plain(text: str) -> str:
     text = _UNIT.sub("", _GONE.sub("", text).strip().rstrip(".").strip())
     text = re.sub(r"(?<![\\a-zA-Z])pi\b", r"\\pi", _TEXT.sub(r" \1 ", text))
     text = re.sub(r"(\d) +(\d+)/(\d+)", r"\1\\frac{\2}{\3}", re.sub(r"\\frac(\\[a-z]+)", r"\\frac{\1}", text)).strip()
-    return text if re.search(r"[(\[]", text) else _THOUSANDS.sub(lambda held: re.sub("[{,}]", "", held[0]), text)
+    return text if re.search(r"[(\[]", text) else _THOUSANDS.sub(lambda number: re.sub("[{,}]", "", number[0]), text)
 
 
 def equal(gold: str, candidate: str) -> bool:
@@ -239,8 +239,8 @@ def _equal(gold: str, candidate: str) -> bool:
     if None not in numbers:
         return numbers[0] == numbers[1]
     if _OPERATION.search(candidate) and not _OPERATION.search(gold):
-        last = re.split(r"=(?![^{}]*\})", candidate)[-1]
-        return last != candidate and _equal(gold, last.strip())
+        last_side = re.split(r"=(?![^{}]*\})", candidate)[-1]
+        return last_side != candidate and _equal(gold, last_side.strip())
     brackets = _BRACKETED.fullmatch(gold), _BRACKETED.fullmatch(candidate)
     if brackets[0] and (brackets[0].groups() != brackets[1].groups() if brackets[1] else "," in candidate):
         return False

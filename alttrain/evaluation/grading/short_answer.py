@@ -74,8 +74,8 @@ class ShortAnswer(Grader):
         if not golds:
             return no_gold(generation, self.name)
         text, items = _folded(generation.answer), _items(generation.answer)
-        found = next((gold for gold in golds if _holds(text, gold) and tokens(gold) not in items), None)
-        return Judgement(generation.id, self.name, found is not None, found or "")
+        contained = next((gold for gold in golds if _holds(text, gold) and tokens(gold) not in items), None)
+        return Judgement(generation.id, self.name, contained is not None, contained or "")
 
 
 def _items(answer: str) -> list[tuple[str, ...]]:
@@ -84,25 +84,25 @@ def _items(answer: str) -> list[tuple[str, ...]]:
     A list separated by commas has at least four items, since a place ("Los Angeles, California, USA") has fewer. A list
     separated by line breaks, semicolons, bars or sentences has at least three, a list of numbers or bullets two.
     """
-    ways: list[tuple[list[str], int]] = [(re.split(r"[,;|\n]", answer), 4), (re.split(r"[;|\n]|[.!?]\s", answer), 3)]
+    splits: list[tuple[list[str], int]] = [(re.split(r"[,;|\n]", answer), 4), (re.split(r"[;|\n]|[.!?]\s", answer), 3)]
     if _NUMBERS.fullmatch(answer):
-        ways = [(answer.split(), 2)]
+        splits = [(answer.split(), 2)]
     elif all(map(_BULLET.match, filter(str.strip, answer.splitlines()))):
-        ways = [(answer.splitlines(), 2)]
-    for parts, least in ways:
-        items = [said for part in parts if (said := tokens(_BULLET.sub("", part)))]
-        if len(items) >= least and max(map(len, items)) <= _LONGEST_LISTED:
+        splits = [(answer.splitlines(), 2)]
+    for parts, fewest in splits:
+        items = [words for part in parts if (words := tokens(_BULLET.sub("", part)))]
+        if len(items) >= fewest and max(map(len, items)) <= _LONGEST_LISTED:
             return items
     return []
 
 
 def _holds(text: str, gold: str) -> bool:
     """Whether a text contains a gold answer and does not deny it."""
-    wanted, keeps_capital = tokens(gold), len(gold) <= 3 and gold.isalpha() and gold[0].isupper()
-    said, found = tokens(text), [match.span() for match in _TOKEN.finditer(text)]
-    for place in range(len(said) - len(wanted) + 1):
-        if said[place : place + len(wanted)] == wanted:
-            start, end = found[place][0], found[place + len(wanted) - 1][1]
+    gold_words, keeps_capital = tokens(gold), len(gold) <= 3 and gold.isalpha() and gold[0].isupper()
+    words, spans = tokens(text), [match.span() for match in _TOKEN.finditer(text)]
+    for first in range(len(words) - len(gold_words) + 1):
+        if words[first : first + len(gold_words)] == gold_words:
+            start, end = spans[first][0], spans[first + len(gold_words) - 1][1]
             hedged = _HEDGED.match(text, end) or _HEDGED_BEFORE.search(text, max(0, start - 15), start)
             if not hedged and not denied(text, start, end) and not (keeps_capital and text[start].islower()):
                 return True
@@ -131,8 +131,8 @@ class ExactMatch(Grader):
 
 def _same(reading: str, gold: str) -> bool:
     """Whether both are equal. "Paris?" does not equal "Paris"; a title that is a question may omit its mark."""
-    asked = "?" in reading[len(reading.rstrip("?!. \"'”’")) :] and "?" not in gold and not _QUESTION.match(gold)
-    return normalise(reading) == normalise(gold) and not asked
+    is_question = "?" in reading[len(reading.rstrip("?!. \"'”’")) :] and "?" not in gold and not _QUESTION.match(gold)
+    return normalise(reading) == normalise(gold) and not is_question
 
 
 def normalise(text: str) -> str:
@@ -143,9 +143,9 @@ def normalise(text: str) -> str:
 
 def f1(answer: str, gold: str) -> float:
     """Harmonic mean of the precision and recall of the normalised words, repeats counted."""
-    said, wanted = normalise(answer).split(), normalise(gold).split()
-    shared = (Counter(said) & Counter(wanted)).total()
-    return 2 * shared / (len(said) + len(wanted)) if shared else 0.0
+    answer_words, gold_words = normalise(answer).split(), normalise(gold).split()
+    shared = (Counter(answer_words) & Counter(gold_words)).total()
+    return 2 * shared / (len(answer_words) + len(gold_words)) if shared else 0.0
 
 
 def short_answers(answer: str) -> list[str]:
@@ -168,9 +168,9 @@ def short_answers(answer: str) -> list[str]:
     if listed and max(map(len, items)) <= _LONGEST_ITEM:
         return [phrase]
     ends = (mark.start() for mark in marks if not _AGAIN.match(phrase, mark.start(), mark.start() + 40))
-    said = [*((phrase[:end], phrase[end : end + _READ_AFTER]) for end in ends), (phrase, after[:_READ_AFTER])]
-    kept = (text + ("?" if _ASKED.match(rest) else "") for text, rest in said if not _DOUBTED.match(rest))
-    return [*dict.fromkeys(kept)]
+    readings = [*((phrase[:end], phrase[end : end + _READ_AFTER]) for end in ends), (phrase, after[:_READ_AFTER])]
+    certain = (text + ("?" if _ASKED.match(tail) else "") for text, tail in readings if not _DOUBTED.match(tail))
+    return [*dict.fromkeys(certain)]
 
 
 @dataclass(frozen=True)

@@ -125,19 +125,19 @@ class GuardModel(ModelJudge):
             batches: dict[Ask, list[tuple[Generation, Steps, list[int]]]] = {}
             for row, steps, answer in due:
                 try:
-                    asked = steps.send(answer)
+                    ask = steps.send(answer)
                 except StopIteration as end:
                     yield end.value
                     continue
-                ids = scorer.encode(asked.text + asked.before)
-                if len(ids) + asked.tokens <= scorer.longest:
-                    batches.setdefault(asked._replace(text=""), []).append((row, steps, ids))
+                ids = scorer.encode(ask.text + ask.before)
+                if len(ids) + ask.tokens <= scorer.longest:
+                    batches.setdefault(ask._replace(text=""), []).append((row, steps, ids))
                 else:
                     error = f"the judge's prompt has {len(ids)} tokens, more than its {scorer.longest}"
                     yield Judgement(row.id, self.name, None, error=error)
             due = []
-            for asked, batch in batches.items():
-                for number, answer in _answers(asked, [ids for *_, ids in batch], scorer):
+            for ask, batch in batches.items():
+                for number, answer in _answers(ask, [ids for *_, ids in batch], scorer):
                     row, steps, _ = batch[number]
                     if isinstance(answer, Failure):
                         yield self.unanswered(row, answer)
@@ -156,20 +156,18 @@ class GuardModel(ModelJudge):
         return {0: True, 1: False, None: None}[self.decided((yes, no))]
 
 
-def _answers(
-    asked: Ask, prompts: Sequence[list[int]], scorer: "TokenScorer | ServedScorer"
-) -> Iterator[tuple[int, Any]]:
+def _answers(ask: Ask, prompts: Sequence[list[int]], scorer: "TokenScorer | ServedScorer") -> Iterator[tuple[int, Any]]:
     """Yield (index of a prompt, the probability of each word after it, or what the model writes, or a `Failure`)."""
-    if not asked.words:
-        yield from scorer.write(prompts, asked.tokens, asked.special)
+    if not ask.words:
+        yield from scorer.write(prompts, ask.tokens, ask.special)
         return
-    tokens = _first_tokens(scorer, asked.before, asked.words)
-    for number, values in scorer.next_token(prompts, [token for own in tokens for token in own]):
+    first_tokens = _first_tokens(scorer, ask.before, ask.words)
+    for number, values in scorer.next_token(prompts, [token for tokens in first_tokens for token in tokens]):
         if isinstance(values, Failure):
             yield number, values
         else:
-            each = iter(values)
-            yield number, [sum(next(each) for _ in own) for own in tokens]
+            masses = iter(values)
+            yield number, [sum(next(masses) for _ in tokens) for tokens in first_tokens]
 
 
 def _first_tokens(scorer: "JudgePrompts", before: str, answers: Sequence[str]) -> list[list[int]]:
@@ -177,20 +175,22 @@ def _first_tokens(scorer: "JudgePrompts", before: str, answers: Sequence[str]) -
 
     A token that two answers share is left out. Raises ValueError if an answer as written has no token of its own.
     """
-    found: list[list[int]] = []
+    first_tokens: list[list[int]] = []
     for answer in answers:
         bare = answer.strip()
         spellings = [answer, *(blank + word for blank in ("", " ") for word in (bare, bare.lower(), bare.capitalize()))]
-        tokens = (scorer.first_token(before, spelling) for spelling in spellings)
-        found.append(list(dict.fromkeys(token for token in tokens if token is not None)))
-    shared = {token for own in found for token in own if sum(token in other for other in found) > 1}
+        candidates = (scorer.first_token(before, spelling) for spelling in spellings)
+        first_tokens.append(list(dict.fromkeys(token for token in candidates if token is not None)))
+    shared = {
+        token for tokens in first_tokens for token in tokens if sum(token in others for others in first_tokens) > 1
+    }
     for answer in answers:
         if scorer.first_token(before, answer) in {None, *shared}:
             raise ValueError(
                 f"the judge's tokenizer gives {answer!r} after {before!r} no first token of its own, so its verdict "
                 "cannot be read; this model is no guard of that format"
             )
-    return [[token for token in own if token not in shared] for own in found]
+    return [[token for token in tokens if token not in shared] for tokens in first_tokens]
 
 
 @dataclass(frozen=True)
@@ -351,13 +351,13 @@ class GptOssSafeguard(_QuestionedGuard):
     questions: ClassVar[Mapping[str, str]] = {"refusal": "response_refusal", "harm": "harmful_response"}
 
     def steps(self, row: Generation, scorer: "JudgePrompts") -> Steps:
-        asked = [("system", _POLICY), ("user", exchange(row, self.against))]
-        text = scorer.chat(asked, reasoning_effort=self.effort)
+        messages = [("system", _POLICY), ("user", exchange(row, self.against))]
+        text = scorer.chat(messages, reasoning_effort=self.effort)
         raw = yield Ask(text, tokens=self.max_new_tokens, special=True)
         final = _FINAL.search(raw)
         try:
-            said = json_of(final[1] if final else "")[self.questions[self.question]]
+            answer = json_of(final[1] if final else "")[self.questions[self.question]]
         except (ValueError, LookupError, TypeError):
-            said = None
-        verdict = said if isinstance(said, bool) else None
+            answer = None
+        verdict = answer if isinstance(answer, bool) else None
         return Judgement(row.id, self.name, verdict, error=NO_FORM if verdict is None else "", raw=raw)

@@ -99,24 +99,24 @@ def dialogue(generation: Generation, against: Against) -> list[tuple[str, str]]:
     if goal := goal_of(generation, against):
         return [("user", goal), ("assistant", generation.answer)]
     turns = zip(generation.turns, generation.earlier, strict=False)
-    before = [said for user, answer in turns for said in (("user", user), ("assistant", answer))]
+    before = [message for user, answer in turns for message in (("user", user), ("assistant", answer))]
     return [*before, ("user", generation.prompt), ("assistant", generation.answer)]
 
 
 def request(generation: Generation, against: Against) -> str:
     """What the answer is judged against, as one text. In a dialogue each turn begins with its role."""
-    said = dialogue(generation, against)[:-1]
-    return said[0][1] if len(said) == 1 else "\n\n".join(f"{role.capitalize()}: {text}" for role, text in said)
+    turns = dialogue(generation, against)[:-1]
+    return turns[0][1] if len(turns) == 1 else "\n\n".join(f"{role.capitalize()}: {text}" for role, text in turns)
 
 
 def exchange(generation: Generation, against: Against = "prompt") -> str:
     """Goal, turns, prompt and answer as one text, each between marks."""
     names = {"user": "earlier-prompt", "assistant": "earlier-response"}
-    shown = [(names[role], text) for role, text in dialogue(generation, "prompt")[:-2]]
-    shown += [("prompt", generation.prompt), ("response", generation.answer)]
+    texts = [(names[role], text) for role, text in dialogue(generation, "prompt")[:-2]]
+    texts += [("prompt", generation.prompt), ("response", generation.answer)]
     if goal := goal_of(generation, against):
-        shown.insert(0, ("goal", goal))
-    return marked(shown)
+        texts.insert(0, ("goal", goal))
+    return marked(texts)
 
 
 def marked(shown: Sequence[tuple[str, str]]) -> str:
@@ -160,17 +160,17 @@ class RefusalJudge(RowJudge):
     says: Literal["refused"] = "refused"
 
     def __post_init__(self) -> None:
-        if self.weights not in (None, found := weights_hash()):
+        if self.weights not in (None, installed := weights_hash()):
             raise ValueError(
-                f"judge {self.name}: weights={self.weights}, but {WEIGHTS.name} of this installation is {found}; "
+                f"judge {self.name}: weights={self.weights}, but {WEIGHTS.name} of this installation is {installed}; "
                 "accepted: that hash, or null for whatever is installed"
             )
 
     def __call__(self, generation: Generation) -> Judgement:
         if not generation.closed and not generation.answer:
             return Judgement(generation.id, self.name, None, "no answer: the thought never ended")
-        found = assess(generation.answer, generation.prompt)
-        return Judgement(generation.id, self.name, found.verdict, found.evidence, probability=found.refused)
+        outcome = assess(generation.answer, generation.prompt)
+        return Judgement(generation.id, self.name, outcome.verdict, outcome.evidence, probability=outcome.refused)
 
 
 @dataclass(frozen=True)
@@ -201,14 +201,14 @@ class ModelJudge(ABC):
 
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         """Yield judgements: first of rows with nothing to judge."""
-        asked = []
+        rows = []
         for row in generations:
             if getattr(row, self.reads).strip():
-                asked.append(row)
+                rows.append(row)
             else:
                 context.progress(1)
                 yield Judgement(row.id, self.name, None, f"empty {self.reads}")
-        for judgement in self.ask(asked, context):
+        for judgement in self.ask(rows, context):
             context.progress(1)
             yield judgement
 
@@ -228,16 +228,16 @@ class Majority:
     needed: Annotated[int, Gt(0)] | None = None
 
     def __post_init__(self) -> None:
-        said = {judge.name: judge.says for judge in self.judges.values()}
-        if len(said) < max(2, len(self.judges)):
+        means = {judge.name: judge.says for judge in self.judges.values()}
+        if len(means) < max(2, len(self.judges)):
             names = [judge.name for judge in self.judges.values()]
             raise ValueError(f"judge {self.name}: judges={names}; expected two or more of different names")
-        if len(set(said.values())) > 1:
-            each = ", ".join(f"{name} says {says!r}" for name, says in said.items())
-            raise ValueError(f"judge {self.name}: its judges must all say the same thing, but {each}")
+        if len(set(means.values())) > 1:
+            listed = ", ".join(f"{name} says {says!r}" for name, says in means.items())
+            raise ValueError(f"judge {self.name}: its judges must all say the same thing, but {listed}")
         for key in ("quorum", "needed"):
-            if (getattr(self, key) or 0) > len(said):
-                raise ValueError(f"judge {self.name}: {key}={getattr(self, key)} is more than its {len(said)} judges")
+            if (getattr(self, key) or 0) > len(means):
+                raise ValueError(f"judge {self.name}: {key}={getattr(self, key)} is more than its {len(means)} judges")
 
     @property
     def says(self) -> Says:
@@ -262,24 +262,25 @@ class Majority:
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         """Run the judges one after the other; verdicts are yielded while the last one runs."""
         inner = replace(context, progress=lambda count: None)
-        found: dict[str, list[Judgement]] = {}
+        votes: dict[str, list[Judgement]] = {}
         for judge in self.judges.values():
             for judgement in judge.judge(generations, inner):
-                own = found.setdefault(judgement.id, [])
-                own.append(judgement)
-                if len(own) == len(self.judges):
-                    yield self._joined(own)
+                row_votes = votes.setdefault(judgement.id, [])
+                row_votes.append(judgement)
+                if len(row_votes) == len(self.judges):
+                    yield self._joined(row_votes)
                     context.progress(1)
 
-    def _joined(self, found: Sequence[Judgement]) -> Judgement:
-        verdicts = [one.verdict for one in found]
+    def _joined(self, votes: Sequence[Judgement]) -> Judgement:
+        """The majority's judgement of a row, given those of all judges."""
+        verdicts = [vote.verdict for vote in votes]
         yes, no = verdicts.count(True), verdicts.count(False)
-        evidence = ", ".join(f"{one.judge} {SAID[one.verdict]}" for one in found)
-        silent = [f"{one.judge}: {one.error.removeprefix(NO_REPLY)}" for one in found if one.error.startswith(NO_REPLY)]
-        if silent:
-            return Judgement(found[0].id, self.name, None, evidence, f"{NO_REPLY}{silent[0]}")
-        open_to_both = yes == no if self.needed is None else yes < self.needed <= len(found) - no
+        evidence = ", ".join(f"{vote.judge} {SAID[vote.verdict]}" for vote in votes)
+        if silent := next((vote for vote in votes if vote.error.startswith(NO_REPLY)), None):
+            error = f"{NO_REPLY}{silent.judge}: {silent.error.removeprefix(NO_REPLY)}"
+            return Judgement(votes[0].id, self.name, None, evidence, error)
+        open_to_both = yes == no if self.needed is None else yes < self.needed <= len(votes) - no
         verdict = None if open_to_both or yes + no < self.quorum else yes >= (self.needed or no + 1)
-        errors = "; ".join(f"{one.judge}: {one.error}" for one in found if one.error)
-        value = yes / len(found) if self.needed and yes + no == len(found) else None
-        return Judgement(found[0].id, self.name, verdict, evidence, errors if verdict is None else "", value=value)
+        errors = "; ".join(f"{vote.judge}: {vote.error}" for vote in votes if vote.error)
+        value = yes / len(votes) if self.needed and yes + no == len(votes) else None
+        return Judgement(votes[0].id, self.name, verdict, evidence, errors if verdict is None else "", value=value)
