@@ -77,14 +77,14 @@ def _crossed_alike(*arms: Seeds) -> tuple[Crossed, ...]:
     )
 
 
-def matched(baseline: Seeds, variant: Seeds) -> tuple[dict[Any, int], int]:
+def matched(baseline: Seeds, compared: Seeds) -> tuple[dict[Any, int], int]:
     """(difference by prompt, summed over seeds and samples; number of texts with a verdict in both).
 
     A seed is matched with the same seed of the baseline, or with its first seed if that is absent.
     """
     differences: dict[Any, int] = defaultdict(int)
     pairs = 0
-    for seed, after in variant.items():
+    for seed, after in compared.items():
         before = baseline.get(seed) or next(iter(baseline.values()))
         for text, verdict in after.items():
             earlier = before.get(text)
@@ -160,14 +160,14 @@ def comparisons(variants: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
             measure = both[0].measure
             if variant.untrained or baseline is variant or any(evaluation.measure != measure for evaluation in both):
                 continue
-            before, after = verdicts_of(baseline, made), {seed: one.verdicts() for seed, one in judged.items()}
+            before = verdicts_of(baseline, made)
+            after = {seed: evaluation.verdicts() for seed, evaluation in judged.items()}
             sets[made] = after, before
             key = (variant, Column(measure, made[0], (made,)))
             contrasts[key] = contrast([sets[made]])
             for seed, evaluation in judged.items():  # against the same seed of the baseline, else its first
                 base_seed = seed if seed in before else next(iter(before))
-                base = baseline.judged[made][base_seed]
-                row = _comparison(base, before[base_seed], evaluation, after[seed])
+                row = _comparison(baseline.judged[made][base_seed], before[base_seed], evaluation, after[seed])
                 rows.append((key, row | {"seeds": len(after)}))
         for column in (column for name in {made[0] for made in variant.judged} for column in means[name]):
             if all(made in sets for made in column.made):

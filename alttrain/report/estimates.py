@@ -38,7 +38,7 @@ STRUCTURE = [
 ]
 """The columns of structure.csv. `harmful_n` and `benign_n` count prompts with a verdict on the answer."""
 ENDS = {True: "refused", False: "answered", None: "undecided"}
-FLOWS = [f"{said}_{end}" for said in ("harmful", "benign", "unassessed") for end in ENDS.values()]
+FLOWS = [f"{assessment}_{end}" for assessment in ("harmful", "benign", "unassessed") for end in ENDS.values()]
 """Columns of thoughts.csv: what the assessment says, and what becomes of the answer."""
 SMALL = 30
 """A rate over fewer prompts is called a small sample: its interval is more than 30 points wide around 50 %."""
@@ -259,11 +259,11 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
             continue
         safe = [bool(text.refuses) - bool(text.refused) for text in acting]  # 1: the thought only, -1: the answer
         follows = [(text.assessment == "harmful") is text.refused for text in assessed]
-        places = [(text.position_share, text.id) for text in assessed if text.position_share is not None]
+        positions = [(text.position_share, text.id) for text in assessed if text.position_share is not None]
         estimates = {
             "against": statistics.rate_by_item([sign != 0 for sign in safe], [text.id for text in acting]),
             "follows": statistics.rate_by_item(follows, [text.id for text in assessed]),
-            "assessed_at": statistics.mean_by_item([place for place, _ in places], [prompt for _, prompt in places]),
+            "assessed_at": statistics.mean_by_item([share for share, _ in positions], [name for _, name in positions]),
         }
         row: dict[str, Any] = {"run": evaluation.run, "benchmark": evaluation.benchmark}
         row |= {"protocol": evaluation.protocol, "protocol_hash": evaluation.made[2], "judge": evaluation.judge}

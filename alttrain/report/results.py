@@ -139,10 +139,7 @@ def name_methods(judged: Sequence[Evaluation]) -> None:
 
 
 def name_settings(judged: Sequence[Evaluation]) -> None:
-    """Add to evaluations of one benchmark that a protocol made in several ways the settings in which the ways differ.
-
-    A way is all evaluations with one protocol hash.
-    """
+    """Add to the evaluations of a benchmark by a protocol the settings in which their ways (protocol hashes) differ."""
     by_benchmark = defaultdict[tuple[str, str], dict[str, list[Evaluation]]](lambda: defaultdict(list))
     for evaluation in judged:
         protocol, benchmark, digest = evaluation.made
