@@ -118,9 +118,9 @@ class Column:
     """A measure of one protocol.
 
     `kind` is "rate" (one benchmark), "mean" (the mean over several), "pool" (the pooled prompts of several) or
-    "training" (with `made` empty). `defined` is whether a mean is over the sets that its protocol names; a set that is in
-    no row has an empty hash. `tables` show the column of a benchmark under the name `called`. `judges` has each set's
-    judge, if the measure depends on one. `setting` is that of a rate's evaluations.
+    "training" (with `made` empty). `defined` is whether a mean is over the sets that its protocol names; a set that no
+    row contains has an empty hash. `tables` show the column of a benchmark under the name `called`. `judges` has each
+    set's judge, if the measure depends on one. `setting` is that of a rate's evaluations.
     """
 
     measure: str
