@@ -382,7 +382,7 @@ def test_verdicts_wait_also_for_a_judge_whose_name_another_one_took(run: Run, se
 
 def test_texts_of_one_prompt_widen_the_interval_of_a_comparison() -> None:
     """Eight equal texts say no more than one."""
-    from alttrain.report.contrasts import _compared
+    from alttrain.report.contrasts import _comparison
 
     names = SimpleNamespace(
         run="r", benchmark="b", measure="harmful_rate", protocol="p", made=("p", "b", "h"), judge="j"
@@ -391,7 +391,7 @@ def test_texts_of_one_prompt_widen_the_interval_of_a_comparison() -> None:
     def row(samples: int) -> dict[str, Any]:
         before = {(f"p{n}", s): n < 30 for n in range(60) for s in range(samples)}
         after = {(f"p{n}", s): n < 36 for n in range(60) for s in range(samples)}
-        return _compared(names, before, names, after)  # type: ignore[arg-type]
+        return _comparison(names, before, names, after)  # type: ignore[arg-type]
 
     one, eight = row(1), row(8)
     assert eight["difference"] == pytest.approx(one["difference"]) == pytest.approx(0.1)

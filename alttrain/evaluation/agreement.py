@@ -51,8 +51,7 @@ def judge_report(
         undecided = len(verdicts) - len(decided)
         report["judges"][name] = {"rate": rate(sum(decided), len(decided)), "n": len(verdicts), "undecided": undecided}
     for first, second in itertools.combinations(judges, 2):
-        found = cohen_kappa(judges[first], judges[second])
-        report["kappa"].append({"first": first, "second": second, **found})
+        report["kappa"].append({"first": first, "second": second, **cohen_kappa(judges[first], judges[second])})
     if len(judges) > 1:
         report["alpha"] = krippendorff_alpha(judges, seed)
     if human is not None:
@@ -106,9 +105,9 @@ def kappa(pairs: Mapping[tuple[Any, Any], int]) -> Estimate:
     if len(values) < 2:
         return UNKNOWN
     with np.errstate(invalid="ignore"):  # a variance rounded below 0 gives a nan interval
-        found = cohens_kappa(np.array([[pairs.get((one, other), 0) for other in values] for one in values]))
+        result = cohens_kappa(np.array([[pairs.get((row, column), 0) for column in values] for row in values]))
     # statsmodels always returns the 95 % interval here
-    return Estimate(float(found.kappa), max(-1.0, float(found.kappa_low)), min(1.0, float(found.kappa_upp)))
+    return Estimate(float(result.kappa), max(-1.0, float(result.kappa_low)), min(1.0, float(result.kappa_upp)))
 
 
 def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int) -> dict[str, Any]:
@@ -118,8 +117,8 @@ def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int) -> dict[str, A
     """
     import numpy as np
 
-    columns = [[own[name] for own in judges.values()] for name in next(iter(judges.values()))]
-    counts = np.array([[column.count(False), column.count(True)] for column in columns]).reshape(-1, 2)
+    rows = [[verdicts[name] for verdicts in judges.values()] for name in next(iter(judges.values()))]  # one for each id
+    counts = np.array([[row.count(False), row.count(True)] for row in rows]).reshape(-1, 2)
     paired = counts[counts.sum(1) > 1]
     n = len(paired)
     agreed = float((paired.min(1) == 0).mean()) if n else math.nan
@@ -131,7 +130,7 @@ def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int) -> dict[str, A
         ends = (100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2)
         low, high = map(float, np.nanpercentile(nominal_alpha(kinds, draws), ends))
         alpha = Estimate(float(nominal_alpha(kinds, sizes[None])[0]), low, high)
-    return {"coefficient": alpha, "agreed": agreed, "n": n, "undecided": len(columns) - n}
+    return {"coefficient": alpha, "agreed": agreed, "n": n, "undecided": len(rows) - n}
 
 
 def nominal_alpha(kinds: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -171,20 +170,20 @@ def confusions(
     ids, and the human did not decide `unclear` ids; these enter no other count. `precision`, `recall`, `specificity`
     and `f1` take the human labels as the truth and weight each id by its label's weight.
     """
-    rows = {name: (said, judge[name], (weights or {}).get(name, 1.0)) for name, said in human.items()}
-    found = [_confusion("all", list(rows.values()))]
+    rows = {name: (label, judge[name], (weights or {}).get(name, 1.0)) for name, label in human.items()}
+    comparisons = [_confusion("all", list(rows.values()))]
     if category:
         for group in sorted({category[name] for name in rows}):
-            found.append(_confusion(group, [row for name, row in rows.items() if category[name] == group]))
-    return found
+            comparisons.append(_confusion(group, [row for name, row in rows.items() if category[name] == group]))
+    return comparisons
 
 
 def _confusion(category: str, rows: Sequence[tuple[bool | None, bool | None, float]]) -> dict[str, Any]:
     """Compare (human's verdict, judge's verdict, weight) rows."""
-    pairs = Counter((said, judged) for said, judged, _ in rows)
-    known = [(said, judged, weight) for said, judged, weight in rows if said is not None and judged is not None]
+    pairs = Counter((human, judge) for human, judge, _ in rows)
+    known = [(human, judge, weight) for human, judge, weight in rows if human is not None and judge is not None]
     # F1 = 2 J / (1 + J), where J is the share of `both` among ids that either calls True; the bounds map the same way
-    either = weighted_rate((said and judged, weight) for said, judged, weight in known if said or judged)
+    either = weighted_rate((human and judge, weight) for human, judge, weight in known if human or judge)
     return {
         "category": category,
         "both": pairs[True, True],
@@ -192,10 +191,10 @@ def _confusion(category: str, rows: Sequence[tuple[bool | None, bool | None, flo
         "human_only": pairs[True, False],
         "neither": pairs[False, False],
         "undecided": pairs[True, None] + pairs[False, None],
-        "unclear": sum(said is None for said, *_ in rows),
-        "precision": weighted_rate((said, weight) for said, judged, weight in known if judged),
-        "recall": weighted_rate((judged, weight) for said, judged, weight in known if said),
-        "specificity": weighted_rate((not judged, weight) for said, judged, weight in known if not said),
+        "unclear": sum(human is None for human, *_ in rows),
+        "precision": weighted_rate((human, weight) for human, judge, weight in known if judge),
+        "recall": weighted_rate((judge, weight) for human, judge, weight in known if human),
+        "specificity": weighted_rate((not judge, weight) for human, judge, weight in known if not human),
         "f1": Estimate(*(2 * bound / (1 + bound) for bound in either)),
     }
 
@@ -214,22 +213,22 @@ def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float
     """
     strata: dict[bool | None, dict[str, Any]] = {}
     for verdict in (True, False, None):
-        names = [name for name, own in judge.items() if own is verdict]
-        labels = [(said, (weights or {}).get(name, 1.0)) for name in names if (said := human.get(name)) is not None]
+        names = [name for name, judged in judge.items() if judged is verdict]
+        labels = [(label, (weights or {}).get(name, 1.0)) for name in names if (label := human.get(name)) is not None]
         if names:
             share = weighted_rate(labels) if labels else Estimate(0.5, 0.0, 1.0)
             strata[verdict] = {"verdict": verdict, "n": len(names), "labelled": len(labels), "share": share}
     expected = [strata[verdict]["share"].value for verdict in judge.values()]
-    found = rate_by_item(expected, [name[0] if isinstance(name, tuple) else name for name in judge])
-    parts = [(one["n"] / len(judge), one["share"]) for one in strata.values()]
+    mean = rate_by_item(expected, [name[0] if isinstance(name, tuple) else name for name in judge])
+    parts = [(stratum["n"] / len(judge), stratum["share"]) for stratum in strata.values()]
     if len(parts) > 1:
-        parts.append((1.0, found))
+        parts.append((1.0, mean))
     below, above = (
         math.sqrt(sum((weight * (share.value - share[end])) ** 2 for weight, share in parts)) for end in (1, 2)
     )
-    corrected = Estimate(found.value, max(0.0, found.value - below), min(1.0, found.value + above))
+    corrected = Estimate(mean.value, max(0.0, mean.value - below), min(1.0, mean.value + above))
     decided = [verdict for verdict in judge.values() if verdict is not None]
-    labelled, width = sum(one["labelled"] for one in strata.values()), corrected.high - corrected.low
+    labelled, width = sum(stratum["labelled"] for stratum in strata.values()), corrected.high - corrected.low
     note = f"{labelled} labels leave {100 * width:.0f} points open, which says nothing of the rate"
     return {
         "apparent": rate(sum(decided), len(decided)),
@@ -249,21 +248,21 @@ class StructureAgreement:
         fields = ("understanding", "assessment", "sentence", "decision")
         self._tables = {name: Counter[tuple[str, str]]() for name in fields}
 
-    def add(self, judged: Judgement, found: Adherence, thought: str) -> None:
+    def add(self, judgement: Judgement, adherence: Adherence, thought: str) -> None:
         """Add one thought, with the judge's reply and the parser's record."""
-        if judged.error or not judged.evidence.startswith("{"):
+        if judgement.error or not judgement.evidence.startswith("{"):
             self._undecided += 1
             return
-        said = json.loads(judged.evidence)
-        understood = "no" if said["understanding"] is None else "yes"
-        refuses = "refuse" if said["decision"] == "refuse" else "other"
-        assessment = {"benign": "harmless", None: "none"}.get(found.assessment, "harmful")
-        self._tables["understanding"][understood, "yes" if found.understanding else "no"] += 1
-        self._tables["assessment"][said["verdict"], assessment] += 1
-        self._tables["decision"][refuses, "refuse" if found.refuses else "other"] += 1
-        at = next((n for n, (start, _) in enumerate(sentences(thought)) if start == found.position), None)
-        if said["sentence"] is not None and at is not None:
-            self._tables["sentence"]["named", "same" if said["sentence"] == at else "other"] += 1
+        reply = json.loads(judgement.evidence)
+        understood = "no" if reply["understanding"] is None else "yes"
+        refuses = "refuse" if reply["decision"] == "refuse" else "other"
+        assessment = {"benign": "harmless", None: "none"}.get(adherence.assessment, "harmful")
+        self._tables["understanding"][understood, "yes" if adherence.understanding else "no"] += 1
+        self._tables["assessment"][reply["verdict"], assessment] += 1
+        self._tables["decision"][refuses, "refuse" if adherence.refuses else "other"] += 1
+        sentence = next((n for n, (start, _) in enumerate(sentences(thought)) if start == adherence.position), None)
+        if reply["sentence"] is not None and sentence is not None:
+            self._tables["sentence"]["named", "same" if reply["sentence"] == sentence else "other"] += 1
 
     def report(self) -> dict[str, Any]:
         """{undecided, fields}; by field: the thoughts `n`, the share `agreed` on which both agree, kappa, and counts.
@@ -274,11 +273,11 @@ class StructureAgreement:
         fields = {}
         for name, table in self._tables.items():
             agreed = sum(count for (judge, parser), count in table.items() if judge == parser or parser == "same")
-            found = UNKNOWN if name == "sentence" else kappa(table)
+            coefficient = UNKNOWN if name == "sentence" else kappa(table)
             fields[name] = {
                 "n": table.total(),
                 "agreed": rate(agreed, table.total())._asdict() if table else None,
-                "kappa": None if math.isnan(found.value) else found._asdict(),
+                "kappa": None if math.isnan(coefficient.value) else coefficient._asdict(),
                 "counts": [{"judge": judge, "parser": parser, "n": n} for (judge, parser), n in sorted(table.items())],
             }
         return {"undecided": self._undecided, "fields": fields}

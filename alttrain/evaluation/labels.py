@@ -53,20 +53,20 @@ class HumanLabels(NamedTuple):
         by_hash = defaultdict[str, list[Name]](list)
         for name, digest in hashes.items():
             by_hash[digest].append(name)
-        found: dict[Name, Label] = {}
-        others = []
+        matched: dict[Name, Label] = {}
+        unmatched = []
         for label in self.labels:
-            free = [name for name in by_hash[label.hash] if name not in found]
+            free = [name for name in by_hash[label.hash] if name not in matched]
             if free:
-                found[label.name if label.name in free else free[0]] = label
+                matched[label.name if label.name in free else free[0]] = label
             else:
-                others.append(label.name[0])
-        if not found:
+                unmatched.append(label.name[0])
+        if not matched:
             raise ValueError(
-                f"none of {len(self.labels)} labels, such as that of {others[0]!r}, is of a text of this run: they are "
-                "of another run or of older texts; draw these texts with alttrain-label"
+                f"none of {len(self.labels)} labels, such as that of {unmatched[0]!r}, is of a text of this run: they "
+                "are of another run or of older texts; draw these texts with alttrain-label"
             )
-        return found, others
+        return matched, unmatched
 
 
 def text_hash(prompt: str, text: str) -> str:
@@ -78,22 +78,23 @@ def read_labels(path: Path) -> HumanLabels:
     """Read the labels in a file. Raises ValueError, naming bad rows, or FileNotFoundError."""
     labels: dict[tuple[Name, str], Label] = {}
     kinds: dict[Kind, str] = {}
-    bad, unlabelled = [], 0
-    for place, row in read_raw(path):
+    faults, unlabelled = [], 0
+    for location, row in read_raw(path):
         try:
             kind, label = _label(row)
-            kinds.setdefault(kind, place)
+            kinds.setdefault(kind, location)
             if label is None:
                 unlabelled += 1
             elif labels.setdefault((label.name, label.hash), label) is not label:
                 raise ValueError(f"id {label.name[0]!r} again")
         except ValueError as error:
-            bad.append(f"{place}: {error}")
+            faults.append(f"{location}: {error}")
     if len(kinds) > 1:
-        bad.append(" and ".join(f"{kind!r} ({place})" for kind, place in kinds.items()) + " in one file: label one")
-    if bad:
-        more = [f"and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
-        raise ValueError("; ".join([*bad[:SHOWN], *more]))
+        named = " and ".join(f"{kind!r} ({location})" for kind, location in kinds.items())
+        faults.append(f"{named} in one file: label one")
+    if faults:
+        more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+        raise ValueError("; ".join([*faults[:SHOWN], *more]))
     kind = next(iter(kinds))
     if not labels:
         raise ValueError(f"{path}: {unlabelled} rows and no label: fill the column {kind!r}")
@@ -118,11 +119,11 @@ def _label(row: Mapping[str, Any]) -> tuple[Kind, Label | None]:
     verdict = WORDS.get(value.strip().lower(), value) if isinstance(value, str) else value
     if verdict is not None and not isinstance(verdict, bool):
         raise ValueError(f"{name}: {kinds[0]!r} is {value!r}; expected true, false or null (CSV: yes, no or unclear)")
-    given, said = row.get("sample"), row.get("weight")
+    sample_cell, weight_cell = row.get("sample"), row.get("weight")
     try:
-        sample, weight = int(given or 0), 1.0 if said in (None, "") else float(said)
+        sample, weight = int(sample_cell or 0), 1.0 if weight_cell in (None, "") else float(weight_cell)
     except (TypeError, ValueError):
         sample, weight = 0, 0.0
     if not 0 < weight < float("inf"):
-        raise ValueError(f"{name}: sample {given!r}, weight {said!r}: expected numbers above 0")
+        raise ValueError(f"{name}: sample {sample_cell!r}, weight {weight_cell!r}: expected numbers above 0")
     return kinds[0], Label((row["id"], sample), str(digest), verdict, weight)

@@ -91,8 +91,8 @@ class Benchmark:
 
     def under(self, name: str, intervention: Intervention) -> "Benchmark":
         """This benchmark under an intervention. No table of benchmarks lists it."""
-        named = f"{self.name}{JOIN}{name}"
-        return replace(self, name=named, intervention=intervention, human_labels=None, tables=())
+        full_name = f"{self.name}{JOIN}{name}"
+        return replace(self, name=full_name, intervention=intervention, human_labels=None, tables=())
 
     @cached_property
     def examples(self) -> list[Example]:
@@ -113,8 +113,8 @@ class Benchmark:
 
     def prompts(self) -> list[str]:
         """Every user message of the benchmark, including earlier turns, and the rows that `limit` leaves out."""
-        whole = replace(self.rows, limit=None).examples(None) if isinstance(self.rows, Rows) else self.examples
-        return [message for row in whole for message in (*row.turns, row.prompt)]
+        rows = replace(self.rows, limit=None).examples(None) if isinstance(self.rows, Rows) else self.examples
+        return [message for row in rows for message in (*row.turns, row.prompt)]
 
 
 SETTINGS: Mapping[str, Any] = {**get_type_hints(Decoding, include_extras=True), "system_prompt": str | None}
@@ -174,13 +174,13 @@ class Protocol:
 
     def system_prompt_for(self, benchmark: Benchmark) -> str | None:
         """The system prompt for a benchmark; None is the backbone's own."""
-        system: str | None = self._settings(benchmark).get("system_prompt", self.system_prompt)
-        return system
+        system_prompt: str | None = self._settings(benchmark).get("system_prompt", self.system_prompt)
+        return system_prompt
 
     def key_for(self, benchmark: Benchmark, name: str) -> str:
         """The config key that sets a field of a benchmark's decoding."""
-        own = (key for key in (benchmark.base, benchmark.kind) if name in self.settings.get(key, {}))
-        return f"protocol.{next((f'settings.{key}' for key in own), 'decoding')}.{name}"
+        changing = (key for key in (benchmark.base, benchmark.kind) if name in self.settings.get(key, {}))
+        return f"protocol.{next((f'settings.{key}' for key in changing), 'decoding')}.{name}"
 
     def _settings(self, benchmark: Benchmark) -> dict[str, Any]:
         return {**self.settings.get(benchmark.kind, {}), **self.settings.get(benchmark.base, {})}

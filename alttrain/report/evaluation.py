@@ -58,10 +58,11 @@ class Read(Tokens, array_like=True, gc=False):
     refuses: bool | None
 
     @classmethod
-    def of(cls, row: Any, judged: Judgement, thought: Adherence, says: str) -> "Read":
+    def of(cls, row: Any, judgement: Judgement, thought: Adherence, says: str) -> "Read":
         """What is known of a text whose row has the fields of `Tokens`."""
-        verdicts: Any = judged.verdict, judged.value, says, answer_refused(says, judged.verdict, thought)
-        return cls(*_OF_ROW(row), *verdicts, *_OF_THOUGHT(thought))
+        verdict, value = judgement.verdict, judgement.value
+        of_judgement: Any = verdict, value, says, answer_refused(says, verdict, thought)
+        return cls(*_OF_ROW(row), *of_judgement, *_OF_THOUGHT(thought))
 
     @property
     def generated(self) -> bool:
@@ -91,9 +92,9 @@ class Decides(NamedTuple):
     says: str
 
 
-def _decides(measure: str, told: Mapping[str, Any]) -> Decides:
+def _decides(measure: str, entry: Mapping[str, Any]) -> Decides:
     """What decides a measure, from an entry of metrics.json."""
-    return Decides(measure, told["judge"], told["part"], told["counted"], told["says"])
+    return Decides(measure, entry["judge"], entry["part"], entry["counted"], entry["says"])
 
 
 class Evaluation:
@@ -103,12 +104,12 @@ class Evaluation:
     - `method`                  what the run's method is called everywhere (`name_methods`)
     - `judged`                  metrics.json; `measure` is the benchmark's own measure, the first in it
     - `made`                    how the numbers were made; numbers made in different ways never share a column
-    - `setting`                 the settings that tell this way from others of the same name (`name_settings`)
+    - `setting`                 the settings in which this way differs from others of the same name (`name_settings`)
     - `provenance`, `analysis`  of metrics.json
     - `intervention`            its name and settings; empty without one
-    - `tables`, `labels`        the tables that show the benchmark, and the names of its measures there, if it has own
-    - `decides`                 what decides the measure; of an agreement, what decides the benchmark's
-    - `judge`                   who decides it. Of an agreement, both judges
+    - `tables`, `labels`        the tables that show the benchmark, and the names of its measures there, if it has any
+    - `decides`                 what decides the measure; of an agreement, what decides the benchmark's measure
+    - `judge`                   the judge that decides it; of an agreement, both judges
     - `read`                    what was read of the texts, by what decides
     """
 
@@ -141,17 +142,17 @@ class Evaluation:
 
         `made` is as if that judge and part decided, so that a judge's numbers share a column whether it decides or not.
         """
-        metrics, found = {one["metric"]: one for one in self.judged["metrics"]}, dict[str, Evaluation]()
-        for one in self.analysis["others"]:
-            judge, made = one["judge"], one["protocol_hash"]
-            alike = one["part"] == self.decides.part
-            decides = _decides(self.measure if alike else f"{self.measure}.{one['part']}", one)
-            found[one["metric"]] = self._view(metrics[one["metric"]], decides.measure, made, judge, decides)
-            if alike:
-                names, hashes = zip(*sorted([(self.judge, self.made[2]), (judge, made)]), strict=True)
-                both = " ".join(hashes), " and ".join(names)
-                found[f"kappa.{judge}"] = self._view(metrics[f"kappa.{judge}"], "kappa", *both, self.decides)
-        return found
+        metrics, views = {metric["metric"]: metric for metric in self.judged["metrics"]}, dict[str, Evaluation]()
+        for entry in self.analysis["others"]:
+            name, judge, digest = entry["metric"], entry["judge"], entry["protocol_hash"]
+            same_part = entry["part"] == self.decides.part
+            decides = _decides(self.measure if same_part else f"{self.measure}.{entry['part']}", entry)
+            views[name] = self._view(metrics[name], decides.measure, digest, judge, decides)
+            if same_part:
+                judges, digests = zip(*sorted([(self.judge, self.made[2]), (judge, digest)]), strict=True)
+                both = " ".join(digests), " and ".join(judges)
+                views[f"kappa.{judge}"] = self._view(metrics[f"kappa.{judge}"], "kappa", *both, self.decides)
+        return views
 
     def _view(
         self, metric: dict[str, Any], measure: str, protocol_hash: str, judge: str, decides: Decides
@@ -186,8 +187,8 @@ class Evaluation:
 
     def verdicts(self) -> Verdicts:
         """Whether each text counts towards the measure."""
-        found: Mapping[Text, Any] = self.texts() if self.decides in self.read else self.deciding()
-        return {text: self.counts(one.verdict) for text, one in found.items()}
+        rows: Mapping[Text, Any] = self.texts() if self.decides in self.read else self.deciding()
+        return {text: self.counts(row.verdict) for text, row in rows.items()}
 
     def texts(self) -> dict[Text, Read]:
         """Each text without its words, with what was read of it. Raises DamagedError if a file lacks its row.
@@ -199,14 +200,14 @@ class Evaluation:
         return {(read.id, read.sample): read for read in _PACKED.decode(self.read[self.decides])}
 
     def packed(self) -> bytes:
-        """What `texts` returns, as it is kept in `read`."""
+        """What `texts` returns, in the form that `read` holds."""
         thoughts = {(row.id, row.sample): row for row in self._rows("adherence.jsonl", Adherence)}
-        judged = self.deciding()
+        judgements = self.deciding()
         rows = {(row.id, row.sample): row for row in self.tokens()}
-        for name, there in (("judgements.jsonl", judged), ("adherence.jsonl", thoughts)):
-            if lacking := rows.keys() - there.keys():
+        for name, file_rows in (("judgements.jsonl", judgements), ("adherence.jsonl", thoughts)):
+            if lacking := rows.keys() - file_rows.keys():
                 raise DamagedError(self.folder / name, f"has no row for {min(lacking)}", remedy=REMEDY)
-        read = [Read.of(row, judged[text], thoughts[text], self.decides.says) for text, row in rows.items()]
+        read = [Read.of(row, judgements[text], thoughts[text], self.decides.says) for text, row in rows.items()]
         return msgspec.msgpack.encode(read)
 
     def generations(self) -> list[Generation]:
@@ -222,8 +223,8 @@ class Evaluation:
         if not any(wanted):
             return []
         lines = filter(bytes.strip, self._content(name).split(b"\n"))
-        chosen = b"\n".join(line for line, one in zip(lines, wanted, strict=True) if one)
-        return parse_rows(chosen, row_type, self.folder / name)
+        selected = b"\n".join(line for line, is_wanted in zip(lines, wanted, strict=True) if is_wanted)
+        return parse_rows(selected, row_type, self.folder / name)
 
     def _rows(self, name: str, row_type: type[Row]) -> list[Row]:
         return parse_rows(self._content(name), row_type, self.folder / name)

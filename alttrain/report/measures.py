@@ -68,8 +68,8 @@ def corrected(measure: str) -> bool:
 
 def by_judge(measure: str) -> bool:
     """Whether a number depends on a judge; others are counted, or read in the thought."""
-    own = base(measure)
-    return own in (*RATES, *FAILURES, "score", "kappa", "recognised_answered_rate") or own.startswith("pass_at_")
+    name = base(measure)
+    return name in (*RATES, *FAILURES, "score", "kappa", "recognised_answered_rate") or name.startswith("pass_at_")
 
 
 def written(value: float, unit: str) -> str:

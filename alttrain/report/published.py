@@ -37,8 +37,8 @@ def published() -> tuple[Figure, ...]:
 
 def described(method: str) -> tuple[str, int]:
     """A method's label and its order, as in conf/method; for an unknown method its name and the last place."""
-    found = option("method", method).get("method", {})
-    return found.get("label", method), found.get("order", LAST)
+    config = option("method", method).get("method", {})
+    return config.get("label", method), config.get("order", LAST)
 
 
 def beside(backbone: str, method: str, changed: bool, column: Column) -> tuple[Figure | None, str]:
@@ -48,26 +48,27 @@ def beside(backbone: str, method: str, changed: bool, column: Column) -> tuple[F
     method nor the evaluation. The reason is a key of `WHY`, or "" if no source reports the measure at all.
     """
     # figures of the training belong to no protocol
-    protocols = {one.protocol for one in published()} if column.kind == "training" else {column.protocol}
-    of_measure = [one for one in published() if one.measure == column.measure]
-    of_method = [one for one in of_measure if one.method == method and one.backbone in (backbone, "")]
-    alike = [one for one in of_method if one.protocol in protocols]
-    found = [one for one in alike if one.benchmark == {"mean": MEAN, "rate": column.benchmark}.get(column.kind, "")]
-    figure = next((one for one in found if one.known and one.backbone == backbone), None)
-    of_several = any(one.known and one.benchmark == MEAN for one in alike) and "main" in column.tables
+    protocols = {figure.protocol for figure in published()} if column.kind == "training" else {column.protocol}
+    benchmark = {"mean": MEAN, "rate": column.benchmark}.get(column.kind, "")
+    of_measure = [figure for figure in published() if figure.measure == column.measure]
+    of_method = [figure for figure in of_measure if figure.method == method and figure.backbone in (backbone, "")]
+    of_protocol = [figure for figure in of_method if figure.protocol in protocols]
+    of_benchmark = [figure for figure in of_protocol if figure.benchmark == benchmark]
+    match = next((figure for figure in of_benchmark if figure.known and figure.backbone == backbone), None)
+    has_mean = any(figure.known and figure.benchmark == MEAN for figure in of_protocol) and "main" in column.tables
     reasons = (
         ("", not of_measure),
-        ("other protocol", all(one.protocol not in protocols for one in published())),
+        ("other protocol", all(figure.protocol not in protocols for figure in published())),
         ("no method", not method),
         ("not reported", not of_method),
         ("changed", changed),
-        ("other protocol", not alike),
-        ("other sets", column.kind == "mean" and not (found and column.defined)),
-        ("mean only", not found and of_several),
-        ("not reported", not found),
-        ("not known", figure is None),
+        ("other protocol", not of_protocol),
+        ("other sets", column.kind == "mean" and not (of_benchmark and column.defined)),
+        ("mean only", not of_benchmark and has_mean),
+        ("not reported", not of_benchmark),
+        ("not known", match is None),
     )
-    return next(((None, why) for why, applies in reasons if applies), (figure, ""))
+    return next(((None, why) for why, applies in reasons if applies), (match, ""))
 
 
 def covers(low: float, high: float, figure: float) -> bool:

@@ -71,24 +71,25 @@ def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]
     A benchmark that is being judged, a run with a damaged file, and one with a name that would place a report file
     outside its folder are also left out, and named in the log.
     """
-    found: list[Evaluation] = []
+    judged: list[Evaluation] = []
     for record in sorted(path for path in runs.glob("*/run.json") if path.parent not in left_out):
         try:
-            found += evaluations_of(record.parent, _settled_metrics)
+            judged += evaluations_of(record.parent, _settled_metrics)
         except DamagedError as error:
             warn_left_out(record.parent, error)
-    name_methods(found)
-    name_settings(found)
-    return found
+    name_methods(judged)
+    name_settings(judged)
+    return judged
 
 
 def read_texts(judged: Sequence[Evaluation]) -> None:
     """Read the rows of judged benchmarks. If they are many, a second process reads half of them."""
-    with second_process([one.packed for one in judged[1::2]], len(judged) >= MANY) as results:
-        packed = [one.packed() for one in judged[::2]], results()
-    for place, found in enumerate(packed):
-        for one, own in zip(judged[place::2], found, strict=True):
-            one.read[one.decides] = own
+    evens, odds = judged[::2], judged[1::2]
+    with second_process([evaluation.packed for evaluation in odds], len(judged) >= MANY) as results:
+        packed = [evaluation.packed() for evaluation in evens], results()
+    for half, packed_half in zip((evens, odds), packed, strict=True):
+        for evaluation, texts in zip(half, packed_half, strict=True):
+            evaluation.read[evaluation.decides] = texts
 
 
 def evaluations_of(run: Path, read: Callable[[Path], dict[str, Any]] = read_metrics) -> list[Evaluation]:
@@ -107,8 +108,8 @@ def evaluations_of(run: Path, read: Callable[[Path], dict[str, Any]] = read_metr
 
 def _settled_metrics(path: Path) -> dict[str, Any]:
     """metrics.json; {}, with a warning, if the verdicts remain others than those that it was made from."""
-    for again in range(TRIES):
-        time.sleep(PAUSE_S if again else 0)
+    for attempt in range(TRIES):
+        time.sleep(PAUSE_S if attempt else 0)
         judged = read_metrics(path)
         if all(checksum(path.with_name(name)) == judged["made_from"].get(name) for name in JUDGED):
             return judged
@@ -123,35 +124,36 @@ def method_name(names: Mapping[str, Any]) -> str:
     return f"{label}, changed: {changes(changed)}" if (changed := names["changed"]) else str(label)
 
 
-def name_methods(found: Sequence[Evaluation]) -> None:
+def name_methods(judged: Sequence[Evaluation]) -> None:
     """Name the methods, and add to those of one backbone that are called the same what differs: data, training, tag."""
-    alike = defaultdict[tuple[str, str], list[Evaluation]](list)
-    for one in found:
-        one.method = method_name(one.names)
-        alike[str(one.names["backbone"]), one.method].append(one)
-    for own in alike.values():
-        parts = [[one.names[key] for key in ("dataset", "training", "tag", "digest", "method")] for one in own]
+    by_name = defaultdict[tuple[str, str], list[Evaluation]](list)
+    for evaluation in judged:
+        evaluation.method = method_name(evaluation.names)
+        by_name[str(evaluation.names["backbone"]), evaluation.method].append(evaluation)
+    for alike in by_name.values():
+        parts = [[e.names[key] for key in ("dataset", "training", "tag", "digest", "method")] for e in alike]
         differs = [len(set(values)) > 1 for values in zip(*parts, strict=True)]
-        for one, values in zip(own, parts, strict=True):
-            told = [value for value, tells in zip(values, differs, strict=True) if tells and value]
-            one.method = " ".join([one.method, *told])
+        for evaluation, values in zip(alike, parts, strict=True):
+            additions = [value for value, different in zip(values, differs, strict=True) if different and value]
+            evaluation.method = " ".join([evaluation.method, *additions])
 
 
-def name_settings(found: Sequence[Evaluation]) -> None:
-    """Say of evaluations of one benchmark that a protocol made in several ways in which settings the ways differ."""
-    alike = defaultdict[tuple[str, str], dict[str, list[Evaluation]]](lambda: defaultdict(list))
-    for one in found:
-        alike[one.made[:2]][one.made[2]].append(one)
-    for ways in alike.values():
-        changes_of = {way: _shared([one.provenance["changed"] for one in own]) for way, own in ways.items()}
-        published = {key: _published(pair[0]) for changed in changes_of.values() for key, pair in changed.items()}
-        whole = {way: published | changed for way, changed in changes_of.items()}
-        same = {*_shared([*whole.values()]), WEIGHTS}
-        for way, own in ways.items():
-            differ = {key.removeprefix(DECODING): pair for key, pair in whole[way].items() if key not in same}
+def name_settings(judged: Sequence[Evaluation]) -> None:
+    """Add to the evaluations of a benchmark by a protocol the settings in which their ways (protocol hashes) differ."""
+    by_benchmark = defaultdict[tuple[str, str], dict[str, list[Evaluation]]](lambda: defaultdict(list))
+    for evaluation in judged:
+        protocol, benchmark, digest = evaluation.made
+        by_benchmark[protocol, benchmark][digest].append(evaluation)
+    for ways in by_benchmark.values():
+        changed = {way: _shared([e.provenance["changed"] for e in alike]) for way, alike in ways.items()}
+        published = {key: _published(pair[0]) for pairs in changed.values() for key, pair in pairs.items()}
+        settings = {way: published | pairs for way, pairs in changed.items()}
+        same = {*_shared([*settings.values()]), WEIGHTS}
+        for way, alike in ways.items():
+            differ = {key.removeprefix(DECODING): pair for key, pair in settings[way].items() if key not in same}
             differ = {key: pair for key, pair in differ.items() if not key.endswith(NAMES_JUDGE)}
-            for one in own:
-                one.setting = changes(differ)
+            for evaluation in alike:
+                evaluation.setting = changes(differ)
 
 
 def _published(value: Any) -> tuple[Any, Any]:
@@ -159,10 +161,10 @@ def _published(value: Any) -> tuple[Any, Any]:
     return value, "published" if isinstance(value, str) and " " in value else value
 
 
-def _shared(found: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, Sequence[Any]]:
+def _shared(ways: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, Sequence[Any]]:
     """The changes that are in all of these, by key."""
-    first, *others = found
-    return {key: pair for key, pair in first.items() if all(key in one and one[key][1] == pair[1] for one in others)}
+    first, *others = ways
+    return {key: pair for key, pair in first.items() if all(key in way and way[key][1] == pair[1] for way in others)}
 
 
 def _check_names(path: Path, **names: str) -> None:
@@ -201,35 +203,35 @@ def samples(output_dir: str | Path = "outputs") -> pd.DataFrame:
     reads in the thought. Raises FileNotFoundError if the folder has no runs/.
     """
     rows = []
-    for one in evaluations(_runs(output_dir)):
-        read, decides = one.texts(), one.decides
-        made = {**one.names, "method": one.method, "benchmark": one.benchmark, "protocol": one.protocol}
-        made |= decides._asdict()
-        for text in one.generations():
-            known = read[text.id, text.sample]
-            verdicts = {"verdict": known.verdict, "counts": one.counts(known.verdict)}
-            rows.append(msgspec.structs.asdict(known) | made | vars(text) | verdicts)
+    for evaluation in evaluations(_runs(output_dir)):
+        texts, names = evaluation.texts(), {**evaluation.names, "method": evaluation.method}
+        names |= {"benchmark": evaluation.benchmark, "protocol": evaluation.protocol, **evaluation.decides._asdict()}
+        for generation in evaluation.generations():
+            read = texts[generation.id, generation.sample]
+            verdicts = {"verdict": read.verdict, "counts": evaluation.counts(read.verdict)}
+            rows.append(msgspec.structs.asdict(read) | names | vars(generation) | verdicts)
     return pd.DataFrame(rows, columns=SAMPLES)
 
 
 def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
     """The numbers of judged benchmarks, in the given order."""
     rows = []
-    for one in judged:
-        beside, changed = one.beside(), changes(one.names["changed"])
-        for metric in one.judged["metrics"]:
+    for evaluation in judged:
+        views, changed = evaluation.beside(), changes(evaluation.names["changed"])
+        for metric in evaluation.judged["metrics"]:
             name = metric["metric"]
-            own = beside.get(name)  # by another judge, or of another part
-            judge, measure = (own.judge, own.measure) if own else (one.judge_of(name), name)
-            made = dict(zip(("protocol", "benchmark", "protocol_hash"), (own or one).made, strict=True))
-            names = {**one.names, "method": one.method, "changed": changed, "called": one.called(name)}
-            rows.append({**names, **metric, **made, "setting": one.setting, "judge": judge, "measure": measure})
+            view = views.get(name)  # by another judge, or of another part
+            judge, measure = (view.judge, view.measure) if view else (evaluation.judge_of(name), name)
+            made = dict(zip(("protocol", "benchmark", "protocol_hash"), (view or evaluation).made, strict=True))
+            names = {**evaluation.names, "method": evaluation.method, "changed": changed}
+            names |= {"called": evaluation.called(name), "setting": evaluation.setting}
+            rows.append({**names, **metric, **made, "judge": judge, "measure": measure})
     return pd.DataFrame(rows, columns=TIDY).astype(dict.fromkeys(("value", "low", "high"), float))
 
 
 def changes(changed: Mapping[str, Sequence[Any]]) -> str:
     """The changes from the published method: up to two keys with this run's values, and the number of further keys."""
-    values = {key: own if isinstance(own, str) else json.dumps(own) for key, (_, own) in changed.items()}
+    values = {key: value if isinstance(value, str) else json.dumps(value) for key, (_, value) in changed.items()}
     ordered = sorted(
         values.items(), key=lambda pair: (pair[0].endswith("._target_"), not pair[0].endswith(".name"), pair)
     )
@@ -240,8 +242,8 @@ def changes(changed: Mapping[str, Sequence[Any]]) -> str:
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a table as CSV. A nan is an empty cell, and no text can act as a formula."""
-    words = frame.select_dtypes(exclude=["number", "bool"]).columns
-    frame = frame.assign(**{name: frame[name].map(literal) for name in words})
+    texts = frame.select_dtypes(exclude=["number", "bool"]).columns
+    frame = frame.assign(**{name: frame[name].map(literal) for name in texts})
     write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 

@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,7 +57,7 @@ class Variant:
 
     def has(self, column: "Column") -> bool:
         """Whether a seed of this variant has the number of a benchmark's column."""
-        return any(one.metric(column.measure) for one in self.every.get(column.made[0], {}).values())
+        return any(evaluation.metric(column.measure) for evaluation in self.every.get(column.made[0], {}).values())
 
     def firsts(self, protocol: str) -> dict[Made, Evaluation]:
         """The first seed's evaluations by a protocol."""
@@ -67,48 +67,50 @@ class Variant:
 def variants(judged: Iterable[Evaluation]) -> list[Variant]:
     """All variants, ordered by backbone, then the method's order, then the rest of their names."""
     grouped: defaultdict[tuple[str, ...], list[Evaluation]] = defaultdict(list)
-    for one in sorted(judged, key=lambda one: one.seed):
-        changed = json.dumps(one.names["changed"], sort_keys=True)
-        own = *(str(one.names[part]) for part in NAMING), changed
-        grouped[own].append(one)
-    made = []
+    for evaluation in sorted(judged, key=lambda evaluation: evaluation.seed):
+        changed = json.dumps(evaluation.names["changed"], sort_keys=True)
+        key = *(str(evaluation.names[part]) for part in NAMING), changed
+        grouped[key].append(evaluation)
+    rows = []
     for key, evaluations in grouped.items():
         names, by_made = evaluations[0].names, defaultdict[Made, dict[int, Evaluation]](dict)
         every = defaultdict[Made, dict[int, Evaluation]](dict)
-        for one in evaluations:
-            by_made[one.made][one.seed] = every[one.made][one.seed] = one
-        for one in (view for own in evaluations for view in own.beside().values()):
-            every[one.made].setdefault(one.seed, one)
+        for evaluation in evaluations:
+            made, seed = evaluation.made, evaluation.seed
+            by_made[made][seed] = every[made][seed] = evaluation
+        for view in (view for evaluation in evaluations for view in evaluation.beside().values()):
+            every[view.made].setdefault(view.seed, view)
         variant = Variant(
             **dict(zip(NAMING, key, strict=False)),
             name=evaluations[0].method,
             order=names["order"] if names["method"] else LAST,
             tables=names["tables"],
             changed=names["changed"],
-            folders={one.seed: one.folder.parent.parent for one in evaluations},
+            folders={evaluation.seed: evaluation.folder.parent.parent for evaluation in evaluations},
             judged=dict(by_made),
             every=dict(every),
         )
-        made.append(variant)
-    return sorted(made, key=_place)
+        rows.append(variant)
+    return sorted(rows, key=_sort_key)
 
 
-def _place(one: Variant) -> tuple[Any, ...]:
+def _sort_key(variant: Variant) -> tuple[Any, ...]:
     """The order of variants, in which 50 comes before 100."""
-    names = [re.findall(r"(\D*)(\d*)", name) for name in (one.name, one.dataset)]
+    names = [re.findall(r"(\D*)(\d*)", name) for name in (variant.name, variant.dataset)]
     natural = [[(letters, int(digits or 0)) for letters, digits in parts] for parts in names]
-    return one.backbone, not one.untrained, one.order, *natural, one.training, one.tag, one.digest
+    ends = variant.training, variant.tag, variant.digest
+    return variant.backbone, not variant.untrained, variant.order, *natural, *ends
 
 
-def by_backbone(found: Iterable[Variant]) -> list[tuple[str, list[Variant]]]:
+def by_backbone(variants: Iterable[Variant]) -> list[tuple[str, list[Variant]]]:
     """(backbone, its variants) of variants in their order."""
-    return [(name, list(own)) for name, own in itertools.groupby(found, key=lambda variant: variant.backbone)]
+    return [(name, list(group)) for name, group in itertools.groupby(variants, key=lambda variant: variant.backbone)]
 
 
-def protocols_of(found: Sequence[Variant]) -> dict[str, list[Variant]]:
+def protocols_of(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
     """Protocol name -> the variants that it judged."""
-    names = sorted({made[0] for variant in found for made in variant.judged})
-    return {name: [variant for variant in found if variant.firsts(name)] for name in names}
+    names = sorted({made[0] for variant in variants for made in variant.judged})
+    return {name: [variant for variant in variants if variant.firsts(name)] for name in names}
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,8 @@ class Column:
 
     `kind` is "rate" (one benchmark), "mean" (the mean over several), "pool" (the pooled prompts of several) or
     "training" (with `made` empty). `defined` is whether a mean is over the sets that its protocol names; a set that no
-    row has has an empty hash. `tables` show the column of a benchmark under the name `called`. `judges` has each set's
-    judge, if the measure depends on one. `setting` is that of a rate's evaluations.
+    row contains has an empty hash. `tables` show the column of a benchmark under the name `called`. `judges` has each
+    set's judge, if the measure depends on one. `setting` is that of a rate's evaluations.
     """
 
     measure: str
@@ -144,19 +146,19 @@ class Column:
 
 def rate_columns(variants: Iterable[Variant], protocol: str) -> list[Column]:
     """A column for each benchmark's measures; those by other parts and judges are in overview and judges only."""
-    found: dict[Column, None] = {}
-    own = [pair for variant in variants for pair in variant.firsts(protocol).items()]
-    beside = [(made, one) for v in variants for made, seeds in v.every.items() for one in seeds.values()]
-    for made, one in [*own, *(pair for pair in beside if pair[0][0] == protocol)]:
-        others = one.beside()
-        for name in (metric["metric"] for metric in one.judged["metrics"]):
+    columns: dict[Column, None] = {}  # a column's tables, name and setting are those of the first evaluation
+    deciding = [evaluation for variant in variants for evaluation in variant.firsts(protocol).values()]
+    every = [evaluation for v in variants for seeds in v.every.values() for evaluation in seeds.values()]
+    for evaluation in [*deciding, *(evaluation for evaluation in every if evaluation.protocol == protocol)]:
+        made, setting, others = evaluation.made, evaluation.setting, evaluation.beside()
+        for name in (metric["metric"] for metric in evaluation.judged["metrics"]):
             if name not in others and (base(name) in RATES or name in ("score", "kappa", *RECOGNISING)):
-                tables = one.tables if name in (one.labels or (one.measure, "score")) else ()
-                judges = tuple(filter(None, [one.judge_of(name)]))
-                column = Column(name, protocol, (made,), tables=tables, called=one.called(name), judges=judges)
-                found.setdefault(replace(column, setting=one.setting))
+                tables = evaluation.tables if name in (evaluation.labels or (evaluation.measure, "score")) else ()
+                judges, called = tuple(filter(None, [evaluation.judge_of(name)])), evaluation.called(name)
+                column = Column(name, protocol, (made,), tables=tables, called=called, judges=judges, setting=setting)
+                columns.setdefault(column)
     order = list(MEASURES)
-    return sorted(found, key=lambda c: (order.index(base(c.measure)), c.made[0][1], c.measure, c.made))
+    return sorted(columns, key=lambda c: (order.index(base(c.measure)), c.made[0][1], c.measure, c.made))
 
 
 def mean_columns(variants: Sequence[Variant], protocol: str) -> dict[str, Column]:
@@ -167,34 +169,34 @@ def mean_columns(variants: Sequence[Variant], protocol: str) -> dict[str, Column
     """
     main = [variant for variant in variants if "main" in variant.tables and not variant.changed] or variants
     judged = [variant.firsts(protocol) for variant in main]
-    found = {}
+    columns = {}
     for measure in RATES:
-        every = (one for own in judged for one in own.values())
-        told = Counter(tuple(sorted(one.provenance["means"].get(measure, ()))) for one in every)
-        wanted = max(filter(None, told), key=told.__getitem__, default=())
-        alike = [{made: one for made, one in own.items() if one.measure == measure} for own in judged]
-        sets = [frozenset(made for made, one in own.items() if "main" in one.tables) for own in alike]
-        counts = Counter(frozenset(made for made in own if made[1] in wanted) for own in alike)
-        if not wanted and (shared := _shared([own for own in sets if len(own) > 1], least=2)):
-            found[measure] = Column(measure, protocol, shared, "mean")
-        if len(wanted) > 1 and any(counts):
-            most = min(counts, key=lambda one: (-len(one), -counts[one], sorted(one)))
-            known = {made[1]: made for own in (*counts, most) for made in own}
-            made = tuple(known.get(name, (protocol, name, "")) for name in wanted)
-            found[measure] = Column(measure, protocol, made, "mean", defined=True)
-    return found
+        every = (evaluation for row in judged for evaluation in row.values())
+        named = Counter(tuple(sorted(evaluation.provenance["means"].get(measure, ()))) for evaluation in every)
+        benchmarks = max(filter(None, named), key=named.__getitem__, default=())
+        of_measure = [{made: e for made, e in row.items() if e.measure == measure} for row in judged]
+        sets = [frozenset(made for made, e in row.items() if "main" in e.tables) for row in of_measure]
+        counts = Counter(frozenset(made for made in row if made[1] in benchmarks) for row in of_measure)
+        if not benchmarks and (shared := _shared([row_sets for row_sets in sets if len(row_sets) > 1], least=2)):
+            columns[measure] = Column(measure, protocol, shared, "mean")
+        if len(benchmarks) > 1 and any(counts):
+            fullest = min(counts, key=lambda row_sets: (-len(row_sets), -counts[row_sets], sorted(row_sets)))
+            known = {made[1]: made for row_sets in (*counts, fullest) for made in row_sets}
+            made = tuple(known.get(name, (protocol, name, "")) for name in benchmarks)
+            columns[measure] = Column(measure, protocol, made, "mean", defined=True)
+    return columns
 
 
 def pool(variants: Sequence[Variant], protocol: str) -> tuple[Made, ...]:
     """The benchmarks over which adherence and tokens are pooled: those of main that most variants have."""
     firsts = (variant.firsts(protocol).items() for variant in variants)
-    sets = [frozenset(made for made, one in own if "main" in one.tables) for own in firsts]
-    return _shared([own for own in sets if own], least=1)
+    sets = [frozenset(made for made, evaluation in row if "main" in evaluation.tables) for row in firsts]
+    return _shared([row_sets for row_sets in sets if row_sets], least=1)
 
 
 def _shared(sets: Sequence[frozenset[Made]], least: int) -> tuple[Made, ...]:
     """The set that is contained in most sets; of several, the largest, then the first by name."""
     different = set(sets)
-    candidates = different | {one & other for one, other in itertools.combinations(different, 2)}
-    fitting = [tuple(sorted(one)) for one in candidates if len(one) >= least]
-    return min(fitting, key=lambda one: (-sum(own.issuperset(one) for own in sets), -len(one), one), default=())
+    candidates = different | {first & second for first, second in itertools.combinations(different, 2)}
+    fitting = [tuple(sorted(candidate)) for candidate in candidates if len(candidate) >= least]
+    return min(fitting, key=lambda made: (-sum(row.issuperset(made) for row in sets), -len(made), made), default=())
