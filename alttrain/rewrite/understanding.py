@@ -40,7 +40,7 @@ _YOU = re.compile(r"\byou(?:r|rs|rself|'\w+)?\b", re.I)
 _I = re.compile(r"(?<!War )(?<!Part )(?<!Type )\bI('m| am| was|'ve|'d|'ll|)\b")
 _VERBS = {"'m": " are", " am": " are", " was": " were", "'ve": " have", "'d": " would", "'ll": " will", "": ""}
 _FIRST_PERSON = re.compile(r"\b([Mm]yself|[Mm]y|me|we're|we|our|us)\b")
-_THIRD_PERSON = {  # the user's first person and the third that replaces it. "US", "6 am" and "World War I" are not the user.
+_THIRD_PERSON = {  # what replaces the user's first person. "US", "6 am" and "World War I" are not the user.
     "myself": "themselves",
     **dict.fromkeys(("my", "our"), "their"),
     **dict.fromkeys(("me", "us"), "them"),
@@ -94,22 +94,23 @@ class TraceUnderstanding:
         """Return the understanding of an example, on one line."""
         if not has_trace(example):
             return self.fallback(example)
-        if (found := self._find(example)) is None:
+        if (understanding := self._first_understanding(example)) is None:
             restated = self.fallback(example)
             return replace(restated, origin=f"{restated.origin}:flagged")
-        number, text, _ = found
+        number, text, _ = understanding
         origin = example.thought[0].origin
         return Segment("understanding", text, origin if number == 1 else f"{origin}:sentence {number}")
 
     def rest(self, example: Example) -> tuple[Segment, ...]:
         """Return the part of the example's own thought that follows the understanding; empty if nothing does."""
-        if not has_trace(example) or (found := self._find(example)) is None:
+        if not has_trace(example) or (understanding := self._first_understanding(example)) is None:
             return example.thought
-        text = render(example.thought)[found[2] :].lstrip()
+        _, _, end = understanding
+        text = render(example.thought)[end:].lstrip()
         return (Segment("reasoning", text, example.thought[0].origin),) if text else ()
 
-    def _find(self, example: Example) -> tuple[int, str, int] | None:
-        """Find the understanding: (sentence number from 1, text on one line, end in the trace), or None."""
+    def _first_understanding(self, example: Example) -> tuple[int, str, int] | None:
+        """Return (sentence number from 1, text on one line, end in the trace) of the understanding, or None."""
         trace = render(example.thought)
         ends = [end for _, end in islice(sentences(trace), self.within + 1)]
         for number, sentence in enumerate(says(trace[: max(ends, default=0)])[: self.within], 1):
