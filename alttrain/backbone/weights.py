@@ -276,8 +276,8 @@ class Adapter:
         for unmatched, verb in ((targeted - self.pairs.keys(), "lacks"), (self.pairs.keys() - targeted, "has")):
             if unmatched:
                 raise self.fault(
-                    f"{verb} tensors for {_some(unmatched)}; {CONFIG} names {len(targeted)} layers of this backbone, and "
-                    "each must have lora_A and lora_B, and no other may"
+                    f"{verb} tensors for {_some(unmatched)}; {CONFIG} names {len(targeted)} layers of this backbone, "
+                    "and each must have lora_A and lora_B, and no other may"
                 )
         for name, (down, up) in self.pairs.items():
             update, weight = (up.shape[0], down.shape[1]), (linear[name].out_features, linear[name].in_features)
