@@ -121,7 +121,8 @@ class Renderer:
         encoded, special = list[tuple[str, Any]](), set(self._special_ids.values())
         for text, encoding in zip(texts, encodings, strict=True):
             names = [name for piece in _pieces(text)[::2] for name in self._special_pattern.findall(piece)]
-            intact = [token for token in encoding.ids if token in special] == [self._special_ids[name] for name in names]
+            expected = [self._special_ids[name] for name in names]
+            intact = [token for token in encoding.ids if token in special] == expected
             encoded.append((text, encoding) if intact else self._disguise(text))
         return encoded
 
