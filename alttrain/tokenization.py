@@ -243,8 +243,7 @@ class Renderer:
         Places are in characters, from the start of the text's second piece.
         """
         (encoded, encoding), opening = self._encodings([text])[0], text.pieces[0]
-        if encoded != text:
-            opening = self._renamed(opening)
+        opening = opening if encoded == text else self._renamed(opening)
         starts = [start for start, _ in encoding.offsets]
         return encoding.ids, [sum(start < len(opening) + place for start in starts) - 1 for place in places]
 

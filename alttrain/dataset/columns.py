@@ -172,8 +172,8 @@ class Columns:
         for name, columns in self.slices.items():
             text, start, end = (_value(raw, [column], name, place) for column in columns)
             if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(str(text))):
-                found = f"{columns[1]}={start!r}, {columns[2]}={end!r}"
-                raise ValueError(f"{place}: {found}: not characters of {columns[0]}")
+                bounds = f"{columns[1]}={start!r}, {columns[2]}={end!r}"
+                raise ValueError(f"{place}: {bounds}: not characters of {columns[0]}")
             fields[name] = str(text)[start:end].strip()
         for name in ("category", "phrasing"):
             value = fields.get(name)

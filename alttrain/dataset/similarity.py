@@ -200,8 +200,8 @@ def _plain_words(text: str) -> list[str]:
 def _plain(chunk: str) -> tuple[str, ...]:
     """Return the words of a text without blanks, in plain spelling."""
     decomposed = unicodedata.normalize("NFKD", _INVISIBLE.sub("", chunk))
-    kept = (c for c in decomposed if unicodedata.category(c) != "Cf" and not _decorates(unicodedata.combining(c)))
-    bare = "".join(kept)
+    letters = (c for c in decomposed if unicodedata.category(c) != "Cf" and not _decorates(unicodedata.combining(c)))
+    bare = "".join(letters)
     words: list[str] = []
     for run in _RUNS.findall(unicodedata.normalize("NFC", bare).translate(_LETTERS).casefold()):
         if _unspaced(run):

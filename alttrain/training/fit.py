@@ -76,11 +76,11 @@ class _AfterStep(pl.Callback):  # type: ignore[misc]
     """What follows each complete step, from `step` on.
 
     - logs the first step of a training: Lightning logs every `log_every`-th step, so the first row would be late
-    - calls `samples` after the first step and every `every` steps, with the model in evaluation mode
+    - calls `samples` after the first step and every `samples_every` steps, with the model in evaluation mode
     """
 
-    def __init__(self, step: int, samples: Callable[[int], None] | None, every: int | None) -> None:
-        self.step, self.samples, self.every = step, samples, every
+    def __init__(self, step: int, samples: Callable[[int], None] | None, samples_every: int | None) -> None:
+        self.step, self.samples, self.samples_every = step, samples, samples_every
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *unused: Any) -> None:
         if trainer.global_step == self.step:
@@ -90,7 +90,8 @@ class _AfterStep(pl.Callback):  # type: ignore[misc]
             numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
             for logger in trainer.loggers:
                 logger.log_metrics(numbers | {"epoch": trainer.current_epoch}, 0)
-        if self.samples and self.every and trainer.is_global_zero and (self.step == 1 or self.step % self.every == 0):
+        due = self.samples_every and (self.step == 1 or self.step % self.samples_every == 0)
+        if self.samples and due and trainer.is_global_zero:
             module.eval()
             self.samples(self.step)
             module.train()
