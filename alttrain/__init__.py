@@ -16,21 +16,21 @@ __version__ = "0.1.0"
 
 
 def results(output_dir: str | Path = "outputs") -> "pd.DataFrame":
-    """All numbers of an output folder as one tidy table: see `alttrain.report.results`."""
+    """Return all numbers of an output folder as one tidy table: see `alttrain.report.results`."""
     from alttrain.report.results import results as read
 
     return read(output_dir)
 
 
 def samples(output_dir: str | Path = "outputs") -> "pd.DataFrame":
-    """Every judged text of an output folder with its verdict and the steps of its thought: see `alttrain.report`."""
+    """Return every judged text of an output folder, its verdict and its thought's steps: see `alttrain.report`."""
     from alttrain.report.results import samples as read
 
     return read(output_dir)
 
 
 def load(run: str | Path, untrained: bool = False) -> "RunModel":
-    """The model of a run's folder, to be asked prompts: see `alttrain.run.ask.RunModel.ask`."""
-    from alttrain.run.ask import load as loaded
+    """Return the model of a run's folder, to be asked prompts: see `alttrain.run.ask.RunModel.ask`."""
+    from alttrain.run.ask import load as load_model
 
-    return loaded(run, untrained)
+    return load_model(run, untrained)

@@ -45,7 +45,7 @@ def help_text(arguments: Sequence[str]) -> str:
     if any(group not in options for group in groups):
         return ""  # Hydra says what is wrong
     if groups:
-        return "\n\n".join(_described(root / group, options[group]) for group in groups)
+        return "\n\n".join(_group_help(root / group, options[group]) for group in groups)
     width = max(map(len, options)) + 2
     lines = [
         fill(
@@ -59,20 +59,20 @@ def help_text(arguments: Sequence[str]) -> str:
     return "\n".join([USAGE, f"keys outside the groups: {keys}", "", *lines])
 
 
-def _described(folder: Path, options: Sequence[Path]) -> str:
+def _group_help(folder: Path, options: Sequence[Path]) -> str:
     """Return a group's folder, and each option with the beginning of its file's first comment."""
     width, lines = max(len(path.stem) for path in options) + 2, [f"{folder}:"]
     for path in options:
         comment = re.match(r"(#.*\n)*", path.read_text(encoding="utf-8").removeprefix("# @package _global_\n"))
-        said = comment[0].replace("#", "") if comment else ""
-        lines.append(f"  {path.stem:<{width}}{shorten(said, WIDTH - width - 2, placeholder=' ...')}".rstrip())
+        text = comment[0].replace("#", "") if comment else ""
+        lines.append(f"  {path.stem:<{width}}{shorten(text, WIDTH - width - 2, placeholder=' ...')}".rstrip())
     return "\n".join(lines)
 
 
 def main() -> None:
     """Answer `--help` at once; for everything else load the app."""
-    if shown := help_text(sys.argv[1:]):
-        print(shown)
+    if text := help_text(sys.argv[1:]):
+        print(text)
         return
     from alttrain.run.app import main as run
 

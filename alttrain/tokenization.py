@@ -82,23 +82,23 @@ class Renderer:
         return self.tokenizer.encode(text, add_special_tokens=False)  # type: ignore[no-any-return]
 
     @cached_property
-    def _special(self) -> dict[str, int]:
+    def _special_ids(self) -> dict[str, int]:
         """Ids of the tokenizer's added tokens, which it matches before it splits a text. Not all are marked as special.
 
         Whitespace tokens, which some tokenizers add, are left out because they are ordinary text.
         """
         added = self.tokenizer.added_tokens_decoder.items()
-        return {str(token): number for number, token in added if str(token).strip()}
+        return {str(token): token_id for token_id, token in added if str(token).strip()}
 
     @cached_property
-    def _spelling(self) -> re.Pattern[str]:
-        """Matches special tokens as the tokenizer does: the leftmost, and the longest at that place."""
-        names = sorted(self._special, key=len, reverse=True)
+    def _special_pattern(self) -> re.Pattern[str]:
+        """Matches special tokens as the tokenizer does: the leftmost, and the longest at that position."""
+        names = sorted(self._special_ids, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, names)) or "(?!)")
 
-    def spelt(self, *said: str) -> str:
+    def spelt(self, *texts: str) -> str:
         """Return the first special token, such as </think>, that one of the texts contains, or ""."""
-        return next((found[0] for text in said if (found := self._spelling.search(text))), "")
+        return next((match[0] for text in texts if (match := self._special_pattern.search(text))), "")
 
     def broken(self, text: str) -> str:
         """Return a rendered text for a server's tokenizer, which cannot know who wrote what.
@@ -106,7 +106,8 @@ class Renderer:
         Special tokens outside the template's pieces are disabled by a space after their first character.
         """
         pieces = list(_pieces(text))
-        pieces[1::2] = [self._spelling.sub(lambda spelt: f"{spelt[0][0]} {spelt[0][1:]}", p) for p in pieces[1::2]]
+        sub = self._special_pattern.sub
+        pieces[1::2] = [sub(lambda match: f"{match[0][0]} {match[0][1:]}", piece) for piece in pieces[1::2]]
         return "".join(pieces)
 
     def _encodings(self, texts: list[str]) -> list[tuple[str, Any]]:
@@ -117,45 +118,50 @@ class Renderer:
         if not texts:
             return []
         encodings = self.tokenizer(texts, add_special_tokens=False, verbose=False).encodings
-        found, special = list[tuple[str, Any]](), set(self._special.values())
+        encoded, special = list[tuple[str, Any]](), set(self._special_ids.values())
         for text, encoding in zip(texts, encodings, strict=True):
-            own = [self._special[name] for piece in _pieces(text)[::2] for name in self._spelling.findall(piece)]
-            intact = [token for token in encoding.ids if token in special] == own
-            found.append((text, encoding) if intact else self._disguise(text))
-        return found
+            names = [name for piece in _pieces(text)[::2] for name in self._special_pattern.findall(piece)]
+            expected = [self._special_ids[name] for name in names]
+            intact = [token for token in encoding.ids if token in special] == expected
+            encoded.append((text, encoding) if intact else self._disguise(text))
+        return encoded
 
     def _disguise(self, text: str) -> tuple[str, Any]:
         """Return a text with the template's special tokens renamed, and its encoding by `_disguised`."""
-        pieces = list(_pieces(text))
-        pieces[::2] = [self._spelling.sub(lambda spelt: self._names[spelt[0]], own) for own in pieces[::2]]
-        renamed = "".join(pieces)
+        pieces = enumerate(_pieces(text))  # the even ones are the template's
+        renamed = "".join(piece if number % 2 else self._renamed(piece) for number, piece in pieces)
         return renamed, self._disguised.encode(renamed, add_special_tokens=False)
 
+    def _renamed(self, piece: str) -> str:
+        """Return a piece of the template with its special tokens renamed."""
+        return self._special_pattern.sub(lambda match: self._disguises[match[0]], piece)
+
     @cached_property
-    def _names(self) -> dict[str, str]:
+    def _disguises(self) -> dict[str, str]:
         """A random name for each special token, which no text can contain."""
-        return {token: secrets.token_hex(16) for token in self._special}
+        return {token: secrets.token_hex(16) for token in self._special_ids}
 
     @cached_property
     def _disguised(self) -> Any:
         """The tokenizer with its special tokens renamed, so that their original names are ordinary text to it."""
         from tokenizers import Tokenizer
 
-        state, names = json.loads(self.tokenizer.backend_tokenizer.to_str()), self._names
+        state, names = json.loads(self.tokenizer.backend_tokenizer.to_str()), self._disguises
         state |= {"post_processor": None, "truncation": None, "padding": None}
         model = state["model"]
-        named = [(token, "content") for token in state["added_tokens"]] + [(model, "unk_token")]
-        for node, key in named:
+        naming_keys = [(token, "content") for token in state["added_tokens"]] + [(model, "unk_token")]
+        for node, key in naming_keys:
             if node.get(key):
                 node[key] = names.get(node[key], node[key])
         if isinstance(model["vocab"], dict):
             model["vocab"] = {names.get(word, word): number for word, number in model["vocab"].items()}
         else:
             model["vocab"] = [[names.get(word, word), score] for word, score in model["vocab"]]
-        made = Tokenizer.from_str(json.dumps(state))
-        if wrong := [token for token, number in self._special.items() if made.token_to_id(names[token]) != number]:
-            raise ValueError(f"backbone.source: this tokenizer has not one id for {wrong[0]!r}; use its newer files")
-        return made
+        renamed = Tokenizer.from_str(json.dumps(state))
+        for token, token_id in self._special_ids.items():
+            if renamed.token_to_id(names[token]) != token_id:
+                raise ValueError(f"backbone.source: this tokenizer has not one id for {token!r}; use its newer files")
+        return renamed
 
     def prompt_text(
         self,
@@ -169,30 +175,30 @@ class Renderer:
 
         `system` None uses the backbone's system prompt; "" means none. `template` None is the backbone's.
         """
-        own = self.backbone.system_prompt if system is None else system
-        return (template or self.backbone.template).prompt(user, own, thought, **dialogue)
+        system = self.backbone.system_prompt if system is None else system
+        return (template or self.backbone.template).prompt(user, system, thought, **dialogue)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, adding nothing. Only the template's pieces yield special tokens."""
         return self._batch([text])[0]
 
     def begin(self, text: Rendered, then: str) -> tuple[list[int], Rendered]:
-        """Return the ids of a text that `then` follows, up to the last token that ends in it, and the text up to there.
+        """Return the ids of a text that `then` follows, up to the last token that ends in it, and their text.
 
         A tokenizer may merge the end of a text with what follows, such as a full stop with line breaks, or split line
         breaks in another way before a word. The ids of the text alone would then not be those of the whole.
         """
-        between = ("",) if len(text.pieces) % 2 == 0 else ()  # of the template: `then` is another's
-        ((whole, encoding),) = self._encodings([Rendered(*text.pieces, *between, then)])
-        room = len(whole) - len(then)
-        kept = [number for number, (_, end) in enumerate(encoding.offsets) if end <= room]
-        count = kept[-1] + 1 if kept else 0
+        separator = ("",) if len(text.pieces) % 2 == 0 else ()  # a template's piece: `then` is not the template's
+        ((encoded, encoding),) = self._encodings([Rendered(*text.pieces, *separator, then)])
+        length = len(encoded) - len(then)
+        inside = [index for index, (_, end) in enumerate(encoding.offsets) if end <= length]
+        count = inside[-1] + 1 if inside else 0
         end = encoding.offsets[count - 1][1] if count else 0
-        pieces, cut = list(text.pieces), room - end  # of a token that is merged with what follows
-        for number in range(len(pieces) - 1, -1, -1):
-            shorter = min(cut, len(pieces[number]))
-            pieces[number] = pieces[number][: len(pieces[number]) - shorter]
-            cut -= shorter
+        pieces, excess = list(text.pieces), length - end  # characters of a token that is merged with what follows
+        for index in range(len(pieces) - 1, -1, -1):
+            removed = min(excess, len(pieces[index]))
+            pieces[index] = pieces[index][: len(pieces[index]) - removed]
+            excess -= removed
         return encoding.ids[:count], Rendered(*pieces)
 
     def _batch(self, texts: list[str]) -> list[list[int]]:
@@ -220,7 +226,7 @@ class Renderer:
         return [s for s in rendered if len(s) <= max_length], [s.id for s in rendered if len(s) > max_length]
 
     def mark(self, examples: Iterable[Example], sequences: Iterable[Sequence]) -> list[Sequence]:
-        """Return the sequences with marks where the thought has a key sentence after its understanding."""
+        """Return the sequences, with marks if the thought has a key sentence after its understanding."""
         examples, marked = list(examples), []
         encoded = self._encodings([self._response_text(example) for example in examples])
         for example, sequence, (response, encoding) in zip(examples, sequences, encoded, strict=True):
@@ -237,8 +243,7 @@ class Renderer:
         Places are in characters, from the start of the text's second piece.
         """
         (encoded, encoding), opening = self._encodings([text])[0], text.pieces[0]
-        if encoded != text:
-            opening = self._spelling.sub(lambda spelt: self._names[spelt[0]], opening)
+        opening = opening if encoded == text else self._renamed(opening)
         starts = [start for start, _ in encoding.offsets]
         return encoding.ids, [sum(start < len(opening) + place for start in starts) - 1 for place in places]
 
@@ -255,29 +260,29 @@ class Renderer:
         The ids must start with the prompt's ids and have loss from there on only, contain the beginning token once and
         in front, decode to the complete response, close the thought once, and train the end token.
         """
-        ids, trained, whole = sequence.ids, sequence.response, not example.partial
+        ids, trained, complete = sequence.ids, sequence.response, not example.partial
         prompt = self.prompts([example], "open")[0]
-        spelt, due = self._text(trained), self._normal(self._response_text(example))
+        decoded, expected = self._text(trained), self._normal(self._response_text(example))
         if bos := self._ids(self.backbone.template.bos):
             begins_once = ids[:1] == bos and ids.count(bos[0]) == 1
         else:  # then the tokenizer's own is not doubled
             begins_once = ids[:2] != [self.tokenizer.bos_token_id] * 2
         delimiter = self.backbone.template.think_close.strip()
         close = self._ids(delimiter)
-        if close[0] in self._special.values():
-            starts = [at for at, token in enumerate(trained) if token == close[0]]
-            closings = sum(trained[at : at + len(close)] == close for at in starts)
+        if close[0] in self._special_ids.values():
+            starts = [index for index, token in enumerate(trained) if token == close[0]]
+            closings = sum(trained[start : start + len(close)] == close for start in starts)
         else:
-            closings = spelt.count(delimiter)
+            closings = decoded.count(delimiter)
         rules = {
             "the prompt of generation is not a prefix": ids[: len(prompt)] == prompt,
             "the loss does not begin with the first token the model writes": len(sequence.prompt) == len(prompt),
-            "the thought carries no loss": self._normal(render(example.thought)) in spelt,
+            "the thought carries no loss": self._normal(render(example.thought)) in decoded,
             "the beginning token is absent, doubled or not in front": begins_once,
-            "the end of the turn is not trained": trained[-1:] == [self.end_id] or not whole,
-            "the turn ends more than once, or where it should go on": trained.count(self.end_id) == whole,
-            "the thought is not closed exactly once": closings == whole,
-            "the response is not the text it should be": spelt == due,
+            "the end of the turn is not trained": trained[-1:] == [self.end_id] or not complete,
+            "the turn ends more than once, or where it should go on": trained.count(self.end_id) == complete,
+            "the thought is not closed exactly once": closings == complete,
+            "the response is not the text it should be": decoded == expected,
         }
         return [problem for problem, holds in rules.items() if not holds]
 
@@ -293,7 +298,7 @@ def _pieces(text: str) -> tuple[str, ...]:
 
 
 def _key_sentence(example: Example, response: str) -> tuple[int, int]:
-    """Return where the key sentence starts and ends in the response, in characters; (0, 0) if there is none.
+    """Return (start, end) of the key sentence in the response, in characters; (0, 0) if there is none.
 
     It is the example's own key sentence, or else the first sentence after the thought's understanding.
     """

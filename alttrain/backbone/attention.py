@@ -114,10 +114,10 @@ class PackedSequences:
     @classmethod
     def decoding(cls, cache: SlotCache, positions: Sequence[int], device: torch.device) -> "PackedSequences":
         """Describe a decode step: one new token in each of the first `len(positions)` slots."""
-        longest, places = max(positions) + 1, torch.tensor(positions, device=device)
-        unseen = torch.arange(longest, device=device)[None, :] > places[:, None]
-        bias = torch.zeros(unseen.shape, device=device).masked_fill_(unseen, -torch.inf)
-        return cls([], cache, positions=places, bias=bias[:, None, None, :], longest=longest)
+        longest, newest = max(positions) + 1, torch.tensor(positions, device=device)
+        hidden = torch.arange(longest, device=device)[None, :] > newest[:, None]
+        bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -torch.inf)
+        return cls([], cache, positions=newest, bias=bias[:, None, None, :], longest=longest)
 
     @classmethod
     def training(cls, lengths: Sequence[int], device: torch.device, at_most: int = 0) -> "PackedSequences":
@@ -169,11 +169,11 @@ def other_kind(module: Any, others: Mapping[str, object]) -> str:
 
     Examples are s_aux (attention sinks, gpt-oss), softcap (Gemma 2) and indices (DeepSeek's sparse attention).
     """
-    given = (name for name, value in others.items() if value is not None and not isinstance(value, bool))
-    asked = [name for name in given if name not in HARMLESS]
+    names = (name for name, value in others.items() if value is not None and not isinstance(value, bool))
+    unsupported = [name for name in names if name not in HARMLESS]
     if False in (others.get("is_causal"), getattr(module, "is_causal", None)):
-        asked.append("is_causal=False")
-    return ", ".join(asked)
+        unsupported.append("is_causal=False")
+    return ", ".join(unsupported)
 
 
 def _attend_newest(
@@ -189,35 +189,35 @@ def _attend_newest(
     values[slots, :, packed.positions] = value[0].transpose(0, 1)
     grouped = query[0].transpose(0, 1).reshape(active, key.shape[1], -1, size)
     scores = (grouped @ keys[:active, :, :, : packed.longest]).float()
-    shares = torch.add(packed.bias, scores, alpha=scale).softmax(-1).to(value.dtype)
-    return (shares @ values[:active, :, : packed.longest]).reshape(1, active, -1, size)
+    probabilities = torch.add(packed.bias, scores, alpha=scale).softmax(-1).to(value.dtype)
+    return (probabilities @ values[:active, :, : packed.longest]).reshape(1, active, -1, size)
 
 
 def _attend_on_cuda(
     query: Tensor, key: Tensor, value: Tensor, packed: PackedSequences, scale: float, sliding_window: int | None
 ) -> Tensor:
     """FlashAttention over the whole row (torch.nn.attention.varlen), which needs as many key heads as query heads."""
-    size, shared = query.shape[-1], query.shape[1] // key.shape[1]
+    size, queries_per_key = query.shape[-1], query.shape[1] // key.shape[1]
     if abs(scale * size**0.5 - 1) > 1e-6:  # the kernel always scales by 1 / sqrt(size)
         query = query * (scale * size**0.5)
-    if shared > 1:
-        key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
+    if queries_per_key > 1:
+        key, value = key.repeat_interleave(queries_per_key, 1), value.repeat_interleave(queries_per_key, 1)
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     window = (-1 if sliding_window is None else sliding_window - 1, 0)  # 0: no later tokens
     starts = packed.boundaries
     assert starts is not None
-    mixed = varlen.varlen_attn(q, k, v, starts, starts, packed.longest, packed.longest, window_size=window)
-    assert isinstance(mixed, Tensor)
-    return mixed[None]
+    output = varlen.varlen_attn(q, k, v, starts, starts, packed.longest, packed.longest, window_size=window)
+    assert isinstance(output, Tensor)
+    return output[None]
 
 
 def group_lengths(lengths: Sequence[int], device: torch.device) -> list[LengthGroup]:
     """Group neighbouring sequences of similar length. Sorted lengths give the fewest groups."""
     batches: list[list[int]] = []
     for length in lengths:
-        joined = [*batches[-1], length] if batches else [length]
-        if batches and sum(joined) >= (1 - MOST_PADDING) * max(joined) * len(joined):
-            batches[-1] = joined
+        extended = [*batches[-1], length] if batches else [length]
+        if batches and sum(extended) >= (1 - MOST_PADDING) * max(extended) * len(extended):
+            batches[-1] = extended
         else:
             batches.append([length])
     groups = []
@@ -234,36 +234,37 @@ def group_lengths(lengths: Sequence[int], device: torch.device) -> list[LengthGr
 def _attend_in_groups(
     module: Any, query: Tensor, key: Tensor, value: Tensor, packed: PackedSequences, scale: float, dropout: float
 ) -> Tensor:
-    """query (1, heads, tokens, size) -> (1, tokens, heads, size)."""
+    """Sequences in padded groups: query (1, heads, tokens, size) -> (1, tokens, heads, size)."""
     if packed.groups is None:
         packed.groups = group_lengths(packed.lengths, query.device)
     sizes, spans, first = [group.tokens for group in packed.groups], packed.spans, 0
     parts = zip(*(torch.split(tensor[0].transpose(0, 1), sizes) for tensor in (query, key, value)), strict=True)
-    mixed = []
+    outputs = []
     for group, tensors in zip(packed.groups, parts, strict=True):
         q, k, v = (_pad(tensor, group) for tensor in tensors)
-        own, hidden = spans[first : first + group.count], None
-        if packed.cache is not None and any(begun for begun, _ in own):
-            k, v, hidden = _from_slots(packed.cache.layers[module.layer_idx], packed.first_slot + first, own)
+        group_spans, hidden = spans[first : first + group.count], None
+        if packed.cache is not None and any(begun for begun, _ in group_spans):
+            k, v, hidden = _from_slots(packed.cache.layers[module.layer_idx], packed.first_slot + first, group_spans)
         out = _attend_padded(q, k, v, scale, dropout, hidden)
         flat = out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3])
-        mixed.append(_Gather.apply(flat, group.unpadded, group.padded, group.padding))  # type: ignore[no-untyped-call]
+        outputs.append(_Gather.apply(flat, group.unpadded, group.padded, group.padding))  # type: ignore[no-untyped-call]
         first += group.count
-    return torch.cat(mixed)[None]
+    return torch.cat(outputs)[None]
 
 
 def _from_slots(layer: KeysValues, first_slot: int, spans: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys and values (count, kv heads, seen, size) of slots whose sequences go on in this row, and what is hidden.
+    """Return keys and values (count, kv heads, seen, size) of slots whose sequences continue in this row, and a mask.
 
-    `spans` say where each slot's new tokens begin and how many they are. The third tensor (count or 1, longest, seen)
-    marks the keys that a new token does not see.
+    `spans` say where each slot's new tokens begin and how many they are. The mask (count or 1, longest, seen) marks the
+    keys that a new token does not see.
     """
     slots, seen, longest = slice(first_slot, first_slot + len(spans)), max(map(sum, spans)), max(n for _, n in spans)
     keys, values = layer[0][slots, :, :, :seen].transpose(-1, -2), layer[1][slots, :, :seen]
     starts = [begun for begun, _ in spans]
     starts = starts[:1] if len(set(starts)) == 1 else starts  # one mask for all
-    places = torch.arange(seen, device=keys.device)
-    return keys, values, places > torch.tensor(starts, device=keys.device)[:, None, None] + places[:longest, None]
+    positions = torch.arange(seen, device=keys.device)
+    hidden = positions > torch.tensor(starts, device=keys.device)[:, None, None] + positions[:longest, None]
+    return keys, values, hidden
 
 
 def _attend_padded(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, hidden: Tensor | None) -> Tensor:
@@ -296,8 +297,8 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
         scores = (q @ k.transpose(-1, -2)).float()
-        each = scores.view(*scores.shape[:2], -1, *bias.shape[-2:])
-        torch.add(bias, each, alpha=scale, out=each)
+        by_query_head = scores.view(*scores.shape[:2], -1, *bias.shape[-2:])
+        torch.add(bias, by_query_head, alpha=scale, out=by_query_head)
         probabilities = scores.softmax(-1).to(q.dtype)
         ctx.save_for_backward(q, k, v, probabilities)
         ctx.scale = scale
@@ -307,11 +308,11 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, probabilities = ctx.saved_tensors
         v_gradient = probabilities.transpose(-1, -2) @ gradient
-        shares = probabilities.float()
-        errors = (gradient @ v.transpose(-1, -2)).float().mul_(shares)
-        errors.sub_(shares.mul_(errors.sum(-1, keepdim=True))).mul_(ctx.scale)
-        errors = errors.to(q.dtype)
-        return errors @ k, errors.transpose(-1, -2) @ q, v_gradient, None, None
+        weights = probabilities.float()
+        score_gradient = (gradient @ v.transpose(-1, -2)).float().mul_(weights)
+        score_gradient.sub_(weights.mul_(score_gradient.sum(-1, keepdim=True))).mul_(ctx.scale)
+        score_gradient = score_gradient.to(q.dtype)
+        return score_gradient @ k, score_gradient.transpose(-1, -2) @ q, v_gradient, None, None
 
 
 class _Gather(torch.autograd.Function):
@@ -337,7 +338,7 @@ def _pad(tokens: Tensor, group: LengthGroup) -> Tensor:
 def row_masks(decoder: Any, positions: Tensor) -> Any:
     """Return what `attention_mask` is for a packed row: None for packed attention, else the masks of transformers.
 
-    `positions` is (1, tokens). A model makes such masks itself, but gpt-oss's do not tell the sequences apart.
+    `positions` is (1, tokens). A model makes such masks itself, but gpt-oss's do not separate the sequences.
     """
     if decoder.config._attn_implementation == NAME:
         return None

@@ -122,20 +122,20 @@ def check_kernels(
     quantization: str, attention: str, cuda: bool, optimizer: str = "adamw", owner: str = "backbone"
 ) -> None:
     """Raise ValueError if a GPU or package is missing. `owner` is the part of the config with the quantisation."""
-    shrunk = ((f"{owner}.quantization", quantization, "none"), ("training.optimizer", optimizer, "adamw"))
-    for key, value, without in shrunk:
-        if value == without:
+    settings = ((f"{owner}.quantization", quantization, "none"), ("training.optimizer", optimizer, "adamw"))
+    for key, value, plain in settings:
+        if value == plain:
             continue
         if importlib.util.find_spec("bitsandbytes") is None:
             install = "pip install 'alttrain[quantization]'"
-            raise ValueError(f"{key}={value} needs the package bitsandbytes: {install}, or set {key}={without}")
+            raise ValueError(f"{key}={value} needs the package bitsandbytes: {install}, or set {key}={plain}")
         version = importlib.metadata.version("bitsandbytes")
         if not cuda and tuple(int(part) for part in version.split(".")[:2]) < BITSANDBYTES_ON_CPU:
             needed = ".".join(map(str, BITSANDBYTES_ON_CPU))
             raise ValueError(
                 f"{key}={value} needs a CUDA GPU, and torch sees none, or bitsandbytes {needed}, and {version} is "
-                f"installed; set {key}={without}"
+                f"installed; set {key}={plain}"
             )
     if attention == "flash_attention_2" and not (cuda and importlib.util.find_spec("flash_attn")):
-        lacks = "the package flash_attn: pip install flash-attn, or" if cuda else "a CUDA GPU, and torch sees none;"
-        raise ValueError(f"backbone.attention={attention} needs {lacks} set backbone.attention=packed")
+        needed = "the package flash_attn: pip install flash-attn, or" if cuda else "a CUDA GPU, and torch sees none;"
+        raise ValueError(f"backbone.attention={attention} needs {needed} set backbone.attention=packed")

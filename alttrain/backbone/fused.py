@@ -80,9 +80,9 @@ class _ResponseLoss(torch.autograd.Function):
             chunk = hidden[part].to(weight.dtype)
             logits = low[: len(chunk)]
             torch.mm(chunk, weight.t(), out=logits)
-            for few in (slice(first, first + block) for first in range(0, len(chunk), block)):
-                due = targets[part][few]
-                _errors(logits[few], full[: len(due)], due, losses[part][few])
+            for rows in (slice(first, first + block) for first in range(0, len(chunk), block)):
+                block_targets = targets[part][rows]
+                _errors(logits[rows], full[: len(block_targets)], block_targets, losses[part][rows])
             if relative is not None:
                 logits.mul_(relative[part, None])
             torch.mm(logits, weight, out=gradient[part])
@@ -109,10 +109,10 @@ def _errors(logits: Tensor, shifted: Tensor, targets: Tensor, losses: Tensor) ->
     """
     rows = torch.arange(len(targets), device=targets.device)
     shifted.copy_(logits).sub_(shifted.amax(-1, keepdim=True))
-    right = shifted[rows, targets]
-    masses = shifted.exp_().sum(-1, keepdim=True)
-    torch.sub(masses[:, 0].log(), right, out=losses)
-    probabilities = shifted.mul_(masses.reciprocal_())
+    target_logits = shifted[rows, targets]
+    sums = shifted.exp_().sum(-1, keepdim=True)
+    torch.sub(sums[:, 0].log(), target_logits, out=losses)
+    probabilities = shifted.mul_(sums.reciprocal_())
     probabilities[rows, targets] -= 1
     logits.copy_(probabilities)
 

@@ -73,9 +73,9 @@ def shape_of(config: Mapping[str, Any]) -> Shape | None:
 
 
 def weight_bytes(shape: Shape, width: int, quantization: Quantization = "none") -> int:
-    """Size of the backbone's weights at `width` bytes each. Only the projections are quantised."""
-    rest = shape.parameters - shape.linear_parameters
-    return int(shape.linear_parameters * WEIGHT_BYTES.get(quantization, width)) + rest * width
+    """Return the size of the backbone's weights at `width` bytes each. Only the projections are quantised."""
+    unquantised = shape.parameters - shape.linear_parameters
+    return int(shape.linear_parameters * WEIGHT_BYTES.get(quantization, width)) + unquantised * width
 
 
 class Footprint(TypedDict):
@@ -100,7 +100,7 @@ def training_bytes(
     optimizer: Optimizer = "adamw",
     kept: int = 4,
 ) -> dict[str, int]:
-    """Memory by part of one training step on sequences of these lengths, in tokens.
+    """Return the memory by part of one training step on sequences of these lengths, in tokens.
 
     With a `rank`, LoRA on `targets` is trained, otherwise all weights, with copies of `width` if they are wider.
     Trained weights, gradients and AdamW's two moments take `kept` bytes per number; an 8-bit moment takes one, and a
@@ -110,11 +110,11 @@ def training_bytes(
     keeps copies of the projections' inputs. Per head, packed attention keeps a length x length matrix for each short
     sequence, eager attention one for the whole row. With `recompute`, layers keep only their input, and one everything.
     """
-    tokens, sizes = sum(lengths), shape.projections
+    tokens, projections = sum(lengths), shape.projections
     heads = shape.head_dim * (3 * shape.heads + 2 * shape.kv_heads)
     per_token = width * (2 * shape.hidden + heads + 4 * shape.intermediate + 7 * rank) + 2 * 4 * shape.hidden
     if dropout or quantization != "none":
-        per_token += UNFUSED_BYTES * sum(rows for rows, _ in sizes.values())
+        per_token += UNFUSED_BYTES * sum(inputs for inputs, _ in projections.values())
     activations = tokens * shape.layers * per_token
     if attention == "packed":
         activations += shape.layers * shape.heads * width * sum(length**2 for length in lengths if length <= SHORT)
@@ -122,11 +122,11 @@ def training_bytes(
         activations += shape.layers * shape.heads * tokens**2 * (4 + (width if width < 4 else 0))
     if recompute:
         activations = activations // shape.layers + shape.layers * tokens * shape.hidden * width
-    adapted = shape.layers * rank * sum(sum(size) for name, size in sizes.items() if name in targets)
-    trained = adapted if rank else shape.parameters
-    whole = (kept + (width if width < kept else 0)) * trained
+    adapter_weights = shape.layers * rank * sum(sum(size) for name, size in projections.items() if name in targets)
+    trained = adapter_weights if rank else shape.parameters
+    trained_bytes = (kept + (width if width < kept else 0)) * trained
     return {
-        "weights": weight_bytes(shape, width, quantization) if rank else whole,
+        "weights": weight_bytes(shape, width, quantization) if rank else trained_bytes,
         "adapter": kept * trained if rank else 0,
         "gradients": kept * trained,
         "optimizer": int(2 * trained * (kept if optimizer == "adamw" else 1 + 4 / 256)),
@@ -136,33 +136,33 @@ def training_bytes(
 
 
 def device_bytes(parts: Mapping[str, int], shape: Shape, strategy: Strategy, devices: int) -> dict[str, int]:
-    """Memory of a training step on each of several devices, which divide the sharded parts among them.
+    """Return the memory of a training step on each of several devices, which divide the sharded parts among them.
 
     Sharded weights are gathered two layers at a time; with fsdp, embeddings and head are always whole. Offloaded
     weights and optimizer state are in system memory.
     """
-    every = ("weights", "adapter", "gradients", "optimizer")
-    sharded = {"ddp": (), "deepspeed_stage_2": every[2:]}.get(strategy, every)
-    own = {name: size // devices if name in sharded else size for name, size in parts.items()}
+    state = ("weights", "adapter", "gradients", "optimizer")
+    sharded = {"ddp": (), "deepspeed_stage_2": state[2:]}.get(strategy, state)
+    sizes = {name: size // devices if name in sharded else size for name, size in parts.items()}
     if "weights" in sharded and devices > 1:
-        layers = shape.linear_parameters / shape.parameters
-        own["weights"] += int(2 * parts["weights"] * layers / shape.layers)
+        layer_share = shape.linear_parameters / shape.parameters
+        sizes["weights"] += int(2 * parts["weights"] * layer_share / shape.layers)
         if strategy == "fsdp":
-            own["weights"] += int(parts["weights"] * (1 - layers) * (1 - 1 / devices))
+            sizes["weights"] += int(parts["weights"] * (1 - layer_share) * (1 - 1 / devices))
     if strategy == "deepspeed_stage_3_offload":
-        own |= {"weights": own["weights"] - parts["weights"] // devices, "optimizer": 0}
-    return own
+        sizes |= {"weights": sizes["weights"] - parts["weights"] // devices, "optimizer": 0}
+    return sizes
 
 
 def cache_bytes(shape: Shape, width: int, slots: int, length: int) -> int:
-    """Size of the keys and values of `slots` sequences of `length` tokens, over all layers."""
+    """Return the size of the keys and values of `slots` sequences of `length` tokens, over all layers."""
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * width * slots * length
 
 
 def generation_bytes(
     shape: Shape, width: int, slots: int, prompt: int, new_tokens: int, quantization: Quantization = "none"
 ) -> dict[str, int]:
-    """Memory of decoding: weights, a cache of `slots` x (longest prompt + new tokens), a prefill, a step's logits."""
+    """Return the memory of weights, a cache of `slots` x (longest prompt + new tokens), a prefill, a step's logits."""
     return {
         "weights": weight_bytes(shape, width, quantization),
         "cache": cache_bytes(shape, width, slots, prompt + new_tokens),

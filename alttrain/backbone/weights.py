@@ -53,9 +53,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     A tokenizer.json next to Mistral's tekken.json may split words in another way than the model was trained with.
     `fix_mistral_regex` makes transformers mend that, and take no tokenizer of mistral-common's where that is installed.
     """
-    mended = {"fix_mistral_regex": True} if (folder / "tekken.json").is_file() else {}
+    options = {"fix_mistral_regex": True} if (folder / "tekken.json").is_file() else {}
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **mended)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
     except ImportError:  # of a package that this kind of tokenizer needs
         raise
     except Exception as error:  # a damaged file leads to any
@@ -76,13 +76,13 @@ def load_model(
     if fault := why_unpacked(weights.folder, kernel):
         raise ValueError(f"{weights.folder}: {fault}")
     if quantization != "none" and device == "cpu":
-        _tell_slow(quantization)
+        _log_slow(quantization)
     transformers_logging.disable_progress_bar()
-    shrunk: dict[str, Any] = {}
+    quantized: dict[str, Any] = {}
     if quantization != "none":  # nf4 with QLoRA's settings, which R1-Act's backbones also use
         nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
         options = {"load_in_8bit": True} if quantization == "int8" else {"load_in_4bit": True, **nf4}
-        shrunk = {"quantization_config": BitsAndBytesConfig(**options), "device_map": {"": device}}
+        quantized = {"quantization_config": BitsAndBytesConfig(**options), "device_map": {"": device}}
     model, loading = AutoModelForCausalLM.from_pretrained(
         weights.folder,
         output_loading_info=True,
@@ -90,7 +90,7 @@ def load_model(
         attn_implementation=attention.NAME if kernel == "packed" else kernel,
         use_safetensors=True,
         trust_remote_code=False,
-        **shrunk,
+        **quantized,
     )
     if absent := loading["missing_keys"]:  # transformers only warns, and initialises them randomly
         raise ValueError(
@@ -113,15 +113,15 @@ def why_unpacked(folder: Path, kernel: Attention = "packed") -> str:
         known = f"that transformers {transformers.__version__} knows; choose another, or a transformers that knows it"
         return f"its model_type is {kind!r}, which is no causal language model {known}"
     trial = _trial(AutoConfig.from_pretrained(folder, trust_remote_code=False))
-    served = "have a server generate (generation=vllm or server)"
+    remedy = "have a server generate (generation=vllm or server)"
     if trial is None or not trial.packable:
         return (
             f"not all layers of this model ({kind}) have attention that can be packed: a sequence would see the ones "
-            f"before it in the row, so that it cannot be trained or decoded here; {served}"
+            f"before it in the row, so that it cannot be trained or decoded here; {remedy}"
         )
-    if kernel in ("packed", "sdpa") and trial.asked:
-        lacks = f"its attention takes {trial.asked}, which {kernel} attention does not compute"
-        return f"{lacks}: set backbone.attention=eager for training, and {served}"
+    if kernel in ("packed", "sdpa") and trial.other_kind:
+        fault = f"its attention takes {trial.other_kind}, which {kernel} attention does not compute"
+        return f"{fault}: set backbone.attention=eager for training, and {remedy}"
     if kernel == "sdpa" and not trial.ran:  # packed attention refuses as it computes; sdpa leaves out what it lacks
         return f"what this model's attention ({kind}) takes is not known before it runs: set backbone.attention=packed"
     return ""
@@ -132,13 +132,13 @@ class _Trial(NamedTuple):
 
     ran: bool  # whether it came to its end
     packable: bool  # whether every layer has attention that can be replaced, and no state along the row
-    asked: str  # the first of what the layers ask for, as `attention.other_kind` says it, or ""
+    other_kind: str  # the first of what `attention.other_kind` returns for the layers, or ""
 
 
 def _trial(config: Any) -> _Trial | None:
     """Return what a row of two tokens through a model without memory shows; None if its attention cannot be replaced.
 
-    If the row does not come through, `packable` is what the architecture says of itself.
+    If the model fails on the row, `packable` is what the architecture says of itself.
     """
     kinds: list[str] = []
 
@@ -164,9 +164,9 @@ def _trial(config: Any) -> _Trial | None:
             ran = True
         except (KeyError, ValueError, RuntimeError, NotImplementedError):  # code that looks at values: meta has none
             ran = False
-    text = model.config.get_text_config()
-    attends = len(kinds) >= text.num_hidden_layers if ran else model._supports_attention_backend
-    mixed = not ATTENDING.issuperset(getattr(text, "layer_types", None) or [""])
+    text_config = model.config.get_text_config()
+    attends = len(kinds) >= text_config.num_hidden_layers if ran else model._supports_attention_backend
+    mixed = not ATTENDING.issuperset(getattr(text_config, "layer_types", None) or [""])
     return _Trial(ran, attends and not (model._is_stateful and mixed), min({*kinds} - {""}, default=""))
 
 
@@ -182,7 +182,7 @@ def shared_context(folder: Path) -> int | None:
 
 
 @functools.cache
-def _tell_slow(quantization: Quantization) -> None:
+def _log_slow(quantization: Quantization) -> None:
     log.info("backbone  %s weights are slow on a CPU: they save memory, not time", quantization)
 
 
@@ -232,9 +232,9 @@ def save_trained(
     if isinstance(model, PeftModel):
         model.peft_config["default"].base_model_name_or_path = public_name(backbone)
         model.save_pretrained(temporary, state_dict=dict(weights), save_embedding_layers=False)
-        described = json.loads((temporary / CONFIG).read_text(encoding="utf-8"))
-        described["target_modules"].sort()  # peft writes a set, whose order varies
-        write_json(temporary / CONFIG, described)
+        adapter_config = json.loads((temporary / CONFIG).read_text(encoding="utf-8"))
+        adapter_config["target_modules"].sort()  # peft writes a set, whose order varies
+        write_json(temporary / CONFIG, adapter_config)
     else:
         half = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
         model.to(torch.bfloat16).save_pretrained(temporary, state_dict=half)
@@ -267,22 +267,22 @@ class Adapter:
         Raises ValueError unless exactly the layers that the config targets have pairs, each of the right shape.
         """
         linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-        layers, named = self.described.get("layers_to_transform"), set()
+        layers, targeted = self.described.get("layers_to_transform"), set()
         for name in linear:  # by peft's rules
             number = re.search(r"\.(\d+)\.", name)
             within = layers is None or (number is not None and int(number[1]) in layers)
             if within and any(f".{name}".endswith(f".{target}") for target in self.described["target_modules"]):
-                named.add(name)
-        for wrong, what in ((named - self.pairs.keys(), "lacks"), (self.pairs.keys() - named, "has")):
-            if wrong:
+                targeted.add(name)
+        for unmatched, verb in ((targeted - self.pairs.keys(), "lacks"), (self.pairs.keys() - targeted, "has")):
+            if unmatched:
                 raise self.fault(
-                    f"{what} tensors for {_some(wrong)}; {CONFIG} names {len(named)} layers of this backbone, and each "
-                    "must have lora_A and lora_B, and no other may"
+                    f"{verb} tensors for {_some(unmatched)}; {CONFIG} names {len(targeted)} layers of this backbone, "
+                    "and each must have lora_A and lora_B, and no other may"
                 )
         for name, (down, up) in self.pairs.items():
-            shape, wanted = (up.shape[0], down.shape[1]), (linear[name].out_features, linear[name].in_features)
-            if shape != wanted:
-                raise self.fault(f"is another backbone's: its B A for {name} is {shape}, and the weight is {wanted}")
+            update, weight = (up.shape[0], down.shape[1]), (linear[name].out_features, linear[name].in_features)
+            if update != weight:
+                raise self.fault(f"is another backbone's: its B A for {name} is {update}, and the weight is {weight}")
         return self
 
     def fault(self, found: str) -> ValueError:
@@ -299,55 +299,55 @@ def read_adapter(folder: Path) -> Adapter:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    described = _described(folder / CONFIG)
+    config = _adapter_config(folder / CONFIG)
     try:
         tensors = load_file(folder / TENSORS)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder / TENSORS}: {error}; it holds no adapter; {REMEDY}") from error
-    pairs, odd = {}, set(tensors)
+    pairs, unpaired = {}, set(tensors)
     for module in sorted({name.rpartition(".lora_")[0] for name in tensors}):
-        both = (f"{module}.lora_A.weight", f"{module}.lora_B.weight")
-        if module.startswith(PREFIX) and tensors.keys() >= set(both):
-            pairs[module.removeprefix(PREFIX)] = (tensors[both[0]], tensors[both[1]])
-            odd -= set(both)
-    adapter, rank = Adapter(folder, described, pairs), described["r"]
-    if odd or not pairs:
-        found = f"{_some(odd)} without the other of its pair" if odd else "no LoRA tensors"
-        raise adapter.fault(f"holds {found}; it must hold NAME.lora_A.weight and NAME.lora_B.weight for each layer")
+        a, b = f"{module}.lora_A.weight", f"{module}.lora_B.weight"
+        if module.startswith(PREFIX) and tensors.keys() >= {a, b}:
+            pairs[module.removeprefix(PREFIX)] = (tensors[a], tensors[b])
+            unpaired -= {a, b}
+    adapter, rank = Adapter(folder, config, pairs), config["r"]
+    if unpaired or not pairs:
+        fault = f"{_some(unpaired)} without the other of its pair" if unpaired else "no LoRA tensors"
+        raise adapter.fault(f"holds {fault}; it must hold NAME.lora_A.weight and NAME.lora_B.weight for each layer")
     for name, (down, up) in pairs.items():
-        wrong = ""
+        fault = ""
         if not (down.is_floating_point() and up.is_floating_point() and down.ndim == up.ndim == 2):
-            wrong = f"tensors for {name} that are no matrices of floating-point numbers"
+            fault = f"tensors for {name} that are no matrices of floating-point numbers"
         elif (down.shape[0], up.shape[1]) != (rank, rank):
-            wrong = f"A {tuple(down.shape)} and B {tuple(up.shape)} for {name}, and {CONFIG} says rank {rank}"
+            fault = f"A {tuple(down.shape)} and B {tuple(up.shape)} for {name}, and {CONFIG} says rank {rank}"
         elif not (down.isfinite().all() and up.isfinite().all()):
-            wrong = f"numbers for {name} that are not finite: the training diverged, or it is spoiled"
-        if wrong:
-            raise adapter.fault(f"holds {wrong}")
+            fault = f"numbers for {name} that are not finite: the training diverged, or it is spoiled"
+        if fault:
+            raise adapter.fault(f"holds {fault}")
     if not any(down.any() and up.any() for down, up in pairs.values()):
         raise adapter.fault("holds an update of zero for every layer, as before any training: it would change nothing")
     return adapter
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _adapter_config(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = read_json(path, remedy=REMEDY)
+        config: dict[str, Any] = read_json(path, remedy=REMEDY)
     except FileNotFoundError as error:
         raise ValueError(f"{path} is not there; {REMEDY}") from error
-    is_lora = found.get("peft_type") == "LORA"
-    if not is_lora or any(map(found.get, NOT_PLAIN)):
-        what = ", ".join(f"{key}={found[key]!r}" for key in NOT_PLAIN if found.get(key)) if is_lora else "no LoRA"
-        raise ValueError(f"{path}: only plain LoRA adapters can be used here, and this is {what}")
-    wanted = {
-        "r": type(found.get("r")) is int and found["r"] > 0,
-        "lora_alpha": type(found.get("lora_alpha")) in (int, float) and 0 < found["lora_alpha"] < math.inf,
-        "target_modules": isinstance(found.get("target_modules"), list),
-        "layers_to_transform": isinstance(found.get("layers_to_transform"), list | None),
+    is_lora = config.get("peft_type") == "LORA"
+    if not is_lora or any(map(config.get, NOT_PLAIN)):
+        kind = ", ".join(f"{key}={config[key]!r}" for key in NOT_PLAIN if config.get(key)) if is_lora else "no LoRA"
+        raise ValueError(f"{path}: only plain LoRA adapters can be used here, and this is {kind}")
+    rules = {
+        "r": type(config.get("r")) is int and config["r"] > 0,
+        "lora_alpha": type(config.get("lora_alpha")) in (int, float) and 0 < config["lora_alpha"] < math.inf,
+        "target_modules": isinstance(config.get("target_modules"), list),
+        "layers_to_transform": isinstance(config.get("layers_to_transform"), list | None),
     }
-    for key, right in wanted.items():
-        if not right:
-            raise ValueError(f"{path}: {key}={found.get(key)!r}; accepted is what peft writes for a LoRA; {REMEDY}")
-    return found
+    for key, holds in rules.items():
+        if not holds:
+            raise ValueError(f"{path}: {key}={config.get(key)!r}; accepted is what peft writes for a LoRA; {REMEDY}")
+    return config
 
 
 def _some(names: set[str]) -> str:
@@ -372,7 +372,7 @@ class Base:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = model
-        self._before: dict[str, torch.Tensor] = {}
+        self._originals: dict[str, torch.Tensor] = {}
 
     @torch.no_grad()
     def merge(self, adapter: Adapter | None) -> torch.nn.Module:
@@ -380,13 +380,13 @@ class Base:
 
         Raises ValueError if the adapter does not fit the backbone; the model is then the plain backbone.
         """
-        for name, weight in self._before.items():
+        for name, weight in self._originals.items():
             self.model.get_parameter(name).copy_(weight)
-        self._before = {}
+        self._originals = {}
         if adapter is not None:
             for name, (down, up) in adapter.fits(self.model).pairs.items():
                 weight = self.model.get_parameter(f"{name}.weight")
-                self._before[f"{name}.weight"] = weight.to("cpu", copy=True)
+                self._originals[f"{name}.weight"] = weight.to("cpu", copy=True)
                 update = up.float() @ down.float() * adapter.scale
                 weight.copy_(weight.float() + update.to(weight.device))
         return self.model

@@ -84,7 +84,7 @@ class Columns:
         for key in ("columns", "forms", "constants", "extract", "slices", "erase"):
             unknown = sorted(set(getattr(self, key)) - set(FIELDS))
             if unknown:
-                hint = "".join(f"; did you mean {one!r}?" for one in get_close_matches(unknown[0], FIELDS, n=1))
+                hint = "".join(f"; did you mean {near!r}?" for near in get_close_matches(unknown[0], FIELDS, n=1))
                 raise ValueError(f"{name}: {key}.{unknown[0]}: no such field; accepted: {', '.join(FIELDS)}{hint}")
         for key in ("extract", "erase"):
             for field_name, pattern in getattr(self, key).items():
@@ -98,9 +98,10 @@ class Columns:
             if len(ends) != 2 or not all(end is None or (_ISO.fullmatch(str(end)) and _moment(end)) for end in ends):
                 accepted = "two dates as YYYY-MM-DD, also with a time but no zone, or null for either"
                 raise ValueError(f"{name}: dates.{column}={list(ends)!r}: accepted: {accepted}")
-        for field_name, wanted in self.slices.items():
-            if len(wanted) != 3:
-                raise ValueError(f"{name}: slices.{field_name}={list(wanted)!r}: accepted: columns of text, start, end")
+        for field_name, columns in self.slices.items():
+            if len(columns) != 3:
+                accepted = "columns of text, start, end"
+                raise ValueError(f"{name}: slices.{field_name}={list(columns)!r}: accepted: {accepted}")
         for key in ("thought_tags", "answer_tags"):
             tags = getattr(self, key)
             if tags and (len(tags) != 2 or not all(tags)):
@@ -112,32 +113,32 @@ class Columns:
             raise ValueError(f"{name}: choice_seed={self.choice_seed}: there are no choices to put in order")
         golds = {"columns.gold": "gold" in self.columns, "golds": bool(self.golds), "choice_seed": shuffles}
         if sum(golds.values()) > 1:
-            given = " and ".join(key for key, value in golds.items() if value)
-            raise ValueError(f"{name}: {given} each say what the gold is; give one of them")
+            keys = " and ".join(key for key, value in golds.items() if value)
+            raise ValueError(f"{name}: {keys} each say what the gold is; give one of them")
 
     def passes(self, raw: Mapping[str, Any], place: str) -> bool:
-        """Whether a row passes the filters `where` and `dates`. Raises ValueError if it lacks a column, or its date."""
+        """Return whether a row passes `where` and `dates`. Raises ValueError if it lacks a column, or its date."""
         for column, accepted in self.where.items():
-            found = _filtered_by(raw, column, place)
-            if found not in (accepted if isinstance(accepted, list | tuple) else [accepted]):
+            value = _filtered_by(raw, column, place)
+            if value not in (accepted if isinstance(accepted, list | tuple) else [accepted]):
                 return False
         for column, ends in self.dates.items():
-            found = _filtered_by(raw, column, place)
-            if (moment := _moment(found)) is None:
-                raise ValueError(f"{place}: {column}={found!r} is no ISO date to filter by")
+            value = _filtered_by(raw, column, place)
+            if (moment := _moment(value)) is None:
+                raise ValueError(f"{place}: {column}={value!r} is no ISO date to filter by")
             first, last = (end and _moment(end) for end in ends)
             if (first and moment < first) or (last and moment > last):
                 return False
         return True
 
     def convert(self, raw: Mapping[str, Any], place: str, default_id: str, source: str) -> Example | Rejected:
-        """The Example in a row, or why it is rejected. Raises ValueError, naming `place`, for a malformed row."""
-        named = next((value for name in _names(self.columns.get("id", "id")) for value in _at(raw, name)), None)
-        row_id = default_id if named is None else str(named)
+        """Return a row's Example, or why it is rejected. Raises ValueError, naming `place`, for a malformed row."""
+        own_id = next((value for name in _names(self.columns.get("id", "id")) for value in _at(raw, name)), None)
+        row_id = default_id if own_id is None else str(own_id)
         try:
             response = {}
             if "response" in self.columns:
-                text = str(_found(raw, _names(self.columns["response"]), "response", place))
+                text = str(_value(raw, _names(self.columns["response"]), "response", place))
                 thought, answer = split_response(text, self.thought_tags, self.answer_tags, self.shapes)
                 raw = {**raw, "shape": shape_of(bool(thought), bool(answer))}  # the label may depend on it
                 response = {name: text for name, text in (("thought", thought), ("answer", answer)) if text}
@@ -145,7 +146,7 @@ class Columns:
             fields["id"] = row_id if fields["id"] is None else str(fields["id"])
             if fields.get("prompt", "") is None:
                 raise Unusable("no prompt")  # in JailbreakBench's artifacts: the attack found none
-            self._cut(fields, place)
+            self._apply_patterns(fields, place)
             if "thought" in fields and not str(fields["thought"]).strip():
                 raise Unusable("the thought is empty")
         except Unusable as reason:
@@ -164,20 +165,21 @@ class Columns:
         fields |= self.constants
         for name, column in self.columns.items():
             if name != "response":
-                fields[name] = _found(raw, _names(column), name, place)
+                fields[name] = _value(raw, _names(column), name, place)
         for name, forms in self.forms.items():
-            fill = partial(_filled, raw=raw, wanted_for=name, place=place)
+            fill = partial(_filled, raw=raw, field_name=name, place=place)
             fields[name] = _COLUMN.sub(fill, _form(_names(forms), raw))
-        for name, wanted in self.slices.items():
-            text, start, end = (_found(raw, [column], name, place) for column in wanted)
+        for name, columns in self.slices.items():
+            text, start, end = (_value(raw, [column], name, place) for column in columns)
             if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(str(text))):
-                raise ValueError(f"{place}: {wanted[1]}={start!r}, {wanted[2]}={end!r}: not characters of {wanted[0]}")
+                bounds = f"{columns[1]}={start!r}, {columns[2]}={end!r}"
+                raise ValueError(f"{place}: {bounds}: not characters of {columns[0]}")
             fields[name] = str(text)[start:end].strip()
         for name in ("category", "phrasing"):
             value = fields.get(name)
             first = next(iter(value), "") if isinstance(value, list | tuple) else value
             fields[name] = str(first) if isinstance(first, int | float) else first
-        gold = [_gold(_found(raw, [column], "gold", place)) for column in self.golds] or fields.get("gold")
+        gold = [_gold(_value(raw, [column], "gold", place)) for column in self.golds] or fields.get("gold")
         if isinstance(gold, int | float) and "gold" in self.columns:
             gold = str(gold)
         fields["gold"] = [gold] * bool(gold) if isinstance(gold, str) else gold
@@ -200,23 +202,23 @@ class Columns:
         return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
     def _multiple_choice(self, raw: Mapping[str, Any], question: str, place: str) -> dict[str, Any]:
-        """The prompt with its lettered options, one per line, and the gold letter if the options are shuffled."""
-        found = [_found(raw, [column], "a choice", place) for column in self.choices]
-        texts = [" ".join(text.split()) for value in found for text in _texts(value)]
-        order = list(range(len(texts)))
+        """Return the prompt with its lettered options, one per line, and the gold letter if they are shuffled."""
+        values = [_value(raw, [column], "a choice", place) for column in self.choices]
+        options = [" ".join(text.split()) for value in values for text in _texts(value)]
+        order = list(range(len(options)))
         gold = {}
         if self.choice_seed is not None:
             random.Random(f"choices-{self.choice_seed}-{question}").shuffle(order)
             gold = {"gold": [string.ascii_uppercase[order.index(0)]]}
-        lines = [f"{letter}. {texts[i]}" for letter, i in zip(string.ascii_uppercase, order, strict=False)]
+        lines = [f"{letter}. {options[i]}" for letter, i in zip(string.ascii_uppercase, order, strict=False)]
         return {"prompt": "\n".join([question, "", *lines]), **gold}
 
-    def _cut(self, fields: dict[str, Any], place: str) -> None:
-        """Apply `extract` and `erase` in place. Raises Unusable, or ValueError if a pattern takes too long."""
+    def _apply_patterns(self, fields: dict[str, Any], place: str) -> None:
+        """Apply `extract` and `erase` to `fields`. Raises Unusable, or ValueError if a pattern takes too long."""
         for name, pattern in self.extract.items():
             texts, search = _texts(fields.get(name, "")), regex.compile(pattern, regex.DOTALL).search
-            found = [_timed(search, text, f"{place}: extract.{name}={pattern!r}") for text in texts]
-            groups = [match[1].strip() for match in found if match and match[1] is not None]
+            matches = [_timed(search, text, f"{place}: extract.{name}={pattern!r}") for text in texts]
+            groups = [match[1].strip() for match in matches if match and match[1] is not None]
             if len(groups) < len(texts):
                 raise Unusable(f"no {name} where extract.{name} looks for it")
             fields[name] = groups if name == "gold" else "".join(groups)
@@ -226,22 +228,22 @@ class Columns:
             fields[name] = texts if name == "gold" else "".join(texts)
 
 
-def _timed(apply: Callable[..., Any], text: str, named: str) -> Any:
-    """Apply a pattern's search or substitution to a text. Raises ValueError after `PATTERN_SECONDS`.
+def _timed(apply: Callable[..., Any], text: str, where: str) -> Any:
+    """Return what a pattern's search or substitution gives for a text. Raises ValueError after `PATTERN_SECONDS`.
 
-    `named` names the pattern and its place.
+    `where` names the pattern and its place.
     """
     try:
         return apply(text, timeout=PATTERN_SECONDS)
     except TimeoutError as error:
         fault = f"took more than {PATTERN_SECONDS:g} s on a text of {len(text):,} characters"
-        raise ValueError(f"{named}: {fault}; accepted: a pattern without nested repetitions") from error
+        raise ValueError(f"{where}: {fault}; accepted: a pattern without nested repetitions") from error
 
 
 def split_response(
     text: str, thought_tags: Sequence[str], answer_tags: Sequence[str] = (), shapes: Sequence[Shape] = WHOLE
 ) -> tuple[str, str]:
-    """(thought, answer) of a response, stripped. Raises Unusable if it cannot be split, or has another shape.
+    """Return (thought, answer) of a response, stripped. Raises Unusable if it cannot be split, or has another shape.
 
     A response without tags is an answer if `shapes` accepts an answer alone, else a thought that never ends.
     """
@@ -251,7 +253,7 @@ def split_response(
     if text.count(closing) > 1 or text.count(opening) > 1:
         raise Unusable("several thoughts")
     thought, answer = text.split(closing) if closing in text else ("", text)
-    before, opened, rest = thought.partition(opening)
+    before, opened, inside = thought.partition(opening)
     if opened and before.strip():
         raise Unusable("text before the thought")
     if opening in answer:
@@ -263,7 +265,7 @@ def split_response(
         if answer[:start].strip() or answer[end + len(answer_tags[1]) :].strip():
             raise Unusable("text outside the answer's tags")
         answer = answer[start + len(answer_tags[0]) : end]
-    thought, answer = (rest if opened else thought).strip(), answer.strip()
+    thought, answer = (inside if opened else thought).strip(), answer.strip()
     shape = shape_of(bool(thought), bool(answer))
     if shape not in shapes:
         both = "it has both a thought and an answer"
@@ -276,7 +278,7 @@ def _names(column: str | Sequence[str]) -> Sequence[str]:
 
 
 def _at(raw: Any, path: str) -> Iterator[Any]:
-    """The value at a dotted path; nothing if there is none."""
+    """Yield the value at a dotted path; nothing if there is none."""
     if isinstance(raw, Mapping) and path in raw:
         yield raw[path]
         return
@@ -287,24 +289,24 @@ def _at(raw: Any, path: str) -> Iterator[Any]:
         yield from _at(raw[int(head)], rest) if rest else [raw[int(head)]]
 
 
-def _found(raw: Mapping[str, Any], names: Sequence[str], wanted_for: str, place: str) -> Any:
-    """The value of the first of several columns that the row has. Raises ValueError if it has none."""
-    found = [value for name in names for value in _at(raw, name)]
-    if not found:
-        wanted = " or ".join(map(repr, names))
-        raise ValueError(f"{place}: missing field {wanted} (the column for {wanted_for}); columns: {', '.join(raw)}")
-    return found[0]
+def _value(raw: Mapping[str, Any], columns: Sequence[str], field_name: str, place: str) -> Any:
+    """Return the value of the first of several columns that the row has. Raises ValueError if it has none."""
+    values = [value for column in columns for value in _at(raw, column)]
+    if not values:
+        missing = " or ".join(map(repr, columns))
+        raise ValueError(f"{place}: missing field {missing} (the column for {field_name}); columns: {', '.join(raw)}")
+    return values[0]
 
 
 def _filtered_by(raw: Mapping[str, Any], column: str, place: str) -> Any:
-    """The value of a column that a filter names. Raises ValueError if the row lacks it."""
+    """Return the value of a column that a filter names. Raises ValueError if the row lacks it."""
     for value in _at(raw, column):
         return value
     raise ValueError(f"{place}: no column {column!r} to filter by; columns: {', '.join(raw)}")
 
 
 def _moment(value: Any) -> datetime | None:
-    """The moment that an ISO date names, without its time zone; None if it is no ISO date."""
+    """Return the moment that an ISO date names, without its time zone; None if it is no ISO date."""
     try:
         return datetime.fromisoformat(str(value)).replace(tzinfo=None)
     except ValueError:
@@ -312,18 +314,18 @@ def _moment(value: Any) -> datetime | None:
 
 
 def _form(forms: Sequence[str], raw: Mapping[str, Any]) -> str:
-    """The first form that has no empty column, else the last. One that the row lacks is a fault, not empty."""
+    """Return the first form without an empty column, else the last. A column the row lacks is a fault, not empty."""
     for form in forms[:-1]:
         if all(value not in ("", None) for column in _COLUMN.findall(form) for value in _at(raw, column)):
             return form
     return forms[-1]
 
 
-def _filled(mark: re.Match[str], raw: Mapping[str, Any], wanted_for: str, place: str) -> str:
-    """The value of the column that a mark of `forms` names. Raises ValueError if it is no text or number."""
-    value = _found(raw, [mark[1]], wanted_for, place)
+def _filled(match: re.Match[str], raw: Mapping[str, Any], field_name: str, place: str) -> str:
+    """Return the value of the column that a {column} of `forms` names. Raises ValueError if it is no text or number."""
+    value = _value(raw, [match[1]], field_name, place)
     if not isinstance(value, str | int | float):
-        raise ValueError(f"{place}: {wanted_for} needs a text or number in {mark[1]!r}, found {value!r:.60}")
+        raise ValueError(f"{place}: {field_name} needs a text or number in {match[1]!r}, found {value!r:.60}")
     return str(value)
 
 

@@ -72,13 +72,13 @@ class Dataset:
             raise ValueError("dataset.size and dataset.amounts both say how many rows; leave one of them null")
 
     def examples(self, seed: int | None) -> list[Example]:
-        """The selected rows, without decontamination."""
+        """Return the selected rows, without decontamination."""
         return self.select(seed, {}).examples
 
     def content(self) -> dict[str, str]:
-        """The hash of each source's file, or its commit."""
+        """Return the hash of each source's file, or its commit."""
         return {
-            f"{name}/{key}": digest for name, part in self.sources.items() for key, digest in part.content().items()
+            f"{name}/{key}": digest for name, source in self.sources.items() for key, digest in source.content().items()
         }
 
     def select(self, seed: int | None, against: Mapping[str, Sequence[str]]) -> Selection:
@@ -93,35 +93,35 @@ class Dataset:
 
     def _select(self, seed: int | None, against: Mapping[str, Sequence[str]]) -> Selection:
         readings = {name: source.read(seed) for name, source in self.sources.items()}
-        rows, source_of, dropped = self._together(readings)
+        rows, source_of, dropped = self._combined(readings)
         if conflicting := _under_both_labels(rows):  # neither label can be trusted
             dropped["the prompt stands under both labels"] = conflicting
         matches = contaminated([(row.id, row.prompt) for row in rows], against, self.decontaminate, self.ngram)
         excluded = {*conflicting, *(match.id for match in matches)}
 
         groups = []
-        for name, own in self._groups(rows, source_of).items():
-            order = [row for row in stratified(own, len(own), seed) if row.id not in excluded]
-            groups.append(_Group(name, self.wanted(name), own, order))
-        unlike = _Unlike(self.near_duplicates)
+        for name, members in self._groups(rows, source_of).items():
+            order = [row for row in stratified(members, len(members), seed) if row.id not in excluded]
+            groups.append(_Group(name, self.wanted(name), members, order))
+        duplicate_filter = _DuplicateFilter(self.near_duplicates)
         for group in groups:
-            group.taken = self._take(group, unlike, len(excluded))
+            group.taken = self._take(group, duplicate_filter, len(excluded))
         sizes = [len(group.taken) for group in groups]
         amount = self.held_out if isinstance(self.held_out, int) else int(self.held_out * sum(sizes) + 0.5)
         examples: list[Example] = []
         held_out: list[Example] = []
-        for group, share in zip(groups, proportional(amount, sizes), strict=True):
-            aside = self._hold_out(group, unlike, share)
-            left = {row.id for row in group.taken} - {row.id for row in aside}
+        for group, count in zip(groups, proportional(amount, sizes), strict=True):
+            group_held_out = self._hold_out(group, duplicate_filter, count)
+            ids = {row.id for row in group.taken} - {row.id for row in group_held_out}
             ordered = group.rows if group.wanted is None else group.taken  # a group taken whole stays in file order
-            examples += [row for row in ordered if row.id in left]
-            held_out += aside
+            examples += [row for row in ordered if row.id in ids]
+            held_out += group_held_out
         report = {
             "read": {name: len(reading.examples) + len(reading.rejected) for name, reading in readings.items()},
             "origin": {name: reading.origin for name, reading in readings.items()},
             "dropped": dict(dropped),
             "decontamination": [asdict(match) for match in matches],
-            "near_duplicates": unlike.passed,
+            "near_duplicates": duplicate_filter.skipped,
             "written": len(examples),
             "labels": dict(Counter(row.label for row in examples)),
             "categories": dict(sorted(Counter(row.category for row in examples).items())),
@@ -130,48 +130,48 @@ class Dataset:
         }
         return Selection(shuffled(examples, seed), held_out, report)
 
-    def _together(self, readings: Mapping[str, Reading]) -> tuple[list[Example], dict[str, str], dict[str, list[str]]]:
-        """All rows under their ids in this dataset, id -> source, and reason -> ids of rejected rows."""
+    def _combined(self, readings: Mapping[str, Reading]) -> tuple[list[Example], dict[str, str], dict[str, list[str]]]:
+        """Return all rows with their ids in this dataset, id -> source, and reason -> ids of rejected rows."""
         rows: list[Example] = []
         source_of: dict[str, str] = {}
         dropped: dict[str, list[str]] = defaultdict(list)
         for name, reading in readings.items():
             prefix = "" if len(self.sources) == 1 else f"{name}/"
-            own = [replace(row, id=prefix + row.id) for row in reading.examples]
-            rows += own
-            source_of |= dict.fromkeys((row.id for row in own), name)
+            source_rows = [replace(row, id=prefix + row.id) for row in reading.examples]
+            rows += source_rows
+            source_of |= dict.fromkeys((row.id for row in source_rows), name)
             for rejected in reading.rejected:
                 dropped[rejected.reason].append(prefix + rejected.id)
         return rows, source_of, dropped
 
-    def _take(self, group: "_Group", unlike: "_Unlike", excluded: int) -> list[Example]:
-        """The wanted rows of a group. `excluded` is the number of decontaminated rows, for the error if they lack."""
-        taken = unlike.first(group.order, group.wanted)
+    def _take(self, group: "_Group", duplicate_filter: "_DuplicateFilter", excluded: int) -> list[Example]:
+        """Return the wanted rows of a group. `excluded` is the number of decontaminated rows, for the error."""
+        taken = duplicate_filter.first(group.order, group.wanted)
         if group.wanted is not None and len(taken) < group.wanted:
-            asked = f"amounts.{group.name}={group.wanted}" if self.size is None else f"size={self.size}"
-            beside = {"decontaminated": excluded, "near-duplicates": len(group.order) - len(taken)}
-            note = "".join(f"; {count} rows are {why}" for why, count in beside.items() if count)
+            setting = f"amounts.{group.name}={group.wanted}" if self.size is None else f"size={self.size}"
+            left_out = {"decontaminated": excluded, "near-duplicates": len(group.order) - len(taken)}
+            note = "".join(f"; {count} rows are {reason}" for reason, count in left_out.items() if count)
             raise ValueError(
-                f"dataset.{asked}: {group.name} has only {len(taken)} prompts, {group.wanted} are wanted{note}"
+                f"dataset.{setting}: {group.name} has only {len(taken)} prompts, {group.wanted} are wanted{note}"
             )
         return taken
 
-    def _hold_out(self, group: "_Group", unlike: "_Unlike", share: int) -> list[Example]:
-        """The last rows of a group's order that may be held out: if all are wanted, the last of those taken."""
+    def _hold_out(self, group: "_Group", duplicate_filter: "_DuplicateFilter", count: int) -> list[Example]:
+        """Return the last `count` rows of a group's order; if all rows are wanted, the last of those taken."""
         if group.wanted is None:
-            aside = group.taken[len(group.taken) - share :]
+            held_out = group.taken[len(group.taken) - count :]
         else:
             last = group.order.index(group.taken[-1]) if group.taken else -1
-            aside = unlike.first(group.order[:last:-1], share)
-        if len(aside) < share:
+            held_out = duplicate_filter.first(group.order[:last:-1], count)
+        if len(held_out) < count:
             raise ValueError(
-                f"dataset.held_out={self.held_out}: {share} rows of {group.name} are to be held out, but only "
-                f"{len(aside)} are left besides those chosen; lower it, or the amounts"
+                f"dataset.held_out={self.held_out}: {count} rows of {group.name} are to be held out, but only "
+                f"{len(held_out)} are left besides those chosen; lower it, or the amounts"
             )
-        return aside
+        return held_out
 
     def _groups(self, rows: Sequence[Example], source_of: Mapping[str, str]) -> dict[str, list[Example]]:
-        """The rows of each group, in order of first appearance."""
+        """Return the rows of each group, in order of first appearance."""
         categories = sorted({row.category for row in rows} - {""})
         known = dict.fromkeys([*(row.label for row in rows), *categories, *self.sources])
         for group, amount in self.amounts.items():
@@ -183,11 +183,11 @@ class Dataset:
             groups[next((key for key in (row.category, source_of[row.id]) if key in named), row.label)].append(row)
         for label in LABELS:
             if self.wanted(label):
-                groups.setdefault(label, [])  # so that a lack of it is told
+                groups.setdefault(label, [])  # so that a lack of its rows is an error
         return groups
 
     def wanted(self, group: str) -> int | None:
-        """The number of rows to take from a group; None takes all."""
+        """Return the number of rows to take from a group; None takes all."""
         if self.size is None or self.harmful_share is None:
             return self.amounts.get(group)
         harmful = int(self.size * self.harmful_share + 0.5)
@@ -205,30 +205,30 @@ class _Group:
     taken: list[Example] = field(default_factory=list)
 
 
-class _Unlike:
+class _DuplicateFilter:
     """Takes rows that are not near-duplicates of rows already taken with the same label; without `threshold`, any."""
 
     def __init__(self, threshold: float | None) -> None:
         self._distinct = None if threshold is None else Distinct(threshold)
-        self.passed: list[dict[str, Any]] = []  # the report on each near-duplicate
+        self.skipped: list[dict[str, Any]] = []  # the report on each near-duplicate
 
     def first(self, order: list[Example], amount: int | None) -> list[Example]:
-        """The first `amount` such rows; None takes all."""
+        """Return the first `amount` such rows; None takes all."""
         if self._distinct is None:
             return order[:amount]
-        kept, passed = self._distinct.filter(((row.id, row.label, words(row.prompt)) for row in order), amount)
-        self.passed += ({"id": name, "of": of, "similarity": round(score, 3)} for name, of, score in passed)
-        chosen = set(kept)
-        return [row for row in order if row.id in chosen]
+        ids, duplicates = self._distinct.filter(((row.id, row.label, words(row.prompt)) for row in order), amount)
+        self.skipped += ({"id": name, "of": kept, "similarity": round(score, 3)} for name, kept, score in duplicates)
+        taken = set(ids)
+        return [row for row in order if row.id in taken]
 
 
 def _under_both_labels(rows: Sequence[Example]) -> list[str]:
-    """The ids of rows whose words are also those of a row of the other label."""
-    spoken = [words(row.prompt) for row in rows]
+    """Return the ids of rows whose words are also those of a row of the other label."""
+    prompts = [words(row.prompt) for row in rows]
     labels: dict[Words, set[Label]] = defaultdict(set)
-    for row, said in zip(rows, spoken, strict=True):
-        labels[said].add(row.label)
-    return [row.id for row, said in zip(rows, spoken, strict=True) if len(labels[said]) > 1]
+    for row, prompt in zip(rows, prompts, strict=True):
+        labels[prompt].add(row.label)
+    return [row.id for row, prompt in zip(rows, prompts, strict=True) if len(labels[prompt]) > 1]
 
 
 def local_file(
@@ -248,14 +248,14 @@ def local_file(
     ngram: Annotated[int, Gt(1)] = 8,
     held_out: HeldOut = 0,
 ) -> Dataset:
-    """A dataset from one user file, with the parameters of `Rows` and `Dataset` in one place."""
-    mapped: dict[str, Any] = {"columns": columns, "constants": constants, "where": where, "labels": labels}
-    sources = {name: Rows(name, path, **mapped, thought_tags=thought_tags, limit=limit)}
+    """Return a dataset from one user file, with the parameters of `Rows` and `Dataset` in one place."""
+    column_map: dict[str, Any] = {"columns": columns, "constants": constants, "where": where, "labels": labels}
+    sources = {name: Rows(name, path, **column_map, thought_tags=thought_tags, limit=limit)}
     return Dataset(name, sources, amounts, size, harmful_share, near_duplicates, decontaminate, ngram, held_out)
 
 
 def stratified(rows: Sequence[Example], amount: int, seed: int | None) -> list[Example]:
-    """`amount` rows in which categories, and phrasings within a category, have the same shares as in all rows.
+    """Return `amount` rows in which categories, and phrasings within one, have the same shares as in all rows.
 
     A larger selection contains every smaller one.
     """
@@ -267,7 +267,7 @@ def stratified(rows: Sequence[Example], amount: int, seed: int | None) -> list[E
 
 
 def proportional(amount: int, weights: Sequence[int]) -> list[int]:
-    """`amount` split by weight into integers; the largest remainders are rounded up."""
+    """Return `amount` split by weight into integers; the largest remainders are rounded up."""
     total = sum(weights) or 1
     shares = [amount * weight // total for weight in weights]
     remainders = sorted(range(len(weights)), key=lambda index: (-(amount * weights[index] % total), index))
@@ -279,7 +279,7 @@ def proportional(amount: int, weights: Sequence[int]) -> list[int]:
 def _interleaved(
     rows: Sequence[Example], key: Callable[[Example], str], order: Callable[[Sequence[Example]], list[Example]]
 ) -> list[Example]:
-    """All rows, with the groups of `key`, each in its own `order`, mixed in proportion to their sizes."""
+    """Return all rows, with the groups of `key`, each in its own `order`, mixed in proportion to their sizes."""
     groups: dict[str, list[Example]] = defaultdict(list)
     for row in rows:
         groups[key(row)].append(row)

@@ -43,7 +43,7 @@ _WORD = re.compile(r"\w+(?:'\w+)*")
 
 
 def words(text: str) -> Words:
-    """Lower-cased words of a text after NFKC normalisation, without punctuation; both apostrophes are one."""
+    """Return the lower-cased words of a text after NFKC normalisation, without punctuation. ’ becomes '."""
     return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).lower().replace("’", "'")))
 
 
@@ -58,39 +58,39 @@ class Distinct:
 
     def __init__(self, threshold: float) -> None:
         self._least = threshold * (1 - _ROUNDING)
-        self._numbers: dict[str, int] = {}  # of words
-        self._kept: dict[str, tuple[list[str], list[str | list[int]]]] = {}  # kind -> ids, and texts as they are spelt
+        self._word_numbers: dict[str, int] = {}
+        self._kept: dict[str, tuple[list[str], list[str | list[int]]]] = {}  # kind -> ids, and texts as `_encoded`
 
     def filter(
         self, rows: Iterable[tuple[str, str, Words]], amount: int | None
     ) -> tuple[list[str], list[tuple[str, str, float]]]:
-        """The first `amount` distinct ids of (id, kind, words) rows (None: all), and the skipped near-duplicates.
+        """Return the first `amount` distinct ids of (id, kind, words) rows (None: all), and the near-duplicates.
 
         A near-duplicate is (id, kept id, similarity).
         """
         from rapidfuzz import process
         from rapidfuzz.distance import LCSseq
 
-        kept: list[str] = []
-        passed: list[tuple[str, str, float]] = []
+        distinct: list[str] = []
+        duplicates: list[tuple[str, str, float]] = []
         for name, kind, text in rows:
-            if len(kept) == amount:
+            if len(distinct) == amount:
                 break
             ids, texts = self._kept.setdefault(kind, ([], []))
-            spelt = self._spelt(text)
-            near = process.extractOne(spelt, texts, scorer=LCSseq.normalized_similarity, score_cutoff=self._least)
-            if near:
-                _, similarity, place = near
-                passed.append((name, ids[place], similarity))
+            encoded = self._encoded(text)
+            match = process.extractOne(encoded, texts, scorer=LCSseq.normalized_similarity, score_cutoff=self._least)
+            if match:
+                _, similarity, index = match
+                duplicates.append((name, ids[index], similarity))
             else:
-                kept.append(name)
+                distinct.append(name)
                 ids.append(name)
-                texts.append(spelt)
-        return kept, passed
+                texts.append(encoded)
+        return distinct, duplicates
 
-    def _spelt(self, text: Words) -> str | list[int]:
-        """A text with a character for each word, which the scorer compares fastest; it takes numbers as characters."""
-        numbers = [self._numbers.setdefault(word, len(self._numbers)) for word in text]
+    def _encoded(self, text: Words) -> str | list[int]:
+        """Return a text with one character per word, which the scorer compares fastest, or else one number per word."""
+        numbers = [self._word_numbers.setdefault(word, len(self._word_numbers)) for word in text]
         return "".join(map(chr, numbers)) if max(numbers, default=0) <= sys.maxunicode else numbers
 
 
@@ -127,67 +127,67 @@ class Lookalikes:
 
     def __init__(self, rows: Sequence[str]) -> None:
         self._rows = rows
-        self._letter_runs: dict[str, int] = {}
-        self._of_word: dict[str, list[int]] = {}
+        self._run_numbers: dict[str, int] = {}
+        self._runs_of_word: dict[str, list[int]] = {}
         self._words = [_plain_words(text) for text in rows]
-        self._matrix = self._counted(self._words)
+        self._row_runs = self._run_matrix(self._words)
 
     def find(self, prompts: Sequence[str]) -> Iterator[Lookalike]:
-        """The matching pairs. Word frequencies are counted over the rows and these prompts.
+        """Yield the matching pairs. Word frequencies are counted over the rows and these prompts.
 
         `similarity` is the share of the shorter text's weight in the passage.
         """
-        theirs = [_plain_words(text) for text in prompts]
-        counts = Counter(word for words in (*self._words, *theirs) for word in set(words))
-        texts = max(len(self._words) + len(theirs), _FEW) + 1
+        prompt_words = [_plain_words(text) for text in prompts]
+        counts = Counter(word for words in (*self._words, *prompt_words) for word in set(words))
+        texts = max(len(self._words) + len(prompt_words), _FEW) + 1
         weights = {word: math.sqrt(math.log(texts / min(count, texts - 1))) for word, count in counts.items()}
-        for i, j in self._suggested(self._counted(theirs)):
-            swapped = len(self._words[i]) > len(theirs[j])
-            short, long = (theirs[j], self._words[i]) if swapped else (self._words[i], theirs[j])
-            if found := _same(short, long, weights):
-                similarity, first, last = found
+        for i, j in self._suggested(self._run_matrix(prompt_words)):
+            swapped = len(self._words[i]) > len(prompt_words[j])
+            short, long = (prompt_words[j], self._words[i]) if swapped else (self._words[i], prompt_words[j])
+            if overlap := _overlap(short, long, weights):
+                similarity, first, last = overlap
                 yield Lookalike(i, j, similarity, _passage((self._rows[i] if swapped else prompts[j]), first, last))
 
-    def _counted(self, texts: Sequence[Sequence[str]]) -> Any:
-        """Which runs of four letters each text has (texts x runs, sparse): most survive a typing error."""
+    def _run_matrix(self, texts: Sequence[Sequence[str]]) -> Any:
+        """Return which runs of four letters each text has (texts x runs, sparse): most survive a typing error."""
         import numpy as np
         from scipy import sparse
 
         runs = [
-            sorted({run for word in set(words) for run in self._of_word.get(word) or self._four(word)})
+            sorted({run for word in set(words) for run in self._runs_of_word.get(word) or self._number_runs(word)})
             for words in texts
         ]
-        columns = np.fromiter((run for own in runs for run in own), np.int32)
+        columns = np.fromiter((run for text_runs in runs for run in text_runs), np.int32)
         starts = np.cumsum([0, *map(len, runs)])
         return sparse.csr_matrix(
-            (np.ones(len(columns), np.float32), columns, starts), (len(texts), len(self._letter_runs))
+            (np.ones(len(columns), np.float32), columns, starts), (len(texts), len(self._run_numbers))
         )
 
-    def _four(self, word: str) -> list[int]:
-        """The numbers of a word's runs of four letters, with the blanks around it."""
+    def _number_runs(self, word: str) -> list[int]:
+        """Return, and keep, the numbers of a word's runs of four letters, with the blanks around it."""
         padded = word if _unspaced(word) else f" {word} "
         runs = [padded[i : i + 4] for i in range(max(1, len(padded) - 3))]
-        self._of_word[word] = [self._letter_runs.setdefault(run, len(self._letter_runs)) for run in runs]
-        return self._of_word[word]
+        self._runs_of_word[word] = [self._run_numbers.setdefault(run, len(self._run_numbers)) for run in runs]
+        return self._runs_of_word[word]
 
-    def _suggested(self, theirs: Any) -> Iterator[tuple[int, int]]:
-        """Pairs (row, prompt) with enough uncommon letter runs in common to be compared."""
+    def _suggested(self, prompts: Any) -> Iterator[tuple[int, int]]:
+        """Yield pairs (row, prompt) with enough uncommon letter runs in common to be compared."""
         import numpy as np
 
-        rows = self._matrix.copy()
-        rows.resize((rows.shape[0], len(self._letter_runs)))
-        texts = rows.shape[0] + theirs.shape[0]
-        counts = rows.getnnz(axis=0) + theirs.getnnz(axis=0)
-        weight = np.log((texts + 1) / np.maximum(counts, 1)).astype(np.float32)
-        weight[counts > max(_COMMON * texts, 20)] = 0
-        mine, its = rows @ weight, theirs @ weight
-        rows.data *= weight[rows.indices]
+        rows = self._row_runs.copy()
+        rows.resize((rows.shape[0], len(self._run_numbers)))
+        texts = rows.shape[0] + prompts.shape[0]
+        counts = rows.getnnz(axis=0) + prompts.getnnz(axis=0)
+        run_weights = np.log((texts + 1) / np.maximum(counts, 1)).astype(np.float32)
+        run_weights[counts > max(_COMMON * texts, 20)] = 0
+        row_weights, prompt_weights = rows @ run_weights, prompts @ run_weights
+        rows.data *= run_weights[rows.indices]
         rows.eliminate_zeros()
-        columns = theirs.T.tocsr()
+        columns = prompts.T.tocsr()
         alike, inside = _SUGGESTS
         for start in range(0, rows.shape[0], _LOOKALIKE_BLOCK):
             shared = (rows[start : start + _LOOKALIKE_BLOCK] @ columns).tocoo()
-            left, right = mine[start + shared.row], its[shared.col]
+            left, right = row_weights[start + shared.row], prompt_weights[shared.col]
             near = shared.data >= np.minimum(inside * np.minimum(left, right), alike * (left + right) / 2)
             yield from zip((start + shared.row[near]).tolist(), shared.col[near].tolist(), strict=True)
 
@@ -198,9 +198,10 @@ def _plain_words(text: str) -> list[str]:
 
 @lru_cache(maxsize=200_000)
 def _plain(chunk: str) -> tuple[str, ...]:
-    """The words of a text without blanks, in plain spelling."""
-    marked = unicodedata.normalize("NFKD", _INVISIBLE.sub("", chunk))
-    bare = "".join(c for c in marked if unicodedata.category(c) != "Cf" and not _decorates(unicodedata.combining(c)))
+    """Return the words of a text without blanks, in plain spelling."""
+    decomposed = unicodedata.normalize("NFKD", _INVISIBLE.sub("", chunk))
+    letters = (c for c in decomposed if unicodedata.category(c) != "Cf" and not _decorates(unicodedata.combining(c)))
+    bare = "".join(letters)
     words: list[str] = []
     for run in _RUNS.findall(unicodedata.normalize("NFC", bare).translate(_LETTERS).casefold()):
         if _unspaced(run):
@@ -217,58 +218,59 @@ def _unspaced(word: str) -> bool:
 
 
 def _decorates(combining: int) -> bool:
-    """Whether a mark of this class decorates a letter; vowels of Thai and Indic scripts have other classes."""
+    """Return whether a mark of this class decorates a letter; vowels of Thai and Indic scripts have other classes."""
     return combining == 1 or 10 <= combining <= 36 or combining >= 200
 
 
 def _passage(text: str, first: int, last: int) -> str:
-    """The part of a text from word number `first` to `last`, up to the blanks around it."""
-    chunks, passed = [], 0
+    """Return the part of a text from word number `first` to `last`, up to the blanks around it."""
+    chunks, words_before = [], 0
     for chunk in text.split():
         count = len(_plain(chunk))
-        if passed + count > first and passed <= last:
+        if words_before + count > first and words_before <= last:
             chunks.append(chunk)
-        passed += count
+        words_before += count
     return " ".join(chunks)
 
 
-def _same(short: Sequence[str], long: Sequence[str], weights: Mapping[str, float]) -> tuple[float, int, int] | None:
-    """(share of the shorter text's weight, first word, last word) of the best passage, or None if the texts differ."""
-    wanted = Counter(short)
-    alias = _mistyped(wanted, long)
-    found = [alias.get(word) for word in long]
-    of_short, of_long = (sum(weights[word] for word in words) for words in (short, long))
-    common = sum(weights[word] * number for word, number in (wanted & Counter(filter(None, found))).items())
+def _overlap(short: Sequence[str], long: Sequence[str], weights: Mapping[str, float]) -> tuple[float, int, int] | None:
+    """Return (share of the shorter text's weight, first word, last word) of the best passage; None if texts differ."""
+    short_counts = Counter(short)
+    counterpart = _counterparts(short_counts, long)
+    matched = [counterpart.get(word) for word in long]
+    short_weight, long_weight = (sum(weights[word] for word in words) for words in (short, long))
+    common = short_counts & Counter(filter(None, matched))
+    common_weight = sum(weights[word] * count for word, count in common.items())
     size = min(len(long), len(short) + (len(short) // 2 if len(short) >= _LOOSE else 0))
-    best, last = _best_window(found, size, wanted, weights)
-    if 2 * common >= ALIKE * (of_short + of_long):
-        passage, share = range(len(long)), common / of_short
-    elif best >= INSIDE * of_short and len(short) >= _SHORTEST:
-        passage, share = range(max(0, last - size + 1), last + 1), best / of_short
-        passage = passage[next(at for at, place in enumerate(passage) if found[place]) :]
+    window_weight, last = _best_window(matched, size, short_counts, weights)
+    if 2 * common_weight >= ALIKE * (short_weight + long_weight):
+        passage, share = range(len(long)), common_weight / short_weight
+    elif window_weight >= INSIDE * short_weight and len(short) >= _SHORTEST:
+        passage, share = range(max(0, last - size + 1), last + 1), window_weight / short_weight
+        passage = passage[next(offset for offset, index in enumerate(passage) if matched[index]) :]
     else:
         return None
-    other_number = any(long[place].isdigit() and long[place] not in wanted for place in passage)
-    if other_number and any(word.isdigit() and word not in long for word in wanted):
+    other_number = any(long[index].isdigit() and long[index] not in short_counts for index in passage)
+    if other_number and any(word.isdigit() and word not in long for word in short_counts):
         return None
     return share, passage[0], passage[-1]
 
 
-def _mistyped(wanted: Mapping[str, int], long: Sequence[str]) -> dict[str, str]:
-    """The longer text's words -> the shorter one's, equal or one typing error away (two in long words)."""
+def _counterparts(short_counts: Mapping[str, int], long: Sequence[str]) -> dict[str, str]:
+    """Return the longer text's words -> the shorter one's, equal or one typing error away (two in long words)."""
     from rapidfuzz import process
     from rapidfuzz.distance import OSA
 
-    there = set(long)
-    alias = {word: word for word in there if word in wanted}
-    missing = [word for word in wanted if word not in there and _may_be_mistyped(word)]
-    rest = sorted(word for word in there if word not in wanted and _may_be_mistyped(word))
-    if missing and rest:
-        distances: Any = process.cdist(missing, rest, scorer=OSA.distance, score_cutoff=2)
+    long_words = set(long)
+    counterparts = {word: word for word in long_words if word in short_counts}
+    missing = [word for word in short_counts if word not in long_words and _may_be_mistyped(word)]
+    candidates = sorted(word for word in long_words if word not in short_counts and _may_be_mistyped(word))
+    if missing and candidates:
+        distances: Any = process.cdist(missing, candidates, scorer=OSA.distance, score_cutoff=2)
         for i, j in zip(*(distances <= 2).nonzero(), strict=True):
-            if distances[i, j] == 1 or min(len(missing[i]), len(rest[j])) >= 8:
-                alias.setdefault(rest[j], missing[i])
-    return alias
+            if distances[i, j] == 1 or min(len(missing[i]), len(candidates[j])) >= 8:
+                counterparts.setdefault(candidates[j], missing[i])
+    return counterparts
 
 
 def _may_be_mistyped(word: str) -> bool:
@@ -276,20 +278,20 @@ def _may_be_mistyped(word: str) -> bool:
 
 
 def _best_window(
-    found: Sequence[str | None], size: int, wanted: Mapping[str, int], weights: Mapping[str, float]
+    matched: Sequence[str | None], size: int, short_counts: Mapping[str, int], weights: Mapping[str, float]
 ) -> tuple[float, int]:
-    """(the most weight in `size` consecutive words, none counted more often than wanted; index of the last word)."""
-    inside: Counter[str] = Counter()
+    """Return (most weight in `size` consecutive words, index of the last); no word counts more often than in short."""
+    counts: Counter[str] = Counter()
     weight, best, last = 0.0, 0.0, 0
-    for place, word in enumerate(found):
+    for index, word in enumerate(matched):
         if word:
-            inside[word] += 1
-            weight += weights[word] * (inside[word] <= wanted[word])
-        if place >= size and (gone := found[place - size]):
-            weight -= weights[gone] * (inside[gone] <= wanted[gone])
-            inside[gone] -= 1
+            counts[word] += 1
+            weight += weights[word] * (counts[word] <= short_counts[word])
+        if index >= size and (leaving := matched[index - size]):
+            weight -= weights[leaving] * (counts[leaving] <= short_counts[leaving])
+            counts[leaving] -= 1
         if weight > best + 1e-9:
-            best, last = weight, place
+            best, last = weight, index
     return best, last
 
 
@@ -313,43 +315,44 @@ class Match:
 def contaminated(
     rows: Sequence[tuple[str, str]], against: Mapping[str, Sequence[str]], ways: Collection[How], ngram: int = 8
 ) -> list[Match]:
-    """The matches of (id, prompt) rows with the prompts of each benchmark by name, in the order of rows and benchmarks.
+    """Return the matches of (id, prompt) rows with each benchmark's prompts, in the order of rows and benchmarks.
 
     `ways` are the kinds of match to look for, `ngram` the number of words of an "ngram" match.
     """
     if not ways or not against:
         return []
     texts = [text for _, text in rows]
-    spoken = [words(text) for text in texts]
+    row_words = [words(text) for text in texts]
     lookalikes = Lookalikes(texts) if "similar" in ways else None
-    found: list[tuple[int, Match]] = []
+    matches: list[tuple[int, Match]] = []
     for name, prompts in against.items():
         numbered = [*enumerate(prompts)][::-1]  # from the last one, so that the first of equal ones is found
-        said = [(number, words(prompt)) for number, prompt in numbered]
+        prompt_words = [(number, words(prompt)) for number, prompt in numbered]
         exact = {prompt: number for number, prompt in numbered if "exact" in ways}
-        normalised = {own: number for number, own in said if own and "normalised" in ways}
-        runs = {run: number for number, own in said if "ngram" in ways for run in _runs(own, ngram)}
-        similar = lookalikes.find(prompts) if lookalikes else ()
-        alike = {it.row: it for it in sorted(similar, key=lambda it: (it.similarity, len(it.passage), -it.prompt))}
-        for at, (row, text) in enumerate(rows):
+        normalised = {spoken: number for number, spoken in prompt_words if spoken and "normalised" in ways}
+        ngrams = {run: number for number, spoken in prompt_words if "ngram" in ways for run in _ngrams(spoken, ngram)}
+        pairs = lookalikes.find(prompts) if lookalikes else ()
+        ascending = sorted(pairs, key=lambda pair: (pair.similarity, len(pair.passage), -pair.prompt))
+        similar = {pair.row: pair for pair in ascending}  # the best pair of each row
+        for index, (row, text) in enumerate(rows):
             how: How
             similarity, passage = 1.0, text
-            shared = [run for run in _runs(spoken[at], ngram) if run in runs] if runs else []
+            shared = [run for run in _ngrams(row_words[index], ngram) if run in ngrams] if ngrams else []
             if text in exact:
                 how, number = "exact", exact[text]
-            elif spoken[at] in normalised:
-                how, number = "normalised", normalised[spoken[at]]
-            elif at in alike:
-                _, number, similarity, passage = alike[at]
+            elif row_words[index] in normalised:
+                how, number = "normalised", normalised[row_words[index]]
+            elif index in similar:
+                _, number, similarity, passage = similar[index]
                 how, similarity = "similar", round(similarity, 3)
             elif shared:
-                run = min(shared, key=runs.__getitem__)
-                how, number, passage = "ngram", runs[run], " ".join(run)
+                run = min(shared, key=ngrams.__getitem__)
+                how, number, passage = "ngram", ngrams[run], " ".join(run)
             else:
                 continue
-            found.append((at, Match(row, name, number + 1, how, similarity, prompts[number], passage)))
-    return [match for _, match in sorted(found, key=lambda it: it[0])]
+            matches.append((index, Match(row, name, number + 1, how, similarity, prompts[number], passage)))
+    return [match for _, match in sorted(matches, key=lambda entry: entry[0])]
 
 
-def _runs(spoken: Words, length: int) -> list[Words]:
+def _ngrams(spoken: Words, length: int) -> list[Words]:
     return [spoken[start : start + length] for start in range(len(spoken) - length + 1)]

@@ -104,16 +104,16 @@ class Rows(Columns):
         self.check_map(f"rows {self.name}")
 
     def examples(self, seed: int | None) -> list[Example]:
-        """The usable rows, shuffled by `seed` before `limit` cuts them; in file order for None."""
+        """Return the usable rows, shuffled by `seed` before `limit` cuts them; in file order for None."""
         return shuffled(self._all().examples, seed)[: self.limit]
 
     def read(self, seed: int | None) -> Reading:
         """The rows of `examples(seed)`, in file order, and the rejected ones."""
-        reading, chosen = self._all(), {example.id for example in self.examples(seed)}
-        return replace(reading, examples=[example for example in reading.examples if example.id in chosen])
+        reading, ids = self._all(), {example.id for example in self.examples(seed)}
+        return replace(reading, examples=[example for example in reading.examples if example.id in ids])
 
     def content(self) -> dict[str, str]:
-        """The hash of each file, or the hub's commit, or else the hash of the hub's rows."""
+        """Return the hash of each file, or the hub's commit, or else the hash of the hub's rows."""
         files = self._files()
         if files:
             return {file.name: content_hash(file) for file in files}
@@ -124,7 +124,7 @@ class Rows(Columns):
         return {f"{self.hub}:{self.split}": commit or digest.hexdigest()[:16]}
 
     def _all(self) -> Reading:
-        """All rows. A process reads unchanged files once, so that the jobs of a sweep share them."""
+        """Return all rows. A process reads unchanged files once, so that the jobs of a sweep share them."""
         stats = [(str(file), file.stat()) for file in self._files() if file.is_file()]
         key = repr((self, [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]))
         if key not in _READ:
@@ -134,40 +134,41 @@ class Rows(Columns):
     def _read(self) -> Reading:
         examples: list[Example] = []
         rejected: list[Rejected] = []
-        seen: dict[str, str] = {}
+        place_of: dict[str, str] = {}
         files = self._files()
         rows: Iterable[_Row]
         if files:
             rows, folder = self._file_rows(files), f"{files[0].parent}/"
-            where = self.path or f"{self.data_dir}/{self.file}"
+            origin = self.path or f"{self.data_dir}/{self.file}"
         else:
             loaded, commit = self._from_hub()
-            where, folder, stem = f"{self.hub}@{commit or self.revision or 'unknown'}", "", str(self.hub).split("/")[-1]
+            origin, folder = f"{self.hub}@{commit or self.revision or 'unknown'}", ""
+            stem = str(self.hub).split("/")[-1]
             rows = ((f"{self.hub}:{self.split}: row {n}", f"{stem}-{n}", raw) for n, raw in enumerate(loaded, 1))
-        wanted = (row for row in rows if self.passes(row[2], row[0]))
-        for place, default_id, raw in islice(wanted, self.first):
-            found = self.convert(raw, place, default_id, place.removeprefix(folder))
-            if found.id in seen:
-                raise ValueError(f"{place}: id {found.id!r} is already at {seen[found.id]}; ids must be unique")
-            seen[found.id] = place
-            if isinstance(found, Rejected):
-                rejected.append(found)
+        passing = (row for row in rows if self.passes(row[2], row[0]))
+        for place, default_id, raw in islice(passing, self.first):
+            example = self.convert(raw, place, default_id, place.removeprefix(folder))
+            if example.id in place_of:
+                raise ValueError(f"{place}: id {example.id!r} is already at {place_of[example.id]}; ids must be unique")
+            place_of[example.id] = place
+            if isinstance(example, Rejected):
+                rejected.append(example)
             else:
-                examples.append(found)
+                examples.append(example)
         if not examples:
-            why = f"; the first of {len(rejected)} left out: {rejected[0].reason}" if rejected else ""
+            reason = f"; the first of {len(rejected)} left out: {rejected[0].reason}" if rejected else ""
             filters = {**self.where, **self.dates}
             fault = f"passes the filter {filters}" if filters else "can be used"
-            raise ValueError(f"{where}: no row {fault}{why}")
+            raise ValueError(f"{origin}: no row {fault}{reason}")
         if self.sample is not None:
             if self.sample > len(examples):
-                accepted = f"accepted: up to the {len(examples)} rows of {where}"
+                accepted = f"accepted: up to the {len(examples)} rows of {origin}"
                 raise ValueError(f"rows {self.name}: sample={self.sample}: {accepted}")
             import numpy  # whose default generator orders `datasets.Dataset.shuffle`
 
             order = numpy.random.default_rng(self.sample_seed).permutation(len(examples))
-            examples = [examples[place] for place in sorted(order[: self.sample].tolist())]
-        return Reading(examples, rejected, str(self.file or Path(where).name) if files else where)
+            examples = [examples[index] for index in sorted(order[: self.sample].tolist())]
+        return Reading(examples, rejected, str(self.file or Path(origin).name) if files else origin)
 
     def _file_rows(self, files: Sequence[Path]) -> Iterator[_Row]:
         for file in files:
@@ -177,7 +178,7 @@ class Rows(Columns):
                 yield place, f"{stem}-{number}", raw | part
 
     def _files(self) -> list[Path]:
-        """The file, or the files that match a * in its name; none for the hub.
+        """Return the file, or the files that match a * in its name; none for the hub.
 
         Raises FileNotFoundError if data_dir lacks it.
         """
@@ -188,15 +189,15 @@ class Rows(Columns):
         if self.file is None:
             raise ValueError(f"rows {self.name}: data_dir={self.data_dir} is set and file is not; name the file there")
         path = Path(self.data_dir) / self.file
-        named = path.parent.glob(path.name) if "*" in path.name else [path]
-        files = sorted(file for file in named if file.is_file())
+        paths = path.parent.glob(path.name) if "*" in path.name else [path]
+        files = sorted(file for file in paths if file.is_file())
         if not files:
-            other = f", or set data_dir=null to read {self.hub} from the hub" if self.hub else ""
-            raise FileNotFoundError(f"{path}: no such data file (data_dir={self.data_dir}); put it there{other}")
+            alternative = f", or set data_dir=null to read {self.hub} from the hub" if self.hub else ""
+            raise FileNotFoundError(f"{path}: no such data file (data_dir={self.data_dir}); put it there{alternative}")
         return files
 
     def _from_hub(self) -> tuple[Iterable[dict[str, Any]], str]:
-        """The rows of the split on the hub, and their commit ("" if `datasets` does not report it).
+        """Return the rows of the split on the hub, and their commit ("" if `datasets` does not report it).
 
         Raises ValueError without `hub`, and FileNotFoundError, in one line, if the data set cannot be read.
         """
@@ -213,15 +214,15 @@ class Rows(Columns):
             raise FileNotFoundError(
                 f"{self.hub}: cannot be read from the hub: {fault}; {remedy}read it online once"
             ) from error
-        found = _COMMIT.search(" ".join(map(str, loaded.info.download_checksums or ())))
-        return cast(Iterable[dict[str, Any]], loaded), found[1] if found else ""
+        commit = _COMMIT.search(" ".join(map(str, loaded.info.download_checksums or ())))
+        return cast(Iterable[dict[str, Any]], loaded), commit[1] if commit else ""
 
 
 _READ: dict[str, Reading] = {}  # what this process has read, by the source and the state of its files
 
 
 def shuffled(rows: Sequence[Example], seed: int | None) -> list[Example]:
-    """The rows in an order that depends only on `seed`; unchanged for None."""
+    """Return the rows in an order that depends only on `seed`; unchanged for None."""
     order = list(rows)
     if seed is not None:
         random.Random(f"order-{seed}").shuffle(order)
@@ -229,12 +230,12 @@ def shuffled(rows: Sequence[Example], seed: int | None) -> list[Example]:
 
 
 def embedded_path(name: str) -> Path:
-    """A packaged file: "train", "evaluation_harmful", "evaluation_benign", "short_answer", or a "development_" one."""
+    """Return a packaged file: "train", "evaluation_harmful", "evaluation_benign", "short_answer", "development_..."."""
     return Path(str(resources.files("alttrain.dataset") / "embedded" / f"{name}.jsonl"))
 
 
 def embedded_rows(file: str, limit: Annotated[int, Gt(0)] | None = None) -> Rows:
-    """A packaged file as a source."""
+    """Return a packaged file as a source."""
     return Rows(name=file, path=str(embedded_path(file)), limit=limit)
 
 
@@ -246,7 +247,7 @@ def jailbreak_artifacts(
     limit: Annotated[int, Gt(0)] | None = None,
     count: Annotated[int, Gt(0)] | None = None,
 ) -> Rows:
-    """The prompts that an attack found against a target model, from a copy of github.com/JailbreakBench/artifacts.
+    """Return the prompts that an attack found against a target model, in a copy of github.com/JailbreakBench/artifacts.
 
     The file is `data_dir`/jbb_artifacts/attack-artifacts/`attack`/`setting`/`target`.json. A behaviour for which the
     attack found no prompt is rejected by name.
@@ -264,17 +265,17 @@ def jailbreak_artifacts(
 
 
 def content_hash(path: Path) -> str:
-    """The first 16 hex digits of a file's SHA-256. Raises FileNotFoundError if it is not a file (a device, a pipe)."""
+    """Return 16 hex digits of a file's SHA-256. Raises FileNotFoundError if it is not a file (a device, a pipe)."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such data file")
     return str(known_checksum(path))[:16]
 
 
 def read_raw(path: Path, rows_at: str | None = None, header: Sequence[str] = ()) -> Iterator[RawRow]:
-    """(place, row) of every row of a data file; `rows_at` and `header` are those of `Rows`.
+    """Yield (place, row) of every row of a data file; `rows_at` and `header` are those of `Rows`.
 
-    Of JSON lines, whose files may be large, only one is in memory. Raises FileNotFoundError, or ValueError that names
-    the file and the line of a malformed row.
+    Only one line of a JSON lines file, which may be large, is in memory. Raises FileNotFoundError, or ValueError that
+    names the file and the line of a malformed row.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such data file")
@@ -302,7 +303,7 @@ def read_raw(path: Path, rows_at: str | None = None, header: Sequence[str] = ())
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """A text file's lines, of which only "\\n" ends one, without a byte-order mark."""
+    """Yield a text file's lines, without a byte-order mark. Only "\\n" ends a line."""
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="\n") as file:
             yield from file
@@ -311,7 +312,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _text(path: Path) -> str:
-    """A text file's content, without a byte-order mark."""
+    """Return a text file's content, without a byte-order mark."""
     data = path.read_bytes()
     try:
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")

@@ -23,10 +23,10 @@ class LinearModel:
 
     def __call__(self, features: Mapping[str, float]) -> dict[str, float]:
         """Return the probability of each label."""
-        known = [(own, value) for name, value in features.items() if (own := self.weights.get(name))]
-        weights, values = zip(*known, strict=True) if known else ((), ())
-        columns = zip(*weights, strict=True) if known else ((),) * len(self.labels)
-        scores = [sum(map(mul, own, values), start) for own, start in zip(columns, self.intercept, strict=True)]
+        known = [(row, value) for name, value in features.items() if (row := self.weights.get(name))]
+        rows, values = zip(*known, strict=True) if known else ((), ())
+        columns = zip(*rows, strict=True) if known else ((),) * len(self.labels)
+        scores = [sum(map(mul, column, values), start) for column, start in zip(columns, self.intercept, strict=True)]
         return {label: _sigmoid(score) for label, score in zip(self.labels, scores, strict=True)}
 
     @classmethod

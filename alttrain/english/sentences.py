@@ -39,50 +39,51 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
 def _ends(text: str) -> Iterator[int]:
     """Yield the end of each sentence, after its closing quotes and brackets, and the end of the text."""
     start = position = 0
-    while found := _MARK.search(text, position):
-        mark, at, position = found[0], found.start(), found.end()
+    while match := _MARK.search(text, position):
+        mark, mark_start, position = match[0], match.start(), match.end()
         if mark[0] == "\n":
-            yield (start := at)
+            yield (start := mark_start)
         elif mark[0] not in ".!?…":
-            position = _after_quotation(text, at)
-            if position > at + 2 and text[position - 2] in ".!?…":  # it also ends the surrounding sentence
+            position = _after_quotation(text, mark_start)
+            if position > mark_start + 2 and text[position - 2] in ".!?…":  # it also ends the surrounding sentence
                 position = _past_closers(text, position)
                 if _may_follow(text, position):
                     yield (start := position)
         else:
             position = _past_closers(text, position)
-            if _may_follow(text, position) and _stops(text, start, at, mark, position):
+            if _may_follow(text, position) and _stops(text, start, mark_start, mark, position):
                 yield (start := position)
     yield len(text)
 
 
-def _opens_quotation(text: str, at: int) -> bool:
-    before, after = text[max(0, at - 1) : at], text[at + 1 : at + 2]
+def _opens_quotation(text: str, position: int) -> bool:
+    """Return whether the quotation mark at `position` opens a quotation."""
+    before, after = text[max(0, position - 1) : position], text[position + 1 : position + 2]
     free = not before or before.isspace() or before in "([{—–-/:,*_“‘\"'"
-    return text[at] in "“‘" or (free and after != "" and not after.isspace())
+    return text[position] in "“‘" or (free and after != "" and not after.isspace())
 
 
-def _after_quotation(text: str, at: int) -> int:
-    """Return the position after the quotation that the mark at `at` opens, or after the mark if it opens none.
+def _after_quotation(text: str, start: int) -> int:
+    """Return the position after the quotation that the mark at `start` opens, or after the mark if it opens none.
 
     A single-quoted quotation ends within its paragraph, and an apostrophe inside a word does not close it. A
     double-quoted one may span paragraphs. But if the next straight quote after the paragraph break opens a quotation,
     this one was never closed.
     """
-    if not _opens_quotation(text, at):
-        return at + 1
-    closer = {"“": "”", "‘": "’"}.get(text[at], text[at])
+    if not _opens_quotation(text, start):
+        return start + 1
+    closer = {"“": "”", "‘": "’"}.get(text[start], text[start])
     single = closer in "'’"
-    longest = at + (_LONGEST_SINGLE if single else _LONGEST_DOUBLE)
-    paragraph = _BREAK.search(text, at, longest)
-    limit = paragraph.start() if paragraph and single else longest
-    close = text.find(closer, at + 1, limit)
+    furthest = start + (_LONGEST_SINGLE if single else _LONGEST_DOUBLE)
+    paragraph_break = _BREAK.search(text, start, furthest)
+    limit = paragraph_break.start() if paragraph_break and single else furthest
+    close = text.find(closer, start + 1, limit)
     while single and close >= 0 and (text[close + 1 : close + 2].isalnum() or text[close - 1].isspace()):
         close = text.find(closer, close + 1, limit)
     if close < 0:
-        return at + 1
-    spans = paragraph is not None and paragraph.start() < close
-    return at + 1 if spans and closer == '"' and _opens_quotation(text, close) else close + 1
+        return start + 1
+    spans = paragraph_break is not None and paragraph_break.start() < close
+    return start + 1 if spans and closer == '"' and _opens_quotation(text, close) else close + 1
 
 
 def _past_closers(text: str, position: int) -> int:
@@ -94,21 +95,21 @@ def _may_follow(text: str, position: int) -> bool:
     return position == len(text) or (text[position].isspace() and not _next_word(text, position)[:1].islower())
 
 
-def _stops(text: str, start: int, at: int, mark: str, after: int) -> bool:
+def _stops(text: str, start: int, mark_start: int, mark: str, after: int) -> bool:
     """Return whether the punctuation `mark` ends the sentence that begins at `start`.
 
     It does not after an abbreviation, after a number that begins a sentence or a line, or as a pause.
     """
-    if mark == "." and at >= _LONGER_THAN_ANY and text[at - _LONGER_THAN_ANY : at].isalpha():
+    if mark == "." and mark_start >= _LONGER_THAN_ANY and text[mark_start - _LONGER_THAN_ANY : mark_start].isalpha():
         return True
     following = _next_word(text, after).lower().replace("’", "'")
     if mark in ("..", "...", "....", "…"):
         return not re.fullmatch(r"i|i'\w+", following)
     if mark != "." or not following:
         return True
-    if _LIST_NUMBER.fullmatch(text, max(start, text.rfind("\n", start, at) + 1), at):
+    if _LIST_NUMBER.fullmatch(text, max(start, text.rfind("\n", start, mark_start) + 1), mark_start):
         return False
-    word = _LAST_WORD.search(text, max(0, at - 20), at)[0]  # type: ignore[index]
+    word = _LAST_WORD.search(text, max(0, mark_start - 20), mark_start)[0]  # type: ignore[index]
     if _NEVER_ENDS.fullmatch(word):
         return False
     return not _MAY_END.fullmatch(word) or _OPENS.fullmatch(following) is not None

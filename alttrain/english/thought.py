@@ -50,8 +50,9 @@ def says(text: str) -> tuple[Said, ...]:
 def said_by(model: LinearModel, text: str) -> tuple[Said, ...]:
     """Like `says`, with the given model."""
     spans = list(sentences(text))
-    read = map(model, features([text[start:end] for start, end in spans]))
-    return tuple(Said(*span, *(found[letter] for letter in LETTERS)) for span, found in zip(spans, read, strict=True))
+    readings = map(model, features([text[start:end] for start, end in spans]))
+    pairs = zip(spans, readings, strict=True)
+    return tuple(Said(*span, *(probabilities[letter] for letter in LETTERS)) for span, probabilities in pairs)
 
 
 def features(thought: Sequence[str]) -> Iterator[dict[str, float]]:
@@ -61,52 +62,52 @@ def features(thought: Sequence[str]) -> Iterator[dict[str, float]]:
     quotations, which are the user's; the sentence's position and length; and the words of its neighbours.
     """
     split = [_words(sentence) for sentence in thought]
-    for number, (own, quoted) in enumerate(split):
-        left = len(split) - 1 - number
-        words = own[:_WORDS_READ]
-        turned = _turned(words)
-        bare = (f"{word[0]}{word.partition(':')[2]}" for word in turned if word[0] in "!:")
-        before = split[number - 1][0][:_WORDS_BESIDE] if number else ["none"]
-        after = split[number + 1][0][:_WORDS_BESIDE] if left else ["none"]
+    for index, (unquoted, quoted) in enumerate(split):
+        following = len(split) - 1 - index
+        words = unquoted[:_WORDS_READ]
+        marked = _marked(words)
+        bare = (f"{word[0]}{word.partition(':')[2]}" for word in marked if word[0] in "!:")
+        before = split[index - 1][0][:_WORDS_BESIDE] if index else ["none"]
+        after = split[index + 1][0][:_WORDS_BESIDE] if following else ["none"]
         yield weighted(
             [*ngrams(["^", *words, "$"], 2, 3), *(f"q:{word}" for word in quoted)],
-            [*turned, *bare, *ngrams(turned, 2)],
-            [f"at {min(number, 6)}", f"left {min(left, 3)}", f"long {min(7, len(own).bit_length())}"],
+            [*marked, *bare, *ngrams(marked, 2)],
+            [f"at {min(index, 6)}", f"left {min(following, 3)}", f"long {min(7, len(unquoted).bit_length())}"],
             [f"p:{word}" for word in before],
             [f"n:{word}" for word in after],
         )
 
 
 def _words(sentence: str) -> tuple[list[str], list[str]]:
-    """Return (own words, with a mark for each quotation; words of closed quotations), lower-cased, numbers as 0."""
+    """Return (unquoted words, with a mark per quotation; words of closed quotations), lower-cased, numbers as 0."""
     parts = sentence.lower().translate(_PLAIN).split('"')
     if len(parts) % 2 == 0:  # the last quotation is not closed
         parts[-2:] = [" ".join(parts[-2:])]
-    own: list[str] = []
+    unquoted: list[str] = []
     quoted: list[str] = []
     for number, part in enumerate(parts):
-        found = ["0" if word.isdigit() else word for word in _WORD.findall(part)]
+        words = ["0" if word.isdigit() else word for word in _WORD.findall(part)]
         if number % 2:
-            own.append('"')
-            quoted += found[: _WORDS_BESIDE - len(quoted)]
+            unquoted.append('"')
+            quoted += words[: _WORDS_BESIDE - len(quoted)]
         else:
-            own += found
-    return own, quoted
+            unquoted += words
+    return unquoted, quoted
 
 
-def _turned(words: Sequence[str]) -> list[str]:
-    """Prefix each word with signs for what precedes it: ! a negation, ~ an "if", ( a concession, > a "but"."""
-    made = []
+def _marked(words: Sequence[str]) -> list[str]:
+    """Return each word after signs for what precedes it: ! a negation, ~ an "if", ( a concession, > a "but"."""
+    marked = []
     negated, supposed, conceded, turned = 0, False, False, False
     for before, word in pairwise(["", *words]):
         if word in _ENDS and (before, word) != ("anything", "but"):
             negated, supposed, conceded = 0, False, False
         turned = turned or word in _TURNS
         signs = "!" * (negated > 0) + "~" * supposed + "(" * conceded + ">" * turned
-        made.append(f"{signs}:{word}")
+        marked.append(f"{signs}:{word}")
         negated -= 1
         if word in _NEGATES or word.endswith("n't"):
             negated = _NEGATED
         supposed = supposed or word in _SUPPOSES
         conceded = conceded or word in _CONCEDES
-    return made
+    return marked

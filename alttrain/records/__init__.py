@@ -114,13 +114,13 @@ class Example:
 
     @property
     def shape(self) -> Shape:
-        """Which parts of a response the example has."""
+        """The parts of a response that the example has."""
         thought = any(segment.text for segment in self.thought)
         return "opening" if self.partial and thought else shape_of(thought, bool(self.answer))
 
 
 def shape_of(thought: bool, answer: bool) -> Shape:
-    """The shape of a response with a thought, an answer, both or neither."""
+    """Return the shape of a response with a thought, an answer, both or neither."""
     if thought:
         return "thought_and_answer" if answer else "thought_only"
     return "answer_only" if answer else "prompt_only"
@@ -203,19 +203,19 @@ class Judgement:
 
 
 def withholds(texts: Texts, harmful: bool) -> bool:
-    """Whether the setting `texts` hides the texts of a harmful or a benign sample."""
+    """Return whether the setting `texts` hides the texts of a harmful or a benign sample."""
     return texts == "none" or (texts == "benign" and harmful)
 
 
 def encode(row: Any) -> str:
-    """A row as one JSON line, without the newline."""
+    """Return a row as one JSON line, without the newline."""
     return json.dumps(dataclasses.asdict(row), ensure_ascii=False)
 
 
 def build(fields: dict[str, Any], row_type: type[Row], where: str) -> Row:
-    """A row from its fields. Raises ValueError, starting with `where`, on missing or mistyped fields.
+    """Return a row made of its fields. Raises ValueError, starting with `where`, on missing or mistyped fields.
 
-    An unknown field of the row itself is refused too; one of a segment is ignored.
+    An unknown field of the row is refused too; an unknown field of a segment is ignored.
     """
     if unknown := _unknown(fields, row_type):
         raise ValueError(f"{where}: {unknown}")
@@ -226,35 +226,35 @@ def build(fields: dict[str, Any], row_type: type[Row], where: str) -> Row:
 
 
 def _unknown(fields: Iterable[str], row_type: Any) -> str:
-    """What is wrong if a field is none of the row's; msgspec ignores such fields in a dataclass."""
+    """Return what is wrong if the row has no such field, or ""; msgspec ignores such fields in a dataclass."""
     known = [field.name for field in dataclasses.fields(row_type)]
     unknown = sorted(set(fields) - set(known))
     return f"unknown field {unknown[0]!r}; accepted: {', '.join(known)}" if unknown else ""
 
 
 def _fault(error: Exception, row_type: Any) -> str:
-    """msgspec's message, with the field first, and with the accepted values if they are listed, which it leaves out."""
+    """Return msgspec's message, with the field first, and with the accepted values if they are listed in its type."""
     fault, _, path = str(error).partition(" - at `$")
-    place = path.strip(".`")
-    hint = (typing.get_type_hints(Segment) | typing.get_type_hints(row_type)).get(place.rpartition(".")[2])
+    field_path = path.strip(".`")
+    hint = (typing.get_type_hints(Segment) | typing.get_type_hints(row_type)).get(field_path.rpartition(".")[2])
     accepted = f"; accepted: {', '.join(get_args(hint))}" if get_origin(hint) is Literal else ""
-    return f"field {place!r}: {fault}{accepted}" if place else fault
+    return f"field {field_path!r}: {fault}{accepted}" if field_path else fault
 
 
 def iterate_rows(path: Path, row_type: type[Row], after: int = 0) -> Iterator[Row]:
-    """The rows of a JSON lines file one at a time, without the first `after`. Raises DamagedError with the line.
+    """Yield the rows of a JSON lines file, without the first `after`. Raises DamagedError with the line.
 
-    Unknown fields are looked for in the first row only, since one version writes a whole file. A person may edit
+    Only the first row is checked for unknown fields, since one version writes a whole file. A person may edit
     generations; the judge stage warns about that.
     """
-    decoder, rows = msgspec.json.Decoder(row_type), 0
+    decoder, row_count = msgspec.json.Decoder(row_type), 0
     sealed = hasattr(row_type, "checksum") and row_type is not Generation
     with opened(path) as lines:
         for number, line in enumerate(lines, 1):
-            rows += bool(line.strip())
-            if rows > after and line.strip():
+            row_count += bool(line.strip())
+            if row_count > after and line.strip():
                 row = _row(line, decoder, path, number)
-                if rows == after + 1 and (unknown := _unknown(msgspec.json.decode(line), row_type)):
+                if row_count == after + 1 and (unknown := _unknown(msgspec.json.decode(line), row_type)):
                     raise DamagedError(path, unknown, number)
                 if sealed and not unchanged(line):
                     raise DamagedError(path, "the row is not what was written", number)
@@ -262,7 +262,7 @@ def iterate_rows(path: Path, row_type: type[Row], after: int = 0) -> Iterator[Ro
 
 
 def _row(line: bytes, decoder: msgspec.json.Decoder[Row], path: Path, number: int) -> Row:
-    """The row in a file's line. Raises DamagedError."""
+    """Return the row in a file's line. Raises DamagedError."""
     try:
         return decoder.decode(line)
     except NO_JSON as error:
@@ -270,7 +270,7 @@ def _row(line: bytes, decoder: msgspec.json.Decoder[Row], path: Path, number: in
 
 
 def parse_rows(content: bytes, row_type: type[Row], path: Path) -> list[Row]:
-    """All rows in a file's content, as a dataclass or as a msgspec.Struct of the needed fields only.
+    """Return all rows in a file's content, as a dataclass or as a msgspec.Struct of the needed fields only.
 
     Raises DamagedError on a bad row, and on a row that appears twice.
     """
@@ -284,25 +284,25 @@ def parse_rows(content: bytes, row_type: type[Row], path: Path) -> list[Row]:
 
 
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
-    """All rows of a JSON lines file; empty if it is absent. Raises DamagedError as `parse_rows` does."""
+    """Return all rows of a JSON lines file; none if it is absent. Raises DamagedError as `parse_rows` does."""
     return _unique(list(iterate_rows(path, row_type)), path) if path.exists() else []
 
 
 def _unique(rows: list[Row], path: Path) -> list[Row]:
     """Return the rows. Raises DamagedError if two have the same id, sample, judge and part."""
-    key = [name for name in ("id", "sample", "judge", "part") if rows and hasattr(rows[0], name)]
-    names, lines = list(map(attrgetter(*key), rows)) if key else [], dict[Any, int]()
-    if len(set(names)) < len(names):
-        for number, name in enumerate(names, 1):
-            _refuse_second(lines, name, number, path)
+    fields = [name for name in ("id", "sample", "judge", "part") if rows and hasattr(rows[0], name)]
+    keys, lines = list(map(attrgetter(*fields), rows)) if fields else [], dict[Any, int]()
+    if len(set(keys)) < len(keys):
+        for number, key in enumerate(keys, 1):
+            _refuse_second(lines, key, number, path)
     return rows
 
 
-def _refuse_second(lines: dict[Any, int], name: Any, number: int, path: Path) -> None:
-    """Raise DamagedError if a row of this name was on an earlier line."""
-    before = lines.setdefault(name, number)
-    if before != number:
-        raise DamagedError(path, f"the row of line {before} again, {name!r}", number)
+def _refuse_second(lines: dict[Any, int], key: Any, number: int, path: Path) -> None:
+    """Raise DamagedError if a row of this key was on an earlier line. `lines` maps keys to line numbers."""
+    first = lines.setdefault(key, number)
+    if first != number:
+        raise DamagedError(path, f"the row of line {first} again, {key!r}", number)
 
 
 class GenerationKey(msgspec.Struct):
@@ -313,13 +313,13 @@ class GenerationKey(msgspec.Struct):
 
 
 def named_lines(path: Path) -> Iterator[tuple[tuple[str, int], bytes]]:
-    """((id, sample), line) of each complete line of a generations file; nothing if it is absent.
+    """Yield ((id, sample), line) of each complete line of a generations file; nothing if it is absent.
 
     Another process may be writing the file, so reading stops before a line without a newline.
     """
     if not path.exists():
         return
-    decoder, seen = msgspec.json.Decoder(GenerationKey), dict[tuple[str, int], int]()
+    decoder, line_of = msgspec.json.Decoder(GenerationKey), dict[tuple[str, int], int]()
     with opened(path) as lines:
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
@@ -327,8 +327,9 @@ def named_lines(path: Path) -> Iterator[tuple[tuple[str, int], bytes]]:
             if not line.strip():
                 continue
             row = _row(line, decoder, path, number)
-            _refuse_second(seen, (row.id, row.sample), number, path)
-            yield (row.id, row.sample), line
+            key = (row.id, row.sample)
+            _refuse_second(line_of, key, number, path)
+            yield key, line
 
 
 def repair_rows(path: Path) -> int:
@@ -338,13 +339,13 @@ def repair_rows(path: Path) -> int:
     if path.is_symlink():
         raise DamagedError(path, "is a link, which may lead outside of the run", remedy="put the file itself there")
     with opened(path) as file:
-        size = keep = os.fstat(file.fileno()).st_size
+        size = complete = os.fstat(file.fileno()).st_size
         if size:
             with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
-                keep = content.rfind(b"\n") + 1
-    if keep < size:  # a complete file keeps its modification time
-        os.truncate(path, keep)
-    return size - keep
+                complete = content.rfind(b"\n") + 1
+    if complete < size:  # a complete file keeps its modification time
+        os.truncate(path, complete)
+    return size - complete
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> None:
@@ -363,18 +364,18 @@ def append_rows(path: Path, rows: Iterable[Any], by: str = "") -> None:
 
 
 def _sealed(line: bytes, by: str = "") -> bytes:
-    body, sealed, _ = line.rpartition(_SEAL)
-    return body + sealed + _sum(body, by) + b'"}' if sealed else line
+    body, seal_start, _ = line.rpartition(_SEAL)
+    return body + seal_start + _row_checksum(body, by) + b'"}' if seal_start else line
 
 
-def _sum(body: bytes, by: str) -> bytes:
+def _row_checksum(body: bytes, by: str) -> bytes:
     return hashlib.sha256(by.encode() + body).hexdigest()[:16].encode()
 
 
 def unchanged(line: bytes, by: str = "") -> bool:
-    """Whether a line is as `append_rows` wrote it, with its checksum."""
-    body, sealed, told = line.rpartition(_SEAL)
-    return bool(sealed) and told[:16] == _sum(body, by)
+    """Return whether a line is as `append_rows` wrote it, with its checksum."""
+    body, seal_start, stored = line.rpartition(_SEAL)
+    return bool(seal_start) and stored[:16] == _row_checksum(body, by)
 
 
 def sort_rows(path: Path, key_type: type[Row], place: Callable[[Row], int]) -> None:

@@ -129,7 +129,7 @@ class Analysis(TypedDict):
 
 
 class Judged(TypedDict):
-    """metrics.json. `made_from` has the SHA-256 of the files of rows; null for those that are not there.
+    """metrics.json. `made_from` has the SHA-256 of the files of rows; null for absent files.
 
     `unsettled` counts the texts without a verdict because of a server.
     """
@@ -153,22 +153,22 @@ def write_sealed(path: Path, document: Mapping[str, Any]) -> None:
 def read_document(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
     """Read a document and check its checksum, if the schema has one. Raises DamagedError, also if there is no file."""
     try:
-        found: dict[str, Any] = read_json(path, schema)
+        document: dict[str, Any] = read_json(path, schema)
     except FileNotFoundError as error:
         raise DamagedError(path, "is not there", remedy="run the same command again") from error
-    if "checksum" in found and found["checksum"] != _checksum(found):
+    if "checksum" in document and document["checksum"] != _checksum(document):
         raise DamagedError(path, "its checksum is another: it is not what was written")
-    return found
+    return document
 
 
 def read_if_there(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
-    """`read_document`, or {} if there is no file."""
+    """Return what `read_document` does, or {} if there is no file."""
     return read_document(path, schema) if path.exists() else {}
 
 
 def _checksum(document: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in document.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    content = {key: value for key, value in document.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
@@ -177,12 +177,12 @@ def read_metrics(path: Path) -> dict[str, Any]:
 
 
 def read_losses(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """(step, row) of each row of logs/metrics.csv that has a step. Raises DamagedError."""
+    """Return (step, row) of each row of logs/metrics.csv that has a step. Raises DamagedError."""
     rows = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
     try:
-        found = [(int(row["step"]), row) for row in rows if row.get("step")]
-        for _, row in found:
+        steps = [(int(row["step"]), row) for row in rows if row.get("step")]
+        for _, row in steps:
             float(row.get("loss") or 0)
-        return found
+        return steps
     except (csv.Error, TypeError, ValueError) as error:
         raise DamagedError(path, f"not steps and losses ({error})") from error

@@ -45,7 +45,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A temporary file in the same folder, renamed to `path` when the block ends and removed on an error."""
+    """Yield a temporary file in the same folder, renamed to `path` when the block ends and removed on an error."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,35 +68,35 @@ def append(path: Path, content: bytes) -> None:
     if path.is_symlink():
         raise OSError(errno.ELOOP, "a link, which may lead outside of the run, is not written to", str(path))
     with path.open("ab", buffering=0) as file:
-        before, left = file.tell(), memoryview(content)
+        size, unwritten = file.tell(), memoryview(content)
         try:
-            while left:
-                left = left[file.write(left) :]
+            while unwritten:
+                unwritten = unwritten[file.write(unwritten) :]
             os.fsync(file.fileno())
         except OSError as error:
             named = _named(error, path)
-            file.truncate(before)
+            file.truncate(size)
             raise named from error
 
 
 def _named(error: BaseException, path: Path) -> BaseException:
-    """The error with the name of the file, which a failed write lacks, and a note if the disk is full."""
+    """Return the error with the name of the file, which a failed write lacks, and a note if the disk is full."""
     if isinstance(error, OSError):
         if not str(error.filename or UNFINISHED).endswith(UNFINISHED):
             return error
-        disk = f": the disk mounted at {_mount(path)} is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        disk = "; remove it, and run the same command again" if error.errno == errno.EISDIR else disk
-        return OSError(error.errno or errno.EIO, f"{error.strerror or error}{disk}", str(path))
+        note = f": the disk mounted at {_mount(path)} is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        note = "; remove it, and run the same command again" if error.errno == errno.EISDIR else note
+        return OSError(error.errno or errno.EIO, f"{error.strerror or error}{note}", str(path))
     if isinstance(error, Exception) and full_disk(path):  # a library's exception that is no OSError
         return _named(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path)
     return error
 
 
 def full_disk(path: Path) -> Path | None:
-    """The mount point of the disk that holds `path` if less than one block is free on it, else None."""
+    """Return the mount point of the disk that holds `path` if less than one block is free on it, else None."""
     mount = _mount(path)
-    room = os.statvfs(mount)
-    return mount if room.f_bavail == 0 or (room.f_files and room.f_favail == 0) else None
+    disk = os.statvfs(mount)
+    return mount if disk.f_bavail == 0 or (disk.f_files and disk.f_favail == 0) else None
 
 
 def _mount(path: Path) -> Path:
@@ -142,7 +142,7 @@ class DamagedError(ValueError):
 
 @contextmanager
 def opened(path: Path) -> Iterator[BufferedReader]:
-    """A regular file, open for reading. Raises DamagedError for anything else; does not wait for a pipe."""
+    """Yield a regular file, open for reading. Raises DamagedError for anything else; does not wait for a pipe."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -157,13 +157,13 @@ def opened(path: Path) -> Iterator[BufferedReader]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's content."""
+    """Return a file's content."""
     with opened(path) as file:
         return file.read()
 
 
 def read_utf8(path: Path) -> str:
-    """A text file's content."""
+    """Return a text file's content."""
     try:
         return read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -171,7 +171,7 @@ def read_utf8(path: Path) -> str:
 
 
 def read_json(path: Path, schema: Any = dict[str, Any], remedy: str = REMEDY) -> Any:
-    """A JSON document, checked against `schema`, any type that msgspec knows.
+    """Return a JSON document, checked against `schema`, any type that msgspec knows.
 
     Keys that the schema does not name are kept: a later version may have written them.
     """
@@ -184,7 +184,7 @@ def read_json(path: Path, schema: Any = dict[str, Any], remedy: str = REMEDY) ->
 
 
 def kept_json(path: Path, schema: Any = dict[str, Any]) -> Any:
-    """`read_json` for a file that can be made again: None if it is absent or damaged."""
+    """Return what `read_json` does, for a file that can be made again: None if it is absent or damaged."""
     try:
         return read_json(path, schema)
     except (FileNotFoundError, DamagedError):
@@ -192,7 +192,7 @@ def kept_json(path: Path, schema: Any = dict[str, Any]) -> Any:
 
 
 def checksum(path: Path) -> str | None:
-    """The SHA-256 of a file as hex digits; None if it is absent."""
+    """Return the SHA-256 of a file as hex digits; None if it is absent."""
     try:
         with opened(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -201,7 +201,7 @@ def checksum(path: Path) -> str | None:
 
 
 def known_checksum(path: Path) -> str | None:
-    """`checksum` of a file that is there. A process reads it once, unless its size or modification time changes."""
+    """Return the `checksum` of an existing file. A process reads it once, unless size or modification time changes."""
     state = path.stat()
     return _checksum_of(path, state.st_size, state.st_mtime_ns)
 
@@ -212,12 +212,12 @@ def _checksum_of(path: Path, *state: int) -> str | None:
 
 
 def seal(path: Path, made: Path) -> None:
-    """Write the checksum of a complete file `made`, whose place is or will be `path`, to NAME.sha256 beside `path`."""
+    """Write the checksum of a complete file `made`, which is or will be at `path`, to NAME.sha256 beside `path`."""
     write_text(path.with_name(f"{path.name}.sha256"), f"{checksum(made)}\n")
 
 
 def from_cache(path: Path, read: Callable[[Path], Made]) -> Made | None:
-    """`read(path)` of a cached file; None if it is absent, and None with a warning if it is damaged or has no seal."""
+    """Return `read(path)` of a cached file; None if it is absent, or, with a warning, damaged or without a seal."""
     if not path.exists():
         return None
     try:

@@ -70,8 +70,9 @@ class SelfTrace:
         """Return the trace of a backbone without reasoning. It drafts the first sentence of the answer's first line."""
         line = answer.strip().split("\n")[0]
         start, end = next(sentences(line), (0, 0))
-        drafts = _is_whole(line[start:end]) and len(line[start:end].split()) <= self.draft_words
-        return f"{self.opening} {line[start:end]}" if drafts else self.opening
+        sentence = line[start:end]
+        drafts = _is_complete(sentence) and len(sentence.split()) <= self.draft_words
+        return f"{self.opening} {sentence}" if drafts else self.opening
 
 
 def original_for(untrained_thought: str, reasoning: SelfTrace, short: SelfTrace) -> SelfTrace:
@@ -82,13 +83,13 @@ def original_for(untrained_thought: str, reasoning: SelfTrace, short: SelfTrace)
 def whole_sentences(answer: str) -> str:
     """Return an answer up to its last complete sentence; "" if there is none, or if a code block stays open."""
     answer = re.sub(r"\d\.\Z", "", answer.rstrip())  # the limit may have cut a decimal number at its point
-    ends = [end for start, end in sentences(answer) if _is_whole(answer[start:end])]
+    ends = [end for start, end in sentences(answer) if _is_complete(answer[start:end])]
     ends = ends or [mark.end() for mark in _END_MARK.finditer(answer)]  # as in "Dr. Smith is here. ok"
-    cut = answer[: ends[-1]].strip() if ends else ""
-    return "" if cut.count("```") % 2 or _NUMBERED.fullmatch(cut) else cut
+    complete = answer[: ends[-1]].strip() if ends else ""
+    return "" if complete.count("```") % 2 or _NUMBERED.fullmatch(complete) else complete
 
 
-def _is_whole(sentence: str) -> bool:
+def _is_complete(sentence: str) -> bool:
     """Return whether a sentence ends with an end mark and is more than a list number."""
     return bool(_ENDED.search(sentence)) and not _NUMBERED.fullmatch(sentence)
 

@@ -58,134 +58,135 @@ def parse(thought: str) -> tuple[Segment, ...]:
 
 def read(thought: str, said: Sequence[Said] | None = None) -> Reading:
     """Return what a thought contains. `said` are its sentences as read by another model; the default is `says`."""
-    said = says(thought) if said is None else said
-    at, label, refused = _conclude(thought, said)
-    rest: Step = "refusal" if refused else "reasoning"
-    if at is None:
-        parts = list(_around_understanding(thought, said, len(thought), rest))
+    sentences = says(thought) if said is None else said
+    assessing, label, refuses = _conclude(thought, sentences)
+    other_step: Step = "refusal" if refuses else "reasoning"
+    if assessing is None:
+        parts = list(_around_understanding(thought, sentences, len(thought), other_step))
     else:
-        parts = list(_around_assessment(thought, said, at, rest))
+        parts = list(_around_assessment(thought, sentences, assessing, other_step))
     if not parts and thought.strip():
         parts = [("reasoning", thought.strip())]
-    first = thought.find(SEPARATOR, said[0].start) if said else -1
+    paragraph_end = thought.find(SEPARATOR, sentences[0].start) if sentences else -1
+    opening = [sentence for sentence in sentences if paragraph_end < 0 or sentence.start < paragraph_end]
     return Reading(
         segments=tuple(Segment(step, text, "parsed") for step, text in parts),
         verdict=label,
-        position=None if at is None else said[at].start,
-        refuses=refused,
-        recognised=any(one.harmful >= LIKELY for one in said),
-        opening=any(one.understanding >= LIKELY for one in said if first < 0 or one.start < first),
+        position=None if assessing is None else sentences[assessing].start,
+        refuses=refuses,
+        recognised=any(sentence.harmful >= LIKELY for sentence in sentences),
+        opening=any(sentence.understanding >= LIKELY for sentence in opening),
     )
 
 
 def verdict(text: str) -> Label | None:
     """Return the verdict of a text's surest sentence on the request, or None if no sentence assesses it."""
-    best = max(says(text), key=lambda one: max(one.harmful, one.harmless), default=None)
-    if best is None or max(best.harmful, best.harmless) < LIKELY:
+    surest = max(says(text), key=lambda sentence: max(sentence.harmful, sentence.harmless), default=None)
+    if surest is None or max(surest.harmful, surest.harmless) < LIKELY:
         return None
-    return "harmful" if best.harmful >= best.harmless else "benign"
+    return "harmful" if surest.harmful >= surest.harmless else "benign"
 
 
-def _decides_to_refuse(said: Sequence[Said]) -> bool:
+def _decides_to_refuse(sentences: Sequence[Said]) -> bool:
     """Return whether the last sentence that decides anything refuses."""
-    deciding = [one for one in said if max(one.refusal, one.going_on) >= LIKELY]
+    deciding = [sentence for sentence in sentences if max(sentence.refusal, sentence.going_on) >= LIKELY]
     return bool(deciding) and deciding[-1].refusal >= deciding[-1].going_on
 
 
-def _conclude(thought: str, said: Sequence[Said]) -> tuple[int | None, Label | None, bool]:
+def _conclude(thought: str, sentences: Sequence[Said]) -> tuple[int | None, Label | None, bool]:
     """Return (index of the assessing sentence, its verdict, whether the thought refuses)."""
-    refused = _decides_to_refuse(said)
-    may_assess = [n for n, one in enumerate(said) if n or one.understanding < LIKELY]
+    refuses = _decides_to_refuse(sentences)
+    may_assess = [index for index, sentence in enumerate(sentences) if index or sentence.understanding < LIKELY]
     if not may_assess:
-        return None, None, refused
-    harmful = max(may_assess, key=lambda n: said[n].harmful)
-    harmless = max(may_assess, key=lambda n: said[n].harmless)
-    for number in _alone_in_the_opening(thought, said):
-        if number in may_assess and max(said[number].harmful, said[number].harmless) >= _SURE:
-            harmful = harmless = number
+        return None, None, refuses
+    most_harmful = max(may_assess, key=lambda index: sentences[index].harmful)
+    most_harmless = max(may_assess, key=lambda index: sentences[index].harmless)
+    for index in _alone_in_the_opening(thought, sentences):
+        if index in may_assess and max(sentences[index].harmful, sentences[index].harmless) >= _SURE:
+            most_harmful = most_harmless = index
             break
-    bad, good = said[harmful].harmful, said[harmless].harmless
-    if not refused and bad >= LIKELY:  # calling it harmful and refusing anywhere counts as refusing
-        refused = any(one.refusal >= LIKELY for one in said)
-    if refused and bad >= _REFUSING_CALLS_IT_HARMFUL and good < _SURE:
-        return harmful, "harmful", True
-    if good >= bad / 2 and good >= (LIKELY if refused else _NOT_REFUSING_CALLS_IT_HARMLESS):
-        return harmless, "benign", refused
-    return (harmful, "harmful", refused) if bad >= LIKELY else (None, None, refused)
+    harmful, harmless = sentences[most_harmful].harmful, sentences[most_harmless].harmless
+    if not refuses and harmful >= LIKELY:  # calling it harmful and refusing anywhere counts as refusing
+        refuses = any(sentence.refusal >= LIKELY for sentence in sentences)
+    if refuses and harmful >= _REFUSING_CALLS_IT_HARMFUL and harmless < _SURE:
+        return most_harmful, "harmful", True
+    if harmless >= harmful / 2 and harmless >= (LIKELY if refuses else _NOT_REFUSING_CALLS_IT_HARMLESS):
+        return most_harmless, "benign", refuses
+    return (most_harmful, "harmful", refuses) if harmful >= LIKELY else (None, None, refuses)
 
 
-def _alone_in_the_opening(thought: str, said: Sequence[Said]) -> Iterator[int]:
+def _alone_in_the_opening(thought: str, sentences: Sequence[Said]) -> Iterator[int]:
     """Yield the indices of sentences that are a whole paragraph, within the first `_OPENING` paragraphs."""
     paragraph = 0
-    for number, one in enumerate(said):
-        begins = number == 0 or _parted(thought, said[number - 1], one)
+    for index, sentence in enumerate(sentences):
+        begins = index == 0 or _separated(thought, sentences[index - 1], sentence)
         paragraph += begins
         if paragraph > _OPENING:
             return
-        if begins and (number + 1 == len(said) or _parted(thought, one, said[number + 1])):
-            yield number
+        if begins and (index + 1 == len(sentences) or _separated(thought, sentence, sentences[index + 1])):
+            yield index
 
 
-def _around_assessment(thought: str, said: Sequence[Said], at: int, rest: Step) -> Iterator[Part]:
-    """Yield the parts of a thought whose sentence `at` is the assessment."""
-    own, before, after = said[at], said[:at], said[at + 1 :]
-    likely = _BEFORE_AN_ASSESSMENT if len(before) == 1 and _parted(thought, before[0], own) else LIKELY
-    refused_before: Step = "refusal" if _decides_to_refuse(before) else "reasoning"
-    parts = list(_around_understanding(thought, before, own.start, refused_before, likely))
+def _around_assessment(thought: str, sentences: Sequence[Said], assessing: int, other_step: Step) -> Iterator[Part]:
+    """Yield the parts of a thought whose sentence number `assessing` is the assessment."""
+    assessment, before, after = sentences[assessing], sentences[:assessing], sentences[assessing + 1 :]
+    likely = _BEFORE_AN_ASSESSMENT if len(before) == 1 and _separated(thought, before[0], assessment) else LIKELY
+    step_before: Step = "refusal" if _decides_to_refuse(before) else "reasoning"
+    parts = list(_around_understanding(thought, before, assessment.start, step_before, likely))
     yield from parts
-    yield "assessment", thought[own.start : own.end]
-    start = own.end
+    yield "assessment", thought[assessment.start : assessment.end]
+    start = assessment.end
     understood = any(step == "understanding" for step, _ in parts)
     if after and not understood and len(thought[start:].split()) <= _STOPS_WITHIN:
-        first = after[0]
-        ends = after[1].start if len(after) > 1 else len(thought)
-        alone = len(after) == 1 or SEPARATOR in thought[first.end : ends]
-        if alone and _says_what_is_wanted(first) and _parted(thought, own, first):
-            yield "understanding", thought[first.start : first.end]
-            start = first.end
-    if left := thought[start:].strip():
-        yield rest, left
+        following = after[0]
+        next_start = after[1].start if len(after) > 1 else len(thought)
+        ends_paragraph = len(after) == 1 or SEPARATOR in thought[following.end : next_start]
+        if ends_paragraph and _says_what_is_wanted(following) and _separated(thought, assessment, following):
+            yield "understanding", thought[following.start : following.end]
+            start = following.end
+    if remainder := thought[start:].strip():
+        yield other_step, remainder
 
 
 def _around_understanding(
-    thought: str, said: Sequence[Said], end: int, rest: Step, likely: float = LIKELY
+    thought: str, sentences: Sequence[Said], end: int, other_step: Step, likely: float = LIKELY
 ) -> Iterator[Part]:
-    """Yield the understanding in thought[:end], whose sentences are `said`, and the text before and after it."""
-    empty = [_says_nothing(thought[one.start : one.end]) for one in said]
-    first = next((n for n, one in enumerate(said) if _says_what_is_wanted(one, likely)), None)
+    """Yield the understanding in thought[:end], which has these sentences, and the text before and after it."""
+    empty = [_says_nothing(thought[sentence.start : sentence.end]) for sentence in sentences]
+    first = next((index for index, sentence in enumerate(sentences) if _says_what_is_wanted(sentence, likely)), None)
     if first is None:
         if not all(empty):
-            yield rest, thought[:end].strip()
+            yield other_step, thought[:end].strip()
         return
     last = first
-    while last + 1 < len(said) and _belongs(thought, said[last + 1]):
+    while last + 1 < len(sentences) and _continues_understanding(thought, sentences[last + 1]):
         last += 1
-    start = said[0 if all(empty[:first]) else first].start
-    stop = said[last].end
+    start = sentences[0 if all(empty[:first]) else first].start
+    stop = sentences[last].end
     parts: tuple[Part, ...] = (
-        (rest, thought[:start]),
+        (other_step, thought[:start]),
         ("understanding", thought[start:stop]),
-        (rest, thought[stop:end]),
+        (other_step, thought[stop:end]),
     )
     yield from [(step, text.strip()) for step, text in parts if text.strip()]
 
 
-def _says_what_is_wanted(one: Said, likely: float = LIKELY) -> bool:
-    return one.understanding >= likely and one.refusal < LIKELY
+def _says_what_is_wanted(sentence: Said, likely: float = LIKELY) -> bool:
+    return sentence.understanding >= likely and sentence.refusal < LIKELY
 
 
-def _parted(thought: str, one: Said, following: Said) -> bool:
+def _separated(thought: str, sentence: Said, following: Said) -> bool:
     """Return whether there is a blank line between two sentences."""
-    return SEPARATOR in thought[one.end : following.start]
+    return SEPARATOR in thought[sentence.end : following.start]
 
 
-def _belongs(thought: str, one: Said) -> bool:
-    """Return whether a sentence continues the understanding: it adds to it, says nothing, or ends a quotation."""
-    sentence = thought[one.start : one.end]
-    mark = sentence.find('"')
-    return _says_what_is_wanted(one) or _says_nothing(sentence) or (mark > 0 and not sentence[mark - 1].isspace())
+def _continues_understanding(thought: str, sentence: Said) -> bool:
+    """Return whether a sentence adds to the understanding before it, says nothing, or ends a quotation."""
+    text = thought[sentence.start : sentence.end]
+    quote = text.find('"')
+    return _says_what_is_wanted(sentence) or _says_nothing(text) or (quote > 0 and not text[quote - 1].isspace())
 
 
-def _says_nothing(sentence: str) -> bool:
+def _says_nothing(text: str) -> bool:
     """Return whether a sentence only opens a thought ("Hmm.", "Let me see.")."""
-    return _OPENERS.issuperset(re.findall(r"\w+", sentence.lower()))
+    return _OPENERS.issuperset(re.findall(r"\w+", text.lower()))

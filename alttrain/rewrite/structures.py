@@ -114,8 +114,8 @@ class Structure(Protocol):
         is that of the original thought and answer.
         """
         if self.shapes and example.shape not in self.shapes:
-            asked_for = " or ".join(_SHAPES[shape] for shape in self.shapes)
-            return Rejected(example.id, f"the example is {_SHAPES[example.shape]}, and {asked_for} is asked for")
+            accepted = " or ".join(_SHAPES[shape] for shape in self.shapes)
+            return Rejected(example.id, f"the example is {_SHAPES[example.shape]}, and {accepted} is asked for")
         return replace(example, trace_hash=trace_hash(example))
 
 
@@ -275,8 +275,8 @@ class PromptSide(Structure):
     before: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        slots = [form.count(SLOT) for form in (*self.before, self.prompt_form)]
-        if max(slots) > 1 or not any(slots):
+        slot_counts = [form.count(SLOT) for form in (*self.before, self.prompt_form)]
+        if max(slot_counts) > 1 or not any(slot_counts):
             raise ValueError(
                 f"rewrite.prompt_form and rewrite.before must hold {SLOT}, none of them twice; found "
                 f"{self.prompt_form!r} and {list(self.before)!r}"

@@ -150,9 +150,9 @@ class TemplateTeacher(Teacher):
         if not unknown:
             return
         counts = [f"{n} {label} of {category or 'no category'!r}" for (label, category), n in unknown.most_common()]
-        named = ", ".join(counts[:8]) + (f", and {len(counts) - 8} more categories" if counts[8:] else "")
+        listed = ", ".join(counts[:8]) + (f", and {len(counts) - 8} more categories" if counts[8:] else "")
         raise ValueError(
-            f"teacher=template has no reason for {unknown.total()} of {len(examples)} rows: {named}; give rows "
+            f"teacher=template has no reason for {unknown.total()} of {len(examples)} rows: {listed}; give rows "
             "a category that it knows (dataset.columns.category=COLUMN or dataset.constants.category=NAME for all), or "
             "choose a teacher that reads the request (teacher=gpt4o, server or backbone). It knows "
             f"{', '.join(HARMS)} for harmful rows, {', '.join(BENIGN)} for benign ones"
@@ -248,8 +248,8 @@ class AskedTeacher(Teacher, Understander):
             self.writer.check_server(f"{where}.writer")
 
     def assess(self, examples: Sequence[Example], seed: int, context: TeacherContext) -> Sentences:
-        told = TOLD if self.tell_label else dict.fromkeys(TOLD, "")
-        prompts = [ASSESS.format(request=_request(row), told=told[row.label]) for row in examples]
+        label_notes = TOLD if self.tell_label else dict.fromkeys(TOLD, "")
+        prompts = [ASSESS.format(request=_request(row), told=label_notes[row.label]) for row in examples]
         return self._ask("assessment", prompts, examples, context)
 
     def understand(self, examples: Sequence[Example], seed: int, context: TeacherContext) -> Sentences:
@@ -260,43 +260,43 @@ class AskedTeacher(Teacher, Understander):
         self, step: Step, prompts: Sequence[str], examples: Sequence[Example], context: TeacherContext
     ) -> Sentences:
         writer: Writer = self.writer if isinstance(self.writer, ServerWriter) else _Backbone(self.writer, context)
-        left, left_over = self.repairs, len(examples)
-        asked = list(zip(prompts, examples, strict=True))
+        repairs_left, rows_left = self.repairs, len(examples)
+        questions = list(zip(prompts, examples, strict=True))
 
-        def fault(text: str, row: Example) -> str:
+        def fault_of(text: str, row: Example) -> str:
             return sentence_fault(step, text, row.label, self.max_words)
 
-        def settles(wrong: str) -> bool:
-            """Whether a reply with this fault is final. Without `tell_label`, a disagreeing verdict is."""
-            return not wrong or (wrong == DISAGREES and self.blind)
+        def is_final(fault: str) -> bool:
+            """Return whether a reply with this fault is final. Without `tell_label`, a disagreeing verdict is."""
+            return not fault or (fault == DISAGREES and self.blind)
 
-        def useful(row: Example, reply: Reply) -> bool:
-            """Whether a kept reply leads on: to a sentence, or to a repair."""
-            return left > 0 or settles(fault(clean(reply.text), row))
+        def is_useful(row: Example, reply: Reply) -> bool:
+            """Return whether a stored reply leads to a sentence or to a repair."""
+            return repairs_left > 0 or is_final(fault_of(clean(reply.text), row))
 
-        while asked:
-            repairs, missing = list[tuple[str, Example]](), ""
-            for prompt, row, key, reply in replies(writer, asked, context.cache, RECIPE, "teacher", useful):
+        while questions:
+            repairs, failure = list[tuple[str, Example]](), ""
+            for prompt, row, key, reply in replies(writer, questions, context.cache, RECIPE, "teacher", is_useful):
                 if isinstance(reply, Failure) and not reply.final:
-                    missing = missing or reply.reason  # the first one, since those that were not asked come last
+                    failure = failure or reply.reason  # the first one, since those that were not asked come last
                     continue
                 text = clean(reply.text) if isinstance(reply, Reply) else ""
-                wrong = fault(text, row) if isinstance(reply, Reply) else reply.reason
-                if isinstance(reply, Reply) and left and not settles(wrong):
+                fault = fault_of(text, row) if isinstance(reply, Reply) else reply.reason
+                if isinstance(reply, Reply) and repairs_left and not is_final(fault):
                     quote = reply.text[:LONGEST_QUOTE]
-                    repairs.append((REPAIR.format(prompt=prompt, fault=wrong, reply=quote), row))
+                    repairs.append((REPAIR.format(prompt=prompt, fault=fault, reply=quote), row))
                     continue
-                left_over -= 1
+                rows_left -= 1
                 context.progress(1)
                 segment = Segment(step, text, f"teacher:{self.name}", key[:HASH_DIGITS])
-                yield row.id, Rejected(row.id, f"{step}: {wrong}") if wrong else segment
-            if missing:
+                yield row.id, Rejected(row.id, f"{step}: {fault}") if fault else segment
+            if failure:
                 raise TeacherUnavailableError(
-                    f"teacher={self.name}: {left_over} of {len(examples)} rows have no sentence yet, because "
-                    f"{missing}; every reply that came is kept, and the same command goes on with the rest"
+                    f"teacher={self.name}: {rows_left} of {len(examples)} rows have no sentence yet, because "
+                    f"{failure}; every reply that came is kept, and the same command goes on with the rest"
                 )
-            asked = repairs
-            left -= 1
+            questions = repairs
+            repairs_left -= 1
 
 
 # --- its prompts, and the rules for a valid reply ---
@@ -370,8 +370,8 @@ def clean(reply: str) -> str:
 
 def sentence_fault(step: Step, text: str, label: Label, max_words: int) -> str:
     """Return why a cleaned text is no valid sentence of this step for a request with this label; "" if it is."""
-    assesses, stated, words = step == "assessment", verdict(text), len(text.split())
-    if assesses and text and stated is None and read(text).refuses:
+    assesses, stated_verdict, words = step == "assessment", verdict(text), len(text.split())
+    if assesses and text and stated_verdict is None and read(text).refuses:
         return "it refuses instead of judging"
     if not text:
         return "it is empty"
@@ -386,7 +386,7 @@ def sentence_fault(step: Step, text: str, label: Label, max_words: int) -> str:
     if not _END.search(text):
         return "it does not end like a sentence"
     if assesses:
-        return "it states no verdict" if stated is None else DISAGREES if stated != label else ""
-    if stated is not None:
+        return "it states no verdict" if stated_verdict is None else DISAGREES if stated_verdict != label else ""
+    if stated_verdict is not None:
         return "it judges the request"
     return "" if read(text).opening else "it does not say what the user wants"

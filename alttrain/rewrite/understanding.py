@@ -39,8 +39,8 @@ _ORDER = re.compile(
 _YOU = re.compile(r"\byou(?:r|rs|rself|'\w+)?\b", re.I)
 _I = re.compile(r"(?<!War )(?<!Part )(?<!Type )\bI('m| am| was|'ve|'d|'ll|)\b")
 _VERBS = {"'m": " are", " am": " are", " was": " were", "'ve": " have", "'d": " would", "'ll": " will", "": ""}
-_MINE = re.compile(r"\b([Mm]yself|[Mm]y|me|we're|we|our|us)\b")
-_THEIRS = {  # the user's first person and the third that replaces it. "US", "6 am" and "World War I" are not the user.
+_FIRST_PERSON = re.compile(r"\b([Mm]yself|[Mm]y|me|we're|we|our|us)\b")
+_THIRD_PERSON = {  # what replaces the user's first person. "US", "6 am" and "World War I" are not the user.
     "myself": "themselves",
     **dict.fromkeys(("my", "our"), "their"),
     **dict.fromkeys(("me", "us"), "them"),
@@ -60,24 +60,24 @@ class Restatement:
         """Return one sentence that says what the user wants."""
         text = re.sub(r"\s+", " ", prompt).strip()
         if len(list(islice(sentences(text), 2))) == 1:
-            bare = text.rstrip(" .?!")
-            if how_to := _HOW_TO.match(bare):
-                return f"The user is asking how to {_cut(_theirs(how_to[1]))}."
-            order = _ORDER.match(bare)
+            unended = text.rstrip(" .?!")
+            if how_to := _HOW_TO.match(unended):
+                return f"The user is asking how to {_shortened(_in_third_person(how_to[1]))}."
+            order = _ORDER.match(unended)
             if order and not _YOU.search(order[1]):  # "you" is the model, as subject or as object
-                return f"The user wants me to {_cut(_theirs(order[1][0].lower() + order[1][1:]))}."
-        return f'The user asks: "{_cut(text)}"'
+                return f"The user wants me to {_shortened(_in_third_person(order[1][0].lower() + order[1][1:]))}."
+        return f'The user asks: "{_shortened(text)}"'
 
 
-def _cut(text: str) -> str:
+def _shortened(text: str) -> str:
     words = text.split()
     return text if len(words) <= LONGEST_RESTATEMENT else " ".join(words[:LONGEST_RESTATEMENT]) + " ..."
 
 
-def _theirs(text: str) -> str:
-    """Replace the user's "I" and "my" in a text by "they" and "their"."""
-    text = _I.sub(lambda found: "they" + _VERBS[found[1]], text.replace("’", "'"))
-    return _MINE.sub(lambda found: _THEIRS[found[1].lower()], text)
+def _in_third_person(text: str) -> str:
+    """Return a text with the user's "I" and "my" replaced by "they" and "their"."""
+    text = _I.sub(lambda match: "they" + _VERBS[match[1]], text.replace("’", "'"))
+    return _FIRST_PERSON.sub(lambda match: _THIRD_PERSON[match[1].lower()], text)
 
 
 @dataclass(frozen=True)
@@ -94,28 +94,29 @@ class TraceUnderstanding:
         """Return the understanding of an example, on one line."""
         if not has_trace(example):
             return self.fallback(example)
-        if (found := self._find(example)) is None:
+        if (understanding := self._first_understanding(example)) is None:
             restated = self.fallback(example)
             return replace(restated, origin=f"{restated.origin}:flagged")
-        number, text, _ = found
+        number, text, _ = understanding
         origin = example.thought[0].origin
         return Segment("understanding", text, origin if number == 1 else f"{origin}:sentence {number}")
 
     def rest(self, example: Example) -> tuple[Segment, ...]:
         """Return the part of the example's own thought that follows the understanding; empty if nothing does."""
-        if not has_trace(example) or (found := self._find(example)) is None:
+        if not has_trace(example) or (understanding := self._first_understanding(example)) is None:
             return example.thought
-        rest = render(example.thought)[found[2] :].lstrip()
-        return (Segment("reasoning", rest, example.thought[0].origin),) if rest else ()
+        _, _, end = understanding
+        text = render(example.thought)[end:].lstrip()
+        return (Segment("reasoning", text, example.thought[0].origin),) if text else ()
 
-    def _find(self, example: Example) -> tuple[int, str, int] | None:
-        """Find the understanding: (sentence number from 1, text on one line, end in the trace), or None."""
+    def _first_understanding(self, example: Example) -> tuple[int, str, int] | None:
+        """Return (sentence number from 1, text on one line, end in the trace) of the understanding, or None."""
         trace = render(example.thought)
         ends = [end for _, end in islice(sentences(trace), self.within + 1)]
-        for number, one in enumerate(says(trace[: max(ends, default=0)])[: self.within], 1):
-            text = " ".join(trace[one.start : one.end].split())
-            if len(text.split()) <= LONGEST_OF_A_TRACE and one.understanding >= LIKELY:
-                return number, text, one.end
+        for number, sentence in enumerate(says(trace[: max(ends, default=0)])[: self.within], 1):
+            text = " ".join(trace[sentence.start : sentence.end].split())
+            if len(text.split()) <= LONGEST_OF_A_TRACE and sentence.understanding >= LIKELY:
+                return number, text, sentence.end
         return None
 
 

@@ -88,11 +88,11 @@ class SupervisedFineTuning:
     trains: ClassVar[Literal[True]] = True
 
     def __post_init__(self) -> None:
-        for one, other in (("epochs", "max_steps"), ("warmup_steps", "warmup_share")):
-            a, b = getattr(self, one), getattr(self, other)
+        for key, alternative in (("epochs", "max_steps"), ("warmup_steps", "warmup_share")):
+            a, b = getattr(self, key), getattr(self, alternative)
             if (a is None) == (b is None):
                 fault = "give one of them, and set the other to null"
-                raise ValueError(f"training.{one}={a} and training.{other}={b}: {fault}")
+                raise ValueError(f"training.{key}={a} and training.{alternative}={b}: {fault}")
         if isinstance(self.objective, SafeKeyLoss) and self.epochs is None:
             raise ValueError("training.objective counts from the last epoch: give training.epochs, not max_steps")
 
@@ -106,8 +106,8 @@ class SupervisedFineTuning:
 
     def warmup(self, steps: int) -> int:
         """Return the number of warm-up steps in a training of `steps` steps, at most `steps` - 1."""
-        asked = self.warmup_steps if self.warmup_share is None else ceil(steps * self.warmup_share)
-        return min(asked or 0, steps - 1)
+        warmup = self.warmup_steps if self.warmup_share is None else ceil(steps * self.warmup_share)
+        return min(warmup or 0, steps - 1)
 
 
 @dataclass(frozen=True)
@@ -267,9 +267,9 @@ class Wandb(Logger):
             init_timeout=PATIENCE_S,
             finish_timeout=PATIENCE_S,  # also bounds what wandb does when the process exits
         )
-        given = {"group": self.group or run.sweep or None, "tags": list(self.tags), "settings": settings}
+        options = {"group": self.group or run.sweep or None, "tags": list(self.tags), "settings": settings}
         for mode in (self.mode, "offline"):
-            logger = WandbLogger(run.name, run.folder, project=self.project, id=run.id, mode=mode, **given)
+            logger = WandbLogger(run.name, run.folder, project=self.project, id=run.id, mode=mode, **options)
             try:
                 logger.log_hyperparams(dict(run.config))
                 break
@@ -301,9 +301,9 @@ class Trackio(Logger):
 
         from alttrain.training.loggers import TrackioLogger
 
-        alone = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
-        given = {"group": run.sweep or None, "config": dict(run.config), "resume": "allow", **alone}
-        logger = TrackioLogger(trackio.init(self.project, run.id, **given))
+        quiet = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
+        options = {"group": run.sweep or None, "config": dict(run.config), "resume": "allow", **quiet}
+        logger = TrackioLogger(trackio.init(self.project, run.id, **options))
         try:
             yield logger
         finally:
@@ -334,11 +334,11 @@ class Mlflow(Logger):
         tags = {"alttrain_id": run.id, "sweep": run.sweep}
         known = client.get_experiment_by_name(name)
         experiment = known.experiment_id if known else client.create_experiment(name)
-        found = client.search_runs([experiment], f"tags.alttrain_id = '{run.id}'", max_results=1)
-        logger = MLFlowLogger(name, run.name, self.uri, tags, run_id=found[0].info.run_id if found else None)
+        earlier = client.search_runs([experiment], f"tags.alttrain_id = '{run.id}'", max_results=1)
+        logger = MLFlowLogger(name, run.name, self.uri, tags, run_id=earlier[0].info.run_id if earlier else None)
         try:
             client.log_dict(logger.run_id, dict(run.config), "config.json")  # parameters are cut at 250 characters
-            if found:
+            if earlier:
                 client.update_run(logger.run_id, status="RUNNING")
             else:  # MLflow rejects a changed parameter, such as the stages
                 logger.log_hyperparams(dict(run.config))

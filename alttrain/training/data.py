@@ -90,29 +90,29 @@ def _joined(parts: Sequence[_Part], multiple: int, mean_over: Mean) -> PackedBat
         counts.append(len(part.ids) - part.trained)
         keep += range(first, first + counts[-1])
         start += len(part.ids)
-    even = None
+    relative = None
     if mean_over == "examples":
-        even = torch.tensor([len(keep) / len(parts) / count for count in counts for _ in range(count)])
+        relative = torch.tensor([len(keep) / len(parts) / count for count in counts for _ in range(count)])
     return PackedBatch(
         ids=torch.tensor([[token for part in padded for token in part.ids]]),
         positions=torch.tensor([[part.position + offset for part in padded for offset in range(len(part.ids))]]),
         lengths=[len(part.ids) for part in padded],
         keep=torch.tensor(keep),
         targets=torch.tensor([token for part in parts for token in part.ids[part.trained :]]),
-        relative=even,
+        relative=relative,
     )
 
 
 def _marked(sequences: Sequence[tokenization.Sequence], multiple: int) -> MarkedBatch:
-    marked = [sequence.marks for sequence in sequences]
-    share = sum(marks is not None for marks in marked) / len(marked)
+    all_marks = [sequence.marks for sequence in sequences]
+    share = sum(marks is not None for marks in all_marks) / len(all_marks)
     if not share:
-        marked[0] = tokenization.Marks(1, 2, False)
+        all_marks[0] = tokenization.Marks(1, 2, False)
     spans, parts, harmful, start = [], [], [], 0
-    for sequence, marks in zip(sequences, marked, strict=True):
+    for sequence, marks in zip(sequences, all_marks, strict=True):
         if marks is not None:
-            middle = start + len(sequence.prompt)
-            spans.append((start, middle, middle + marks.understood))
+            response_start = start + len(sequence.prompt)
+            spans.append((start, response_start, response_start + marks.understood))
             harmful.append(float(marks.harmful))
             parts.append(_Part(sequence.response[: marks.key], len(sequence.prompt), marks.understood))
         start += len(sequence)
@@ -152,18 +152,18 @@ class BatchStream:
 
     def __iter__(self) -> Iterator[PackedBatch]:
         mean_over, parts = self.recipe.objective.mean_over, self.passes * self.devices
-        marked_from = self.steps - self.recipe.objective.last_epochs * self.steps_per_epoch
+        first_marked_step = self.steps - self.recipe.objective.last_epochs * self.steps_per_epoch
 
-        def weight(part: Sequence[tokenization.Sequence]) -> int:
-            return len(part) if mean_over == "examples" else sum(len(example.response) for example in part)
+        def weight(sequences: Sequence[tokenization.Sequence]) -> int:
+            return sum(1 if mean_over == "examples" else len(sequence.response) for sequence in sequences)
 
         for step in range(self.start, self.steps):
-            ordered = sorted((self.sequences[index] for index in self.members(step)), key=len, reverse=True)
+            batch = sorted((self.sequences[index] for index in self.members(step)), key=len, reverse=True)
             for number in range(self.passes):
-                own = ordered[number * self.devices + self.device :: parts]
-                share = weight(own) / weight(ordered) * parts
+                part = batch[number * self.devices + self.device :: parts]
+                share = weight(part) / weight(batch) * parts
                 # devices wait for each other: a pass without examples runs the shortest one, with a share of 0
-                yield pack(own or ordered[-1:], self.multiple, share, mean_over, step >= marked_from)
+                yield pack(part or batch[-1:], self.multiple, share, mean_over, step >= first_marked_step)
 
     def members(self, step: int) -> list[int]:
         """Return the indices of the sequences in the batch of a step."""

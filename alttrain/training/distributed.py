@@ -38,65 +38,66 @@ def follows() -> bool:
 
 def verify(devices: int, nodes: int) -> None:
     """Raise ValueError if the number of started processes is not `devices` x `nodes`."""
-    by, needed = started_by(), devices * nodes
-    if by == "own" and nodes > 1 and (missing := [name for name in NEEDED if name not in os.environ]):
+    starter, needed = started_by(), devices * nodes
+    if starter == "own" and nodes > 1 and (missing := [name for name in NEEDED if name not in os.environ]):
         raise ValueError(
             f"trainer.nodes={nodes}: start this command on every node, by `torchrun --nnodes={nodes} "
             f"--nproc_per_node={devices} ... -m alttrain` or `srun --ntasks-per-node={devices}`, or once on each with "
             f"{', '.join(missing)} set"
         )
-    count = int(os.environ["WORLD_SIZE" if by == "torchrun" else "SLURM_NTASKS"]) if by != "own" else needed
+    count = int(os.environ["WORLD_SIZE" if starter == "torchrun" else "SLURM_NTASKS"]) if starter != "own" else needed
     if count != needed:
         raise ValueError(
-            f"{by} started {count} processes, and this command needs {needed}: trainer.devices x trainer.nodes where "
-            "it trains, and one where it does not"
+            f"{starter} started {count} processes, and this command needs {needed}: trainer.devices x trainer.nodes "
+            "where it trains, and one where it does not"
         )
 
 
 def environment() -> Any:
     from pytorch_lightning.plugins import environments
 
-    by = started_by()
-    if by == "own":
+    starter = started_by()
+    if starter == "own":
         return environments.LightningEnvironment()
-    return environments.TorchElasticEnvironment() if by == "torchrun" else environments.SLURMEnvironment(False)
+    return environments.TorchElasticEnvironment() if starter == "torchrun" else environments.SLURMEnvironment(False)
 
 
 def _store(job: str) -> Any:
     """Return the key-value store shared by a job's processes. Raises ConnectionError if the leader does not start."""
     distributed: Any = importlib.import_module("torch.distributed")
-    at, count = environment(), os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
+    cluster, restarts = environment(), os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
+    address, port = cluster.main_address, cluster.main_port
     serves = not follows() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     # multi_tenant: the process group's store uses the same port and server
     try:
         store = distributed.TCPStore(
-            at.main_address, at.main_port, is_master=serves, timeout=BEGIN, wait_for_workers=False, multi_tenant=True
+            address, port, is_master=serves, timeout=BEGIN, wait_for_workers=False, multi_tenant=True
         )
     except RuntimeError as error:
-        raise ConnectionError(f"the leader of this training is not at {at.main_address}:{at.main_port}") from error
-    return distributed.PrefixStore(f"alttrain {job} {count}", store)
+        raise ConnectionError(f"the leader of this training is not at {address}:{port}") from error
+    return distributed.PrefixStore(f"alttrain {job} {restarts}", store)
 
 
 @contextmanager
 def lead(job: str, devices: int, nodes: int) -> Iterator[Callable[[], None]]:
-    """Yield what tells the waiting followers to train; at the end tell them how the run ended.
+    """Yield a function that tells the waiting followers to train. At the end, tell them how the run ended.
 
     Then wait up to `LEAVE_S` seconds for them to acknowledge it. Followers that the leader starts itself do not wait.
     """
-    others = devices * nodes - 1
-    if not others or (nodes == 1 and started_by() == "own"):
+    followers = devices * nodes - 1
+    if not followers or (nodes == 1 and started_by() == "own"):
         yield lambda: None
         return
-    store, ended = _store(job), "failed"
+    store, outcome = _store(job), "failed"
     try:
         yield lambda: store.set("train", "now")
-        ended = "done"
+        outcome = "done"
     finally:
-        store.set("end", ended)
+        store.set("end", outcome)
         if not store.check(["train"]):
             store.set("train", "never")
-        until = time.monotonic() + LEAVE_S
-        while store.add("left", 0) < others and time.monotonic() < until:
+        deadline = time.monotonic() + LEAVE_S
+        while store.add("left", 0) < followers and time.monotonic() < deadline:
             time.sleep(0.05)
 
 
@@ -124,10 +125,10 @@ def _watch(store: Any) -> None:
     """Exit this process if the leader fails; otherwise it could hang in a collective."""
     try:
         store.wait(["end"], FOREVER)
-        ended = store.get("end").decode()
+        outcome = store.get("end").decode()
         store.add("left", 1)
     except RuntimeError:
-        ended = "gone"
-    if ended != "done":
-        log.error("failed    the leader of this training is %s; this process ends, too", ended)
+        outcome = "gone"
+    if outcome != "done":
+        log.error("failed    the leader of this training is %s; this process ends, too", outcome)
         os._exit(1)

@@ -45,29 +45,30 @@ class _StopAfterStep(pl.Callback):  # type: ignore[misc]
     """On Ctrl-C or SIGTERM, finish the step, save a checkpoint and stop. A second signal stops at once."""
 
     def __init__(self, last: Path) -> None:
-        self.last, self.asked = last, False
-        self._before: dict[int, Any] = {}
+        self.last, self.stopping = last, False
+        self._earlier_handlers: dict[int, Any] = {}
 
     def on_train_start(self, *unused: Any) -> None:
         if threading.current_thread() is threading.main_thread():  # Python sets handlers only there
-            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+            signals = (signal.SIGINT, signal.SIGTERM)
+            self._earlier_handlers = {number: signal.signal(number, self._handle) for number in signals}
 
     def on_train_batch_end(self, trainer: pl.Trainer, *unused: Any) -> None:
-        if self.asked:
+        if self.stopping:
             trainer.save_checkpoint(self.last)
             raise KeyboardInterrupt
 
     def teardown(self, *unused: Any, **ignored: Any) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._earlier_handlers.items():
             signal.signal(number, handler)
-        self._before = {}
+        self._earlier_handlers = {}
 
     on_exception = teardown
 
-    def _ask(self, *unused: Any) -> None:
-        if self.asked:
+    def _handle(self, *unused: Any) -> None:
+        if self.stopping:
             raise KeyboardInterrupt
-        self.asked = True
+        self.stopping = True
         log.info("training  stops after this step; Ctrl-C again stops it at once, and loses what is not saved")
 
 
@@ -75,11 +76,11 @@ class _AfterStep(pl.Callback):  # type: ignore[misc]
     """What follows each complete step, from `step` on.
 
     - logs the first step of a training: Lightning logs every `log_every`-th step, so the first row would be late
-    - calls `samples` after the first step and every `every` steps, with the model in evaluation mode
+    - calls `samples` after the first step and every `samples_every` steps, with the model in evaluation mode
     """
 
-    def __init__(self, step: int, samples: Callable[[int], None] | None, every: int | None) -> None:
-        self.step, self.samples, self.every = step, samples, every
+    def __init__(self, step: int, samples: Callable[[int], None] | None, samples_every: int | None) -> None:
+        self.step, self.samples, self.samples_every = step, samples, samples_every
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *unused: Any) -> None:
         if trainer.global_step == self.step:
@@ -89,7 +90,8 @@ class _AfterStep(pl.Callback):  # type: ignore[misc]
             numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
             for logger in trainer.loggers:
                 logger.log_metrics(numbers | {"epoch": trainer.current_epoch}, 0)
-        if self.samples and self.every and trainer.is_global_zero and (self.step == 1 or self.step % self.every == 0):
+        due = self.samples_every and (self.step == 1 or self.step % self.samples_every == 0)
+        if self.samples and due and trainer.is_global_zero:
             module.eval()
             self.samples(self.step)
             module.train()
@@ -104,12 +106,12 @@ class _Progress(pl.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *unused: Any) -> None:
         if trainer.global_step == self.step:
             return
-        before, self.step = self.step, trainer.global_step
+        last_step, self.step = self.step, trainer.global_step
         on_gpu = module.device.type == "cuda"
         peak = torch.cuda.max_memory_allocated() if on_gpu else 1024 * getrusage(RUSAGE_SELF).ru_maxrss
         speed = float(trainer.callback_metrics.get("tokens_per_second", 0))
         note = f"loss {float(module.losses[-1]):.3f}, {speed:.0f} tokens/s, {peak / GIB:.1f} GiB"
-        self.advance(self.step - before, note)
+        self.advance(self.step - last_step, note)
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc]
@@ -163,10 +165,10 @@ def _first_step(last: Path, made_from: str) -> int:
         return 0
     try:
         with opened(last):  # a regular file; its tensors are read where they are needed, not into memory
-            found = torch.load(last, weights_only=True, map_location="cpu", mmap=True)
-        intact = found["checksum"] == _checksum(found)
-        if intact and found["made_from"] == made_from:
-            return int(found["global_step"])
+            checkpoint = torch.load(last, weights_only=True, map_location="cpu", mmap=True)
+        intact = checkpoint["checksum"] == _checksum(checkpoint)
+        if intact and checkpoint["made_from"] == made_from:
+            return int(checkpoint["global_step"])
         fault = "it is of other examples, settings or weights" if intact else "its content is not what was saved"
     except DamagedError:
         raise
@@ -231,8 +233,8 @@ def fit(
     compiled = on_cuda if hardware.compiled == "auto" else hardware.compiled == "on"
     last = folder / "checkpoints" / "last.ckpt"
     devices, steps = hardware.world_size, recipe.steps(len(sequences))
-    share = -(-recipe.batch_size // devices)  # examples of a step on each device
-    passes = -(-share // (hardware.examples_per_pass or share))
+    device_batch = -(-recipe.batch_size // devices)  # examples of a step on each device
+    passes = -(-device_batch // (hardware.examples_per_pass or device_batch))
     torch.manual_seed(seed)
     module = SFTModule(model, recipe, steps, passes)
     made_from = _identity(module, sequences, seed)

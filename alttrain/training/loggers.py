@@ -68,20 +68,21 @@ class GuardedLogger(Logger):  # type: ignore[misc]
 
     def close(self) -> None:
         """Close the logger after the queued calls, within `patience_s` seconds. Warns of what it did not get."""
-        until = time.monotonic() + self._patience_s
+        deadline = time.monotonic() + self._patience_s
         with suppress(queue.Full):
             self._calls.put(None, self._thread.is_alive(), self._patience_s)
-        self._thread.join(max(0.0, until - time.monotonic()))
+        self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
             log.warning("logger    %s does not end; the run goes on without waiting for it", self._label)
         unsent = list(self._unsent)
-        steps, tables = [one for one in unsent if isinstance(one, int)], [one for one in unsent if isinstance(one, str)]
-        parts = [f"{len(steps)} rows of numbers, of steps {min(steps)} to {max(steps)}"] if steps else []
-        if parts or tables:
-            log.warning("logger    %s did not get %s", self._label, "; ".join([*parts, *tables]))
+        steps = [step for step in unsent if isinstance(step, int)]
+        missing = [f"{len(steps)} rows of numbers, of steps {min(steps)} to {max(steps)}"] if steps else []
+        missing += [table for table in unsent if isinstance(table, str)]
+        if missing:
+            log.warning("logger    %s did not get %s", self._label, "; ".join(missing))
 
-    def _put(self, what: str | int, call: Callable[[Any], object]) -> None:
-        self._unsent.append(what)
+    def _put(self, step_or_table: str | int, call: Callable[[Any], object]) -> None:
+        self._unsent.append(step_or_table)
         if self._failed:
             return
         try:
@@ -98,8 +99,8 @@ class GuardedLogger(Logger):  # type: ignore[misc]
                     self._unsent.popleft()
         except Exception as error:  # a logger can raise anything
             self._failed = True
-            said = masked(" ".join(str(error).split())) or type(error).__name__
-            log.warning("logger    %s failed, and the run goes on without it: %s", self._label, said)
+            message = masked(" ".join(str(error).split())) or type(error).__name__
+            log.warning("logger    %s failed, and the run goes on without it: %s", self._label, message)
 
 
 class TrackioLogger:
@@ -128,20 +129,20 @@ class ContinuedCSVLogger(CSVLogger):  # type: ignore[misc]
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append a row. The first call drops earlier rows from its own step on."""
-        first, path = self._experiment is None, Path(self.log_dir) / "metrics.csv"
-        aside = path.with_name("metrics.before.csv")
-        if first and path.exists() and not aside.exists():
-            os.replace(path, aside)
-        if first and aside.exists():
+        first_call, path = self._experiment is None, Path(self.log_dir) / "metrics.csv"
+        backup = path.with_name("metrics.before.csv")
+        if first_call and path.exists() and not backup.exists():
+            os.replace(path, backup)
+        if first_call and backup.exists():
             path.unlink(missing_ok=True)
-            self.experiment.metrics = [row for before, row in read_losses(aside) if before < (step or 0)]
+            self.experiment.metrics = [row for row_step, row in read_losses(backup) if row_step < (step or 0)]
         super().log_metrics(metrics, step)
-        if first:
-            aside.unlink(missing_ok=True)
+        if first_call:
+            backup.unlink(missing_ok=True)
 
 
 class ContinuedTensorBoardLogger(TensorBoardLogger):  # type: ignore[misc]
-    """Lightning's shows the steps twice that an interrupted training did not save. This one replaces them."""
+    """Replaces the steps that an interrupted training did not save. Lightning's own logger shows them twice."""
 
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -68,16 +68,16 @@ class SafetyHeads(torch.nn.Module):
 
         `hidden` is (tokens, size). `theta` weights `alone`, 1 - `theta` weights `whole`.
         """
-        parts = (
-            (self.alone, theta, [(middle, end) for _, middle, end in marked.spans]),
+        heads = (
+            (self.alone, theta, [(response_start, end) for _, response_start, end in marked.spans]),
             (self.whole, 1 - theta, [(start, end) for start, _, end in marked.spans]),
         )
         loss = hidden.new_zeros((), dtype=torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):
-            for head, share, spans in parts:
+            for head, weight, spans in heads:
                 means = torch.stack([hidden[start:end].float().mean(0) for start, end in spans])
                 logits = head(means)[:, 0]
-                loss = loss + share * functional.binary_cross_entropy_with_logits(logits, marked.harmful)
+                loss = loss + weight * functional.binary_cross_entropy_with_logits(logits, marked.harmful)
         return loss
 
 
@@ -99,12 +99,12 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         self._step_tokens, self._step_began = 0, time.monotonic()
         self._sharded = False
         self._random: dict[str, Tensor] | None = None
-        self._before, self._began = 0.0, time.monotonic()
+        self._earlier_seconds, self._began = 0.0, time.monotonic()
 
     @property
     def seconds(self) -> float:
         """Seconds of training so far, including runs that were interrupted."""
-        return self._before + time.monotonic() - self._began
+        return self._earlier_seconds + time.monotonic() - self._began
 
     def configure_model(self) -> None:
         """Shard every decoder layer's weights over the devices if the strategy does (FSDP2).
@@ -146,18 +146,18 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         objective, marked = self.recipe.objective, batch.marked
         if marked is None or self.heads is None or not isinstance(objective, SafeKeyLoss):
             return loss
-        added = objective.key_weight * self._response_loss(self._hidden(marked.key), marked.key)
-        added = added + objective.head_weight * self.heads.loss(hidden, marked, objective.theta)
-        return loss + added * marked.share
+        marked_loss = objective.key_weight * self._response_loss(self._hidden(marked.key), marked.key)
+        marked_loss = marked_loss + objective.head_weight * self.heads.loss(hidden, marked, objective.theta)
+        return loss + marked_loss * marked.share
 
     def _hidden(self, batch: PackedBatch) -> Tensor:
         """Return the decoder's last hidden states (tokens, size)."""
-        most = self.recipe.batch_size + 1  # one more for the padding
-        packed = PackedSequences.training(batch.lengths, batch.ids.device, most)
+        at_most = self.recipe.batch_size + 1  # one more for the padding
+        packed = PackedSequences.training(batch.lengths, batch.ids.device, at_most)
         decoder = causal_lm(self.model).get_decoder()
         masks = row_masks(decoder, batch.positions)
-        made = decoder(batch.ids, attention_mask=masks, position_ids=batch.positions, packed=packed, use_cache=False)
-        return made.last_hidden_state[0]  # type: ignore[no-any-return]
+        output = decoder(batch.ids, attention_mask=masks, position_ids=batch.positions, packed=packed, use_cache=False)
+        return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
     def _response_loss(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         head = causal_lm(self.model).get_output_embeddings().weight
@@ -185,14 +185,14 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         if not (math.isfinite(self.losses[-1]) and math.isfinite(norm)):
             raise self._diverged(self.global_step + 1, f"gradient norm {norm:.4g}")
 
-    def _diverged(self, step: int, found: str) -> ValueError:
+    def _diverged(self, step: int, evidence: str) -> ValueError:
         """Return the error for a training that diverged. `step` counts from 1."""
         rate = self.recipe.learning_rate * self.factor(step - 1)
         return ValueError(
             f"the training diverged at step {step} of {self.total_steps}: loss "
-            f"{float(self.losses[-1]):.4g}, {found}, learning rate {rate:.4g}; nothing of it is saved, and there is no "
-            f"adapter to evaluate. Set training.learning_rate below {self.recipe.learning_rate:g}, more warm-up steps, "
-            "a lower training.gradient_clip, or trainer.precision=float32, and tag=NAME for a run of its own"
+            f"{float(self.losses[-1]):.4g}, {evidence}, learning rate {rate:.4g}; nothing of it is saved, and there is "
+            f"no adapter to evaluate. Set training.learning_rate below {self.recipe.learning_rate:g}, more warm-up "
+            "steps, a lower training.gradient_clip, or trainer.precision=float32, and tag=NAME for a run of its own"
         )
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -203,14 +203,14 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
             if parameter.requires_grad:
                 groups["lora_B" in name].append(parameter)
         rate, betas = recipe.learning_rate, (recipe.betas[0], recipe.betas[1])
-        given = [{"params": groups[False], "lr": rate}, {"params": groups[True], "lr": rate * recipe.b_ratio}]
+        parameters = [{"params": groups[False], "lr": rate}, {"params": groups[True], "lr": rate * recipe.b_ratio}]
         settings: dict[str, Any] = {"lr": rate, "betas": betas, "weight_decay": recipe.weight_decay}
         if recipe.optimizer == "adamw_8bit":
             from bitsandbytes.optim import AdamW8bit
 
-            optimizer = AdamW8bit([group for group in given if group["params"]], **settings)
+            optimizer = AdamW8bit([group for group in parameters if group["params"]], **settings)
         else:
-            optimizer = torch.optim.AdamW(given, fused=on_cuda or None, **settings)
+            optimizer = torch.optim.AdamW(parameters, fused=on_cuda or None, **settings)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -243,7 +243,8 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore losses and elapsed time. The random generators' states are restored in `on_train_start`."""
-        self._random, self._before, self.losses = checkpoint["random"], checkpoint["seconds"], checkpoint["losses"]
+        self._random, self.losses = checkpoint["random"], checkpoint["losses"]
+        self._earlier_seconds = checkpoint["seconds"]
 
     def on_train_start(self) -> None:
         """Restore the random generators' states. Lightning draws random numbers before this hook."""
