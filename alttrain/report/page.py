@@ -220,8 +220,8 @@ def _figures(folder: Path) -> list[tuple[str, str]]:
 
 def _beside_published(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Our numbers with the published figure, or with the reason why there is none, each once."""
-    ours = [cells for name, cells in tables.items() if name != "published"]
-    cells = pd.concat(ours or [tables["published"].iloc[:0]])
+    computed = [cells for name, cells in tables.items() if name != "published"]
+    cells = pd.concat(computed or [tables["published"].iloc[:0]])
     cells = cells[cells.known & ((cells.published_why != "") | cells.published.notna())]
     return cells.drop_duplicates(["protocol", "backbone", "method", "measure", "benchmark", "protocol_hash"])
 
