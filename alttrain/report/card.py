@@ -30,25 +30,25 @@ def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
     trained = dict(record) if record is not None else read_if_there(run_folder / "train.json", Trained)
     counts = read_if_there(run_folder / "rewrite.json", Rewritten)
     paths = sorted(run_folder.glob("evaluation/*/metrics.json")) if record is None else []
-    every = {path: read_metrics(path) for path in paths}
-    judged = {path: one for path, one in every.items() if not one["provenance"]["intervention"]}
-    results = [found for path, one in judged.items() for found in _results(one, path.with_name("fingerprint.json"))]
+    documents = {path: read_metrics(path) for path in paths}
+    judged = {path: metrics for path, metrics in documents.items() if not metrics["provenance"]["intervention"]}
+    results = [result for path, metrics in judged.items() for result in _results(metrics, path.parent)]
     source = str(settings.get("backbone.source", ""))
     on_hub = HUB_ID.fullmatch(source) and trained.get("weights") != "local"
-    drawn = {str(value) for key, value in settings.items() if re.fullmatch(r"dataset\.sources\.[^.]+\.hub", key)}
+    hubs = {str(value) for key, value in settings.items() if re.fullmatch(r"dataset\.sources\.[^.]+\.hub", key)}
     recipe = {key: value for key, value in settings.items() if key.startswith(("training.", "adapter."))}
     return _template().render(
         **{key: names[key] for key in ("run", "dataset", "rewrite", "seed")},
         base=source if on_hub else str(names["backbone"]),
         lora=not str(settings.get("adapter._target_", "")).endswith("FullFineTuning"),
-        hubs=sorted(filter(HUB_ID.fullmatch, drawn)),
+        hubs=sorted(filter(HUB_ID.fullmatch, hubs)),
         trained=trained,
         written=counts.get("written", 0),
         labels=[f"{count:,} {label}" for label, count in sorted(counts.get("labels", {}).items())],
         origins=[f"{origin}, {count:,}" for origin, count in sorted(counts.get("origins", {}).items())],
         recipe={key: value for key, value in recipe.items() if not key.endswith(("._target_", ".name"))},
         results=results,
-        measured=[one for one in results if one["first"] and one["value"] is not None],
+        measured=[result for result in results if result["first"] and result["value"] is not None],
         judged=list(judged.values()),
         worth_saying=WORTH_SAYING,
     )
@@ -79,17 +79,18 @@ def rewrite_card(run_folder: Path) -> bool:
     return bool(stale)
 
 
-def _results(judged: Mapping[str, Any], asked: Path) -> list[dict[str, Any]]:
-    """Each benchmark's own measure and its adherence rate. `asked` is the evaluation's fingerprint."""
+def _results(judged: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """A benchmark's own measure and its adherence rate. `judged` is the metrics.json in the evaluation's folder."""
     provenance, benchmark = judged["provenance"], str(judged["benchmark"])
     protocol, judge = provenance["protocol"], judged["analysis"]["decides"]["judge"]
     names = {"benchmark": benchmark, "made": f"{protocol} {provenance['protocol_hash']}"}
-    names["hub"] = str(read_if_there(asked).get(f"benchmark.{benchmark}.rows.hub") or benchmark)
-    found = []
+    settings = read_if_there(folder / "fingerprint.json")
+    names["hub"] = str(settings.get(f"benchmark.{benchmark}.rows.hub") or benchmark)
+    results = []
     for metric in judged["metrics"]:
         if (first := metric is judged["metrics"][0]) or metric["metric"] == "adherence_rate":
             measure = MEASURES[metric["metric"]]
-            own = f" by {judge}" if first else ""
-            named = f"{measure.label}, %, protocol {protocol}{own}"
-            found.append({**names, **metric, "first": first, "heading": f"{measure.heading()}{own}", "named": named})
-    return found
+            by_judge = f" by {judge}" if first else ""
+            heading, name = f"{measure.heading()}{by_judge}", f"{measure.label}, %, protocol {protocol}{by_judge}"
+            results.append({**names, **metric, "first": first, "heading": heading, "named": name})
+    return results

@@ -41,46 +41,46 @@ def figure(
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every step of embedding a font
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it logs every step of embedding a font
     with matplotlib.rc_context(LOOK):
-        drawn = Figure(figsize=(width, height), dpi=DOTS, layout="constrained")
-        yield drawn, drawn.subplots(down, across, squeeze=False, **shared).flatten()
+        fig = Figure(figsize=(width, height), dpi=DOTS, layout="constrained")
+        yield fig, fig.subplots(down, across, squeeze=False, **shared).flatten()
         if title:
-            drawn.suptitle(title, x=0.01, ha="left", fontsize=9)
+            fig.suptitle(title, x=0.01, ha="left", fontsize=9)
         # print through the canvas: savefig would draw everything once more first
         with replacing(path.with_name(f"{path.name}.png")) as file:
-            FigureCanvasAgg(drawn).print_png(file, metadata={"Software": None})
-        drawn.set_layout_engine("none")  # the others reuse the layout of the PNG
+            FigureCanvasAgg(fig).print_png(file, metadata={"Software": None})
+        fig.set_layout_engine("none")  # the other formats reuse the layout of the PNG
         with replacing(path.with_name(f"{path.name}.svg")) as file:
-            FigureCanvasSVG(drawn).print_svg(file, metadata={"Date": None, "Creator": None})
+            FigureCanvasSVG(fig).print_svg(file, metadata={"Date": None, "Creator": None})
         with replacing(path.with_name(f"{path.name}.pdf")) as file:
-            FigureCanvasPdf(drawn).print_pdf(file, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+            FigureCanvasPdf(fig).print_pdf(file, metadata={"CreationDate": None, "Creator": None, "Producer": None})
 
 
 def arms(cells: Sequence[Any]) -> list[list[float]]:
     """Lengths of error bars in percent: nan without an interval, 0 for an end that rounding put on the wrong side."""
     lengths = [(100 * (cell.value - cell.low), 100 * (cell.high - cell.value)) for cell in cells]
-    return [[0.0 if one < 0 else one for one in side] for side in zip(*lengths, strict=True)]
+    return [[0.0 if length < 0 else length for length in side] for side in zip(*lengths, strict=True)]
 
 
 def name_rows(panels: Any, names: Sequence[str]) -> None:
     """Label the rows of bars, from top to bottom. Longer names would leave no room for the bars."""
-    panels[0].set_yticks(range(len(names)), [n if len(n) <= ROOM else f"{n[: ROOM - 1]}…" for n in names])
+    panels[0].set_yticks(range(len(names)), [name if len(name) <= ROOM else f"{name[: ROOM - 1]}…" for name in names])
     panels[0].set_ylim(len(names) - 0.4, -0.6)
 
 
 def stack(axes: Any, rows: Sequence[Sequence[float]], looks: Iterable[tuple[str, str, str | None]]) -> None:
     """Draw rows of bars beside each other. A row has the width of each part, `looks` its name, colour and hatch."""
-    left = [0.0] * len(rows)
+    starts = [0.0] * len(rows)
     for widths, (name, colour, hatch) in zip(zip(*rows, strict=True), looks, strict=True):
-        look = {"height": 0.7, "edgecolor": "white", "linewidth": 0.5, "hatch": hatch, "color": colour}
-        axes.barh(range(len(rows)), widths, left=left, label=name, **look)
-        left = [start + width for start, width in zip(left, widths, strict=True)]
+        style = {"height": 0.7, "edgecolor": "white", "linewidth": 0.5, "hatch": hatch, "color": colour}
+        axes.barh(range(len(rows)), widths, left=starts, label=name, **style)
+        starts = [start + width for start, width in zip(starts, widths, strict=True)]
 
 
-def name_bars(drawn: Any, panels: Any, across: int) -> None:
+def name_bars(fig: Any, panels: Any, across: int) -> None:
     """Add the legend of stacked bars."""
-    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=across)
+    fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=across)
 
 
 def describe(axes: Any, title: str, across: str, grid: Literal["x", "both"] = "x", size: int = 9) -> None:

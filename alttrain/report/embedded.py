@@ -28,8 +28,8 @@ STRUCTURE = [
 ]  # fmt: skip
 """The columns of prompts and of samples, which compress better than rows; the fields of an adherence record."""
 
-Places = dict[Text, int]  # the texts of all runs that were made in one way -> their place
-Prompts = dict[tuple[Any, ...], int]  # a benchmark's prompts, each stored once for all runs -> its place
+Places = dict[Text, int]  # the texts of all runs that were made in one way -> their position in `Block.counted`
+Prompts = dict[tuple[Any, ...], int]  # a benchmark's prompts, each stored once for all runs -> its position
 
 
 class Outcome(NamedTuple):
@@ -100,21 +100,21 @@ def block_of(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Te
 
     Outcomes are counted over all rows; texts are read of the embedded rows only.
     """
-    rows, letters, asked = evaluation.texts(), dict[int, str](), asked_of(evaluation)
-    for key, read in rows.items():
-        counted = evaluation.counts(read.verdict)
-        letters[places.setdefault(key, len(places))] = {True: "1", False: "0", None: "u"}[counted]
+    rows, letters, benchmark = evaluation.texts(), dict[int, str](), asked_of(evaluation)
+    for key, row in rows.items():
+        letter = {True: "1", False: "0", None: "u"}[evaluation.counts(row.verdict)]
+        letters[places.setdefault(key, len(places))] = letter
     judgements: defaultdict[Text, list[Judgement]] = defaultdict(list)
-    for one in evaluation.judgements():
-        judgements[one.id, one.sample].append(one)
+    for judgement in evaluation.judgements():
+        judgements[judgement.id, judgement.sample].append(judgement)
     outcomes = {key: outcomes_of(row) for key, row in rows.items()}
-    seen = Counter(outcomes.values())
-    counts = {name: sum(count for bits, count in seen.items() if bits & bit) for name, bit in BITS.items()}
+    frequencies = Counter(outcomes.values())
+    counts = {name: sum(count for bits, count in frequencies.items() if bits & bit) for name, bit in BITS.items()}
     # a prompt has the same rank in every run and under interventions, so that they can be compared
-    ranked = sorted(rows, key=lambda key: _rank(asked, *key)) if len(rows) > quota else rows
+    ranked = sorted(rows, key=lambda key: _rank(benchmark, *key)) if len(rows) > quota else rows
     chosen = {*[*ranked][:quota]}
-    # an intervention may put a step or an answer of another prompt in
-    mixed = bool(evaluation.intervention) and any(read.label == "harmful" for read in rows.values())
+    # an intervention may insert a step or an answer of another prompt
+    mixed = bool(evaluation.intervention) and any(row.label == "harmful" for row in rows.values())
     judges: dict[tuple[str, str], int] = {}
     columns: dict[str, list[Any]] = {name: [] for name in SAMPLE}
     for generation in evaluation.whole("generations.jsonl", Generation, [key in chosen for key in rows]):
@@ -122,14 +122,14 @@ def block_of(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Te
         harmful = mixed or generation.label == "harmful" or evaluation.measure == "harmful_rate"
         withheld = withholds(texts, harmful)
         prompt, gold = (None, ()) if withheld else (cut(generation.prompt), tuple(map(cut, generation.gold)))
-        named = (generation.id, prompt, generation.label, generation.category, gold, int(harmful))
-        row = _sample(generation, judgements[key], judges, withheld)
-        row |= {"prompt": prompts.setdefault(named, len(prompts)), "outcomes": outcomes[key]}
-        row["structure"] = [getattr(rows[key], name) for name in STRUCTURE]
+        prompt_row = (generation.id, prompt, generation.label, generation.category, gold, int(harmful))
+        sample = _sample(generation, judgements[key], judges, withheld)
+        sample |= {"prompt": prompts.setdefault(prompt_row, len(prompts)), "outcomes": outcomes[key]}
+        sample["structure"] = [getattr(rows[key], name) for name in STRUCTURE]
         for name, column in columns.items():
-            column.append(row[name])
-    every = "".join(letters.get(place, "-") for place in range(len(places)))
-    return Block(evaluation, len(chosen), len(rows), counts, every, pack({"judges": list(judges), **columns}))
+            column.append(sample[name])
+    counted = "".join(letters.get(position, "-") for position in range(len(places)))
+    return Block(evaluation, len(chosen), len(rows), counts, counted, pack({"judges": list(judges), **columns}))
 
 
 @lru_cache(maxsize=1 << 16)  # runs share their prompts
@@ -143,44 +143,45 @@ def _sample(
     """A sample as it is embedded. An error may quote a withheld text, so then only its existence is stated."""
     raw, thought, answer = generation.text, generation.thought, generation.answer
 
-    def text(of: str) -> str:
-        return "" if withheld else cut(of)
+    def visible(text: str) -> str:
+        return "" if withheld else cut(text)
 
     verdicts = [
         [
-            judges.setdefault((one.judge, one.part), len(judges)),
-            *(one.verdict, text(one.evidence), one.error and (text(one.error) or "left out")),
-            *(one.probability, one.value, text(one.raw)),
+            judges.setdefault((judgement.judge, judgement.part), len(judges)),
+            *(judgement.verdict, visible(judgement.evidence)),
+            judgement.error and (visible(judgement.error) or "left out"),
+            *(judgement.probability, judgement.value, visible(judgement.raw)),
         ]
-        for one in judgements
+        for judgement in judgements
     ]
     return {
         "sample": generation.sample,
         "finish": generation.finish,
-        "error": generation.error and (text(generation.error) or "left out"),
+        "error": generation.error and (visible(generation.error) or "left out"),
         "closed": int(generation.closed),
         "tokens": [generation.thought_tokens, generation.answer_tokens],
         "verdicts": verdicts,
         "thought": None if withheld else begun(pieces(thought), _given(generation.given, raw.find(thought), thought)),
         "answer": None if withheld else cut(answer),
         "given": 0 if withheld else _given(generation.given, raw.rfind(answer), answer),
-        "earlier": None if withheld else [cut(answer) for answer in generation.earlier],
+        "earlier": None if withheld else [cut(turn) for turn in generation.earlier],
     }
 
 
 def _given(given: int, start: int, part: str) -> int:
-    """How many characters of a part that starts there in the text are among its first `given` ones."""
+    """How many characters of a part, which begins at `start` in the text, are among the text's first `given` ones."""
     return min(len(part), max(0, given - start)) if start >= 0 else 0
 
 
 def begun(parts: Sequence[Sequence[str]], given: int) -> list[list[Any]]:
     """The pieces of a thought whose first `given` characters an intervention wrote; its pieces end in a third field."""
-    found = []
+    marked = []
     for step, text in parts:
-        found += [[step, text[:given], 1]] if given > 0 else []
-        found += [[step, text[max(0, given) :]]] if len(text) > given else []
+        marked += [[step, text[:given], 1]] if given > 0 else []
+        marked += [[step, text[max(0, given) :]]] if len(text) > given else []
         given -= len(text)
-    return found
+    return marked
 
 
 def pack(value: Any) -> str:
@@ -201,18 +202,18 @@ def pieces(thought: str) -> list[list[str]]:
     Joined, the pieces are the embedded part of the thought.
     """
     thought = thought.replace(CUT, "␀")
-    made, end = [], 0
+    parts, end = [], 0
     for segment in parse(thought):
         start = thought.find(segment.text, end)
         if start < 0:
             return [["", cut(thought)]]
-        made += [["", thought[end:start]], [STEPS[segment.step], segment.text]]
+        parts += [["", thought[end:start]], [STEPS[segment.step], segment.text]]
         end = start + len(segment.text)
-    found: list[list[str]] = []
-    left = LONGEST
-    for step, text in [*made, ["", thought[end:]]]:
-        if len(text) > left:
-            return [*found, [step, f"{text[:left]}{CUT}{len(thought)}"]]
-        found += [[step, text]] if text else []
-        left -= len(text)
-    return found
+    embedded: list[list[str]] = []
+    room = LONGEST
+    for step, text in [*parts, ["", thought[end:]]]:
+        if len(text) > room:
+            return [*embedded, [step, f"{text[:room]}{CUT}{len(thought)}"]]
+        embedded += [[step, text]] if text else []
+        room -= len(text)
+    return embedded

@@ -7,7 +7,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 MARKUP = re.compile(r"[\\`|<\[*]|(?<![^\W_])_|_(?![^\W_])")
 """Characters that Markdown reads as markup; an underscore within a word is not one."""
 MARKDOWN_CELL = re.compile(r"[|<`\[]")
-"""Characters that end a cell of a Markdown table, or start markup in a text with markup of its own."""
+"""Characters that end a cell of a Markdown table, or start markup in a text that has markup already."""
 FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 """The beginning of a text that a spreadsheet would compute, or that `literal` has already escaped."""
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", '"': "''"}

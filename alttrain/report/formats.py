@@ -51,27 +51,28 @@ def lines(cell: Any, why: bool = False) -> list[str]:
 
     With `why`, a cell without a published figure has the mark of the reason instead.
     """
-    found = [MISSING] if cell.missing else []
+    texts = [MISSING] if cell.missing else []
     if cell.known:
-        found.append(written(cell.value, cell.unit) + (DIFFERS if cell.differs else "") + (FEW if cell.few else ""))
+        texts.append(written(cell.value, cell.unit) + (DIFFERS if cell.differs else "") + (FEW if cell.few else ""))
         if not math.isnan(cell.low):
-            found.append(f"{written(cell.low, cell.unit)}–{written(cell.high, cell.unit)}")
+            texts.append(f"{written(cell.low, cell.unit)}–{written(cell.high, cell.unit)}")
         if cell.n:
-            found += [f"n={cell.n}", *([f"{cell.seeds} seeds"] if cell.seeds > 1 else [])]
-    found += cell.notes
+            texts += [f"n={cell.n}", *([f"{cell.seeds} seeds"] if cell.seeds > 1 else [])]
+    texts += cell.notes
     if not math.isnan(cell.published):
-        covered = {True: f" {COVERED}", False: f" {NOT_COVERED}", None: ""}[cell.covered]
-        found.append(f"published {written(cell.published, cell.unit)}{covered}")
+        mark = {True: f" {COVERED}", False: f" {NOT_COVERED}", None: ""}[cell.covered]
+        texts.append(f"published {written(cell.published, cell.unit)}{mark}")
     elif why and cell.known and cell.published_why:
-        found[-1] += f" {WHY[cell.published_why][0]}"
-    return found
+        texts[-1] += f" {WHY[cell.published_why][0]}"
+    return texts
 
 
 def starred(seeds: Iterable[int]) -> str:
     """The meaning of a star, for differences over these numbers of seeds."""
-    found = set(seeds)
-    meanings = [ONE_SEED] if min(found) == 1 else []
-    return f"{STAR}: {'; '.join([*meanings, *([SEVERAL_SEEDS] if max(found) > 1 else [])])}."
+    numbers = set(seeds)
+    meanings = [ONE_SEED] if min(numbers) == 1 else []
+    meanings += [SEVERAL_SEEDS] if max(numbers) > 1 else []
+    return f"{STAR}: {'; '.join(meanings)}."
 
 
 def legend(frame: pd.DataFrame) -> list[str]:
@@ -81,19 +82,21 @@ def legend(frame: pd.DataFrame) -> list[str]:
 
 def marks_legend(frame: pd.DataFrame) -> list[str]:
     """Explains the numbers and their marks."""
-    ways = {MEASURES[base(measure)].better for measure in frame.measure.unique()}
+    directions = {MEASURES[base(measure)].better for measure in frame.measure.unique()}
     units = "Means with their 95 % interval"
     if frame.low.isna().all():
         units = "Shares in percent"
     elif (frame.unit == "share").any():
         units = "Percent with its 95 % interval, and the n texts it is over"
-    own = "" if (frame.backbone == "").all() else "of its backbone "
-    paired = frame.table.iloc[0] == "interventions"
-    star = EFFECT if paired or not frame.differs.any() else starred(frame.tested[frame.differs])
-    said = (
-        (True, units + ("; ↓ lower is better" if -1 in ways else "") + ("; ↑ higher is better." if 1 in ways else ".")),
+    units += "; ↓ lower is better" if -1 in directions else ""
+    units += "; ↑ higher is better." if 1 in directions else "."
+    among = "" if (frame.backbone == "").all() else "of its backbone "
+    of_interventions = frame.table.iloc[0] == "interventions"
+    star = EFFECT if of_interventions or not frame.differs.any() else starred(frame.tested[frame.differs])
+    explanations = (
+        (True, units),
         ((frame.seeds > 1).any(), "Of several seeds the interval allows for other seeds, too."),
-        (frame.best.any(), f"Bold: best {own}in the column."),
+        (frame.best.any(), f"Bold: best {among}in the column."),
         (frame.differs.any(), f"{DIFFERS} {star}"),
         (frame.few.any(), TOO_FEW),
         (frame.notes.any(), "undecided, truncated: texts without a verdict, and cut by the token cap, where over 5 %."),
@@ -101,23 +104,26 @@ def marks_legend(frame: pd.DataFrame) -> list[str]:
         (frame.measure.map(corrected).any(), BY_LABELS),
         (frame.missing.any(), f"{MISSING} no number: not measured, or no text that it could be of."),
     )
-    return [line for applies, line in said if applies]
+    return [line for applies, line in explanations if applies]
 
 
 def _sets(frame: pd.DataFrame) -> list[str]:
     """Lists the benchmarks of means and pools, and what their evaluation changed."""
     means, changed = frame[frame.kind == "mean"], frame[(frame.evaluated != "") & (frame.kind != "pool")]
-    by = {judge: f", by {judge}" if " + " in judge else "" for judge in frame.judge.unique()}  # else in the heading
-    found = [f"Mean of {MEASURES[one.measure].label}: {one.benchmark}{by[one.judge]}." for one in means.itertuples()]
-    found += [f"Evaluated otherwise than protocol {c.protocol} says: {c.evaluated}." for c in changed.itertuples()]
+    judges = {judge: f", by {judge}" if " + " in judge else "" for judge in frame.judge.unique()}  # else in the heading
+    notes = []
+    for row in means.itertuples():
+        notes.append(f"Mean of {MEASURES[row.measure].label}: {row.benchmark}{judges[row.judge]}.")
+    for row in changed.itertuples():
+        notes.append(f"Evaluated otherwise than protocol {row.protocol} says: {row.evaluated}.")
     if (frame.lacking != "").any():
-        found.append("without: the sets that a row lacks, and so has no mean.")
-    for (_, benchmark), own in frame[frame.kind == "pool"].groupby(["protocol", "benchmark"], sort=False):
-        named = own.called.unique()
-        what = ", ".join(named).capitalize() if len(named) <= 3 else "These rates"
-        judges = {judge: None for judge in own.judge if " + " in judge}
-        found += [f"{what}: over all prompts of {benchmark}.", *(f"Judged by {one}." for one in judges)]
-    return list(dict.fromkeys(found))
+        notes.append("without: the sets that a row lacks, and so has no mean.")
+    for (_, benchmark), cells in frame[frame.kind == "pool"].groupby(["protocol", "benchmark"], sort=False):
+        names = cells.called.unique()
+        subject = ", ".join(names).capitalize() if len(names) <= 3 else "These rates"
+        judged = (f"Judged by {judge}." for judge in cells.judge if " + " in judge)
+        notes += [f"{subject}: over all prompts of {benchmark}.", *judged]
+    return list(dict.fromkeys(notes))
 
 
 def _structure(frame: pd.DataFrame) -> list[str]:
@@ -125,14 +131,14 @@ def _structure(frame: pd.DataFrame) -> list[str]:
 
     The figures are from parser_error.csv, which scripts/measure_parser.py writes.
     """
-    found = list(FAILED) if frame.measure.isin(FAILURES).any() else []
+    notes = list(FAILED) if frame.measure.isin(FAILURES).any() else []
     if frame.measure.isin(ASSESSING).any() and frame.table.iloc[0] != "runs":
         with resources.as_file(resources.files("alttrain.report") / "parser_error.csv") as path:
             errors = pd.read_csv(path).groupby(["thoughts", "measured"], sort=False)
-        for (thoughts, measured), own in errors:
-            counts = "; ".join(f"{row.field} {row.right} of {row.n}" for row in own.itertuples())
-            found.append(f"Read by the parser as people read it, {thoughts} ({measured}): {counts}.")
-    return found
+        for (thoughts, measured), fields in errors:
+            counts = "; ".join(f"{row.field} {row.right} of {row.n}" for row in fields.itertuples())
+            notes.append(f"Read by the parser as people read it, {thoughts} ({measured}): {counts}.")
+    return notes
 
 
 def _reasons(frame: pd.DataFrame) -> list[str]:
@@ -147,37 +153,38 @@ def says_why(frame: pd.DataFrame) -> bool:
 
 def _published(frame: pd.DataFrame) -> list[str]:
     """Explains the published figures, or why they are not shown."""
-    found, reasons = [], _reasons(frame)
+    notes, reasons = [], _reasons(frame)
     if frame.table.iloc[0] == "published":
-        sources = {(c.protocol, c.source.partition(",")[0]): None for c in frame.itertuples() if c.source}
-        found += [f"Protocol {protocol}: {source}." for protocol, source in sources]
-        found.append("The CSV has each figure's source, and what is known of how it was made.")
+        sources = {(cell.protocol, cell.source.partition(",")[0]): None for cell in frame.itertuples() if cell.source}
+        notes += [f"Protocol {protocol}: {source}." for protocol, source in sources]
+        notes.append("The CSV has each figure's source, and what is known of how it was made.")
     elif frame.published.notna().any():
         covers = f"; {COVERED} our interval covers it, {NOT_COVERED} it does not" if frame.covered.notna().any() else ""
-        found.append(f"{FIGURES}{covers}. {SOURCES}")
+        notes.append(f"{FIGURES}{covers}. {SOURCES}")
     if not says_why(frame):
-        return [*found, *(f"No published figures here: {WHY[why][1]}." for why in reasons)]
+        return [*notes, *(f"No published figures here: {WHY[why][1]}." for why in reasons)]
     marks = "; ".join(" ".join(WHY[why]) for why in reasons)
-    return [*found, *([f"No published figure: {marks}."] if reasons else [])]
+    return [*notes, *([f"No published figure: {marks}."] if reasons else [])]
 
 
 def _parts(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """(protocol, grid) of each part; the name is "" if it need not be printed."""
-    several = frame.protocol.nunique() > 1
+    several_protocols = frame.protocol.nunique() > 1
     for protocol, part in frame.groupby("protocol", sort=False):
-        yield str(protocol) if several or protocol not in ("", OFFLINE) else "", pivot(part)
+        yield str(protocol) if several_protocols or protocol not in ("", OFFLINE) else "", pivot(part)
 
 
 def markdown(title: str, frame: pd.DataFrame) -> str:
     """The table as a Markdown document with one section per protocol."""
     parts, why = [f"# {plain(title)}"], says_why(frame)
     for protocol, grid in _parts(frame):
-        first = grid.index.to_frame(index=False).map(plain)
+        names = grid.index.to_frame(index=False).map(plain)
         if frame.table.iloc[0] == "runs":
-            first = first.drop(columns="backbone").rename(columns={"method": "run"})
+            names = names.drop(columns="backbone").rename(columns={"method": "run"})
         cells = grid.map(lambda cell: _markdown_cell(cell, why), na_action="ignore").fillna("").to_numpy()
-        heads = [*first.columns, *(plain(" ".join(heading)) for heading in grid.columns)]
-        rows = [heads, ["---"] * len(heads), *([*own, *row] for own, row in zip(first.to_numpy(), cells, strict=True))]
+        heads = [*names.columns, *(plain(" ".join(heading)) for heading in grid.columns)]
+        rows = [heads, ["---"] * len(heads)]
+        rows += [[*name, *row] for name, row in zip(names.to_numpy(), cells, strict=True)]
         section = [f"## Protocol {plain(protocol)}", ""] if protocol else []
         parts.append("\n".join([*section, *("| " + " | ".join(row) + " |" for row in rows)]))
     parts.append("\n".join(f"- {one_line(line)}" for line in legend(frame)))
@@ -185,17 +192,17 @@ def markdown(title: str, frame: pd.DataFrame) -> str:
 
 
 def _markdown_cell(cell: Any, why: bool) -> str:
-    found = lines(cell, why)
+    texts = lines(cell, why)
     if cell.known:
-        value, first = written(cell.value, cell.unit), found[0].replace(DIFFERS, f"\\{DIFFERS}")
-        found[0] = (f"**{value}**" if cell.best else value) + first.removeprefix(value)
-    return MARKDOWN_CELL.sub(r"\\\g<0>", one_line(" ".join(found)))
+        value, first = written(cell.value, cell.unit), texts[0].replace(DIFFERS, f"\\{DIFFERS}")
+        texts[0] = (f"**{value}**" if cell.best else value) + first.removeprefix(value)
+    return MARKDOWN_CELL.sub(r"\\\g<0>", one_line(" ".join(texts)))
 
 
 def latex(title: str, frame: pd.DataFrame) -> str:
     r"""The table for \input: one tabular per protocol, no wider than the line, and the legend below.
 
-    It stands in a paragraph or in a table environment of the paper, which adds the caption. A comment names the
+    It belongs in a paragraph or in a table environment of the paper, which adds the caption. A comment names the
     packages that it needs. It defines no macros.
     """
     parts, why = [f"% {one_line(title)}", PACKAGES], says_why(frame)
@@ -234,9 +241,9 @@ def _latex_cell(cell: Any, why: bool) -> str:
     return _stacked([bold if cell.best else latex_text(first), *(rf"\scriptsize {latex_text(line)}" for line in rest)])
 
 
-def _stacked(found: list[str]) -> str:
-    inner = r" \\ ".join(found)
-    return inner if len(found) == 1 else rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{inner}\end{{tabular}}"
+def _stacked(texts: list[str]) -> str:
+    inner = r" \\ ".join(texts)
+    return inner if len(texts) == 1 else rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{inner}\end{{tabular}}"
 
 
 def console(title: str, frame: pd.DataFrame) -> list[Table | Text]:
@@ -244,16 +251,16 @@ def console(title: str, frame: pd.DataFrame) -> list[Table | Text]:
     parts: list[Table | Text] = []
     for protocol, grid in _parts(frame):
         by_backbone = list(grid.groupby(level="backbone", sort=False))
-        named = title if len(by_backbone) > 1 else f"{title} of {by_backbone[0][0]}"
+        name = title if len(by_backbone) > 1 else f"{title} of {by_backbone[0][0]}"
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        table.title = f"{named}, protocol {protocol}" if protocol else named
-        for place, heading in enumerate([("method",), *grid.columns]):
+        table.title = f"{name}, protocol {protocol}" if protocol else name
+        for index, heading in enumerate([("method",), *grid.columns]):
             short = [part for line in heading for part in _broken(line, NARROW, " ")]
-            table.add_column("\n".join(short), justify="right" if place else "left", no_wrap=True)
-        for backbone, own in by_backbone:
+            table.add_column("\n".join(short), justify="right" if index else "left", no_wrap=True)
+        for backbone, rows in by_backbone:
             if len(by_backbone) > 1:
                 table.add_row(Text(str(backbone), style="italic"))
-            for (_, method), *cells in own.itertuples():
+            for (_, method), *cells in rows.itertuples():
                 table.add_row("\n".join(_broken(method, TITLE, " ")), *map(_console_cell, cells))
                 table.add_section()
         parts.append(table)
@@ -263,8 +270,8 @@ def console(title: str, frame: pd.DataFrame) -> list[Table | Text]:
 def _console_cell(cell: Any) -> Text:
     """A cell's lines; only the number if the cell is over several benchmarks."""
     text = Text()
-    for place, line in enumerate(lines(cell)[:1] if cell.kind == "pool" else lines(cell)):
+    for index, line in enumerate(lines(cell)[:1] if cell.kind == "pool" else lines(cell)):
         for word in ("truncated", "undecided", "published"):
             line = line.replace(f"{word} ", f"{word}\n")
-        text.append(("\n" if place else "") + line, style="bold" if cell.best and place == 0 else "")
+        text.append(("\n" if index else "") + line, style="bold" if cell.best and index == 0 else "")
     return text

@@ -31,75 +31,75 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of fcntl.h and linux/fs.h
 
 def inputs(runs: Path) -> dict[Path, dict[str, State]]:
     """The `states` of a report's inputs, by folder: those of each run, followed by those of its evaluations."""
-    found = {}
+    by_folder = {}
     for record in sorted(runs.glob("*/run.json")):
-        found[record.parent] = states(record.parent, OF_RUN)
-        for judged in sorted(record.parent.glob("evaluation/*/metrics.json")):
-            found[judged.parent] = states(judged.parent, OF_BENCHMARK)
-    return found
+        by_folder[record.parent] = states(record.parent, OF_RUN)
+        for metrics in sorted(record.parent.glob("evaluation/*/metrics.json")):
+            by_folder[metrics.parent] = states(metrics.parent, OF_BENCHMARK)
+    return by_folder
 
 
 @contextmanager
 def beside(folder: Path) -> Iterator[Path]:
     """A temporary folder next to the report's, removed when the block ends. Also removes those that kills left."""
-    for left in folder.parent.glob(f".{folder.name}.*{UNFINISHED}"):
+    for leftover in folder.parent.glob(f".{folder.name}.*{UNFINISHED}"):
         with contextlib.suppress(OSError):
-            if time.time() - left.lstat().st_mtime > FORGOTTEN_S:
-                shutil.rmtree(left, ignore_errors=True)
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=UNFINISHED))
+            if time.time() - leftover.lstat().st_mtime > FORGOTTEN_S:
+                shutil.rmtree(leftover, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=UNFINISHED))
     try:
-        yield aside
+        yield temporary
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def states(folder: Path, names: Collection[str]) -> dict[str, State]:
     """The state of each file of these names that exists; it differs once the file has changed."""
-    found = {}
+    by_name = {}
     for name in names:
         with contextlib.suppress(OSError):
-            state = os.stat(os.path.join(folder, name))
-            if stat.S_ISREG(state.st_mode):
-                found[name] = (state.st_ino, state.st_size, state.st_mtime_ns)
-    return found
+            status = os.stat(os.path.join(folder, name))
+            if stat.S_ISREG(status.st_mode):
+                by_name[name] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return by_name
 
 
-def keep(folder: Path, made: Path, ours: Collection[str]) -> None:
-    """Carry over other files of the report folder. `ours` are the files of the last report, which are dropped."""
-    for name in sorted(files(folder) - {*ours, STAMP}):
+def keep(folder: Path, new_folder: Path, last_files: Collection[str]) -> None:
+    """Copy other files of the report folder to the new one. The files of the last report are dropped."""
+    for name in sorted(files(folder) - {*last_files, STAMP}):
         if not name.endswith(UNFINISHED):
-            (made / name).parent.mkdir(parents=True, exist_ok=True)
+            (new_folder / name).parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):
-                shutil.copy2(folder / name, made / name)
+                shutil.copy2(folder / name, new_folder / name)
 
 
-def put(made: Path, folder: Path) -> None:
+def put(new_folder: Path, folder: Path) -> None:
     """Replace the report folder by a complete report, by an atomic swap if the system supports it, else by a move."""
-    for again in range(TRIES):
+    for attempt in range(TRIES):
         try:
-            if not _exchanged(made, folder):
+            if not _exchanged(new_folder, folder):
                 if os.path.lexists(folder):
-                    folder.rename(made.with_name(f"before-{again}"))
-                made.rename(folder)
+                    folder.rename(new_folder.with_name(f"before-{attempt}"))
+                new_folder.rename(folder)
             return
-        except OSError:  # another process put its report there meanwhile
-            if again == TRIES - 1:
+        except OSError:  # another process replaced `folder` meanwhile
+            if attempt == TRIES - 1:
                 raise
 
 
 def files(folder: Path) -> set[str]:
     """The files below a folder; links are not followed."""
-    found = set()
-    for place, _, names in os.walk(folder) if not folder.is_symlink() else ():
-        paths = (Path(place, name) for name in names)
-        found |= {path.relative_to(folder).as_posix() for path in paths if stat.S_ISREG(path.lstat().st_mode)}
-    return found
+    relative = set()
+    for parent, _, names in os.walk(folder) if not folder.is_symlink() else ():
+        paths = (Path(parent, name) for name in names)
+        relative |= {path.relative_to(folder).as_posix() for path in paths if stat.S_ISREG(path.lstat().st_mode)}
+    return relative
 
 
-def _exchanged(one: Path, other: Path) -> bool:
+def _exchanged(new_folder: Path, folder: Path) -> bool:
     """Swap two folders atomically. Returns False if the system cannot, or if a folder is missing."""
-    if sys.platform != "linux" or not os.path.lexists(other):
+    if sys.platform != "linux" or not os.path.lexists(folder):
         return False
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    names = os.fsencode(one), os.fsencode(other)
-    return rename is not None and rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0
+    new_name, name = os.fsencode(new_folder), os.fsencode(folder)
+    return rename is not None and rename(_AT_FDCWD, new_name, _AT_FDCWD, name, _RENAME_EXCHANGE) == 0

@@ -60,29 +60,29 @@ def write_page(
     `texts` selects whose prompts and outputs the page shows; with "benign", samples with a harmful prompt appear only
     in counts and verdicts. `made` is the report, if it is already computed, and `draw` draws its figures.
     """
-    made = made or report_of(evaluations(output_dir / "runs"))
-    judged = made.judged
+    report = made or report_of(evaluations(output_dir / "runs"))
+    judged = report.judged
     if not judged:
         return None
-    prompts: dict[str, Prompts] = {one.benchmark: {} for one in judged}
-    places: dict[Way, Places] = {(one.made, one.decides): {} for one in judged}
+    prompts: dict[str, Prompts] = {evaluation.benchmark: {} for evaluation in judged}
+    places: dict[Way, Places] = {(evaluation.made, evaluation.decides): {} for evaluation in judged}
     blocks = [
-        block_of(one, prompts[one.benchmark], places[one.made, one.decides], texts, quota)
-        for one, quota in _quotas(judged)
+        block_of(evaluation, prompts[evaluation.benchmark], places[evaluation.made, evaluation.decides], texts, quota)
+        for evaluation, quota in _quotas(judged)
     ]
-    known = {(one.run, one.made) for one in judged}
-    under = [one for one in made.intervened if (one.run, base_of(one)) in known]
-    branches = [block_of(one, prompts[one.intervention["of"]], {}, texts, quota) for one, quota in _quotas(under)]
-    shared = shared_start([one.run for one in judged])
-    overview = made.tables.get("overview", made.tables["published"].iloc[:0])
+    bases = {(evaluation.run, evaluation.made) for evaluation in judged}
+    intervened = [evaluation for evaluation in report.intervened if (evaluation.run, base_of(evaluation)) in bases]
+    branches = [block_of(branch, prompts[asked_of(branch)], {}, texts, quota) for branch, quota in _quotas(intervened)]
+    shared = shared_start([evaluation.run for evaluation in judged])
+    overview = report.tables.get("overview", report.tables["published"].iloc[:0])
     overview = overview.assign(published=math.nan, published_why="")  # these have a table of their own
-    compared, metrics = made.frames["comparisons"], made.frames["metrics"]
+    compared, metrics = report.frames["comparisons"], report.frames["metrics"]
     compared = compared.assign(differs=compared.p_holm < LEVEL)
-    data: dict[str, Any] = {"index": _index(blocks, branches, list(prompts), texts, len(shared), made.variants)}
+    data: dict[str, Any] = {"index": _index(blocks, branches, list(prompts), texts, len(shared), report.variants)}
     data["verdicts"] = pack(_compared(blocks, places))
-    for number, own in enumerate(prompts.values()):
-        data[f"prompts-{number}"] = pack({name: [row[place] for row in own] for place, name in enumerate(PROMPT)})
-    data |= {f"block-{number}": one.packed for number, one in enumerate([*blocks, *branches])}
+    for number, rows in enumerate(prompts.values()):
+        data[f"prompts-{number}"] = pack({name: [row[index] for row in rows] for index, name in enumerate(PROMPT)})
+    data |= {f"block-{number}": block.packed for number, block in enumerate([*blocks, *branches])}
     draw()
     style, script = (files("alttrain.report").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     template = _environment().get_template("page.html")
@@ -92,22 +92,22 @@ def write_page(
         hashes={"style": hashed(style), "script": hashed(script)},
         version=__version__,
         shared=shared,
-        judges=sorted({name for one in judged for name in one.provenance["judges"]}),
+        judges=sorted({judge for evaluation in judged for judge in evaluation.provenance["judges"]}),
         texts=texts,
         worth_saying=WORTH_SAYING,
-        runs=(made.runs, pivot(made.runs)),
+        runs=(report.runs, pivot(report.runs)),
         methods=[(part, pivot(part)) for _, part in overview.groupby("protocol", sort=False)],
-        categories=_categories(made.frames["categories"]),
+        categories=_categories(report.frames["categories"]),
         small=SMALL,
         figures=_figures(output_dir / "report" / "figures"),
         blocks=blocks,
-        outcomes=[outcome for outcome in OUTCOMES if any(one.outcomes[outcome.key] for one in blocks)],
-        structure=made.frames["structure"],
+        outcomes=[outcome for outcome in OUTCOMES if any(block.outcomes[outcome.key] for block in blocks)],
+        structure=report.frames["structure"],
         causes=CAUSES,
         compared=compared,
         starred=starred(compared.seeds[compared.differs].tolist() or [1]),
-        ours=_beside_published(made.tables),
-        published=made.tables["published"],
+        ours=_beside_published(report.tables),
+        published=report.tables["published"],
         count_all=len(metrics),
         numbers=metrics[: len(metrics) if len(metrics) <= MOST_NUMBERS else 0],
         data={name: Markup(embed(value)) for name, value in data.items()},
@@ -118,9 +118,10 @@ def write_page(
 
 def _quotas(judged: Sequence[Evaluation]) -> list[tuple[Evaluation, int]]:
     """Each evaluation with the number of its samples on the page."""
-    sizes = [int(one.judged["metrics"][0]["n"]) for one in judged]
-    whole = sum(sizes) <= LIMIT
-    return [(one, n if whole else max(1, n * LIMIT // sum(sizes))) for one, n in zip(judged, sizes, strict=True)]
+    sizes = [int(evaluation.judged["metrics"][0]["n"]) for evaluation in judged]
+    total = sum(sizes)
+    quotas = sizes if total <= LIMIT else [max(1, size * LIMIT // total) for size in sizes]
+    return list(zip(judged, quotas, strict=True))
 
 
 def _index(
@@ -132,26 +133,28 @@ def _index(
     variants: Sequence[Variant],
 ) -> dict[str, Any]:
     """The data that page.js needs before it decodes a block. A branch names the block `of` it and its intervention."""
-    runs = list(dict.fromkeys(one.evaluation.run for one in blocks))
-    numbers = {(one.evaluation.run, one.evaluation.made): number for number, one in enumerate(blocks)}
-    listed = []
+    runs = list(dict.fromkeys(block.evaluation.run for block in blocks))
+    numbers = {(block.evaluation.run, block.evaluation.made): number for number, block in enumerate(blocks)}
+    entries = []
     for block in [*blocks, *branches]:
-        of = block.evaluation
-        others = (view.decides for view in of.beside().values() if view.decides is not of.decides)
-        decides = _told(of.decides) | {"others": {f"{own.judge} {own.part}": own.says for own in others}}
-        told: dict[str, Any] = {"decides": decides, "shown": block.shown, "total": block.total}
-        if of.intervention:
-            told |= {"of": numbers[of.run, base_of(of)], "intervention": of.intervention["name"]}
-        listed.append({"run": runs.index(of.run), "benchmark": benchmarks.index(asked_of(of)), **told})
+        evaluation = block.evaluation
+        others = (view.decides for view in evaluation.beside().values() if view.decides is not evaluation.decides)
+        decides = _judging(evaluation.decides) | {"others": {f"{one.judge} {one.part}": one.says for one in others}}
+        entry: dict[str, Any] = {"run": runs.index(evaluation.run), "benchmark": benchmarks.index(asked_of(evaluation))}
+        entry |= {"decides": decides, "shown": block.shown, "total": block.total}
+        if evaluation.intervention:
+            entry["of"] = numbers[evaluation.run, base_of(evaluation)]
+            entry["intervention"] = evaluation.intervention["name"]
+        entries.append(entry)
     methods = []
     for variant in variants:
-        own = dict.fromkeys(judged.run for seeds in variant.judged.values() for judged in seeds.values())
-        methods.append({"name": f"{variant.backbone}, {variant.name}", "runs": [runs.index(run) for run in own]})
-    names = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts, "methods": methods}
-    return {**names, "outcomes": [outcome._asdict() for outcome in OUTCOMES], "blocks": listed}
+        names = dict.fromkeys(evaluation.run for seeds in variant.judged.values() for evaluation in seeds.values())
+        methods.append({"name": f"{variant.backbone}, {variant.name}", "runs": [runs.index(name) for name in names]})
+    index = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts, "methods": methods}
+    return {**index, "outcomes": [outcome._asdict() for outcome in OUTCOMES], "blocks": entries}
 
 
-def _told(decides: Decides) -> dict[str, str]:
+def _judging(decides: Decides) -> dict[str, str]:
     return {name: getattr(decides, name) for name in ("judge", "part", "says")}
 
 
@@ -163,41 +166,41 @@ def _compared(blocks: Sequence[Block], places: Mapping[Way, Places]) -> dict[str
     ways = []
     for way, texts in places.items():
         (protocol, benchmark, _), decides = way
-        own = [one for one in blocks if (one.evaluation.made, one.evaluation.decides) == way]
-        first, prompts = own[0].evaluation, dict[str, int]()
-        asked = read_if_there(first.folder / "fingerprint.json")
-        asked = {key: value for key, value in asked.items() if not key.startswith("generation.")}
-        entry = first.provenance["judges"].get(decides.judge, {})
-        judge = {f"judge.{key}": value for key, value in shaping_verdicts(entry).items()}
+        alike = [block for block in blocks if (block.evaluation.made, block.evaluation.decides) == way]
+        first, prompts = alike[0].evaluation, dict[str, int]()
+        settings = read_if_there(first.folder / "fingerprint.json")
+        settings = {key: value for key, value in settings.items() if not key.startswith("generation.")}
+        judge = shaping_verdicts(first.provenance["judges"].get(decides.judge, {}))
+        settings |= {f"judge.{key}": value for key, value in judge.items()}
         ways.append(
             {
                 "protocol": protocol,
                 "benchmark": benchmark,
-                "decides": {"measure": first.called(decides.measure)} | _told(decides),
-                "settings": _settings(asked | judge),
+                "decides": {"measure": first.called(decides.measure)} | _judging(decides),
+                "settings": _encoded(settings),
                 "prompts": [prompts.setdefault(name, len(prompts)) for name, _ in texts],
-                "verdicts": {one.evaluation.run: one.counted for one in own},
+                "verdicts": {block.evaluation.run: block.counted for block in alike},
             }
         )
-    folders = {one.evaluation.run: one.evaluation.folder.parent.parent for one in blocks}
-    settings = {run: _settings(read_document(folder / "fingerprint.json")) for run, folder in folders.items()}
+    folders = {block.evaluation.run: block.evaluation.folder.parent.parent for block in blocks}
+    of_runs = {run: _encoded(read_document(folder / "fingerprint.json")) for run, folder in folders.items()}
     students = [statistics.student(freedom) for freedom in range(1, 31)]
-    return {"ways": ways, "settings": settings, "students": students, "bound": statistics.MOST}
+    return {"ways": ways, "settings": of_runs, "students": students, "bound": statistics.MOST}
 
 
-def _settings(found: Mapping[str, Any]) -> dict[str, str]:
+def _encoded(settings: Mapping[str, Any]) -> dict[str, str]:
     """Settings as JSON by key; of a path only the last part, since the page may be shared."""
     return {
         key: json.dumps(Path(value).name if isinstance(value, str) and os.path.isabs(value) else value)
-        for key, value in found.items()
+        for key, value in settings.items()
     }
 
 
 def _categories(frame: pd.DataFrame) -> pd.DataFrame:
     """categories.csv as a grid: a row per benchmark and category, a column per method. Cells are rows of `frame`."""
     notes = [
-        [*([f"undecided {one.undecided}"] if one.undecided else []), *(["small sample"] if one.small else [])]
-        for one in frame.itertuples()
+        [*([f"undecided {row.undecided}"] if row.undecided else []), *(["small sample"] if row.small else [])]
+        for row in frame.itertuples()
     ]
     shown = frame.assign(kind="rate", known=frame.value.notna(), best=False, differs=False, notes=notes)
     keys = ["protocol", "benchmark", "protocol_hash", "judge", "category", "backbone", "method"]
@@ -217,34 +220,35 @@ def _figures(folder: Path) -> list[tuple[str, str]]:
 
 def _beside_published(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Our numbers with the published figure, or with the reason why there is none, each once."""
-    found = pd.concat([own for name, own in tables.items() if name != "published"] or [tables["published"].iloc[:0]])
-    found = found[found.known & ((found.published_why != "") | found.published.notna())]
-    return found.drop_duplicates(["protocol", "backbone", "method", "measure", "benchmark", "protocol_hash"])
+    computed = [cells for name, cells in tables.items() if name != "published"]
+    cells = pd.concat(computed or [tables["published"].iloc[:0]])
+    cells = cells[cells.known & ((cells.published_why != "") | cells.published.notna())]
+    return cells.drop_duplicates(["protocol", "backbone", "method", "measure", "benchmark", "protocol_hash"])
 
 
 @cache
 def _environment() -> Environment:
     """The template environment: all values are escaped, and an undefined name is an error."""
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("alttrain.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["legend"] = lambda frame: [line.replace("Bold:", "Underlined:") for line in legend(frame)]
-    made.filters |= {"breakable": breakable, "urlencoded": urlencode, "written": written}
-    made.filters["points"] = lambda change: f"{100 * change:+.1f}".replace("-", "−")
-    made.filters["p"] = lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"
-    made.filters["tidy"] = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)
-    made.tests["nan"] = lambda value: value is None or (isinstance(value, float) and math.isnan(value))
-    return made
+    environment.filters["legend"] = lambda frame: [line.replace("Bold:", "Underlined:") for line in legend(frame)]
+    environment.filters |= {"breakable": breakable, "urlencoded": urlencode, "written": written}
+    environment.filters["points"] = lambda change: f"{100 * change:+.1f}".replace("-", "−")
+    environment.filters["p"] = lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+    environment.filters["tidy"] = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)
+    environment.tests["nan"] = lambda value: value is None or (isinstance(value, float) and math.isnan(value))
+    return environment
 
 
 def shared_start(runs: Sequence[str]) -> str:
     """The common prefix of the runs' names, in whole parts up to a hyphen; each name keeps at least one part."""
-    same = os.path.commonprefix([*{*runs}]) if len({*runs}) > 1 else ""  # noqa: RUF071  of letters, not of folders
-    return same[: same.rfind("-") + 1]
+    prefix = os.path.commonprefix([*{*runs}]) if len({*runs}) > 1 else ""  # noqa: RUF071  of letters, not of folders
+    return prefix[: prefix.rfind("-") + 1]
 
 
 def breakable(name: str) -> Markup:

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 Value = TypeVar("Value")
 MANY = 100  # number of judged benchmarks from which a second process helps
 PATIENCE_S = 120
-"""How many seconds the second process may take after its results are asked for; after this it counts as locked up."""
+"""How many seconds the second process may take after its results are requested; then it counts as locked up."""
 
 
 @contextmanager
@@ -28,42 +28,42 @@ def second_process(jobs: Sequence[Callable[[], Value]], many: bool) -> Iterator[
     are done here, where their error is raised. It is gone when the block ends.
     """
 
-    def here() -> list[Value]:
+    def do_jobs() -> list[Value]:
         return [job() for job in jobs]
 
     if not many or sys.platform != "linux" or multiprocessing.current_process().daemon:  # a daemon may have no children
-        yield here
+        yield do_jobs
         return
     fork = multiprocessing.get_context("fork")
-    answers, answering = fork.Pipe(duplex=False)
-    other = fork.Process(target=_answer, args=(here, answering, answers), daemon=True)
-    gc.freeze()  # garbage is not looked for in what both have
+    receiver, sender = fork.Pipe(duplex=False)
+    process = fork.Process(target=_send_results, args=(do_jobs, sender, receiver), daemon=True)
+    gc.freeze()  # the collector then skips what both processes share
     try:
-        other.start()
+        process.start()
     except OSError as error:  # no memory, or too many processes
         log.info("report    without a second process: %s", error)
-    answering.close()
+    sender.close()
 
     def results() -> list[Value]:
         with suppress(EOFError, pickle.UnpicklingError):
-            if answers.poll(PATIENCE_S):
-                return list(answers.recv())
+            if receiver.poll(PATIENCE_S):
+                return list(receiver.recv())
         log.warning("report    a second process gave no results; its part is done here")
-        return here()
+        return do_jobs()
 
     try:
-        yield results if other.pid else here
+        yield results if process.pid else do_jobs
     finally:
-        if other.pid:
-            other.kill()
-            other.join()
-        answers.close()
+        if process.pid:
+            process.kill()
+            process.join()
+        receiver.close()
         gc.unfreeze()
 
 
-def _answer(work: Callable[[], Any], answering: Connection, answers: Connection) -> None:
-    """Send the results of the work, and end without the clean-up of what this process is a copy of."""
+def _send_results(do_jobs: Callable[[], Any], sender: Connection, receiver: Connection) -> None:
+    """Send the results of the jobs, and end without the clean-up of the process that this one is a copy of."""
     with suppress(BaseException):
-        answers.close()  # so that sending fails if the first process is killed
-        answering.send(work())
+        receiver.close()  # so that sending fails if the first process is killed
+        sender.send(do_jobs())
     os._exit(0)

@@ -31,7 +31,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from alttrain import __version__
-from alttrain import report as room
+from alttrain import report as report_package
 from alttrain.config import RunError
 from alttrain.records import DamagedError, Texts, alone, kept_json, write_text
 from alttrain.report.card import rewrite_card
@@ -66,11 +66,11 @@ def report(run: Run, session: Session) -> None:
     If it cannot be made, this raises RunError in a run with no stages but check and report, and logs a warning in
     others.
     """
-    made = write_report if {*run.stages} <= {"check", "report"} else _made
-    made(run.output_dir, run.config["page_texts"])
+    make_report = write_report if {*run.stages} <= {"check", "report"} else _try_report
+    make_report(run.output_dir, run.config["page_texts"])
 
 
-def _made(output_dir: Path, texts: Texts) -> pd.DataFrame | None:
+def _try_report(output_dir: Path, texts: Texts) -> pd.DataFrame | None:
     """Return the table of a report; None, with a warning, if the report cannot be made."""
     try:
         return write_report(output_dir, texts)
@@ -90,12 +90,12 @@ def write_report(output_dir: Path, texts: Texts = "all") -> pd.DataFrame:
         if not next(runs.glob("*/evaluation/*/metrics.json"), None):
             return pd.DataFrame()
         with alone(folder):
-            digest, before = _digest(runs, texts), kept_json(folder / STAMP, _Stamp) or {"digest": "", "files": {}}
-            last = before["files"]
+            digest, stamp = _digest(runs, texts), kept_json(folder / STAMP, _Stamp) or {"digest": "", "files": {}}
+            last = stamp["files"]
             now = states(folder, last) if {*last} <= files(folder) else {}  # looks only at files below `folder`
-            if before["digest"] != digest or {name: list(state) for name, state in now.items()} != last:
-                with rare_collections(), beside(folder) as aside:
-                    _make(output_dir, aside, texts, digest, {*last})
+            if stamp["digest"] != digest or {name: list(state) for name, state in now.items()} != last:
+                with rare_collections(), beside(folder) as temporary:
+                    _make(output_dir, temporary, texts, digest, {*last})
             shown = folder / "tables" / f"{SHOWN}.csv"
             return marked(read_csv(shown)) if shown.exists() else pd.DataFrame()
     except Exception as error:  # texts, names and files may come from anybody, and cause any error
@@ -114,35 +114,37 @@ def rare_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _make(output_dir: Path, aside: Path, texts: Texts, digest: str, ours: set[str]) -> None:
-    """Make the report, then replace the last one. Runs go on meanwhile.
+def _make(output_dir: Path, temporary: Path, texts: Texts, digest: str, last_files: set[str]) -> None:
+    """Make the report in a temporary folder, then replace the last one, whose files are `last_files`.
 
-    Rows are checked against metrics.json each time they are read. If they differ since a run's files were replaced, the
-    report is begun again. A run with a damaged file is logged and left out.
+    Runs go on meanwhile. Rows are checked against metrics.json each time they are read. If they differ since a run's
+    files were replaced, the report is begun again. A run with a damaged file is logged and left out.
     """
-    runs, folder, made = output_dir / "runs", output_dir / "report", aside / "report"
-    left_out, again = set[Path](), AGAIN
+    runs, folder, new_folder = output_dir / "runs", output_dir / "report", temporary / "report"
+    left_out, repeats = set[Path](), AGAIN
     while True:
         before = inputs(runs)
-        made.mkdir()
-        keep(folder, made, ours)
+        new_folder.mkdir()
+        keep(folder, new_folder, last_files)
         try:
             if not (judged := evaluations(runs, left_out)):
                 return
-            made_now = states(made, [path.relative_to(made).as_posix() for path in _write(aside, texts, judged)])
+            written = [path.relative_to(new_folder).as_posix() for path in _write(temporary, texts, judged)]
+            stamp = json.dumps({"digest": digest, "files": states(new_folder, written)})
             break
         except DamagedError as error:
-            shutil.rmtree(made)
+            shutil.rmtree(new_folder)
             run, now = runs / error.path.relative_to(runs).parts[0], inputs(runs)
-            if again and any(state != now.get(place) for place, state in before.items() if place.is_relative_to(run)):
-                again -= 1
+            changed = (path for path, state in before.items() if state != now.get(path))
+            if repeats and any(path.is_relative_to(run) for path in changed):
+                repeats -= 1
             else:
                 left_out.add(run)
                 warn_left_out(run, error)
         except (OSError, ValueError) as error:
-            raise ValueError(str(error).replace(str(aside), str(output_dir))) from error
-    write_text(made / STAMP, json.dumps({"digest": digest, "files": made_now}))
-    put(made, folder)
+            raise ValueError(str(error).replace(str(temporary), str(output_dir))) from error
+    write_text(new_folder / STAMP, stamp)
+    put(new_folder, folder)
     for run in sorted(record.parent for record in runs.glob("*/run.json")):
         try:
             rewrite_card(run)
@@ -155,7 +157,7 @@ def _digest(runs: Path, texts: str) -> str:
     digest = hashlib.sha256(f"{__version__} {texts}\n".encode())
     for folder, state in inputs(runs).items():
         digest.update(f"{folder} {state}\n".encode())
-    for path in sorted(Path(room.__file__).parent.rglob("*.*")):
+    for path in sorted(Path(report_package.__file__).parent.rglob("*.*")):
         if path.suffix != ".pyc":
             digest.update(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
     return digest.hexdigest()
@@ -163,34 +165,34 @@ def _digest(runs: Path, texts: str) -> str:
 
 def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator[Path]:
     """Write all files of a report for these benchmarks. Yields their paths."""
-    folder, made = output_dir / "report", report_of(judged)
-    frames = {name: one for name, one in made.frames.items() if name not in IF_ANY or len(one)}
-    frames |= {f"tables/{name}": cells[CELLS] for name, cells in made.tables.items()}
-    with draw_all(made.tables, made.variants, made.frames, folder / "figures") as draw:
+    folder, contents = output_dir / "report", report_of(judged)
+    frames = {name: frame for name, frame in contents.frames.items() if name not in IF_ANY or len(frame)}
+    frames |= {f"tables/{name}": cells[CELLS] for name, cells in contents.tables.items()}
+    with draw_all(contents.tables, contents.variants, contents.frames, folder / "figures") as draw:
         for name, frame in frames.items():
             write_csv(folder / f"{name}.csv", frame)
             yield folder / f"{name}.csv"
-        texts_of = {"table.md": markdown("Runs", made.runs)}
-        for name, cells in made.tables.items():
-            texts_of[f"tables/{name}.md"] = markdown(TABLES[name], cells)
-            texts_of[f"tables/{name}.tex"] = latex(TABLES[name], cells)
-        for name, text in texts_of.items():
+        documents = {"table.md": markdown("Runs", contents.runs)}
+        for name, cells in contents.tables.items():
+            documents[f"tables/{name}.md"] = markdown(TABLES[name], cells)
+            documents[f"tables/{name}.tex"] = latex(TABLES[name], cells)
+        for name, text in documents.items():
             write_text(folder / name, text)
             yield folder / name
         figures = cache(draw)  # drawn as late as the page needs them
-        page = write_page(output_dir, texts, made, figures)
+        page = write_page(output_dir, texts, contents, figures)
         yield from [*figures(), *([page] if page else [])]
 
 
 def show(output_dir: Path, texts: Texts = "all") -> None:
     """Print the table of all runs on the console."""
-    found = _made(output_dir, texts)
-    if found is None:
+    table = _try_report(output_dir, texts)
+    if table is None:
         return
-    if not len(found):
+    if not len(table):
         log.info("report    no judged run in %s", output_dir / "runs")
         return
-    for part in console("runs", found):
+    for part in console("runs", table):
         screen = Console()
         if isinstance(part, Table):
             # let a narrow console wrap the lines: rich would drop columns
