@@ -45,7 +45,7 @@ def generate(run: Run, session: Session) -> None:
     """Generate what is missing, with one engine for all benchmarks. Raises RunError if a part has no answers."""
     if not incomplete(run):
         for benchmark in run.intervened:
-            if not _lacking(run, benchmark):
+            if not _missing_sources(run, benchmark):
                 _begin(run, benchmark)
         if not any(missing(run, benchmark) for benchmark in run.intervened):  # else prompts were added
             return
@@ -87,7 +87,7 @@ def asked(run: Run, benchmark: Benchmark) -> list[Sampled]:
     return [(row, sample) for row, sample in prompts if (row.id, sample) in applies]
 
 
-def _lacking(run: Run, benchmark: Benchmark) -> str:
+def _missing_sources(run: Run, benchmark: Benchmark) -> str:
     """Return which generations an intervention reads and still lacks; "" if none. Refused ones are not lacking."""
     due = {(row.id, sample) for row, sample in asked(run, benchmark.plain)}
     for path in read_by(run, benchmark):
@@ -203,7 +203,7 @@ def _answered(path: Path) -> set[Name]:
 def _generate(session: Session, engine: Engine, group: Sequence[Benchmark]) -> list[str]:
     """Generate the missing answers of benchmarks that are answered together. Returns lines about those without one."""
     run = session.run
-    if faults := [fault for benchmark in group if (fault := _lacking(run, benchmark))]:
+    if faults := [fault for benchmark in group if (fault := _missing_sources(run, benchmark))]:
         return faults
     interventions = {benchmark.name: _begin(run, benchmark) for benchmark in group}
     for benchmark in group:

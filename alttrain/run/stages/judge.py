@@ -71,27 +71,27 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     """Judge one benchmark. Returns whether there was work to do."""
     if benchmark.intervention and not asked(run, benchmark):
         return False  # it applies to no prompt
-    folder, present = evaluation_folder(run, benchmark), _present(run, benchmark)
+    folder, present = evaluation_folder(run, benchmark), _state_of_metrics(run, benchmark)
     if present.current and not _can_ask_again(run, benchmark, present.unsettled):
         return False
     if put_in_place(folder):  # a kill came while the files were moved
         return _judge(run, session, benchmark)
-    judgements = _opened(run, benchmark)
-    _withdraw(folder, present)
-    _ask(judgements, session)
+    judgements = _open_judgements(run, benchmark)
+    _remove_outdated(folder, present)
+    _collect_verdicts(judgements, session)
     servers = _refuse_unjudged(judgements)
     summaries = _summarise(benchmark, judgements)
     (deciding_block, deciding), *others = summaries.items()
     metrics = deciding.metrics()
     for block, summary in others:
-        metrics.append(replace(summary.metrics()[0], metric=_called(benchmark.measure, block, deciding_block)))
+        metrics.append(replace(summary.metrics()[0], metric=_rate_name(benchmark.measure, block, deciding_block)))
     metrics += agreement(run, benchmark, judgements)
     _write_metrics(run, benchmark, summaries, metrics, servers)
     put_in_place(folder)
     rate = metrics[0]
     other_judges = ", ".join(dict.fromkeys(name for name, _ in judgements.blocks if name != deciding_block[0]))
-    known = rate.n - rate.undecided
-    value = f"{100 * rate.value:.1f} % of {known}" if known else f"unknown: none of {rate.n} decided"
+    decided = rate.n - rate.undecided
+    value = f"{100 * rate.value:.1f} % of {decided}" if decided else f"unknown: none of {rate.n} decided"
     also = f"; also judged by {other_judges}" if other_judges else ""
     log.info("judge     %s: %s %s by %s%s", benchmark.name, rate.metric, value, deciding_block[0], also)
     return True
@@ -114,10 +114,10 @@ class Present(NamedTuple):
 
 def is_judged(run: Run, benchmark: Benchmark) -> bool:
     """Return whether current metrics exist, from these judges, protocol, labels and files."""
-    return _present(run, benchmark).current
+    return _state_of_metrics(run, benchmark).current
 
 
-def _present(run: Run, benchmark: Benchmark) -> Present:
+def _state_of_metrics(run: Run, benchmark: Benchmark) -> Present:
     folder = evaluation_folder(run, benchmark)
     try:
         metrics = records.read_metrics(folder / "metrics.json")
@@ -219,7 +219,7 @@ def lacking_rows(benchmark: Benchmark) -> dict[str, tuple[int, int]]:
 # --- verdicts ---
 
 
-def _opened(run: Run, benchmark: Benchmark) -> Judgements:
+def _open_judgements(run: Run, benchmark: Benchmark) -> Judgements:
     """Open a benchmark's judgements. Raises an error if it has more or fewer generations than it asks for."""
     folder, expected = evaluation_folder(run, benchmark), len(asked(run, benchmark))
     judges = {judge.name: judge for judge in judges_of(run, benchmark).values()}
@@ -235,7 +235,7 @@ def _opened(run: Run, benchmark: Benchmark) -> Judgements:
     return judgements
 
 
-def _withdraw(folder: Path, present: Present) -> None:
+def _remove_outdated(folder: Path, present: Present) -> None:
     """Remove metrics that were made from other files, and what a failed attempt has left in judging/."""
     if present.changed:  # if judging fails now, a report must not show the old numbers
         changed = ", ".join(present.changed)
@@ -247,7 +247,7 @@ def _withdraw(folder: Path, present: Present) -> None:
         (folder / JUDGING / name).unlink(missing_ok=True)
 
 
-def _ask(judgements: Judgements, session: Session) -> None:
+def _collect_verdicts(judgements: Judgements, session: Session) -> None:
     """Have each judge give the verdicts that are lacking, and write the new judgements.jsonl and judges.json."""
     judgements.find()
     for name, part in judgements.asked:
@@ -289,7 +289,7 @@ def _refuse_unjudged(judgements: Judgements) -> dict[str, Any]:
 # --- numbers ---
 
 
-def _called(measure: str, block: Block, deciding: Block) -> str:
+def _rate_name(measure: str, block: Block, deciding: Block) -> str:
     """Return the name of the rate of another judge or part: the measure, and what differs from the deciding block."""
     differing = [name for name, deciding_name in zip(block, deciding, strict=True) if name != deciding_name]
     return ".".join([measure, *differing])
@@ -340,7 +340,7 @@ def _write_metrics(
     for block, entry in zip(blocks, others, strict=True):
         shaping = shaping_verdicts(entries[entry["judge"]])
         entry["protocol_hash"] = run.protocol_hash(benchmark, shaping, entry["part"], source_texts(run, benchmark))
-        entry["metric"] = _called(benchmark.measure, block, deciding_block)
+        entry["metric"] = _rate_name(benchmark.measure, block, deciding_block)
     analysis = {"decides": deciding, **summaries[deciding_block].analysis(), "others": others}
     # prompts are compared for the benchmark without its intervention
     rows = [] if benchmark.intervention else records.read_rows(run.folder / "train.jsonl", Example)

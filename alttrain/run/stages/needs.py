@@ -85,18 +85,18 @@ def needs_of(run: Run, rows: Sequence[Example], device: Device, sizes: Sizes | N
     if run.to_train and run.adapter.trains:
         if run.structure.original is not None and lacks_originals(run, rows):
             caps = {tokens_key(run): run.structure.original.tokens}
-            needs.append(_generating(run, shape, "rewrite", sizes.dataset_prompt, caps, device))
-        needs.append(_training(run, shape, sizes, device))
+            needs.append(_generation_need(run, shape, "rewrite", sizes.dataset_prompt, caps, device))
+        needs.append(_training_need(run, shape, sizes, device))
     if run.benchmarks:
         caps = {
             run.protocol.key_for(benchmark, "max_new_tokens"): run.protocol.decoding_for(benchmark).max_new_tokens
             for benchmark in run.benchmarks
         }
-        needs.append(_generating(run, shape, "generate", sizes.benchmark_prompt, caps, device))
+        needs.append(_generation_need(run, shape, "generate", sizes.benchmark_prompt, caps, device))
     return [need for need in needs if need is not None]
 
 
-def _training(run: Run, shape: Shape, sizes: Sizes, device: Device) -> Need:
+def _training_need(run: Run, shape: Shape, sizes: Sizes, device: Device) -> Need:
     """Return the memory that training needs on one device, without SafeKey's second pass over short prefixes."""
     recipe, adapter = run.training, run.adapter
     assert recipe.trains
@@ -134,7 +134,7 @@ def _training(run: Run, shape: Shape, sizes: Sizes, device: Device) -> Need:
     return Need("train", parts(run.hardware, run.backbone.quantization), remedies, certain=sizes.counted)
 
 
-def _generating(
+def _generation_need(
     run: Run, shape: Shape, stage: str, prompt: int, caps: Mapping[str, int], device: Device
 ) -> Need | None:
     """Return the engine's memory need; None if it does not use this process's memory.
@@ -241,7 +241,7 @@ def fit_hardware(run: Run, rows: Sequence[Example] | None = None) -> Run:
     sizes = Sizes(0, rows=guessed_rows(run.rows if rows is None else rows, recipe.max_length))
     for changes in ({}, *_reductions(run.adapter, hardware.most_devices)):
         run = replace(run, hardware=replace(hardware, **changes))
-        if device.free is None or _training(run, shape, sizes, device).total <= device.free:
+        if device.free is None or _training_need(run, shape, sizes, device).total <= device.free:
             break
     return run
 

@@ -70,15 +70,16 @@ def rewrite(run: Run, session: Session) -> None:
     examples, teacher, understander = selection.examples, structure.teacher, structure.understander
 
     assess = teacher.assess if teacher else None
-    assessed, rejected = _written(session, "assessments", assess, examples)
+    assessed, rejected = _write_sentences(session, "assessments", assess, examples)
     understand = understander.understand if understander else None
     traceless = [row for row in examples if not row.thought]
-    understood, not_understood = _written(session, "understandings", understand, traceless)
+    understood, not_understood = _write_sentences(session, "understandings", understand, traceless)
     rejected += [row for row in not_understood if row.id in assessed or not teacher]
     _reject(run, rejected)
 
     unusable = {row.id for row in rejected}
-    completed, unusable_originals, report = _completed(session, [row for row in examples if row.id not in unusable])
+    usable = [row for row in examples if row.id not in unusable]
+    completed, unusable_originals, report = _with_originals(session, usable)
     results = [structure.rewrite(row, run.seed, assessed.get(row.id), understood.get(row.id)) for row in completed]
     rewritten = [row for row in results if isinstance(row, Example)]
     rejected += [*unusable_originals, *(row for row in results if isinstance(row, Rejected))]
@@ -156,7 +157,7 @@ def _remedy(run: Run, reason: str) -> str:
     return "choose the data set that belongs to this rewrite, or a rewrite that takes such rows"
 
 
-def _written(
+def _write_sentences(
     session: Session, step: str, write: Callable[..., Sentences] | None, examples: Sequence[Example]
 ) -> tuple[dict[str, Segment], list[Rejected]]:
     """Return what a teacher's method writes, by example id, and the examples for which it wrote no valid sentence."""
@@ -208,7 +209,7 @@ def _digest(described: Any) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _completed(session: Session, rows: list[Example]) -> tuple[list[Example], list[Rejected], dict[str, Any]]:
+def _with_originals(session: Session, rows: list[Example]) -> tuple[list[Example], list[Rejected], dict[str, Any]]:
     """Return (rows with the backbone's originals where the structure needs them, rejected rows, report).
 
     The report has the ids of cut answers and, by label, the counts of the guard's verdicts.
@@ -235,24 +236,24 @@ def _completed(session: Session, rows: list[Example]) -> tuple[list[Example], li
             filled[row.id] = completed
             report["answers_cut"] += [row.id] if reason == ANSWER_CUT else []
     if structure.guard is not None:
-        unsafe, report["guard"] = _guarded(session, structure.guard, list(filled.values()))
+        unsafe, report["guard"] = _guard_verdicts(session, structure.guard, list(filled.values()))
         reasons |= dict.fromkeys(unsafe, UNSAFE)
-    kept = [filled.get(row.id, row) for row in rows if row.id not in reasons]
-    return kept, [Rejected(name, reason) for name, reason in reasons.items()], report
+    usable = [filled.get(row.id, row) for row in rows if row.id not in reasons]
+    return usable, [Rejected(name, reason) for name, reason in reasons.items()], report
 
 
-def _guarded(session: Session, guard: Guard, rows: Sequence[Example]) -> tuple[list[str], dict[str, Any]]:
+def _guard_verdicts(session: Session, guard: Guard, rows: Sequence[Example]) -> tuple[list[str], dict[str, Any]]:
     """Return the ids of rows whose whole response the guard calls unsafe, and counts of its verdicts by label.
 
     Raises RunError if the guard does not reply.
     """
-    template, shown = session.run.backbone.template, []
+    template, outputs = session.run.backbone.template, []
     for row in rows:
         text = f"{template.think_open}{render(row.thought)}{template.think_close}{row.answer}"
-        shown.append(Generation(row.id, row.prompt, row.label, row.category, (), text, "", text, True, "stop", 0, 0))
-    with bar(guard.name, len(shown)) as advance:
+        outputs.append(Generation(row.id, row.prompt, row.label, row.category, (), text, "", text, True, "stop", 0, 0))
+    with bar(guard.name, len(outputs)) as advance:
         context = JudgeContext(cache_folder() / "replies", session.scorer, advance)
-        verdicts = {judgement.id: judgement for judgement in guard.judge(shown, context)}
+        verdicts = {judgement.id: judgement for judgement in guard.judge(outputs, context)}
     clear_shelf()
     errors = [judgement.error for judgement in verdicts.values() if judgement.error]
     no_reply = next((error for error in errors if error.startswith(NO_REPLY)), "")

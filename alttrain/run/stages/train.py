@@ -137,15 +137,15 @@ def tokenized(
     """
     recipe = run.training
     assert recipe.trains
-    kept, too_long = renderer.sequences(examples, recipe.max_length)
-    if not kept:
+    sequences, too_long = renderer.sequences(examples, recipe.max_length)
+    if not sequences:
         raise RunError(f"training.max_length={recipe.max_length}: every example is longer; raise it")
     if recipe.objective.needs_key_sentence:
         longer = set(too_long)
-        kept = renderer.mark([example for example in examples if example.id not in longer], kept)
-        if all(sequence.marks is None for sequence in kept):
+        sequences = renderer.mark([example for example in examples if example.id not in longer], sequences)
+        if all(sequence.marks is None for sequence in sequences):
             raise RunError("training/objective=safekey: no row has a key sentence; choose dataset=safekey, or response")
-    return kept, too_long
+    return sequences, too_long
 
 
 def tell_edited(run: Run) -> None:
