@@ -388,9 +388,8 @@ def _compare_templates(run: Run, renderer: Renderer) -> None:
     tokenizer_prompt = renderer.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     prompt = backbone.template.prompt("Why?", backbone.system_prompt, "open")
     if prompt != tokenizer_prompt:
-        log.warning(
-            "check     backbone.template prompts %r, but the tokenizer's own template %r", prompt, tokenizer_prompt
-        )
+        message = "check     backbone.template prompts %r, but the tokenizer's own template %r"
+        log.warning(message, prompt, tokenizer_prompt)
 
 
 def fits_context(run: Run, rows: Sequence[Example], renderer: Renderer) -> tuple[int, int]:
@@ -417,11 +416,9 @@ def fits_context(run: Run, rows: Sequence[Example], renderer: Renderer) -> tuple
     lengths = [len(prompt) for prompt in renderer.prompts(rows, run.training.thought)]
     _refuse_too_long("dataset", rows, lengths, one_token, whole_context)
     if original is not None:
-        needs_original = [lacks_original(run.structure, row) for row in rows]
+        lacking = [lacks_original(run.structure, row) for row in rows]
         room = (needs.tokens_key(run), original.tokens)
-        _refuse_too_long(
-            "dataset", compress(rows, needs_original), compress(lengths, needs_original), room, whole_context
-        )
+        _refuse_too_long("dataset", compress(rows, lacking), compress(lengths, lacking), room, whole_context)
     return longest, max(lengths)
 
 

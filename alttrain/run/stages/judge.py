@@ -310,13 +310,13 @@ def _summarise(benchmark: Benchmark, judgements: Judgements) -> Summaries:
 
     def adherence() -> Iterator[Adherence]:
         rows = records.iterate_rows(judgements.generations, Generation)
-        for row, *verdicts in zip(rows, *(judgements.of(*block) for block in summaries), strict=True):
-            verdict_of = dict(zip(summaries, verdicts, strict=True))
-            contents = Adherence.of(row, verdict_of[deciding] if judge_sees_refusals else None)
+        for row, *row_judgements in zip(rows, *(judgements.of(*block) for block in summaries), strict=True):
+            judgement_of = dict(zip(summaries, row_judgements, strict=True))
+            contents = Adherence.of(row, judgement_of[deciding] if judge_sees_refusals else None)
             for block, summary in summaries.items():
-                summary.add(row, verdict_of[block], contents)
+                summary.add(row, judgement_of[block], contents)
             for block, structure in structure_agreements.items():
-                structure.add(verdict_of[block], contents, row.thought)
+                structure.add(judgement_of[block], contents, row.thought)
             yield contents
 
     records.write_rows(document_folder / "adherence.jsonl", adherence())
@@ -329,7 +329,7 @@ def _summarise(benchmark: Benchmark, judgements: Judgements) -> Summaries:
 def _write_metrics(
     run: Run, benchmark: Benchmark, summaries: Summaries, metrics: list[Metric], servers: Mapping[str, Any]
 ) -> None:
-    """Write metrics.json into judging/, when all other files are there."""
+    """Write metrics.json into judging/, after all other files."""
     folder = evaluation_folder(run, benchmark)
     document_folder, entries = folder / JUDGING, records.read_json(folder / JUDGING / "judges.json")
     block_entries: list[dict[str, Any]] = [

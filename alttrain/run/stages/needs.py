@@ -1,4 +1,4 @@
-"""What each stage needs of memory and disk, whether it is there, and settings that reduce it.
+"""What each stage needs of memory and disk, whether that is free, and settings that reduce it.
 
 `needs_of` estimates, `refuse_*` compare with what is free, `fit_hardware` chooses settings with which a training fits.
 """
@@ -217,7 +217,7 @@ def refuse_full_disk(runs: Sequence[Run]) -> None:
         if shape is None or not (run.to_train and {"check", "train"} & set(run.stages)):
             continue
         parts = training_bytes(shape, BFLOAT16_BYTES, lengths=[], **run.adapter.footprint(BFLOAT16_BYTES))
-        whole_model = BFLOAT16_BYTES * shape.parameters  # as it is saved, whatever it is trained in
+        whole_model = BFLOAT16_BYTES * shape.parameters  # saved in this precision, whatever it is trained in
         trained += parts["adapter"] if run.adapter.freezes else whole_model
         checkpoints.append(parts["gradients"] + parts["optimizer"])  # as large as weights and moments
     needed, output_dir = trained + max(checkpoints), runs[0].output_dir
