@@ -85,13 +85,7 @@ def rewrite(run: Run, session: Session) -> None:
     rejected += [*unusable_originals, *(row for row in results if isinstance(row, Rejected))]
     _reject(run, rejected)
     left_out = Counter(row.reason for row in rejected)
-    untrainable = [row.id for row in rewritten if row.shape == "prompt_only"]
-    if untrainable or not rewritten:
-        message = f"rewrite={structure.name} leaves nothing to train on"
-        if untrainable:
-            message += f" for {len(untrainable)} rows without thought or answer (first: {untrainable[0]})"
-        message += "".join(f"; {count} rows: {reason}" for reason, count in left_out.items())
-        raise RunError(f"{message}; choose another rewrite, or method=no_train for the backbone as it is")
+    _refuse_untrainable(structure.name, rewritten, left_out)
 
     before = {row.id: row for row in [*examples, *completed]}  # the latter have traces
     rows = {"originals": list(before.values()), "held_out": selection.held_out, "train": rewritten}
@@ -120,6 +114,17 @@ def rewrite(run: Run, session: Session) -> None:
         message = "rewrite   %d of %d rows of the dataset are too like prompts of %s, and left out; %s lists them"
         log.info(message, similar, total, named, run.folder / "rewrite.json")
     log.info("rewrite   %d examples, %d left out", len(rewritten), len(rejected))
+
+
+def _refuse_untrainable(structure: str, rewritten: Sequence[Example], left_out: Mapping[str, int]) -> None:
+    """Raise RunError if no row is rewritten, or one has nothing to train on. `left_out` counts rows by reason."""
+    untrainable = [row.id for row in rewritten if row.shape == "prompt_only"]
+    if untrainable or not rewritten:
+        message = f"rewrite={structure} leaves nothing to train on"
+        if untrainable:
+            message += f" for {len(untrainable)} rows without thought or answer (first: {untrainable[0]})"
+        message += "".join(f"; {count} rows: {reason}" for reason, count in left_out.items())
+        raise RunError(f"{message}; choose another rewrite, or method=no_train for the backbone as it is")
 
 
 def _reject(run: Run, rejected: Sequence[Rejected]) -> None:
@@ -271,7 +276,7 @@ def _guard_verdicts(session: Session, guard: Guard, rows: Sequence[Example]) -> 
 def _originals(session: Session, recipe: SelfTrace, rows: list[Example]) -> dict[str, Original]:
     """Return the backbone's own output for each prompt, by id, from the cache if the same prompts were asked before.
 
-    Chunks are stored as they are generated. After an interruption, the whole chunks are kept.
+    Each chunk is stored once it is generated. After an interruption, the whole chunks are kept.
     """
     run = session.run
     examples = sorted(rows, key=lambda example: example.id)  # the seed must not change the cache key
