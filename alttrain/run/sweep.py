@@ -184,11 +184,17 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
         shutil.rmtree(output_dir / ENDED, ignore_errors=True)
         write_plan(output_dir, jobs, [group.first for group in groups.values()], rows)
     tell(jobs)
-    for_training = [argument for argument in arguments if of_training(argument)]
-    training_names = {job.run for job in jobs if any(map(of_training, job.overrides))}
-    if untrained := [name for name in runs if for_training and name not in training_names]:
-        log.info("          %s: not for %s, which trains nothing", " ".join(for_training), ", ".join(untrained))
+    _log_untrained(arguments, jobs)
     return swept
+
+
+def _log_untrained(arguments: Sequence[str], jobs: Sequence[Job]) -> None:
+    """If a command line has overrides of a training, log which runs do not take them, since they train nothing."""
+    for_training = [argument for argument in arguments if of_training(argument)]
+    trained = {job.run for job in jobs if any(map(of_training, job.overrides))}
+    untrained = [name for name in dict.fromkeys(job.run for job in jobs) if name not in trained]
+    if for_training and untrained:
+        log.info("          %s: not for %s, which trains nothing", " ".join(for_training), ", ".join(untrained))
 
 
 def _unseeded(overrides: Sequence[str]) -> tuple[str, ...]:
