@@ -54,7 +54,7 @@ class Answer:
 
 
 class RunModel:
-    """The model of a run: the backbone with what the run trained, or with `untrained` the backbone as it is."""
+    """The model of a run: the backbone with what the run trained, or with `untrained` the backbone alone."""
 
     def __init__(self, run: Run, untrained: bool = False) -> None:
         self.run, self._session = run, Session(run)

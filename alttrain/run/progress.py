@@ -1,4 +1,4 @@
-"""What a run says as it works: lines on the console and in run.log, and the progress of long work.
+"""The messages of a run: lines on the console and in run.log, and the progress of long work.
 
 Progress is a bar on a terminal, else a line every minute, and a note for `alttrain-status`. Parallel jobs print lines
 behind their names, since each bar would overwrite the others.
@@ -21,7 +21,7 @@ from hydra_plugins.alttrain_jobs import is_worker
 log = logging.getLogger(__name__)
 
 LINE_S, NOTE_S = 60.0, 5.0  # seconds between two lines, and between two notes
-listeners: list[Callable[[str], None]] = []  # what takes the notes: the status of the run in work
+listeners: list[Callable[[str], None]] = []  # they take the notes: the status of the present run
 
 
 @contextmanager

@@ -107,7 +107,7 @@ class Session:
 
     @contextmanager
     def engine(self, trained: Path | None, quantization: Quantization | None = None) -> Iterator[Engine]:
-        """Start the engine for the backbone as it is, or for what was trained. Stops a server that it started.
+        """Start the engine for the untrained backbone, or for what was trained. Stops a server that it started.
 
         `quantization` applies to weights in this process; None is the backbone's.
         """
@@ -123,7 +123,7 @@ class Session:
             return full_model or self.weights.folder
 
         def decoder(generation: InProcess) -> Any:
-            """Return a decoder; one of the backbone as it is keeps its texts for all runs of the output folder."""
+            """Return a decoder; one of the untrained backbone keeps its texts for all runs of the output folder."""
             if trained:
                 return self._decoder(generation, adapter, full_model, quantized)
             identity = {
@@ -144,7 +144,7 @@ class Session:
             yield engine
 
     def identity(self) -> dict[str, Any]:
-        """Return what shapes texts of the backbone as it is, besides prompts and decoding. Cache keys contain it."""
+        """Return what shapes texts of the untrained backbone, besides prompts and decoding. Cache keys contain it."""
         described: dict[str, Any] = {"weights": self.weights.identity, "backbone": asdict(self.run.backbone)}
         shaping = shaping_of_engine(self.run.config["generation"], self.run.generation.batched)
         described["generation"] = {key: value for key, value in shaping.items() if not key.endswith(".memory_gib")}
