@@ -38,7 +38,7 @@ def test_a_method_as_it_is_changes_nothing() -> None:
 
 def test_a_setting_of_a_benchmark_with_a_keys_name_is_a_change() -> None:
     protocol = {"settings": {"health": {"max_new_tokens": 5}}}
-    found = identity._applied(protocol, "health", {"kind": "harm", "measure": "harmful_rate"})
+    found = identity._protocol_for(protocol, "health", {"kind": "harm", "measure": "harmful_rate"})
     assert found["protocol.settings.health.max_new_tokens"] == 5
 
 

@@ -16,7 +16,7 @@ from alttrain.config import RunError, register
 from alttrain.config.trust import TRUSTED
 from alttrain.records import Generation, Judgement, read_rows
 from alttrain.run.app import execute
-from alttrain.run.stages.judge import _called
+from alttrain.run.stages.judge import _rate_name
 from alttrain.run.stages.report import write_report
 
 JUDGE = "protocol.judges.harmful_rate"
@@ -313,7 +313,7 @@ def test_judging_again_keeps_the_verdicts_of_the_first_judge_and_compares_them(r
     ],
 )
 def test_a_rate_that_does_not_decide_is_named_after_what_differs(block: tuple[str, str], name: str) -> None:
-    assert _called("harmful_rate", block, ("refusal", "answer")) == name
+    assert _rate_name("harmful_rate", block, ("refusal", "answer")) == name
 
 
 def test_a_judge_of_the_same_name_with_other_settings_is_another_judge(run: Run, serve: Serve) -> None:

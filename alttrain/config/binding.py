@@ -51,23 +51,25 @@ def faults(config: DictConfig) -> list[Fault]:
 
     Imports the modules of the targets and nothing heavier.
     """
-    if found := [Fault(*one) for one in resolvers(OmegaConf.to_container(config, resolve=False))]:
-        return found  # resolving could run a refused resolver
-    known = RunSchema.__dataclass_fields__
-    absent = OmegaConf.missing_keys(config) | known.keys() - config.keys()
-    found = [Fault(str(key), MISSING, "a value is needed here") for key in sorted(absent)]
+    if problems := [Fault(*refusal) for refusal in resolvers(OmegaConf.to_container(config, resolve=False))]:
+        return problems  # resolving could run a refused resolver
+    known_keys = RunSchema.__dataclass_fields__
+    absent = OmegaConf.missing_keys(config) | known_keys.keys() - config.keys()
+    problems = [Fault(str(key), MISSING, "a value is needed here") for key in sorted(absent)]
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    accepted = f"there is no such key; accepted: {', '.join(known)}"
-    found += [Fault(str(key), value, accepted) for key, value in plain.items() if key not in known]
+    accepted = f"there is no such key; accepted: {', '.join(known_keys)}"
+    problems += [Fault(str(key), value, accepted) for key, value in plain.items() if key not in known_keys]
     stages, names = plain.get("stages", []), ", ".join(STAGES)
     if not stages or len(set(stages)) < len(stages):
-        found.append(Fault("stages", stages, f"accepted: one or more of {names}, each once"))
+        problems.append(Fault("stages", stages, f"accepted: one or more of {names}, each once"))
     unknown = [stage for stage in stages if stage not in STAGES]
-    found += [Fault("stages", stage, f"accepted: {names}{did_you_mean(stage, STAGES)}") for stage in unknown]
+    problems += [Fault("stages", stage, f"accepted: {names}{did_you_mean(stage, STAGES)}") for stage in unknown]
     logger = plain.get("logger")
     texts = {"page_texts": plain.get("page_texts"), "logger.texts": isinstance(logger, dict) and logger.get("texts")}
-    found += [Fault(*one, f"accepted: {', '.join(TEXTS)}") for one in texts.items() if one[1] and one[1] not in TEXTS]
-    return [*found, *(Fault(*one) for one in exposed(plain)), *target_faults(plain)]
+    for key, value in texts.items():
+        if value and value not in TEXTS:
+            problems.append(Fault(key, value, f"accepted: {', '.join(TEXTS)}"))
+    return [*problems, *(Fault(*secret) for secret in exposed(plain)), *target_faults(plain)]
 
 
 def target_faults(plain: Mapping[Any, Any]) -> Iterator[Fault]:
@@ -76,17 +78,17 @@ def target_faults(plain: Mapping[Any, Any]) -> Iterator[Fault]:
         if name != MISSING and (accepted := name_fault(name)):
             yield Fault(key, name, accepted)
     for key, node in plain.items():
-        place: Any = functools.reduce(operator.or_, map(locate, PLACES[key])) if key in PLACES else None
+        annotation: Any = functools.reduce(operator.or_, map(locate, PLACES[key])) if key in PLACES else None
         if key == "evaluation":
-            place = Mapping[str, Mapping[str, place]]
+            annotation = Mapping[str, Mapping[str, annotation]]
         elif key in ("intervention", "logger"):
-            place = Mapping[str, place]
+            annotation = Mapping[str, annotation]
         if key == "logger" and isinstance(node, dict):
-            node = {name: one for name, one in node.items() if name != "texts"}
-        yield from _walk(node, str(key), place)
+            node = {name: logger for name, logger in node.items() if name != "texts"}
+        yield from _walk(node, str(key), annotation)
 
 
-def _builds(node: Any) -> bool:
+def _has_target(node: Any) -> bool:
     return isinstance(node, dict) and "_target_" in node
 
 
@@ -104,28 +106,28 @@ def _names(plain: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
         yield f"intervention.{name}", name
 
 
-def _walk(node: Any, key: str, place: Any) -> Iterator[Fault]:
-    """Yield the faults at and below `node`. `place` is the annotation of what may be built here; see `_fits`."""
-    needs_object = bool(_classes(place)) and _items(place) is None
-    null_fits = type(None) in _alternatives(place)
-    if _builds(node):
-        yield from _target_faults(node, key, place)
+def _walk(node: Any, key: str, annotation: Any) -> Iterator[Fault]:
+    """Yield the faults at and below `node`. `annotation` says what may be built here; see `_fits`."""
+    needs_object = bool(_classes(annotation)) and _items(annotation) is None
+    null_fits = type(None) in _alternatives(annotation)
+    if _has_target(node):
+        yield from _target_faults(node, key, annotation)
     elif needs_object and (isinstance(node, dict) or (node is None and not null_fits)):
-        names = " or ".join(one.__name__ for one in _classes(place))
+        names = " or ".join(cls.__name__ for cls in _classes(annotation))
         yield Fault(f"{key}._target_", None, f"missing; choose an option, or name what builds a {names}")
     elif isinstance(node, dict | list):
         for name, child in node.items() if isinstance(node, dict) else enumerate(node):
-            below = f"{key}.{name}" if isinstance(node, dict) else f"{key}[{name}]"
-            yield from _walk(child, below, _items(place))
+            child_key = f"{key}.{name}" if isinstance(node, dict) else f"{key}[{name}]"
+            yield from _walk(child, child_key, _items(annotation))
     elif key.rpartition(".")[2] == "seed" and isinstance(node, int) and not 0 <= node < SEEDS:
         yield Fault(key, node, f"accepted: 0 to {SEEDS - 1}")
 
 
-def _target_faults(node: dict[str, Any], key: str, place: Any) -> Iterator[Fault]:
+def _target_faults(node: dict[str, Any], key: str, annotation: Any) -> Iterator[Fault]:
     path, arguments = node["_target_"], {name: value for name, value in node.items() if name != "_target_"}
     try:
         target = locate(path)
-        fault = _fits(target, place)
+        fault = _fits(target, annotation)
     except PermissionError as error:
         fault = str(error)
     except (ImportError, ValueError) as error:
@@ -138,21 +140,21 @@ def _target_faults(node: dict[str, Any], key: str, place: Any) -> Iterator[Fault
     yield from program_faults(node, key, target)
     parameters = inspect.signature(target).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    hints, own = _hints_of(target), target.__module__.startswith("alttrain.")
+    hints, is_ours = _hints_of(target), target.__module__.startswith("alttrain.")
     for name, value in arguments.items():
         hint = hints.get(name, Any)
-        below = list(_walk(value, f"{key}.{name}", (None if own else ANYTHING) if hint is Any else hint))
-        yield from below
+        faults_below = list(_walk(value, f"{key}.{name}", (None if is_ours else ANYTHING) if hint is Any else hint))
+        yield from faults_below
         if name in NOT_TAKEN:
             yield Fault(f"{key}.{name}", value, "give each argument by its name; what is built gets plain values")
         elif name in parameters:
-            yield from () if below or _builds(value) else _type_faults(value, hint, f"{key}.{name}")
+            yield from () if faults_below or _has_target(value) else _type_faults(value, hint, f"{key}.{name}")
         elif not takes_any:
             accepted = f"accepted: {', '.join(parameters)}{did_you_mean(name, parameters)}"
             yield Fault(f"{key}.{name}", value, accepted)
     for name, parameter in parameters.items():
-        several = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        if name not in arguments and parameter.default is parameter.empty and not several:
+        is_variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if name not in arguments and parameter.default is parameter.empty and not is_variadic:
             yield Fault(f"{key}.{name}", None, f"missing; {path} needs it")
 
 
@@ -165,35 +167,35 @@ def _type_faults(value: Any, hint: Any, key: str) -> Iterator[Fault]:
     except (PydanticSchemaGenerationError, TypeError):
         return  # a Protocol or a class of our own: the node that builds it is checked separately
     except ValidationError as error:
-        found: dict[str, tuple[Any, dict[str, None]]] = {}
+        problems: dict[str, tuple[Any, dict[str, None]]] = {}
         for item in error.errors():
-            place, inner = key, value
-            for step in item["loc"]:
-                if isinstance(inner, dict) and step in inner:
-                    place, inner = f"{place}.{step}", inner[step]
-                elif isinstance(inner, list) and isinstance(step, int) and step < len(inner):
-                    place, inner = f"{place}[{step}]", inner[step]
-            found.setdefault(place, (inner, {}))[1][item["msg"]] = None
-        for place, (inner, messages) in found.items():
-            yield Fault(place, inner, "; ".join(messages))
+            item_key, item_value = key, value
+            for part in item["loc"]:
+                if isinstance(item_value, dict) and part in item_value:
+                    item_key, item_value = f"{item_key}.{part}", item_value[part]
+                elif isinstance(item_value, list) and isinstance(part, int) and part < len(item_value):
+                    item_key, item_value = f"{item_key}[{part}]", item_value[part]
+            problems.setdefault(item_key, (item_value, {}))[1][item["msg"]] = None
+        for item_key, (item_value, messages) in problems.items():
+            yield Fault(item_key, item_value, "; ".join(messages))
 
 
-def _fits(target: Callable[..., Any], place: Any) -> str:
+def _fits(target: Callable[..., Any], annotation: Any) -> str:
     """Return why what `target` builds does not have the type of its place; "" if it has.
 
-    `place` is an annotation, None if nothing may be built there, or `ANYTHING`.
+    `annotation` is that of the place, None if nothing may be built there, or `ANYTHING`.
     """
-    if place is ANYTHING:
-        ours = target.__module__.startswith("alttrain.")
-        return "not for a place without an annotation" if ours and not is_dataclass(target) else ""
-    wanted = _classes(place)
-    if not wanted:
+    if annotation is ANYTHING:
+        is_ours = target.__module__.startswith("alttrain.")
+        return "not for a place without an annotation" if is_ours and not is_dataclass(target) else ""
+    expected = _classes(annotation)
+    if not expected:
         return "nothing is built here; give a plain value"
-    made = [target] if inspect.isclass(target) else _classes(_hints_of(target).get("return"))
-    if made and all(any(_is(one, other) for other in wanted) for one in made):
+    built = [target] if inspect.isclass(target) else _classes(_hints_of(target).get("return"))
+    if built and all(any(_satisfies(each, cls) for cls in expected) for each in built):
         return ""
-    return f"expected what builds a {' or '.join(one.__name__ for one in wanted)}" + (
-        "" if made else "; annotate what it returns"
+    return f"expected what builds a {' or '.join(cls.__name__ for cls in expected)}" + (
+        "" if built else "; annotate what it returns"
     )
 
 
@@ -210,18 +212,18 @@ def _alternatives(hint: Any) -> Iterator[Any]:
 
 def _classes(hint: Any) -> list[Any]:
     """Return the classes, protocols and Callable in an annotation that a node with a target can satisfy."""
-    found = [Callable if get_origin(one) is Callable else one for one in _alternatives(hint)]
-    return [one for one in found if inspect.isclass(one) and one is not Any and one.__module__ != "builtins"]
+    members = [Callable if get_origin(member) is Callable else member for member in _alternatives(hint)]
+    return [cls for cls in members if inspect.isclass(cls) and cls is not Any and cls.__module__ != "builtins"]
 
 
 def _items(hint: Any) -> Any:
     """Return the annotation of the items of a mapping or sequence; None for other annotations."""
     if hint is ANYTHING:
         return hint
-    for one in _alternatives(hint):
-        origin = get_origin(one)
+    for member in _alternatives(hint):
+        origin = get_origin(member)
         if inspect.isclass(origin) and issubclass(origin, Mapping | Sequence):
-            return get_args(one)[1 if issubclass(origin, Mapping) else 0]
+            return get_args(member)[1 if issubclass(origin, Mapping) else 0]
     return None
 
 
@@ -234,17 +236,17 @@ def _hints_of(target: Callable[..., Any]) -> dict[str, Any]:
         return {}  # a third-party target whose annotations name types that it imports for type checkers only
 
 
-def _is(made: Any, wanted: Any) -> bool:
-    """Return whether `made` is a `wanted`: a subclass, or, for a protocol, a class with all its methods.
+def _satisfies(built: Any, expected: Any) -> bool:
+    """Return whether `built` is an `expected`: a subclass, or, for a protocol, a class with all its methods.
 
     Other members of a protocol are not checked, since an instance may set them later.
     """
-    if not getattr(wanted, "_is_protocol", False):
-        return issubclass(made, wanted)
-    protocols = [base for base in wanted.__mro__ if getattr(base, "_is_protocol", False)]
-    methods = {name for base in protocols for name, own in vars(base).items() if inspect.isfunction(own)}
+    if not getattr(expected, "_is_protocol", False):
+        return issubclass(built, expected)
+    protocols = [base for base in expected.__mro__ if getattr(base, "_is_protocol", False)]
+    methods = {name for base in protocols for name, member in vars(base).items() if inspect.isfunction(member)}
     names = [name for name in methods if name == "__call__" or not name.startswith("_")]
-    return all(any(callable(vars(base).get(name)) for base in made.__mro__) for name in names)
+    return all(any(callable(vars(base).get(name)) for base in built.__mro__) for name in names)
 
 
 def instantiate(node: Any) -> Any:

@@ -82,17 +82,20 @@ def changes(config: DictConfig) -> Changes:
     treatment = {}
     if method:
         published = _published(f"method={method}", f"backbone={backbone}")
-        known = published["backbone"]["name"] == backbone
-        treatment = _differences(treatment_of(published, known), treatment_of(plain, known))
+        has_option = published["backbone"]["name"] == backbone
+        treatment = _differences(treatment_of(published, has_option), treatment_of(plain, has_option))
     benchmarks = plain["evaluation"]["benchmarks"]
     mounted = [f"+benchmark@evaluation.benchmarks.{name}={name}" for name in sorted(benchmarks)]
     published = _published(f"protocol={plain['protocol']['name']}", f"backbone={backbone}", *mounted)
-    weights = _differences(*({"backbone.source": one["backbone"]["source"]} for one in (published, plain)))
+    weights = _differences(*({"backbone.source": each["backbone"]["source"]} for each in (published, plain)))
     evaluation = {}
     for name, benchmark in benchmarks.items():
-        found = published["evaluation"]["benchmarks"].get(name, {})
-        asked = _differences(*(_applied(one["protocol"], name, benchmark) for one in (published, plain)))
-        evaluation[name] = weights | asked | _differences(_asked("benchmark", found), _asked("benchmark", benchmark))
+        published_benchmark = published["evaluation"]["benchmarks"].get(name, {})
+        protocol_changes = _differences(
+            *(_protocol_for(each["protocol"], name, benchmark) for each in (published, plain))
+        )
+        keys, published_keys = _flat_keys("benchmark", benchmark), _flat_keys("benchmark", published_benchmark)
+        evaluation[name] = weights | protocol_changes | _differences(published_keys, keys)
     return Changes(treatment, evaluation)
 
 
@@ -103,9 +106,9 @@ def treatment_of(plain: Mapping[str, Any], known: bool = True) -> dict[str, Any]
     (`known` is False), only its quantisation is part of it, since its other keys are the user's choice.
     """
     parts = ("rewrite.", "training.", "method.", *(("dataset.", "adapter.") if trains(plain) else ()))
-    found = {key: value for key, value in shaping(dict(plain)).items() if key not in NOT_TREATMENT}
+    shaping_keys = {key: value for key, value in shaping(dict(plain)).items() if key not in NOT_TREATMENT}
     of_backbone = OF_BACKBONE if known else OF_BACKBONE[:1]
-    return {key: value for key, value in found.items() if key.startswith((*parts, *of_backbone))}
+    return {key: value for key, value in shaping_keys.items() if key.startswith((*parts, *of_backbone))}
 
 
 def run_name(config: DictConfig, seed: int | None = None, treatment: Mapping[str, Sequence[Any]] | None = None) -> str:
@@ -123,38 +126,38 @@ def run_name(config: DictConfig, seed: int | None = None, treatment: Mapping[str
 
 
 def digest_of(treatment: Mapping[str, Sequence[Any]]) -> str:
-    """Return the part of a run's name that tells a changed treatment: `changed_` and a hash; "" without changes."""
-    own = json.dumps({key: value for key, (_, value) in treatment.items()}, sort_keys=True, default=str)
-    return f"changed_{hashlib.sha256(own.encode()).hexdigest()[:6]}" if treatment else ""
+    """Return the part of a run's name that marks a changed treatment: `changed_` and a hash; "" without changes."""
+    values = json.dumps({key: value for key, (_, value) in treatment.items()}, sort_keys=True, default=str)
+    return f"changed_{hashlib.sha256(values.encode()).hexdigest()[:6]}" if treatment else ""
 
 
-def _applied(protocol: Mapping[str, Any], name: str, benchmark: Mapping[str, Any]) -> dict[str, Any]:
+def _protocol_for(protocol: Mapping[str, Any], name: str, benchmark: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of a protocol that apply to a benchmark, flat. The judge is left out: the benchmark has it."""
     parts = {"settings": (name, benchmark["kind"]), "means": (benchmark["measure"],)}
-    own = {key: protocol.get(key) for key in ("decoding", "judged", "system_prompt", "quantization")}
+    applied = {key: protocol.get(key) for key in ("decoding", "judged", "system_prompt", "quantization")}
     for part, names in parts.items():
-        own[part] = {key: value for key, value in protocol.get(part, {}).items() if key in names}
-    return _asked("protocol", own)
+        applied[part] = {key: value for key, value in protocol.get(part, {}).items() if key in names}
+    return _flat_keys("protocol", applied)
 
 
-def _asked(part: str, node: Any) -> dict[str, Any]:
+def _flat_keys(part: str, node: Any) -> dict[str, Any]:
     """Return a protocol or benchmark as flat keys, without file paths, server settings and places in tables."""
-    shown = (f"{part}.labels.", f"{part}.tables.")
+    left_out = (f"{part}.labels.", f"{part}.tables.")
     return {
         key: value
         for key, value in flatten({part: node}).items()
-        if key.rpartition(".")[2] not in NOT_ASKED and not key.startswith(shown)
+        if key.rpartition(".")[2] not in NOT_ASKED and not key.startswith(left_out)
     }
 
 
 @functools.cache
 def _published(*choices: str) -> dict[str, Any]:
     """Compose these options alone; return the plain, resolved config. Options that do not exist are skipped."""
-    ready = GlobalHydra().is_initialized()
-    with nullcontext() if ready else initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+    is_ready = GlobalHydra().is_initialized()
+    with nullcontext() if is_ready else initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         options = GlobalHydra.instance().config_loader().get_group_options
-        there = [one for one in choices if one.partition("=")[2] in options(re.split("[@=]", one.lstrip("+"))[0])]
-        config = compose(config_name=PRIMARY, overrides=["evaluation=none", *there])
+        existing = [c for c in choices if c.partition("=")[2] in options(re.split("[@=]", c.lstrip("+"))[0])]
+        config = compose(config_name=PRIMARY, overrides=["evaluation=none", *existing])
     return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 

@@ -32,13 +32,13 @@ OF_TRAINING = ("training", "adapter", "rewrite", "teacher")
 
 def spelt_out(arguments: Sequence[str]) -> list[str]:
     """Return a command line as Hydra takes it: with "++" before open keys, and with what quick=true stands for."""
-    given, found = {_key(argument) for argument in arguments}, list[str]()
+    given_keys, spelt = {_key(argument) for argument in arguments}, list[str]()
     for argument in arguments:
         if quick := re.fullmatch(r"\+{0,2}quick=(true|false)", argument, re.IGNORECASE):
-            found += [one for one in QUICK if quick[1].lower() == "true" and _key(one) not in given]
+            spelt += [override for override in QUICK if quick[1].lower() == "true" and _key(override) not in given_keys]
         else:
-            found.append(f"++{argument}" if OPEN.match(argument) else argument)
-    return found
+            spelt.append(f"++{argument}" if OPEN.match(argument) else argument)
+    return spelt
 
 
 def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
@@ -47,17 +47,17 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
     Each value of a sweep is tried alone. The configs are not the sweep's jobs, but cover every value of every key.
     """
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
-        found: list[Fault] = []
+        problems: list[Fault] = []
         ordered = sorted(arguments, key=_order)
-        values = {argument: _values(argument, found) for argument in ordered}
-        for own in values.values():  # a method that trains comes first, so that keys of its training are known
-            if len(own) > 1 and _key(own[0]) == "method":
-                own.sort(key=lambda method: bool(_unused((method,))))
-        accepted, first = _accepted([own[0] for own in values.values() if own], found)
+        values = {argument: _values(argument, problems) for argument in ordered}
+        for overrides in values.values():  # a method that trains comes first, so that keys of its training are known
+            if len(overrides) > 1 and _key(overrides[0]) == "method":
+                overrides.sort(key=lambda method: bool(_unused((method,))))
+        accepted, first = _composable([overrides[0] for overrides in values.values() if overrides], problems)
         variants = [accepted]
-        for argument, own in values.items():
+        for argument, overrides in values.items():
             others = [override for override in accepted if _key(override) != _key(argument)]
-            variants += [applicable([*others, single]) for single in own[1:]]
+            variants += [applicable([*others, override]) for override in overrides[1:]]
         configs = []
         for variant in variants:
             try:
@@ -65,15 +65,15 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
             except COMPOSING as error:
                 blamed = next((o for o in variant if f"'{_key(o)}'" in str(error)), variant[-1])
                 fault = _explain(blamed, error, [override for override in variant if override != blamed])
-                found.append(replace(fault, accepted=f"with {variant[-1]} {fault.accepted}"))
+                problems.append(replace(fault, accepted=f"with {variant[-1]} {fault.accepted}"))
                 continue
             try:
-                of_variant = [*hydra_faults(config, arguments), *faults(without_hydra(config))]
+                variant_faults = [*hydra_faults(config, arguments), *faults(without_hydra(config))]
             except COMPOSING as error:  # of an interpolation
-                of_variant = [Fault(getattr(error, "full_key", None) or "config", None, _first_line(error))]
+                variant_faults = [Fault(getattr(error, "full_key", None) or "config", None, _first_line(error))]
             configs.append(config)
-            found += [fault for fault in of_variant if fault not in found]
-        return found, configs
+            problems += [fault for fault in variant_faults if fault not in problems]
+        return problems, configs
 
 
 def composed(overrides: list[str], arguments: Iterable[str]) -> DictConfig:
@@ -83,8 +83,8 @@ def composed(overrides: list[str], arguments: Iterable[str]) -> DictConfig:
     node.
     """
     config = _composed(overrides)
-    if found := list(hydra_faults(config, arguments)):
-        raise RunError("\n".join(map(str, found)))
+    if problems := list(hydra_faults(config, arguments)):
+        raise RunError("\n".join(map(str, problems)))
     return config
 
 
@@ -105,10 +105,10 @@ def applicable(overrides: list[str]) -> list[str]:
     So `method=no_train,alttrain training.epochs=1` changes the training of the method that has one. Needs Hydra
     initialised.
     """
-    decisive = tuple(one for one in overrides if _key(one) in ("method", "experiment") or _key(one).startswith("hydra"))
-    if "method" not in map(_key, decisive) or not any(map(of_training, overrides)):
+    deciding = tuple(o for o in overrides if _key(o) in ("method", "experiment") or _key(o).startswith("hydra"))
+    if "method" not in map(_key, deciding) or not any(map(of_training, overrides)):
         return overrides
-    unused = _unused(decisive)
+    unused = _unused(deciding)
     return [override for override in overrides if _group(override) not in unused]
 
 
@@ -133,10 +133,10 @@ def _unused(overrides: tuple[str, ...]) -> Sequence[str]:
     return () if trains(config) else [group for group in OF_TRAINING if group != "rewrite" or not changes_prompt]
 
 
-def _accepted(overrides: list[str], found: list[Fault]) -> tuple[list[str], DictConfig | None]:
+def _composable(overrides: list[str], problems: list[Fault]) -> tuple[list[str], DictConfig | None]:
     """Return the overrides that compose, tried together and then one by one, and the config of the last that did.
 
-    Faults of the others go to `found`.
+    Faults of the others are added to `problems`.
     """
     try:
         return overrides, _composed(overrides)
@@ -149,7 +149,7 @@ def _accepted(overrides: list[str], found: list[Fault]) -> tuple[list[str], Dict
             config = _composed([*accepted, override])
             accepted.append(override)
         except COMPOSING as error:
-            found.append(_explain(override, error, accepted, config))
+            problems.append(_explain(override, error, accepted, config))
     return accepted, config
 
 
@@ -159,12 +159,12 @@ def _order(argument: str) -> int:
     return 0 if key.startswith("hydra.") else 1 + ("." in key)
 
 
-def _values(argument: str, found: list[Fault]) -> list[str]:
+def _values(argument: str, problems: list[Fault]) -> list[str]:
     """Split an argument into overrides with one value each: itself, or one for each value of a simple sweep."""
     try:
         override = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_override(argument)
     except HydraException as error:
-        found.append(Fault(_key(argument), None, _first_line(error)))
+        problems.append(Fault(_key(argument), None, _first_line(error)))
         return []
     if override.is_sweep_override() and override.is_discrete_sweep():
         return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
@@ -184,25 +184,26 @@ def _explain(argument: str, error: Exception, accepted: list[str], config: DictC
     config = _composed(accepted) if config is None else config
     options = _options(key.partition("@")[0], config) if value else []
     if key.partition("@")[0] == "benchmark" and not argument.startswith("+"):
-        how = f"+benchmark@evaluation.benchmarks.{value}={value}"
-        return Fault(key, value, f"a benchmark is added to an evaluation by {how}; there are: {', '.join(options)}")
+        addition = f"+benchmark@evaluation.benchmarks.{value}={value}"
+        accepted_here = f"a benchmark is added to an evaluation by {addition}; there are: {', '.join(options)}"
+        return Fault(key, value, accepted_here)
     if options and value not in options:
         return Fault(key, value, f"accepted: {', '.join(options)}{did_you_mean(value, options)}")
-    known = _known_keys(key, config)
-    if known is None:
+    siblings = _known_keys(key, config)
+    if siblings is None:
         return Fault(key, value, _first_line(error.__cause__ or error))
-    hint = did_you_mean(key.rpartition(".")[2], known)
+    hint = did_you_mean(key.rpartition(".")[2], siblings)
     if "method" in map(_key, accepted) and _group(argument) in _unused(tuple(accepted)):
         hint = "; the method trains nothing"
-    settable = [name for name in known if name != "hydra" and not name.startswith("_")]
+    settable = [name for name in siblings if name != "hydra" and not name.startswith("_")]
     return Fault(key, value, f"there is no such key; accepted: {', '.join(settable)}{hint}")
 
 
 def _options(group: str, config: DictConfig) -> list[str]:
     """Return the options of a group, with those of --config-dir. `config` has Hydra's own node."""
-    found = GlobalHydra.instance().config_loader().get_group_options(group)
+    names = GlobalHydra.instance().config_loader().get_group_options(group)
     folders = [Path(source.path) for source in config.hydra.runtime.config_sources if source.schema == "file"]
-    return sorted({*found, *(path.stem for folder in folders for path in (folder / group).glob("*.yaml"))})
+    return sorted({*names, *(path.stem for folder in folders for path in (folder / group).glob("*.yaml"))})
 
 
 def _known_keys(key: str, config: DictConfig) -> list[str] | None:

@@ -40,8 +40,8 @@ class Fault:
     accepted: str
 
     def __str__(self) -> str:
-        place = f"{self.key}={self.value!r}" if self.value is not None else self.key
-        return masked(f"{place}: {self.accepted}")
+        setting = f"{self.key}={self.value!r}" if self.value is not None else self.key
+        return masked(f"{setting}: {self.accepted}")
 
 
 @dataclass

@@ -39,22 +39,22 @@ ENVIRONMENT = (
 
 def exposed(config: Any) -> list[tuple[str, None, str]]:
     """Return (key, None, fault) for each value of a plain, resolved config that holds a secret."""
-    known = secrets()
+    variables = secrets()
     texts = ((key, value) for key, value in leaves(config) if isinstance(value, str))
-    return [(key, None, fault) for key, value in texts if (fault := _fault(key, value, known))]
+    return [(key, None, fault) for key, value in texts if (fault := _fault(key, value, variables))]
 
 
 def secrets() -> dict[str, str]:
     """Return the secrets of the environment, as value -> name of the variable."""
-    found = {value.strip(): name for name, value in os.environ.items() if SECRET.search(name)}
-    return {value: name for value, name in found.items() if len(value) >= SHORTEST}
+    names = {value.strip(): name for name, value in os.environ.items() if SECRET.search(name)}
+    return {value: name for value, name in names.items() if len(value) >= SHORTEST}
 
 
 def masked(text: str) -> str:
     """Return the text with secrets, and what looks like an API key, replaced by `MASK`."""
     for value in secrets():
         text = text.replace(value, MASK)
-    return LOOKS.sub(lambda found: found[0].removesuffix(found[1]) + MASK, text)
+    return LOOKS.sub(lambda match: match[0].removesuffix(match[1]) + MASK, text)
 
 
 def resolvers(config: Any) -> Iterator[tuple[str, str, str]]:
@@ -72,8 +72,8 @@ def refuse_environment(*unused: object) -> None:
     raise ValueError(ENVIRONMENT)
 
 
-def _fault(key: str, value: str, known: Mapping[str, str]) -> str:
-    if name := next((name for secret, name in known.items() if secret in value), ""):
+def _fault(key: str, value: str, variables: Mapping[str, str]) -> str:
+    if name := next((name for secret, name in variables.items() if secret in value), ""):
         return f"holds the value of ${name}, which would be saved with the run; keys are read from the environment"
     if key.rpartition(".")[2] == "key_variable" and not VARIABLE.fullmatch(value):
         return "is not the name of an environment variable, such as OPENAI_API_KEY; export the key under one"
@@ -85,7 +85,7 @@ def _fault(key: str, value: str, known: Mapping[str, str]) -> str:
 
 
 def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) for each value of a nested plain config, with the places in lists as keys."""
+    """Yield (dotted key, value) for each value of a nested plain config, with the indices of lists as keys."""
     if isinstance(node, dict | list):
         for name, child in node.items() if isinstance(node, dict) else enumerate(node):
             yield from leaves(child, f"{key}.{name}" if key else str(name))

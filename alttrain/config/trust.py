@@ -54,21 +54,21 @@ def take_trusted(arguments: Sequence[str]) -> list[str]:
 
     Raises ValueError if a name is not the name of a package.
     """
-    names, words, rest = [], [], []
+    names, trusted_values, other_arguments = [], [], []
     for argument in arguments:
         key, _, value = argument.partition("=")
         if key == "trusted":
             names += [name.strip() for name in value.strip("[]").split(",")]
             continue
-        rest.append(argument)
+        other_arguments.append(argument)
         if (last := key.rpartition(".")[2]) in SAID:
-            words += [f"{last}={one.strip(QUOTES)}" for one in value.split(",")]
+            trusted_values += [f"{last}={part.strip(QUOTES)}" for part in value.split(",")]
     for name in names:
         if not re.fullmatch(r"[\w./-]+", name):
             raise ValueError(f"trusted={name!r}: accepted: names of packages, such as trusted=[mypackage]")
-    if names or words:
-        os.environ[TRUSTED] = ",".join([*(names or trusted()), *words])
-    return rest
+    if names or trusted_values:
+        os.environ[TRUSTED] = ",".join([*(names or trusted()), *trusted_values])
+    return other_arguments
 
 
 def trusted() -> tuple[str, ...]:
@@ -89,17 +89,17 @@ def locate(path: object) -> Callable[..., Any]:
     """
     if not isinstance(path, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", path):
         raise ValueError("expected a dotted path to a class or function")
-    own = path.startswith("alttrain.") and "._" not in path
-    homes = tuple(f"{home}." for home in (("alttrain",) if own else trusted()) if path.startswith(f"{home}."))
+    is_ours = path.startswith("alttrain.") and "._" not in path
+    homes = tuple(f"{home}." for home in (("alttrain",) if is_ours else trusted()) if path.startswith(f"{home}."))
     if not homes:
         raise PermissionError(REFUSED.format(package=path.partition(".")[0]))
-    found = _locate(path)
-    if not (inspect.isclass(found) or inspect.isroutine(found)):
+    target = _locate(path)
+    if not (inspect.isclass(target) or inspect.isroutine(target)):
         raise ValueError(f"{path} is not a class or function")
-    home = str(getattr(found, "__module__", None))  # a module's names include what it imports
+    home = str(getattr(target, "__module__", None))  # a module's names include what it imports
     if not f"{home}.".startswith(homes):
         raise PermissionError(f"it is of {home}; " + REFUSED.format(package=home.partition(".")[0]))
-    return found
+    return target
 
 
 def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -> Iterator[Fault]:
@@ -120,15 +120,15 @@ def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -
                 f"{key}.health", node["health"], "expected a path on the server that is started, such as /health"
             )
         command = node.get("command") or [""]
-        packaged = [one for one in _options("alttrain.conf", "generation").values() if "command" in one]
-        if command[0] not in trusted() and not any(_same(node, one) for one in packaged):
+        packaged = [option for option in _options("alttrain.conf", "generation").values() if "command" in option]
+        if command[0] not in trusted() and not any(_starts_same(node, option) for option in packaged):
             fault = "it, with_adapter and environment are not as packaged, and would run as they are written"
             remedy = f"if you know what it runs, trusted=[{command[0]}] on the command line"
             yield Fault(f"{key}.command", command, f"{fault}: {remedy}")
     elif name == "alttrain.generation.engine.InProcessVllm" and "vllm" not in trusted():
         for option, value in (node.get("options") or {}).items():
-            plain = isinstance(value, int | float) or (isinstance(value, str) and value.replace("_", "").isalnum())
-            if not plain or "trust" in str(option):
+            is_plain = isinstance(value, int | float) or (isinstance(value, str) and value.replace("_", "").isalnum())
+            if not is_plain or "trust" in str(option):
                 remedy = "if you know what it runs, trusted=[vllm] on the command line"
                 yield Fault(f"{key}.options.{option}", value, f"vLLM may load code by it: {remedy}")
 
@@ -140,15 +140,16 @@ def _options(package: str, *group: str) -> dict[str, Any]:
     return {file.name.removesuffix(".yaml"): yaml.safe_load(file.read_text(encoding="utf-8")) for file in files}
 
 
-def _same(node: dict[str, Any], option: dict[str, Any]) -> bool:
+def _starts_same(node: dict[str, Any], option: dict[str, Any]) -> bool:
     """Return whether a node starts what a packaged option starts.
 
     Words that the option interpolates are skipped: they are checked where they come from.
     """
-    command, own = node.get("command") or [], option["command"]
-    words = all(word == packaged or packaged.startswith("${") for word, packaged in zip(command, own, strict=False))
-    parts = all(not node.get(part) or node[part] == option[part] for part in ("with_adapter", "environment"))
-    return len(command) == len(own) and words and parts
+    command, expected = node.get("command") or [], option["command"]
+    pairs = zip(command, expected, strict=False)
+    same_words = all(word == packaged or packaged.startswith("${") for word, packaged in pairs)
+    same_parts = all(not node.get(part) or node[part] == option[part] for part in ("with_adapter", "environment"))
+    return len(command) == len(expected) and same_words and same_parts
 
 
 def hydra_faults(config: DictConfig, arguments: Iterable[str]) -> Iterator[Fault]:
@@ -158,35 +159,37 @@ def hydra_faults(config: DictConfig, arguments: Iterable[str]) -> Iterator[Fault
     command line, which may set what a file may not.
     """
     plain: Any = OmegaConf.to_container(config.hydra, resolve=False)
-    given = {argument.split("=", 1)[0].lstrip("+~") for argument in arguments}
+    given_keys = {argument.split("=", 1)[0].lstrip("+~") for argument in arguments}
     for name in LOGGING:
         options = _options("hydra.conf", "hydra", name)
         if plain.pop(name) not in options.values():
             accepted = f"hydra/{name}={', '.join(sorted(options))}"
             yield Fault(f"hydra.{name}", None, f"a log's handlers are code that runs; accepted: {accepted}")
     for key, value in leaves(plain):
-        own = f"hydra.{key}"
-        filed = re.sub(r"(\.\d+)+$", "", own) not in given
+        full_key = f"hydra.{key}"
+        from_file = re.sub(r"(\.\d+)+$", "", full_key) not in given_keys
         if key.startswith(BUILT) and "${" in str(value) and not _of_plain_values(config, str(value)):
-            yield Fault(own, value, "accepted here: plain values, and ${key} of one")
-        elif key.rpartition(".")[2] == "_target_" and not _known(key, str(value)):
+            yield Fault(full_key, value, "accepted here: plain values, and ${key} of one")
+        elif key.rpartition(".")[2] == "_target_" and not _is_known_target(key, str(value)):
             remedy = f"if you know what it runs: trusted=[{str(value).partition('.')[0]}] on the command line"
-            yield Fault(own, value, f"Hydra would build it; {remedy}")
-        elif filed and ((GIVEN.fullmatch(key) and value is not None) or (key in PLACED and value != PLACED[key])):
-            yield Fault(own, value, "this is for the command line, and not for a file; give it there, or leave it out")
+            yield Fault(full_key, value, f"Hydra would build it; {remedy}")
+        elif from_file and ((GIVEN.fullmatch(key) and value is not None) or (key in PLACED and value != PLACED[key])):
+            remedy = "give it there, or leave it out"
+            yield Fault(full_key, value, f"this is for the command line, and not for a file; {remedy}")
 
 
 def _of_plain_values(config: DictConfig, text: str) -> bool:
     """Return whether a text interpolates only keys, none of which holds a node (a node could have a target)."""
     try:
-        found = [OmegaConf.select(config, key) for key in KEY.findall(text)]
+        values = [OmegaConf.select(config, key) for key in KEY.findall(text)]
     except OmegaConfBaseException:
         return False
-    return "${" not in KEY.sub("", text) and not any(OmegaConf.is_config(one) for one in found)
+    return "${" not in KEY.sub("", text) and not any(OmegaConf.is_config(value) for value in values)
 
 
-def _known(key: str, target: str) -> bool:
-    if kind := PLUGINS.get(key):
-        return target in (f"{plugin.__module__}.{plugin.__name__}" for plugin in Plugins.instance().discover(kind))
-    mine = target.startswith(tuple(f"{package}." for package in trusted()))
-    return mine and re.fullmatch(r"callbacks\.[^.]+\._target_", key) is not None
+def _is_known_target(key: str, target: str) -> bool:
+    if plugin_type := PLUGINS.get(key):
+        plugins = Plugins.instance().discover(plugin_type)
+        return target in (f"{plugin.__module__}.{plugin.__name__}" for plugin in plugins)
+    is_trusted = target.startswith(tuple(f"{package}." for package in trusted()))
+    return is_trusted and re.fullmatch(r"callbacks\.[^.]+\._target_", key) is not None

@@ -79,12 +79,12 @@ def main() -> None:
         sys.argv[1:] = spelt_out(take_trusted(sys.argv[1:]))
         flags = _flags(sys.argv[1:])
         register()
-        own = [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
-        overrides = [*own, *flags.overrides]
+        searchpath = [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
+        overrides = [*searchpath, *flags.overrides]
         if not (flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion):
             swept = _check(overrides, flags.multirun)
             os.environ[PARENT] = str(os.getpid())
-        elif _shows(flags, overrides):
+        elif _print_config(flags, overrides):
             return
         _app()
         if swept is not None and not follows():
@@ -117,12 +117,12 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
     return flags
 
 
-def _refuse(found: Sequence[Fault]) -> None:
-    if found:
-        raise RunError("\n".join(["alttrain cannot run this:", *(f"  {fault}" for fault in found)]))
+def _refuse(faults: Sequence[Fault]) -> None:
+    if faults:
+        raise RunError("\n".join(["alttrain cannot run this:", *(f"  {fault}" for fault in faults)]))
 
 
-def _shows(flags: argparse.Namespace, overrides: list[str]) -> bool:
+def _print_config(flags: argparse.Namespace, overrides: list[str]) -> bool:
     """Show the config of a sweep, and return whether this answers the question that a command line asks.
 
     Hydra answers all others. It configures logging from its own node even then, so that node is checked.
@@ -130,9 +130,9 @@ def _shows(flags: argparse.Namespace, overrides: list[str]) -> bool:
     _refuse([fault for fault in preview(overrides)[0] if fault.key.startswith("hydra.")])
     if flags.cfg != "job" or flags.package:
         return False
-    if shown := config_shown(overrides, flags.multirun, flags.resolve):
-        print(shown)
-    return bool(shown)
+    if text := config_shown(overrides, flags.multirun, flags.resolve):
+        print(text)
+    return bool(text)
 
 
 def _check(overrides: list[str], multirun: bool) -> Sweep | None:
@@ -141,8 +141,8 @@ def _check(overrides: list[str], multirun: bool) -> Sweep | None:
     Returns the sweep, or None for a single run, which is kept for `_app`. Exits with the plan if a sweep only checks.
     """
     global _checked
-    found, configs = preview(overrides)
-    _refuse(found)
+    faults, configs = preview(overrides)
+    _refuse(faults)
     from hydra_plugins.alttrain_jobs import JobSweeper  # here: Hydra loads the module anew as it looks for plugins
 
     log_to_console()
@@ -213,8 +213,8 @@ def execute(config: DictConfig, reports: bool = True, checked: Run | None = None
         with lead(job, devices, nodes) as tell_to_train:
             check(run)
             log.info("run       %s", run.name)
-            for key, (published, own) in run.changed.treatment.items():
-                log.info("changed   %s: %r, here %r", key, published, own)
+            for key, (published, value) in run.changed.treatment.items():
+                log.info("changed   %s: %r, here %r", key, published, value)
             _stages(run, reports, tell_to_train)
         log.info("done      %s in %.0f s", run.name, time.monotonic() - started)
     except (ValueError, OSError) as error:
@@ -239,15 +239,15 @@ def _stages(run: Run, reports: bool, tell_to_train: Callable[[], None]) -> None:
             _stage("check", run, session)
         else:
             check_prompts(run, session)
-    due = [stage for stage in STAGES[1:] if stage in run.stages and (reports or stage != "report")]
-    if set(due) <= {"report"}:
-        for stage in due:
+    stages = [stage for stage in STAGES[1:] if stage in run.stages and (reports or stage != "report")]
+    if set(stages) <= {"report"}:
+        for stage in stages:
             _stage(stage, run, session)
         return
     open_folder(run)
     with locked(run.folder), logged_to(run.folder / "run.log"), Log(run.folder) as status:
         record_command(run)
-        for stage in due:
+        for stage in stages:
             status.stage(stage)
             if stage == "train":
                 tell_to_train()

@@ -54,7 +54,7 @@ class Answer:
 
 
 class RunModel:
-    """The model of a run: the backbone with what the run trained, or with `untrained` the backbone as it is."""
+    """The model of a run: the backbone with what the run trained, or with `untrained` the backbone alone."""
 
     def __init__(self, run: Run, untrained: bool = False) -> None:
         self.run, self._session = run, Session(run)
@@ -77,26 +77,27 @@ class RunModel:
         decoding = replace(run.protocol.decoding, samples=1)
         decoding = decoding if tokens is None else replace(decoding, max_new_tokens=tokens)
         self._session.run = replace(run, protocol=replace(run.protocol, decoding=decoding, settings={}))
-        how = Intervention(system=system, mode=self._thought)
-        asked = Benchmark("asked", "harm", "harmful_rate", embedded_rows("harmful"), RefusalJudge(), intervention=how)
-        due = [(asked, Example(f"asked-{number}", prompt, "benign"), 0) for number, prompt in enumerate(prompts)]
-        found = dict[int, Generation]()
+        intervention = Intervention(system=system, mode=self._thought)
+        rows, judge = embedded_rows("harmful"), RefusalJudge()
+        benchmark = Benchmark("asked", "harm", "harmful_rate", rows, judge, intervention=intervention)
+        chunk = [(benchmark, Example(f"asked-{number}", prompt, "benign"), 0) for number, prompt in enumerate(prompts)]
+        generations = dict[int, Generation]()
         with (
             bar(f"answers of at most {decoding.max_new_tokens} tokens", len(prompts)) as advance,
             self._session.engine(self._trained, run.protocol.quantization) as engine,
         ):
-            for number, one in Chunk(self._session, engine, due, {asked.name: None}).answers(advance):
-                if isinstance(one, Failure) or one.error:
-                    reason = one.reason if isinstance(one, Failure) else one.error
+            for number, generation in Chunk(self._session, engine, chunk, {benchmark.name: None}).answers(advance):
+                if isinstance(generation, Failure) or generation.error:
+                    reason = generation.reason if isinstance(generation, Failure) else generation.error
                     room = f", {run.backbone.context_length} tokens; shorten it, or ask for fewer tokens"
                     raise ValueError(f"no answer: {reason}{room if reason == NO_ROOM else ''}")
-                found[number] = one
-        return [_answer(found[number]) for number in range(len(prompts))]
+                generations[number] = generation
+        return [_answer(generations[number]) for number in range(len(prompts))]
 
 
-def _answer(made: Generation) -> Answer:
-    thought, answer, steps = made.thought.strip(), made.answer.strip(), parse(made.thought)
-    return Answer(made.prompt, thought, answer, steps, made.closed, made.finish == "length")
+def _answer(generation: Generation) -> Answer:
+    thought, answer, steps = generation.thought.strip(), generation.answer.strip(), parse(generation.thought)
+    return Answer(generation.prompt, thought, answer, steps, generation.closed, generation.finish == "length")
 
 
 def load(run: str | Path, untrained: bool = False) -> RunModel:
@@ -108,7 +109,7 @@ def load(run: str | Path, untrained: bool = False) -> RunModel:
 
 
 def run_of(folder: Path) -> Run:
-    """Return the run that a folder's config.yaml describes, where the folder lies now.
+    """Return the run that a folder's config.yaml describes, in the folder's present location.
 
     Raises FileNotFoundError if it is no run's folder, and DamagedError or RunError for a config that may not be built.
     """
@@ -146,11 +147,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, help="limit on new tokens (default: the protocol's of the run)")
     parser.add_argument("--untrained", action="store_true", help="ask the backbone without what the run trained")
     console = Console(soft_wrap=True, highlight=False)
-    given = sys.argv[1:]
-    trusting = list(itertools.takewhile(lambda argument: argument.startswith("trusted="), given))
+    words = sys.argv[1:]
+    trusting = list(itertools.takewhile(lambda word: word.startswith("trusted="), words))
     take_trusted(trusting)  # only these: a prompt may begin with "trusted=" too
-    asked = parser.parse_args(given[len(trusting) :])
-    for answer in load(asked.run, asked.untrained).ask(asked.prompts, asked.system, asked.tokens):
+    arguments = parser.parse_args(words[len(trusting) :])
+    model = load(arguments.run, arguments.untrained)
+    for answer in model.ask(arguments.prompts, arguments.system, arguments.tokens):
         for text in shown(answer):
             console.print(text)
 

@@ -44,20 +44,23 @@ class Chunk:
     """Prompts that an engine answers together. Interventions on them differ only in how their responses begin."""
 
     def __init__(
-        self, session: Session, engine: Engine, chunk: Sequence[Due], begun: Mapping[str, Intervened | None]
+        self, session: Session, engine: Engine, chunk: Sequence[Due], interventions: Mapping[str, Intervened | None]
     ) -> None:
         benchmark, self.session = chunk[0][0], session
-        self.run, self.renderer, self.engine, self.begun = session.run, session.renderer, engine, begun[benchmark.name]
+        self.run, self.renderer, self.engine = session.run, session.renderer, engine
+        self.intervened = interventions[benchmark.name]
         self.template, self.mode = self.run.backbone.template, thought_mode(self.run, benchmark)
         self.benchmark, self.decoding = benchmark, self.run.protocol.decoding_for(benchmark)
         self.sampled = [(row, sample) for _, row, sample in chunk]
         self.rows = [row for row, _ in self.sampled]  # as they are asked
-        self.earlier: list[tuple[str, ...]] = [() for _ in chunk]  # the answers to the turns before
+        self.earlier: list[tuple[str, ...]] = [() for _ in chunk]  # the answers to earlier turns
         self.starts: list[tuple[list[int], Rendered]] = []  # how the responses to the last turn begin: ids and text
-        if self.begun is not None:
-            own = [(begun[one.name] or self.begun).beginnings[row.id, sample] for one, row, sample in chunk]
-            self.starts = [self.start(beginning) for beginning in own]
-            self.rows = [replace(row, prompt=one.message) for row, one in zip(self.rows, own, strict=True)]
+        if self.intervened is not None:
+            self.rows = []
+            for each, row, sample in chunk:
+                beginning = (interventions[each.name] or self.intervened).beginnings[row.id, sample]
+                self.starts.append(self.start(beginning))
+                self.rows.append(replace(row, prompt=beginning.message))
             self.benchmark = replace(benchmark, form="{prompt}")  # the message has its form already
 
     def start(self, begun: Begun) -> tuple[list[int], Rendered]:
@@ -66,49 +69,51 @@ class Chunk:
 
     def answers(self, advance: Callable[[int], None]) -> Iterator[tuple[int, Generation | Failure]]:
         """Yield (index of a prompt, its generation or why there is none). The model answers earlier turns first."""
-        found = self._attacked(advance) if self.begun and self.begun.intervention.converse else self._asked(advance)
-        for number, answer in found:
+        converses = self.intervened and self.intervened.intervention.converse
+        for number, answer in self._attack(advance) if converses else self._ask_turns(advance):
             failed = answer if isinstance(answer, Failure) and not answer.final else None
             yield number, failed or self.made(number, answer)
 
-    def _asked(self, advance: Callable[[int], None]) -> Iterator[tuple[int, Written | Generation | Failure]]:
-        begun, done, every = self.begun, dict[int, Written | Failure](), range(len(self.rows))
-        before = [len(_turns(self.run, self.benchmark, row)) - 1 for row in self.rows]
-        for turn in range(max(before, default=0)):
-            for number, found in self.ask([n for n in every if turn < before[n] and n not in done]):
-                if isinstance(found, Failure):
-                    done[number] = found
+    def _ask_turns(self, advance: Callable[[int], None]) -> Iterator[tuple[int, Written | Generation | Failure]]:
+        intervened, done, numbers = self.intervened, dict[int, Written | Failure](), range(len(self.rows))
+        turns_before = [len(_turns(self.run, self.benchmark, row)) - 1 for row in self.rows]
+        for turn in range(max(turns_before, default=0)):
+            for number, answer in self.ask([n for n in numbers if turn < turns_before[n] and n not in done]):
+                if isinstance(answer, Failure):
+                    done[number] = answer
                 else:
-                    self.earlier[number] += (self.template.history(found.text, self.mode),)
-        for _ in range(begun.intervention.rounds - 1 if begun else 0):
-            for number, found in self.ask([n for n in every if n not in done], last=True):
+                    self.earlier[number] += (self.template.history(answer.text, self.mode),)
+        for _ in range(intervened.intervention.rounds - 1 if intervened else 0):
+            for number, answer in self.ask([n for n in numbers if n not in done], last=True):
                 again = None
-                if begun and not isinstance(found, Failure):
-                    again = begun.intervention.begin(self.rows[number], self.made(number, found), begun.given)
+                if intervened and not isinstance(answer, Failure):
+                    generation = self.made(number, answer)
+                    again = intervened.intervention.begin(self.rows[number], generation, intervened.given)
                 start = None if again is None else self.start(again)
                 if start is None or len(start[0]) >= self.decoding.max_new_tokens:
-                    done[number] = found  # also if there is no room to go on: what was answered stays
+                    done[number] = answer  # without room to go on, too: what was answered stays
                 else:
                     self.starts[number] = start
         advance(len(done))
-        yield from chain(self.ask([n for n in every if n not in done], advance, last=True), done.items())
+        yield from chain(self.ask([n for n in numbers if n not in done], advance, last=True), done.items())
 
-    def _attacked(self, advance: Callable[[int], None]) -> Iterator[tuple[int, Generation | Failure]]:
+    def _attack(self, advance: Callable[[int], None]) -> Iterator[tuple[int, Generation | Failure]]:
         """Let an attacker write the turns. Yields the response that each attack ends with."""
         rows = self.rows
 
-        def answer(due: Mapping[int, tuple[Sequence[str], Sequence[Generation]]]) -> dict[int, Generation | Failure]:
-            for number, (turns, said) in due.items():
+        def answer(talks: Mapping[int, tuple[Sequence[str], Sequence[Generation]]]) -> dict[int, Generation | Failure]:
+            for number, (turns, generations) in talks.items():
                 goal = rows[number].goal or rows[number].prompt
                 row = replace(rows[number], prompt=turns[-1], turns=tuple(turns[:-1]), goal=goal)
                 self.rows[number], self.sampled[number] = row, (row, self.sampled[number][1])
-                self.earlier[number] = tuple(self.template.history(one.text, self.mode) for one in said)
-            return {n: one if isinstance(one, Failure) else self.made(n, one) for n, one in self.ask(list(due))}
+                self.earlier[number] = tuple(self.template.history(each.text, self.mode) for each in generations)
+            answers = self.ask(list(talks))
+            return {n: result if isinstance(result, Failure) else self.made(n, result) for n, result in answers}
 
-        assert self.begun is not None
+        assert self.intervened is not None
         self.rows = list(rows)
         context = JudgeContext(cache_folder() / "replies", self.session.scorer)
-        for number, talk in self.begun.intervention.converse(rows, answer, context):
+        for number, talk in self.intervened.intervention.converse(rows, answer, context):
             advance(1)
             yield number, talk.failure or talk.last or Failure("no turn was taken", final=True)
 
@@ -116,30 +121,30 @@ class Chunk:
         self, due: list[int], advance: Callable[[int], None] = unwatched, last: bool = False
     ) -> Iterator[tuple[int, Written | Failure]]:
         """Yield the answer to the next turn of each of these rows; `last` says that it is the last turn."""
-        prompts, left = dict[int, Prompt](), dict[int, Failure]()
+        prompts, unanswered = dict[int, Prompt](), dict[int, Failure]()
         for number in due:
             (_, sample), row = self.sampled[number], self.rows[number]
             prompt = prompt_of(self.run, self.renderer, self.benchmark, row, sample, self.earlier[number])
             if last and self.starts:
-                prompt = _begun(prompt, *self.starts[number], self.decoding)
+                prompt = _with_beginning(prompt, *self.starts[number], self.decoding)
             if len(prompt.ids) + prompt.most(self.decoding) > self.run.backbone.context_length:
                 yield number, Failure(NO_ROOM, final=True)
             else:
                 prompts[number] = prompt
-                left[number] = Failure(GIVEN_UP, final=False)
+                unanswered[number] = Failure(GIVEN_UP, final=False)
         numbers = list(prompts)
-        for place, found in self.engine.generate(list(prompts.values()), self.decoding, advance) if prompts else ():
-            left.pop(numbers[place], None)
-            yield numbers[place], found
-        yield from left.items()
+        for index, answer in self.engine.generate(list(prompts.values()), self.decoding, advance) if prompts else ():
+            unanswered.pop(numbers[index], None)
+            yield numbers[index], answer
+        yield from unanswered.items()
 
-    def made(self, number: int, found: Written | Generation | Failure) -> Generation:
+    def made(self, number: int, response: Written | Generation | Failure) -> Generation:
         """Return the record of a response. Thought and answer are split once, for all judges."""
-        if isinstance(found, Generation):
-            return found
+        if isinstance(response, Generation):
+            return response
         row, sample = self.sampled[number]
-        given = self.starts[number][1] if self.starts else ""
-        text, error = ("", found.reason) if isinstance(found, Failure) else (given + found.text, "")
+        beginning = self.starts[number][1] if self.starts else ""
+        text, error = ("", response.reason) if isinstance(response, Failure) else (beginning + response.text, "")
         thought, answer, closed = self.template.split(text, self.mode)
         return Generation(
             id=row.id,
@@ -150,8 +155,8 @@ class Chunk:
             text=text,
             thought=thought,
             answer=answer,
-            closed=closed and isinstance(found, Written),
-            finish=found.finish if isinstance(found, Written) else "error",
+            closed=closed and isinstance(response, Written),
+            finish=response.finish if isinstance(response, Written) else "error",
             thought_tokens=len(self.renderer.encode(thought)) if thought else 0,
             answer_tokens=len(self.renderer.encode(answer)) if answer else 0,
             sample=sample,
@@ -159,7 +164,7 @@ class Chunk:
             error=error,
             turns=row.turns,
             goal=row.goal,
-            given=0 if error else len(given),
+            given=0 if error else len(beginning),
         )
 
 
@@ -168,12 +173,12 @@ def thought_mode(run: Run, benchmark: Benchmark) -> ThoughtMode:
     return (benchmark.intervention and benchmark.intervention.mode) or run.training.thought
 
 
-def _begun(prompt: Prompt, ids: list[int], beginning: Rendered, decoding: Decoding) -> Prompt:
+def _with_beginning(prompt: Prompt, ids: list[int], beginning: Rendered, decoding: Decoding) -> Prompt:
     """Return a prompt followed by the beginning of its response, which counts towards the cap on new tokens."""
-    own = prompt.text
+    rendered = prompt.text
     if not ids:
         return prompt
-    pieces = own.pieces if isinstance(own, Rendered) else ("", own, "")
+    pieces = rendered.pieces if isinstance(rendered, Rendered) else ("", rendered, "")
     text = Rendered(*pieces[:-1], pieces[-1] + beginning.pieces[0], *beginning.pieces[1:])
     return replace(prompt, ids=prompt.ids + ids, text=text, cap=max(1, prompt.most(decoding) - len(ids)))
 
@@ -203,17 +208,17 @@ def prompt_text(
     `answers` are the model's answers to the turns before. None renders the last turn without any.
     """
     intervention = benchmark.intervention
-    own = intervention.system if intervention else None
-    systems = (own, run.structure.system, run.method.evaluation_prompt, run.protocol.system_prompt_for(benchmark))
-    system = next((one for one in systems if one is not None), None)
+    replaced = intervention.system if intervention else None
+    systems = (replaced, run.structure.system, run.method.evaluation_prompt, run.protocol.system_prompt_for(benchmark))
+    system = next((prompt for prompt in systems if prompt is not None), None)
     turns = _turns(run, benchmark, row)
-    at = len(turns) - 1 if answers is None else len(answers)
-    in_form = at < len(row.turns) and not run.structure.turns_before("")
-    user = run.structure.prompt(turns[at]) if in_form else turns[at]
+    turn = len(turns) - 1 if answers is None else len(answers)
+    in_form = turn < len(row.turns) and not run.structure.turns_before("")
+    user = run.structure.prompt(turns[turn]) if in_form else turns[turn]
     if intervention and not intervention.chat:
         return Rendered(run.backbone.template.bos, user, "\n")
     template = intervention.template_for(run.backbone.template) if intervention else None
-    dialogue = {"turns": turns[:at], "answers": answers or ()}
+    dialogue = {"turns": turns[:turn], "answers": answers or ()}
     return renderer.prompt_text(  # type: ignore[no-any-return]
         user, thought_mode(run, benchmark), system=system, template=template, **dialogue
     )

@@ -110,7 +110,7 @@ class Run:
     def evaluation_fingerprint(self, benchmark: Benchmark) -> dict[str, Any]:
         """Return what shapes a benchmark's generations, except the adapter and what an intervention reads."""
         engine = shaping_of_engine(self.config["generation"], self.generation.batched)
-        return engine | self._asked(benchmark)
+        return engine | self._flat_settings(benchmark)
 
     def protocol_hash(
         self, benchmark: Benchmark, judge: Any = None, part: str = "", texts: Mapping[str, str] | None = None
@@ -122,15 +122,17 @@ class Run:
         hash of another run's texts that an intervention was made from (`folder.source_texts`).
         """
         judge = judge or shaping_of_judge(self.config["evaluation"]["benchmarks"][benchmark.base]["judge"])
-        asked = self._asked(benchmark) | flatten({"judged": {"part": part or self.protocol.judged, "judge": judge}})
-        if asked["protocol.system_prompt"] == self.backbone.identity:
-            asked["protocol.system_prompt"] = "the backbone's identity"  # also if neither is set
+        settings = self._flat_settings(benchmark) | flatten(
+            {"judged": {"part": part or self.protocol.judged, "judge": judge}}
+        )
+        if settings["protocol.system_prompt"] == self.backbone.identity:
+            settings["protocol.system_prompt"] = "the backbone's identity"  # also if neither is set
         if self.protocol.decoding_for(benchmark).temperature == 0:
-            asked = {key: value for key, value in asked.items() if key not in OF_SAMPLING}
-        return protocol_hash(asked | dict(texts or {}))
+            settings = {key: value for key, value in settings.items() if key not in OF_SAMPLING}
+        return protocol_hash(settings | dict(texts or {}))
 
-    def _asked(self, benchmark: Benchmark) -> dict[str, Any]:
-        """Return what the model is asked and how, as flat keys without file paths, and hashes of the data."""
+    def _flat_settings(self, benchmark: Benchmark) -> dict[str, Any]:
+        """Return what the model is asked and how, as flat keys without file paths, with hashes of the data."""
         decoding = self.config["protocol"]["decoding"] | asdict(self.protocol.decoding_for(benchmark))
         protocol = {
             "decoding": {key: value for key, value in decoding.items() if value is not None},
@@ -140,17 +142,18 @@ class Run:
             protocol["quantization"] = self.protocol.quantization
         rows = self.config["evaluation"]["benchmarks"][benchmark.base]["rows"]
         rows = {key: value for key, value in rows.items() if key not in PLACES}
-        asked = flatten({"protocol": protocol, f"benchmark.{benchmark.base}": {"form": benchmark.form, "rows": rows}})
+        form_and_rows = {"form": benchmark.form, "rows": rows}
+        settings = flatten({"protocol": protocol, f"benchmark.{benchmark.base}": form_and_rows})
         if benchmark.intervention is not None:
             name = benchmark.intervention_name
-            asked |= flatten({f"intervention.{name}": shaping_of_judge(self.config["intervention"][name])})
-        return asked | {f"benchmark content.{file}": digest for file, digest in benchmark.content.items()}
+            settings |= flatten({f"intervention.{name}": shaping_of_judge(self.config["intervention"][name])})
+        return settings | {f"benchmark content.{file}": digest for file, digest in benchmark.content.items()}
 
 
 def assemble(config: DictConfig) -> Run:
     """Check a composed config and build its parts. Raises RunError with all faults."""
-    if found := faults(config):
-        raise RunError("\n".join(["this config cannot run:", *(f"  {fault}" for fault in found)]))
+    if problems := faults(config):
+        raise RunError("\n".join(["this config cannot run:", *(f"  {fault}" for fault in problems)]))
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     if "second_opinions" in plain["protocol"]:
@@ -202,19 +205,19 @@ def assemble(config: DictConfig) -> Run:
     return run
 
 
-def _second_opinions(given: Mapping[str, Any]) -> dict[str, Any]:
+def _second_opinions(by_measure: Mapping[str, Any]) -> dict[str, Any]:
     """Return the second opinions with each measure's judges by keys: those of a list get their numbers as keys."""
-    found = {}
-    for measure, judges in given.items():
+    opinions = {}
+    for measure, judges in by_measure.items():
         if measure not in SAYS:
             raise RunError(f"protocol.second_opinions.{measure}: there is no such measure; accepted: {', '.join(SAYS)}")
-        own = dict(enumerate(judges)) if isinstance(judges, list) else judges or {}
-        if not isinstance(own, dict) or not all(isinstance(judge, dict) for judge in own.values()):
+        by_key = dict(enumerate(judges)) if isinstance(judges, list) else judges or {}
+        if not isinstance(by_key, dict) or not all(isinstance(judge, dict) for judge in by_key.values()):
             raise RunError(
                 f"protocol.second_opinions.{measure}={judges!r}: expected a list of judges, or judges by keys"
             )
-        found[measure] = {str(key): judge for key, judge in own.items()}
-    return found
+        opinions[measure] = {str(key): judge for key, judge in by_key.items()}
+    return opinions
 
 
 def _intervened(run: Run, interventions: Mapping[str, Intervention]) -> tuple[Benchmark, ...]:
@@ -223,26 +226,24 @@ def _intervened(run: Run, interventions: Mapping[str, Intervention]) -> tuple[Be
     Raises RunError if none of them applies to any benchmark.
     """
     thinks = run.training.thought == "open"
-    found = tuple(
-        benchmark.under(name, one)
+    intervened = tuple(
+        benchmark.under(name, intervention)
         for benchmark in run.benchmarks
-        for name, one in interventions.items()
-        if benchmark.kind in one.kinds and (thinks or not one.thinks)
+        for name, intervention in interventions.items()
+        if benchmark.kind in intervention.kinds and (thinks or not intervention.thinks)
     )
-    if interventions and run.benchmarks and not found:
-        why = "its benchmarks are of other kinds" if thinks else "it does not think, and they are on thoughts"
+    if interventions and run.benchmarks and not intervened:
+        reason = "its benchmarks are of other kinds" if thinks else "it does not think, and they are on thoughts"
         names = ",".join(interventions)
-        raise RunError(f"intervention: {names}: none applies to {run.name}, because {why}; set intervention=none")
-    return found
+        raise RunError(f"intervention: {names}: none applies to {run.name}, because {reason}; set intervention=none")
+    return intervened
 
 
 def _refuse_combinations(run: Run) -> None:
     """Raise RunError if two parts are incompatible."""
     if run.texts != "none" and not any("samples" in logger.holds for logger in run.loggers.values()):
-        chosen = ",".join(run.loggers)
-        raise RunError(
-            f"logger.texts={run.texts}: logger=[{chosen}] holds no samples; add wandb or mlflow, or set none"
-        )
+        names = ",".join(run.loggers)
+        raise RunError(f"logger.texts={run.texts}: logger=[{names}] holds no samples; add wandb or mlflow, or set none")
     if run.method.name and run.backbone.published != (run.method.name == "published"):
         kind = "holds" if run.backbone.published else "does not hold"
         raise RunError(
@@ -250,16 +251,16 @@ def _refuse_combinations(run: Run) -> None:
             "trained: method=published goes with those, and with no others"
         )
     for benchmark in run.intervened:
-        if (one := benchmark.intervention) is None:
+        if (intervention := benchmark.intervention) is None:
             continue
-        if (one.converse or not one.chat) and run.structure.turns_before(""):
+        if (intervention.converse or not intervention.chat) and run.structure.turns_before(""):
             raise RunError(
                 f"{benchmark.name}: not for rewrite={run.structure.name}, which puts a turn before each prompt"
             )
-        if one.source and (fault := name_fault(one.source)):
-            raise RunError(f"intervention.{benchmark.intervention_name}.source={one.source!r}: {fault}")
+        if intervention.source and (fault := name_fault(intervention.source)):
+            raise RunError(f"intervention.{benchmark.intervention_name}.source={intervention.source!r}: {fault}")
         judge = benchmark.judge
-        if one.converse and (judge.says != "unsafe" or getattr(judge, "against", "prompt") == "prompt"):
+        if intervention.converse and (judge.says != "unsafe" or getattr(judge, "against", "prompt") == "prompt"):
             raise RunError(
                 f"{benchmark.name}: the judge {judge.name} does not see an attack's goal, and a last message may be "
                 "harmless by itself; choose a judge of harm that does: judge@protocol.judges.harmful_rate=harm_score "
@@ -276,8 +277,8 @@ def _refuse_combinations(run: Run) -> None:
         "training/objective=safekey": run.training.objective.needs_key_sentence,
         f"backbone.quantization={run.backbone.quantization}": run.backbone.quantization != "none",
     }
-    for setting, asked in unsharded.items():
-        if run.hardware.sharded and asked:
+    for setting, is_set in unsharded.items():
+        if run.hardware.sharded and is_set:
             raise RunError(f"{setting} does not train shards: choose another, or trainer.strategy=ddp")
     if not run.adapter.freezes and run.backbone.quantization != "none":
         raise RunError(

@@ -54,8 +54,8 @@ def source_texts(run: Run, benchmark: Benchmark) -> dict[str, str]:
     """
     if benchmark.intervention is None or not benchmark.intervention.source:
         return {}
-    known = kept_json(evaluation_folder(run, benchmark) / "fingerprint.json") or {}
-    return {key: digest for key, digest in known.items() if key == f"{READ}{benchmark.intervention.source}"}
+    fingerprint = kept_json(evaluation_folder(run, benchmark) / "fingerprint.json") or {}
+    return {key: digest for key, digest in fingerprint.items() if key == f"{READ}{benchmark.intervention.source}"}
 
 
 def check_writable(output_dir: Path) -> None:
@@ -68,18 +68,19 @@ def check_writable(output_dir: Path) -> None:
 
 def nearest(path: Path) -> Path:
     """Return a path, or its nearest parent that exists."""
-    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    return next(candidate for candidate in (path.absolute(), *path.absolute().parents) if candidate.exists())
 
 
 def check_belongs(run: Run) -> None:
     """Raise RunError if the folder holds another run, or evaluations made with other settings."""
     folders = [(run.folder, run.fingerprint)]
-    folders += [(evaluation_folder(run, one), run.evaluation_fingerprint(one)) for one in run.evaluated]
+    for benchmark in run.evaluated:
+        folders.append((evaluation_folder(run, benchmark), run.evaluation_fingerprint(benchmark)))
     for folder, current in folders:
         path, remedy = folder / "fingerprint.json", f"use tag=NAME for a new run, or delete {folder}"
-        made = read_json(path, remedy=remedy) if path.exists() else as_json(current)
-        made = {key: value for key, value in made.items() if not key.startswith(READ)}  # generate compares these
-        refuse_other(folder, made, current, f"set them back, or {remedy}")
+        recorded = read_json(path, remedy=remedy) if path.exists() else as_json(current)
+        compared = {key: value for key, value in recorded.items() if not key.startswith(READ)}  # the rest by `generate`
+        refuse_other(folder, compared, current, f"set them back, or {remedy}")
 
 
 def refuse_other(folder: Path, made: Mapping[str, Any], current: Mapping[str, Any], remedy: str) -> None:
@@ -119,32 +120,32 @@ def open_folder(run: Run) -> None:
     folder, names = run.folder, names_of(run)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        new = not (folder / "fingerprint.json").exists()
-        if new:
+        is_new = not (folder / "fingerprint.json").exists()
+        if is_new:
             write_json(folder / "environment.json", environment())
             write_text(folder / "files.md", resources.files("alttrain.run").joinpath("files.md").read_text("utf-8"))
-        if new or kept_json(folder / "run.json", Names) != as_json(names):
+        if is_new or kept_json(folder / "run.json", Names) != as_json(names):
             write_json(folder / "run.json", names)
-        if new or not (folder / "config.yaml").exists():
+        if is_new or not (folder / "config.yaml").exists():
             write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(run.config)))
-        if new:
+        if is_new:
             write_json(folder / "fingerprint.json", run.fingerprint)
     except OSError as error:
         raise RunError(f"output_dir={run.output_dir}: cannot write there ({error}); see to that, or set it") from error
 
 
 def record_command(run: Run) -> None:
-    """Add the command in work to the run's commands.txt, unless it is there. The folder must be locked.
+    """Add the present command to the run's commands.txt, unless it has it. The folder must be locked.
 
     Of a sweep, it is the command that runs this job alone. Keys are masked, and of --config-dir only the last part is
     kept.
     """
     if not HydraConfig.initialized():
         return
-    own, path = HydraConfig.get(), run.folder / "commands.txt"
-    named = ",".join(name for name in trusted() if "=" not in name)
-    words = [f"--config-dir={Path(folder).name}" for folder in config_folders(own)]
-    words += [*([f"trusted=[{named}]"] if named else []), *own.overrides.task]
+    hydra, path = HydraConfig.get(), run.folder / "commands.txt"
+    packages = ",".join(name for name in trusted() if "=" not in name)
+    words = [f"--config-dir={Path(folder).name}" for folder in config_folders(hydra)]
+    words += [*([f"trusted=[{packages}]"] if packages else []), *hydra.overrides.task]
     command = shlex.join(["alttrain", *map(masked, words)])
     before = read_utf8(path) if path.exists() else ""
     if f"\n{command}\n" not in f"\n{before}":
@@ -162,7 +163,7 @@ def environment() -> dict[str, Any]:
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
-    commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or None
-    own = {"python": platform.python_version(), "machine": platform.machine()}
-    return {**own, "packages": versions, "commit": commit}
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    host = {"python": platform.python_version(), "machine": platform.machine()}
+    return {**host, "packages": versions, "commit": commit}

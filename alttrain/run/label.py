@@ -36,8 +36,8 @@ def main() -> None:
     command = commands.add_parser("sample", help="draw texts of judged runs, and write a CSV to fill")
     command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder, such as outputs/runs/NAME")
     command.add_argument("--n", type=int, default=200, help="texts (default 200)")
-    told = "draw as many of each run, of each verdict"
-    command.add_argument("--by", nargs="+", choices=("run", "verdict"), default=[], help=told)
+    by_help = "draw as many of each run, of each verdict"
+    command.add_argument("--by", nargs="+", choices=("run", "verdict"), default=[], help=by_help)
     command.add_argument("--benchmark", help="its name, where the runs have several")
     command.add_argument("--protocol", help="its name, where the runs have the benchmark by several")
     command.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
@@ -45,34 +45,34 @@ def main() -> None:
     print(sample(parser.parse_args()))
 
 
-def sample(asked: argparse.Namespace) -> str:
+def sample(arguments: argparse.Namespace) -> str:
     """Write the CSV and return instructions for it. Raises ValueError or FileNotFoundError if nothing can be drawn."""
-    if asked.out.exists():
-        raise ValueError(f"--out {asked.out}: it is there, perhaps with labels; choose another name")
+    if (out := arguments.out).exists():
+        raise ValueError(f"--out {out}: it is there, perhaps with labels; choose another name")
     strata: dict[tuple[str, ...], list[Row]] = defaultdict(list)
-    columns, benchmark, protocol = {}, asked.benchmark, asked.protocol
-    for run in dict.fromkeys(asked.runs):
+    columns, benchmark, protocol = {}, arguments.benchmark, arguments.protocol
+    for run in dict.fromkeys(arguments.runs):
         benchmark, protocol, column, rows = _texts(run, benchmark, protocol)
         columns[column] = ""
         for row in rows:
-            strata[tuple(str(row[what]) for what in asked.by)].append(row)
+            strata[tuple(str(row[attribute]) for attribute in arguments.by)].append(row)
     if len(columns) > 1:
         raise ValueError(f"{benchmark}: judged as {' and as '.join(sorted(columns))} by different runs; draw from each")
-    if asked.n < len(strata):
-        expected = f"expected at least {len(strata)}, one of each {' and '.join(asked.by) or 'run'}"
-        raise ValueError(f"--n {asked.n}: {expected}")
-    drawn, draw, total = [], random.Random(asked.seed), sum(map(len, strata.values()))
-    left = min(asked.n, total)
-    for place, rows in enumerate(sorted(strata.values(), key=len)):
-        taken = min(len(rows), left // (len(strata) - place))
-        left -= taken
-        drawn += [row | {"weight": len(rows) / taken} | columns for row in draw.sample(rows, taken)]
-    draw.shuffle(drawn)
-    write_csv(asked.out, pd.DataFrame(drawn, columns=[*HEADS, *columns]))
+    if arguments.n < len(strata):
+        expected = f"expected at least {len(strata)}, one of each {' and '.join(arguments.by) or 'run'}"
+        raise ValueError(f"--n {arguments.n}: {expected}")
+    sampled, generator, total = [], random.Random(arguments.seed), sum(map(len, strata.values()))
+    remaining = min(arguments.n, total)
+    for index, rows in enumerate(sorted(strata.values(), key=len)):
+        count = min(len(rows), remaining // (len(strata) - index))
+        remaining -= count
+        sampled += [row | {"weight": len(rows) / count} | columns for row in generator.sample(rows, count)]
+    generator.shuffle(sampled)
+    write_csv(out, pd.DataFrame(sampled, columns=[*HEADS, *columns]))
     return (
-        f"{asked.out}: {len(drawn)} of {total} texts. Fill the column {column} with yes, no or unclear, and run the "
+        f"{out}: {len(sampled)} of {total} texts. Fill the column {column} with yes, no or unclear, and run the "
         f"runs' command again, by the same protocol ({protocol}), with "
-        f"+evaluation.benchmarks.{benchmark}.human_labels={asked.out.resolve()}"
+        f"+evaluation.benchmarks.{benchmark}.human_labels={out.resolve()}"
     )
 
 
@@ -81,24 +81,25 @@ def _texts(run: Path, benchmark: str | None, protocol: str | None) -> tuple[str,
 
     Without a `benchmark` or `protocol`, the run has one. Under an intervention no text is labelled.
     """
-    found: dict[str, dict[str, Evaluation]] = defaultdict(dict)
-    for one in evaluations_of(run) if (run / "run.json").exists() else []:
-        if not one.intervention:
-            found[one.benchmark][one.protocol] = one
-    if not found:
+    evaluations: dict[str, dict[str, Evaluation]] = defaultdict(dict)
+    for evaluation in evaluations_of(run) if (run / "run.json").exists() else []:
+        if not evaluation.intervention:
+            evaluations[evaluation.benchmark][evaluation.protocol] = evaluation
+    if not evaluations:
         raise FileNotFoundError(f"{run}: no judged benchmark there; run the judge stage first")
-    benchmark = next(iter(found)) if benchmark is None and len(found) == 1 else str(benchmark)
-    if benchmark not in found:
-        raise ValueError(f"--benchmark {benchmark}: {run} has {', '.join(found)}")
-    by_protocol = found[benchmark]
+    benchmark = next(iter(evaluations)) if benchmark is None and len(evaluations) == 1 else str(benchmark)
+    if benchmark not in evaluations:
+        raise ValueError(f"--benchmark {benchmark}: {run} has {', '.join(evaluations)}")
+    by_protocol = evaluations[benchmark]
     protocol = next(iter(by_protocol)) if protocol is None and len(by_protocol) == 1 else str(protocol)
     if protocol not in by_protocol:
         raise ValueError(f"--protocol {protocol}: {run} has {benchmark} by {', '.join(by_protocol)}")
-    judged, rows = by_protocol[protocol], list[Row]()
-    read, decides = judged.texts(), judged.decides
-    for made in judged.generations():
-        if made.finish != "error":
-            prompt, answer = request(made, "prompt"), seen_by_judge(made, decides.part).answer
-            row: Row = {"run": run.name, "id": made.id, "sample": made.sample, "hash": text_hash(prompt, answer)}
-            rows.append(row | {"prompt": prompt, "answer": answer, "verdict": read[made.id, made.sample].verdict})
-    return benchmark, protocol, "harmful" if decides.says == "unsafe" else decides.says, rows
+    evaluation, rows = by_protocol[protocol], list[Row]()
+    texts, deciding = evaluation.texts(), evaluation.decides
+    for generation in evaluation.generations():
+        if generation.finish != "error":
+            prompt, answer = request(generation, "prompt"), seen_by_judge(generation, deciding.part).answer
+            row: Row = {"run": run.name, "id": generation.id, "sample": generation.sample}
+            row |= {"hash": text_hash(prompt, answer), "prompt": prompt, "answer": answer}
+            rows.append(row | {"verdict": texts[generation.id, generation.sample].verdict})
+    return benchmark, protocol, "harmful" if deciding.says == "unsafe" else deciding.says, rows

@@ -27,13 +27,13 @@ def open_loggers(run: Run, held: str) -> Iterator[Sequence[Any]]:
 
     Each is guarded, so that its failure does not stop the run. Yields none in processes other than the leader.
     """
-    chosen = {} if follows() else {name: one for name, one in run.loggers.items() if held in one.holds}
+    chosen = {} if follows() else {name: logger for name, logger in run.loggers.items() if held in logger.holds}
     if not chosen:
         yield []
         return
     from alttrain.training.loggers import GuardedLogger
 
-    opened = [GuardedLogger(name, partial(one.open, logged(run))) for name, one in chosen.items()]
+    opened = [GuardedLogger(name, partial(logger.open, logged(run))) for name, logger in chosen.items()]
     try:
         yield opened
     finally:
@@ -65,15 +65,15 @@ def log_evaluation(run: Run) -> None:
     with open_loggers(run, "evaluation") as loggers:
         if not loggers:
             return
-        found = {}
+        metrics = {}
         for benchmark in run.evaluated:
             path = evaluation_folder(run, benchmark) / "metrics.json"
             for metric in read_metrics(path)["metrics"] if path.exists() else ():
                 if metric["value"] is not None:
-                    found[f"{benchmark.name}/{metric['metric']}"] = float(metric["value"])
+                    metrics[f"{benchmark.name}/{metric['metric']}"] = float(metric["value"])
         tables = {benchmark.name: _samples(run, benchmark) for benchmark in run.benchmarks}
         for logger in loggers:
-            logger.log_metrics(found, 0)
+            logger.log_metrics(metrics, 0)
             for name, rows in tables.items():
                 logger.log_table(name, COLUMNS if run.texts == "none" else (*COLUMNS, *TEXTS), rows)
 
@@ -81,14 +81,14 @@ def log_evaluation(run: Run) -> None:
 def _samples(run: Run, benchmark: Benchmark) -> list[list[Any]]:
     """Return verdict, assessment and lengths of each sample, and its texts if `logger.texts` permits."""
     folder, rows = evaluation_folder(run, benchmark), []
-    judged = Evaluation(names_of(run), folder, read_metrics(folder / "metrics.json"))
-    read = judged.texts()
-    for one in judged.generations():
-        known = read[one.id, one.sample]
-        row = [one.id, one.sample, one.label, known.verdict, known.assessment, one.finish]
-        row += [one.thought_tokens, one.answer_tokens]
+    evaluation = Evaluation(names_of(run), folder, read_metrics(folder / "metrics.json"))
+    texts = evaluation.texts()
+    for generation in evaluation.generations():
+        text = texts[generation.id, generation.sample]
+        row = [generation.id, generation.sample, generation.label, text.verdict, text.assessment, generation.finish]
+        row += [generation.thought_tokens, generation.answer_tokens]
         if run.texts != "none":
-            held = withholds(run.texts, one.label == "harmful" or benchmark.measure == "harmful_rate")
-            row += ["", "", ""] if held else [one.prompt, one.thought, one.answer]
+            is_withheld = withholds(run.texts, generation.label == "harmful" or benchmark.measure == "harmful_rate")
+            row += ["", "", ""] if is_withheld else [generation.prompt, generation.thought, generation.answer]
         rows.append(row)
     return rows

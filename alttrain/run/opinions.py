@@ -28,14 +28,14 @@ def agreement(run: Run, benchmark: Benchmark, judgements: Judgements) -> list[Me
     Returns the deciding judge's kappa with each other judge, and with labels its corrected rate. Verdicts are converted
     to one meaning, that of the deciding judge's True.
     """
-    decides, part = benchmark.judge.name, run.protocol.judged
-    judges = [name for name, judged in judgements.blocks if judged == part]
+    deciding, part = benchmark.judge.name, run.protocol.judged
+    judges = [name for name, judged_part in judgements.blocks if judged_part == part]
     if len(judges) == 1 and not benchmark.human_labels:
         return []
-    means, texts = benchmark.judge.says, _texts(run, benchmark)
+    meaning, texts = benchmark.judge.says, _texts(run, benchmark)
     verdicts = {
         judge: {
-            name: same_meaning(row.verdict, judgements.entries[judge][TRUE_MEANS], means)
+            name: same_meaning(row.verdict, judgements.entries[judge][TRUE_MEANS], meaning)
             for row in judgements.of(judge, part)
             if (name := (row.id, row.sample)) in texts
         }
@@ -53,7 +53,7 @@ def agreement(run: Run, benchmark: Benchmark, judgements: Judgements) -> list[Me
             truncated=0,
         )
         for pair in report["kappa"]
-        if pair["first"] == decides
+        if pair["first"] == deciding
     ]
     return [*kappas, *([_corrected(benchmark, report)] if labelled else [])]
 
@@ -65,13 +65,13 @@ def _corrected(benchmark: Benchmark, report: Mapping[str, Any]) -> Metric:
     verdict (true, false or undecided), because none of its texts has a label.
     """
     judge, measure = benchmark.judge, benchmark.measure
-    found, asks = report["human"][judge.name]["corrected"], report["labels"]["says"]
-    known = all(stratum["labelled"] for stratum in found["strata"])
-    value, low, high = found["corrected"].values() if known else UNKNOWN
+    correction, question = report["human"][judge.name]["corrected"], report["labels"]["says"]
+    is_known = all(stratum["labelled"] for stratum in correction["strata"])
+    value, low, high = correction["corrected"].values() if is_known else UNKNOWN
     if not counted(measure, judge.says):
         value, low, high = 1 - value, 1 - high, 1 - low
-    name = CORRECTED if asks == {"unsafe": "harmful"}.get(judge.says, judge.says) else f"{CORRECTED}_{asks}"
-    n = sum(stratum["labelled"] for stratum in found["strata"])
+    name = CORRECTED if question == {"unsafe": "harmful"}.get(judge.says, judge.says) else f"{CORRECTED}_{question}"
+    n = sum(stratum["labelled"] for stratum in correction["strata"])
     return Metric(f"{measure}.{name}", value, low, high, n, undecided=0, truncated=0)
 
 
@@ -90,10 +90,10 @@ def _texts(run: Run, benchmark: Benchmark) -> Texts:
 def check_labels(run: Run, benchmark: Benchmark) -> None:
     """Raise ValueError if human labels cannot be read, answer another question, or are of none of the generations."""
     if benchmark.human_labels:
-        _labelled(benchmark, None if missing(run, benchmark) else _texts(run, benchmark))
+        _join_labels(benchmark, None if missing(run, benchmark) else _texts(run, benchmark))
 
 
-def _labelled(
+def _join_labels(
     benchmark: Benchmark, texts: Texts | None
 ) -> tuple[HumanLabels, Mapping[tuple[str, int], Label], list[str]]:
     """Return the human labels, the label of each text, and the ids of labels of other texts. None: no texts yet."""
@@ -102,29 +102,31 @@ def _labelled(
         if (labels.says == "correct") != (benchmark.judge.says == "correct"):
             accepted = "correct" if benchmark.judge.says == "correct" else "refused or harmful"
             raise ValueError(f"labels of {labels.says!r}; {benchmark.name} needs {accepted}")
-        found = ({}, []) if texts is None else labels.joined({name: digest for name, (digest, _) in texts.items()})
+        joined = ({}, []) if texts is None else labels.joined({name: digest for name, (digest, _) in texts.items()})
     except (ValueError, OSError) as error:
         key = f"evaluation.benchmarks.{benchmark.name}.human_labels"
         raise ValueError(f"{key}={benchmark.human_labels}: {error}") from error
-    return labels, *found
+    return labels, *joined
 
 
 def _against_labels(
     run: Run, benchmark: Benchmark, verdicts: Mapping[str, Mapping[tuple[str, int], bool | None]], texts: Texts
 ) -> dict[str, Any]:
     """Return the report of judges and human labels. Raises ValueError as `check_labels` does."""
-    (labels, found, others), means = _labelled(benchmark, texts), benchmark.judge.says
-    human = {name: same_meaning(label.verdict, labels.says, means) for name, label in found.items()}
+    (labels, joined, unmatched), meaning = _join_labels(benchmark, texts), benchmark.judge.says
+    human = {name: same_meaning(label.verdict, labels.says, meaning) for name, label in joined.items()}
     categories = {name: category for name, (_, category) in texts.items()}
-    weights = {name: label.weight for name, label in found.items()}
+    weights = {name: label.weight for name, label in joined.items()}
     report = judge_report(verdicts, run.seed, human, categories, weights)
-    if others:
-        shown = ", ".join(others[:SHOWN]) + ("" if len(others) <= SHOWN else " and more, all in agreement.json")
-        log.warning("judge     %s: %d labels are of other texts and left out: %s", benchmark.name, len(others), shown)
-    for judge, against in report["human"].items():
-        corrected, note = against["corrected"]["corrected"], against["corrected"]["note"]
+    if unmatched:
+        named = ", ".join(unmatched[:SHOWN]) + ("" if len(unmatched) <= SHOWN else " and more, all in agreement.json")
+        message = "judge     %s: %d labels are of other texts and left out: %s"
+        log.warning(message, benchmark.name, len(unmatched), named)
+    for judge, comparison in report["human"].items():
+        corrected, note = comparison["corrected"]["corrected"], comparison["corrected"]["note"]
         value, low, high = (100 * number for number in corrected.values())
-        line = f"{benchmark.name}: {means} {value:.1f} % ({low:.1f} to {high:.1f}) by {judge} and {len(found)} labels"
+        rate = f"{meaning} {value:.1f} % ({low:.1f} to {high:.1f})"
+        line = f"{benchmark.name}: {rate} by {judge} and {len(joined)} labels"
         log.info("judge     %s%s", line, f"; {note}" if note else "")
-    counts = {"joined": len(found), "unlabelled": labels.unlabelled, "of_other_texts": others}
+    counts = {"joined": len(joined), "unlabelled": labels.unlabelled, "of_other_texts": unmatched}
     return report | {"labels": {"says": labels.says, **counts}}

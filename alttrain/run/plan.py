@@ -72,22 +72,23 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], planned:
     """Estimate what is left of one run. `rows` are its training rows before the rewrite.
 
     They are empty if it trains nothing, or if another job of the sweep trains it. `planned` are the evaluations of the
-    sweep's earlier jobs (`_work`), whose answers and verdicts this job takes; those of this job are added.
+    sweep's earlier jobs (`_work_key`), whose answers and verdicts this job takes; those of this job are added.
     """
     planned = set() if planned is None else planned
     device = look(run.hardware.accelerator, run.hardware.memory_gib)
-    most = max((need.total for need in needs_of(run, rows, device)), default=None)
+    peak = max((need.total for need in needs_of(run, rows, device)), default=None)
     recipe, training_tokens = run.training, 0
     if recipe.trains and run.to_train and rows and {"check", "train"} & set(run.stages):
         lengths = guessed_rows(rows, recipe.max_length)
         training_tokens = sum(lengths) * recipe.batch_size * recipe.steps(len(lengths)) // len(lengths)
-    due = run.evaluated if {"check", "generate"} & set(run.stages) else ()
-    left = Counter({benchmark.name: unanswered(run, benchmark) for benchmark in due})
+    to_generate = run.evaluated if {"check", "generate"} & set(run.stages) else ()
+    missing = Counter({benchmark.name: unanswered(run, benchmark) for benchmark in to_generate})
     generated = generated_tokens = 0
     calls = Counter[str]()
     for benchmark in run.evaluated:
-        decoding, work, lacking = run.protocol.decoding_for(benchmark), _work(run, benchmark), left[benchmark.name]
-        if due and f"generate {work}" not in planned:
+        decoding, lacking = run.protocol.decoding_for(benchmark), missing[benchmark.name]
+        work = _work_key(run, benchmark)
+        if to_generate and f"generate {work}" not in planned:
             planned.add(f"generate {work}")
             generated += lacking
             generated_tokens += lacking * min(TYPICAL[benchmark.kind], decoding.max_new_tokens)
@@ -95,22 +96,22 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], planned:
                 calls[f"attack {benchmark.intervention_name}"] += lacking * benchmark.intervention.requests
         if {"check", "judge"} & set(run.stages) and f"judge {work}" not in planned:
             planned.add(f"judge {work}")
-            asked = len(benchmark.examples) * decoding.samples
+            texts = len(benchmark.examples) * decoding.samples
             for judge in () if is_judged(run, benchmark) else judges_of(run, benchmark).values():
-                calls[f"judge {_judge(judge)}"] += asked * len(judge.servers) * len(run.protocol.parts)
-    taught = rows if run.to_train and not run.rewritten else ()
-    bare = sum(not row.thought for row in taught)
-    for writer, count in ((run.structure.teacher, len(taught)), (run.structure.understander, bare)):
+                calls[f"judge {_judge_text(judge)}"] += texts * len(judge.servers) * len(run.protocol.parts)
+    to_rewrite = rows if run.to_train and not run.rewritten else ()
+    traceless = sum(not row.thought for row in to_rewrite)
+    for writer, count in ((run.structure.teacher, len(to_rewrite)), (run.structure.understander, traceless)):
         if writer and writer.servers:
             calls[f"teacher {writer}"] += count
     ended = (status := read_status(run.folder)) is not None and status.state == "done"
-    done = ended and not (run.to_train or ("generate" in run.stages and left.total() > 0))
+    done = ended and not (run.to_train or ("generate" in run.stages and missing.total() > 0))
     return Job(
         run.name,
         tuple(overrides),
         "new" if not run.folder.exists() else "done" if done else "goes on",
-        None if most is None else round(most / GIB, 2),
-        None if most is None or device.free is None else most <= device.free,
+        None if peak is None else round(peak / GIB, 2),
+        None if peak is None or device.free is None else peak <= device.free,
         run.hardware.world_size,
         training_tokens,
         generated,
@@ -119,17 +120,17 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], planned:
     )
 
 
-def _work(run: Run, benchmark: Benchmark) -> str:
+def _work_key(run: Run, benchmark: Benchmark) -> str:
     """Return what decides the answers and verdicts of an evaluation. Jobs with the same one share them.
 
     These are jobs of one run, and those of an untrained backbone that differ in the seed, whose answers are cached.
     """
-    where: Any = str(run.folder)
+    model: Any = str(run.folder)
     if not run.training.trains and isinstance(run.generation, InProcess):
-        where = {key: value for key, value in run.fingerprint.items() if key != "seed"}
-    own = [run.config.get(key) for key in ("generation", "protocol", "intervention")]
-    own.append(run.config["evaluation"]["benchmarks"][benchmark.base])
-    return json.dumps([where, benchmark.name, *own], sort_keys=True)
+        model = {key: value for key, value in run.fingerprint.items() if key != "seed"}
+    settings = [run.config.get(key) for key in ("generation", "protocol", "intervention")]
+    settings.append(run.config["evaluation"]["benchmarks"][benchmark.base])
+    return json.dumps([model, benchmark.name, *settings], sort_keys=True)
 
 
 def _hours(run: Run, device: Device, training_tokens: int, generated_tokens: int) -> float | None:
@@ -157,8 +158,8 @@ def _measured(output_dir: Path, backbone: str, trained: str, kind: str) -> tuple
     tokens, seconds = 0, 0.0
     for path in output_dir.glob("runs/*/train.json"):
         record, names = kept_json(path, Trained), kept_json(path.with_name("run.json"), Names)
-        alike = record and names and (names["backbone"], record["device"]) == (backbone, kind)
-        if alike and path.with_name(trained).is_dir():
+        is_comparable = record and names and (names["backbone"], record["device"]) == (backbone, kind)
+        if is_comparable and path.with_name(trained).is_dir():
             tokens += record["tokens"]
             seconds += record["seconds"] * record["devices"]
     return tokens, seconds
@@ -180,30 +181,30 @@ def treatment(run: Run, rows: Sequence[Example]) -> Row:
     """Describe a method in words: one row of the table of methods."""
     labels = ", ".join(f"{count:,} {label}" for label, count in sorted(Counter(row.label for row in rows).items()))
     teacher, quantization = run.structure.teacher, run.backbone.quantization
-    shrunk = f" on {quantization} weights" if run.adapter.trains and quantization != "none" else ""
+    on_quantized = f" on {quantization} weights" if run.adapter.trains and quantization != "none" else ""
     return {
         "method": run.method.name or run.structure.name,
         "changed": ", ".join(run.changed.treatment),
         "data": f"{run.dataset.name}: {labels}" if run.training.trains else "",
         "rewrite": run.structure.name,
         "teacher": str(teacher or ""),
-        "recipe": _recipe(run.training) if run.training.trains else "",
-        "adapter": f"{run.adapter}{shrunk}",
-        "system prompt": _system(run.method.evaluation_prompt if run.method.name else run.backbone.system_prompt),
+        "recipe": _recipe_text(run.training) if run.training.trains else "",
+        "adapter": f"{run.adapter}{on_quantized}",
+        "system prompt": _system_text(run.method.evaluation_prompt if run.method.name else run.backbone.system_prompt),
         "trained with": "" if not run.training.trains else run.backbone.system_prompt or "none",
         "prompt": "" if run.structure.prompt_form == "{prompt}" and not run.structure.system else "its own form",
     }
 
 
-def _recipe(recipe: SupervisedFineTuning) -> str:
+def _recipe_text(recipe: SupervisedFineTuning) -> str:
     length = f"{recipe.epochs} epochs" if recipe.epochs else f"{recipe.max_steps} steps"
-    warm = f"{recipe.warmup_steps} steps" if recipe.warmup_share is None else f"{recipe.warmup_share:.0%}"
+    warmup = f"{recipe.warmup_steps} steps" if recipe.warmup_share is None else f"{recipe.warmup_share:.0%}"
     objective = type(recipe.objective).__name__
     parts = [
         recipe.name,
         length,
         f"lr {recipe.learning_rate:g} {recipe.schedule.replace('_', ' ')}",
-        f"warm-up {warm}",
+        f"warm-up {warmup}",
         f"batch {recipe.batch_size}",
         recipe.optimizer,
         f"betas {recipe.betas[0]:g}/{recipe.betas[1]:g}",
@@ -214,15 +215,15 @@ def _recipe(recipe: SupervisedFineTuning) -> str:
     return "; ".join(parts if objective == "ResponseLoss" else [*parts, objective])
 
 
-def _system(prompt: str | None, otherwise: str = "the protocol's") -> str:
+def _system_text(prompt: str | None, otherwise: str = "the protocol's") -> str:
     return otherwise if prompt is None else prompt or "none"
 
 
 def made(run: Run, benchmark: Benchmark) -> Row:
     """Describe how a benchmark's number is made: one row of the table of benchmarks."""
     protocol, decoding = run.protocol, run.protocol.decoding_for(benchmark)
-    own = protocol.system_prompt_for(benchmark)
-    identity, precision = own is not None and own == run.backbone.identity, protocol.quantization
+    system_prompt = protocol.system_prompt_for(benchmark)
+    identity, precision = system_prompt is not None and system_prompt == run.backbone.identity, protocol.quantization
     return {
         "protocol": protocol.name,
         "benchmark": benchmark.name,
@@ -234,15 +235,15 @@ def made(run: Run, benchmark: Benchmark) -> Row:
         "top_k": str(decoding.top_k or ""),
         "samples": str(decoding.samples),
         "penalty": f"{decoding.repetition_penalty:g}",
-        "system prompt": "the backbone's identity" if identity else _system(own, "the backbone's"),
+        "system prompt": "the backbone's identity" if identity else _system_text(system_prompt, "the backbone's"),
         "weights": {None: "the backbone's", "none": "not quantised"}.get(precision) or str(precision),
         "judged": protocol.judged,
-        "judge": ", ".join(_judge(judge) for judge in judges_of(run, benchmark).values()),
+        "judge": ", ".join(_judge_text(judge) for judge in judges_of(run, benchmark).values()),
         "hash": run.protocol_hash(benchmark, texts=source_texts(run, benchmark)),
     }
 
 
-def _judge(judge: Judge) -> str:
+def _judge_text(judge: Judge) -> str:
     model = getattr(judge, "model", None) or getattr(getattr(judge, "writer", None), "model_name", "")
     return f"{judge.name} ({model})" if model else judge.name
 
@@ -259,12 +260,12 @@ def _markdown(jobs: Sequence[Job], runs: Sequence[Run], rows: Mapping[str, Seque
     """Return the text of plan.md. A method's row names its backbones if it does not apply to all of them."""
     methods: dict[str, tuple[Row, list[str]]] = {}
     for run in runs:
-        own = treatment(run, rows.get(run.data, ()))
-        methods.setdefault(json.dumps(own), (own, []))[1].append(run.backbone.name)
-    benchmarks = {json.dumps(one): one for run in runs for one in (made(run, each) for each in run.evaluated)}
-    every = {run.backbone.name for run in runs}
-    for own, backbones in methods.values():
-        own["backbones"] = "" if set(backbones) == every else ", ".join(dict.fromkeys(backbones))
+        row = treatment(run, rows.get(run.data, ()))
+        methods.setdefault(json.dumps(row), (row, []))[1].append(run.backbone.name)
+    benchmarks = {json.dumps(row): row for run in runs for row in (made(run, each) for each in run.evaluated)}
+    backbone_names = {run.backbone.name for run in runs}
+    for row, backbones in methods.values():
+        row["backbones"] = "" if set(backbones) == backbone_names else ", ".join(dict.fromkeys(backbones))
     costs = [
         {
             "run": job.run,
@@ -275,28 +276,29 @@ def _markdown(jobs: Sequence[Job], runs: Sequence[Run], rows: Mapping[str, Seque
             "training tokens": f"{job.training_tokens:,}",
             "generations": f"{job.generations:,}",
             "device-hours": "" if job.hours is None else f"{job.hours:.1f}",
-            "calls": _calls(job.calls),
+            "calls": _calls_text(job.calls),
         }
         for job in jobs
     ]
-    tables = {"Methods": [own for own, _ in methods.values()], "Benchmarks": list(benchmarks.values()), "Jobs": costs}
-    parts = [f"# {name}\n\n{_table(of)}" for name, of in tables.items()]
+    tables = {"Methods": [row for row, _ in methods.values()], "Benchmarks": list(benchmarks.values()), "Jobs": costs}
+    parts = [f"# {name}\n\n{_table(table)}" for name, table in tables.items()]
     return "\n\n".join([*parts, totals(jobs)]) + "\n"
 
 
 def totals(jobs: Sequence[Job]) -> str:
     """Return a sentence with the total cost of all jobs that are not done."""
-    due = [job for job in jobs if job.state != "done"]
-    hours = sum(job.hours or 0.0 for job in due)
+    unfinished = [job for job in jobs if job.state != "done"]
+    hours = sum(job.hours or 0.0 for job in unfinished)
     amount = f"about {hours:,.1f} device-hours" if hours >= 1 else f"about {60 * hours:.0f} device-minutes"
-    amount = "an unknown time" if due and all(job.hours is None for job in due) else f"{amount} on this machine"
-    calls = sum((Counter(job.calls) for job in due), Counter[str]())
-    generations = sum(job.generations for job in due)
-    large = sum(job.fits is False for job in due)
-    unfit = f" {large} need more memory than there is." if large else ""
+    unknown = unfinished and all(job.hours is None for job in unfinished)
+    amount = "an unknown time" if unknown else f"{amount} on this machine"
+    calls = sum((Counter(job.calls) for job in unfinished), Counter[str]())
+    generations = sum(job.generations for job in unfinished)
+    too_large = sum(job.fits is False for job in unfinished)
+    warning = f" {too_large} need more memory than there is." if too_large else ""
     return (
-        f"{len(due)} of {len(jobs)} jobs are left: {amount}, {generations:,} generations, and "
-        f"{_calls(calls) or 'no calls'} to teachers' and judges' servers.{unfit}"
+        f"{len(unfinished)} of {len(jobs)} jobs are left: {amount}, {generations:,} generations, and "
+        f"{_calls_text(calls) or 'no calls'} to teachers' and judges' servers.{warning}"
     )
 
 
@@ -305,26 +307,26 @@ def tell(jobs: Sequence[Job]) -> None:
     runs: dict[str, list[Job]] = {}
     for job in jobs:
         runs.setdefault(job.run, []).append(job)
-    several = "" if len(runs) == len(jobs) else f"{len(runs)} training{'s' if len(runs) > 1 else ''}, "
+    trainings = "" if len(runs) == len(jobs) else f"{len(runs)} training{'s' if len(runs) > 1 else ''}, "
     states = ", ".join(f"{count} {state}" for state, count in Counter(job.state for job in jobs).items())
-    log.info("plan      %s%d jobs: %s", several, len(jobs), states)
-    for run, own in list(runs.items())[:LISTED]:
-        gib = max((job.gib for job in own if job.gib is not None and job.state != "done"), default=None)
-        log.info("          %-8s %s%s", own[0].state, run, "" if gib is None else f"  ~{gib:g} GiB")
-        shared = set.intersection(*(set(job.overrides) for job in own))
-        for job in own if len(own) > 1 else ():
+    log.info("plan      %s%d jobs: %s", trainings, len(jobs), states)
+    for run, jobs_of_run in list(runs.items())[:LISTED]:
+        gib = max((job.gib for job in jobs_of_run if job.gib is not None and job.state != "done"), default=None)
+        log.info("          %-8s %s%s", jobs_of_run[0].state, run, "" if gib is None else f"  ~{gib:g} GiB")
+        shared = set.intersection(*(set(job.overrides) for job in jobs_of_run))
+        for job in jobs_of_run if len(jobs_of_run) > 1 else ():
             log.info("            %s", " ".join(override for override in job.overrides if override not in shared))
     if len(runs) > LISTED:
         log.info("          and %d more", len(runs) - LISTED)
     log.info("          %s plan.md has all.", totals(jobs))
 
 
-def _calls(calls: Mapping[str, int]) -> str:
+def _calls_text(calls: Mapping[str, int]) -> str:
     return " and ".join(f"at most {count:,} calls of {name}" for name, count in calls.items())
 
 
 def _table(rows: Sequence[Row]) -> str:
     """Return rows as a Markdown table, without empty columns."""
-    heads = [head for head in (rows[0] if rows else ()) if any(row[head] for row in rows)]
-    lines = [heads, ["---"] * len(heads), *([plain(row[head]) for head in heads] for row in rows)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) if heads else "none"
+    columns = [column for column in (rows[0] if rows else ()) if any(row[column] for row in rows)]
+    lines = [columns, ["---"] * len(columns), *([plain(row[column]) for column in columns] for row in rows)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) if columns else "none"

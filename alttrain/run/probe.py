@@ -68,9 +68,9 @@ def main() -> None:
     parser.add_argument("--benchmark", nargs="+", default=[], help="default: all harmful and harmless ones of the run")
     parser.add_argument("--permutations", type=int, default=100, help="of the labels, for the baseline (default 100)")
     parser.add_argument("--out", type=Path, help="the file (default: probe.csv in the run's folder)")
-    asked = parser.parse_args(take_trusted(sys.argv[1:]))
-    out = asked.out or asked.run / "probe.csv"
-    table = probe_run(asked.run, asked.benchmark, asked.permutations, out)
+    arguments = parser.parse_args(take_trusted(sys.argv[1:]))
+    out = arguments.out or arguments.run / "probe.csv"
+    table = probe_run(arguments.run, arguments.benchmark, arguments.permutations, out)
     console = Console()
     console.print(shown(table))
     if table.auroc.isna().any():
@@ -91,24 +91,25 @@ def probe_run(folder: Path, names: Sequence[str], permutations: int, out: Path) 
     if not isinstance(run.generation, InProcess):
         dtype: Any = run.generation.dtype or "auto"
         run = replace(run, generation=InProcess(dtype=dtype))
-    chosen, session = _benchmarks(run, names), Session(run)
-    texts = [text for benchmark in chosen for text in _texts(run, session.renderer, benchmark)]
+    benchmarks, session = _benchmarks(run, names), Session(run)
+    texts = [text for benchmark in benchmarks for text in _texts(run, session.renderer, benchmark)]
+    benchmark_names = " ".join(benchmark.name for benchmark in benchmarks)
     if not texts:
-        raise ValueError(f"{folder}: {' '.join(one.name for one in chosen)}: no generations to probe")
+        raise ValueError(f"{folder}: {benchmark_names}: no generations to probe")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".probe-", dir=out.parent) as room:
+    with tempfile.TemporaryDirectory(prefix=".probe-", dir=out.parent) as states_folder:
         trained = run.trained if run.training.trains else None
         with session.engine(trained, run.protocol.quantization) as engine:
             decoder: Any = engine.decoder  # type: ignore[attr-defined]
             decoder = decoder if trained else decoder.decoder
             depth = decoder.model.config.get_text_config().num_hidden_layers
             layers = sorted({max(1, round(share * depth)) for share in SHARES})
-            states = read_states(decoder, texts, layers, Path(room) / "states.npy")
-        where = {"run": run.name, "benchmarks": " ".join(one.name for one in chosen), "layers": depth}
+            states = read_states(decoder, texts, layers, Path(states_folder) / "states.npy")
+        described = {"run": run.name, "benchmarks": benchmark_names, "layers": depth}
         rows = []
         with bar("probes", 2 * len(layers) * len(POSITIONS)) as advance:
             for row in _rows(texts, layers, states, permutations):
-                rows.append(where | row)
+                rows.append(described | row)
                 advance(1)
         del states
     table = pd.DataFrame(rows)
@@ -117,8 +118,9 @@ def probe_run(folder: Path, names: Sequence[str], permutations: int, out: Path) 
 
 
 def _benchmarks(run: Run, names: Sequence[str]) -> list[Benchmark]:
-    """The benchmarks of these names. Texts under an intervention are not probed: the model did not write them alone."""
-    fitting = {one.name: one for one in run.benchmarks if one.measure in ("harmful_rate", "over_refusal_rate")}
+    """Return the benchmarks of these names. Those under interventions are left out: the model wrote only a part."""
+    measures = ("harmful_rate", "over_refusal_rate")
+    fitting = {benchmark.name: benchmark for benchmark in run.benchmarks if benchmark.measure in measures}
     if not fitting:
         raise ValueError(f"{run.folder}: its config.yaml has no benchmark whose judge tells refusals from answers")
     for name in names:
@@ -134,46 +136,46 @@ def _texts(run: Run, renderer: Any, benchmark: Benchmark) -> Iterator[Text]:
     path = folder / "metrics.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; run the judge stage first")
-    judged = Evaluation(read_document(run.folder / "run.json", Names), folder, read_metrics(path))
-    read = judged.texts()
-    for own in judged.generations():
-        if own.finish != "error":
-            ids, places = located(run, renderer, benchmark, own)
+    evaluation = Evaluation(read_document(run.folder / "run.json", Names), folder, read_metrics(path))
+    texts = evaluation.texts()
+    for row in evaluation.generations():
+        if row.finish != "error":
+            ids, places = located(run, renderer, benchmark, row)
             yield Text(
                 ids,
                 places,
-                read[own.id, own.sample].refused,
-                own.label == "harmful",
-                " ".join((own.goal or own.prompt).lower().split()),
-                own.finish == "length",
+                texts[row.id, row.sample].refused,
+                row.label == "harmful",
+                " ".join((row.goal or row.prompt).lower().split()),
+                row.finish == "length",
             )
 
 
-def located(run: Run, renderer: Any, benchmark: Benchmark, own: Generation) -> tuple[list[int], tuple[int | None, ...]]:
+def located(run: Run, renderer: Any, benchmark: Benchmark, row: Generation) -> tuple[list[int], tuple[int | None, ...]]:
     """Return the ids of a prompt and its thought up to the last position, and the index of each position's token.
 
     A step's token is the one with the step's last character. Prompt and response are tokenized separately, as for
     generation. The response is tokenized as a whole, since a step's last token depends on what follows.
     """
-    row = Example(own.id, own.prompt, own.label, turns=own.turns)
-    prompt = renderer.encode(prompt_text(run, renderer, benchmark, row, own.earlier))
+    example = Example(row.id, row.prompt, row.label, turns=row.turns)
+    prompt = renderer.encode(prompt_text(run, renderer, benchmark, example, row.earlier))
     places: list[int | None] = [len(prompt) - 1, None, None, None]
-    if not own.thought:
+    if not row.thought:
         return prompt, tuple(places)
-    template, text = run.backbone.template, own.text
+    template, text = run.backbone.template, row.text
     opening, close = template.think_open.strip(), template.think_close.strip()
-    begun = text.index(opening) + len(opening) if text.lstrip().startswith(opening) else 0
-    start = text.index(own.thought, begun)
-    end = text.index(close, start + len(own.thought)) if own.closed else len(text)
-    pieces = Rendered(text[:begun], text[begun:end], text[end : end + len(close)], text[end + len(close) :])
-    spans = {number: step_of(own.thought, part) for number, part in enumerate(STEPS, 1)}
+    body_start = text.index(opening) + len(opening) if text.lstrip().startswith(opening) else 0
+    start = text.index(row.thought, body_start)
+    end = text.index(close, start + len(row.thought)) if row.closed else len(text)
+    pieces = Rendered(text[:body_start], text[body_start:end], text[end : end + len(close)], text[end + len(close) :])
+    spans = {number: step_of(row.thought, part) for number, part in enumerate(STEPS, 1)}
     ends = {number: span[2] for number, span in spans.items() if span}
-    if own.closed:
-        ends[3] = len(own.thought)
-    ids, found = renderer.locate(pieces, [start - begun + place for place in ends.values()])
-    for number, place in zip(ends, found, strict=True):
-        places[number] = len(prompt) + place
-    return (prompt + ids)[: max(place for place in places if place is not None) + 1], tuple(places)
+    if row.closed:
+        ends[3] = len(row.thought)
+    ids, indices = renderer.locate(pieces, [start - body_start + index for index in ends.values()])
+    for number, index in zip(ends, indices, strict=True):
+        places[number] = len(prompt) + index
+    return (prompt + ids)[: max(index for index in places if index is not None) + 1], tuple(places)
 
 
 def read_states(decoder: Any, texts: Sequence[Text], layers: Sequence[int], path: Path) -> NDArray[np.float32]:
@@ -187,30 +189,30 @@ def read_states(decoder: Any, texts: Sequence[Text], layers: Sequence[int], path
     from alttrain.generation.scorer import grouped
 
     config = decoder.model.config.get_text_config()
-    lists = (one for one in decoder.model.modules() if isinstance(one, torch.nn.ModuleList))
-    blocks = next(one for one in lists if len(one) == config.num_hidden_layers)
+    lists = (module for module in decoder.model.modules() if isinstance(module, torch.nn.ModuleList))
+    blocks = next(module for module in lists if len(module) == config.num_hidden_layers)
     shape = len(POSITIONS), len(layers), len(texts), config.hidden_size
     states = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    wanted, kept = list[int](), dict[int, Any]()
+    token_indices, layer_states = list[int](), dict[int, Any]()
 
-    def keep(number: int, block: Any, given: Any, output: Any) -> None:
+    def keep(number: int, block: Any, inputs: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
-        kept[number] = hidden[0, wanted].float().cpu().numpy()
+        layer_states[number] = hidden[0, token_indices].float().cpu().numpy()
 
     hooks = [blocks[layer - 1].register_forward_hook(partial(keep, number)) for number, layer in enumerate(layers)]
     try:
         with torch.inference_mode(), bar("states", len(texts)) as advance:
             for group in grouped([text.ids for text in texts]):
                 starts = itertools.accumulate((len(texts[number].ids) for number in group), initial=0)
-                there = [
+                present = [
                     (position, number, start + place)
                     for number, start in zip(group, starts, strict=False)
                     for position, place in enumerate(texts[number].places)
                     if place is not None
                 ]
-                positions, numbers, wanted[:] = map(list, zip(*there, strict=True))
+                positions, numbers, token_indices[:] = map(list, zip(*present, strict=True))
                 decoder.prefill([texts[number].ids for number in group])
-                for layer, values in kept.items():
+                for layer, values in layer_states.items():
                     states[positions, layer, numbers] = values
                 advance(len(group))
     finally:
@@ -224,39 +226,39 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     for target, (number, layer) in itertools.product(("refuses", "harmful"), enumerate(layers)):
         for place, position in enumerate(POSITIONS):
-            there = [at for at, text in enumerate(texts) if text.places[place] is not None]
-            decided = [at for at in there if getattr(texts[at], target) is not None]
-            own = [texts[at] for at in decided]
-            labels = [getattr(text, target) for text in own]
-            found = probe(states[place, number, decided], labels, [text.prompt for text in own], permutations)
-            by_label = auroc_of([text.harmful for text in own], np.array(labels, dtype=bool))
+            present = [index for index, text in enumerate(texts) if text.places[place] is not None]
+            decided = [index for index in present if getattr(texts[index], target) is not None]
+            probed = [texts[index] for index in decided]
+            labels = [getattr(text, target) for text in probed]
+            result = probe(states[place, number, decided], labels, [text.prompt for text in probed], permutations)
+            by_label = auroc_of([text.harmful for text in probed], np.array(labels, dtype=bool))
             yield {
                 "target": target,
                 "layer": layer,
                 "position": position,
-                "n": len(own),
+                "n": len(probed),
                 "positives": sum(labels),
-                "left_out": len(texts) - len(there),
-                "undecided": len(there) - len(own),
-                "truncated": sum(text.truncated for text in own),
-                **dict(zip(("auroc", "low", "high"), found.auroc, strict=True)),
-                "permuted_mean": found.mean,
-                "permuted_95": found.high,
-                "p": found.p,
+                "left_out": len(texts) - len(present),
+                "undecided": len(present) - len(probed),
+                "truncated": sum(text.truncated for text in probed),
+                **dict(zip(("auroc", "low", "high"), result.auroc, strict=True)),
+                "permuted_mean": result.mean,
+                "permuted_95": result.high,
+                "p": result.p,
                 "permutations": permutations,
                 "by_label": by_label,
             }
 
 
 def shown(table: pd.DataFrame) -> Table:
-    """The table for the console."""
-    made = Table(title=f"{table.run[0]}: {table.benchmarks[0]}")
-    heads = ("target", "layer", "position", "n", "positives", "left out", "undecided", "AUROC", "permuted", "by label")
-    for head in heads:
-        made.add_column(head, justify="left" if head in ("target", "position") else "right")
+    """Return the table for the console."""
+    console_table = Table(title=f"{table.run[0]}: {table.benchmarks[0]}")
+    names = ("target", "layer", "position", "n", "positives", "left out", "undecided", "AUROC", "permuted", "by label")
+    for name in names:
+        console_table.add_column(name, justify="left" if name in ("target", "position") else "right")
     for row in table.itertuples():
         permuted = f"{row.permuted_mean:.2f}, 95 %: {row.permuted_95:.2f}"
         cells = [row.target, f"{row.layer} of {row.layers}", row.position, row.n, row.positives, row.left_out]
         cells += [row.undecided, f"{row.auroc:.2f} ({row.low:.2f}–{row.high:.2f})", permuted, f"{row.by_label:.2f}"]
-        made.add_row(*("–" if "nan" in str(cell) else str(cell) for cell in cells))
-    return made
+        console_table.add_row(*("–" if "nan" in str(cell) else str(cell) for cell in cells))
+    return console_table

@@ -1,4 +1,4 @@
-"""What a run says as it works: lines on the console and in run.log, and the progress of long work.
+"""The messages of a run: lines on the console and in run.log, and the progress of long work.
 
 Progress is a bar on a terminal, else a line every minute, and a note for `alttrain-status`. Parallel jobs print lines
 behind their names, since each bar would overwrite the others.
@@ -21,7 +21,7 @@ from hydra_plugins.alttrain_jobs import is_worker
 log = logging.getLogger(__name__)
 
 LINE_S, NOTE_S = 60.0, 5.0  # seconds between two lines, and between two notes
-listeners: list[Callable[[str], None]] = []  # what takes the notes: the status of the run in work
+listeners: list[Callable[[str], None]] = []  # they take the notes: the status of the present run
 
 
 @contextmanager
@@ -31,23 +31,23 @@ def bar(label: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
     Yields what advances it by a number of steps, with a note such as the loss.
     """
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-    terminal, began, now_done = sys.stderr.isatty() and not is_worker(), time.monotonic(), done
-    lined = noted = began
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not terminal) as shown:
-        task = shown.add_task(label, total=total, completed=done)
+    terminal, began, reached = sys.stderr.isatty() and not is_worker(), time.monotonic(), done
+    last_line = last_note = began
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not terminal) as progress:
+        task = progress.add_task(label, total=total, completed=done)
 
         def advance(count: int, note: str = "", /) -> None:
-            nonlocal now_done, lined, noted
-            now_done, now = now_done + count, time.monotonic()
-            shown.update(task, advance=count, description=f"{label} {note}".strip())
-            left = (total - now_done) * (now - began) / max(now_done - done, 1)
-            line = ", ".join(filter(None, (f"{label} {now_done} of {total}", note, f"{duration(left)} left")))
-            if now - noted > NOTE_S:
-                noted = now
+            nonlocal reached, last_line, last_note
+            reached, now = reached + count, time.monotonic()
+            progress.update(task, advance=count, description=f"{label} {note}".strip())
+            seconds_left = (total - reached) * (now - began) / max(reached - done, 1)
+            line = ", ".join(filter(None, (f"{label} {reached} of {total}", note, f"{duration(seconds_left)} left")))
+            if now - last_note > NOTE_S:
+                last_note = now
                 for listener in listeners:
                     listener(line)
-            if now - lined > LINE_S and not terminal:
-                lined = now
+            if now - last_line > LINE_S and not terminal:
+                last_line = now
                 log.info("          %s", line)
 
         yield advance

@@ -32,9 +32,9 @@ def clear_shelf() -> None:
 
 def made_room() -> bool:
     """Release the model on the shelf. Returns whether there was one."""
-    if held := bool(_SHELF):
+    if was_held := bool(_SHELF):
         clear_shelf()
-    return held
+    return was_held
 
 
 def free() -> None:
@@ -102,49 +102,49 @@ class Session:
         from alttrain.backbone.weights import load_model
 
         clear_shelf()
-        shrunk = quantization or self.run.backbone.quantization
-        return load_model(self.weights, self.dtype(requested), device or self.device, kernel, shrunk)
+        quantization = quantization or self.run.backbone.quantization
+        return load_model(self.weights, self.dtype(requested), device or self.device, kernel, quantization)
 
     @contextmanager
     def engine(self, trained: Path | None, quantization: Quantization | None = None) -> Iterator[Engine]:
-        """Start the engine for the backbone as it is, or for what was trained. Stops a server that it started.
+        """Start the engine for the untrained backbone, or for what was trained. Stops a server that it started.
 
         `quantization` applies to weights in this process; None is the backbone's.
         """
         from alttrain.backbone.weights import CONFIG, read_adapter
 
-        run, shrunk = self.run, quantization or self.run.backbone.quantization
+        run, quantized = self.run, quantization or self.run.backbone.quantization
         # without the check of `read_adapter`, a server may answer as the bare backbone
         adapter = read_adapter(trained) if trained and (trained / CONFIG).exists() else None
-        whole = None if adapter else trained
+        full_model = None if adapter else trained
 
         def weights() -> Path:
             clear_shelf()
-            return whole or self.weights.folder
+            return full_model or self.weights.folder
 
-        def decoder(asked: InProcess) -> Any:
-            """Return a decoder; one of the backbone as it is keeps its texts for all runs of the output folder."""
+        def decoder(generation: InProcess) -> Any:
+            """Return a decoder; one of the untrained backbone keeps its texts for all runs of the output folder."""
             if trained:
-                return self._decoder(asked, adapter, whole, shrunk)
+                return self._decoder(generation, adapter, full_model, quantized)
             identity = {
                 "source": run.backbone.source,
                 "weights": self.weights.identity,
-                "dtype": str(self.dtype(asked.dtype)),
-                "quantization": shrunk,
+                "dtype": str(self.dtype(generation.dtype)),
+                "quantization": quantized,
                 "device": self.device,
-                "generation": asdict(asked),
+                "generation": asdict(generation),
                 "end": self.renderer.end_id,
             }
-            kept = run.output_dir / "cache" / "generations"
-            return CachedDecoder(lambda: self._decoder(asked, None, None, shrunk), identity, kept)
+            cache = run.output_dir / "cache" / "generations"
+            return CachedDecoder(lambda: self._decoder(generation, None, None, quantized), identity, cache)
 
         log = run.folder / "server.log" if trained else run.output_dir / "cache" / f"{run.name}.server.log"
         folder = adapter.folder if adapter else None
-        with run.generation.start(Model(run.name, self.renderer, folder, whole, weights, decoder, log)) as engine:
+        with run.generation.start(Model(run.name, self.renderer, folder, full_model, weights, decoder, log)) as engine:
             yield engine
 
     def identity(self) -> dict[str, Any]:
-        """Return what shapes texts of the backbone as it is, besides prompts and decoding. Cache keys contain it."""
+        """Return what shapes texts of the untrained backbone, besides prompts and decoding. Cache keys contain it."""
         described: dict[str, Any] = {"weights": self.weights.identity, "backbone": asdict(self.run.backbone)}
         shaping = shaping_of_engine(self.run.config["generation"], self.run.generation.batched)
         described["generation"] = {key: value for key, value in shaping.items() if not key.endswith(".memory_gib")}
@@ -153,9 +153,9 @@ class Session:
         return described
 
     def _decoder(
-        self, generation: InProcess, adapter: "Adapter | None", whole: Path | None, quantization: Quantization
+        self, generation: InProcess, adapter: "Adapter | None", full_model: Path | None, quantization: Quantization
     ) -> Any:
-        """Return a decoder of the backbone, of the backbone with an adapter, or of a `whole` trained model.
+        """Return a decoder of the backbone, of the backbone with an adapter, or of a `full_model` that was trained.
 
         The backbone that adapters are merged into stays on the shelf, so that jobs of one process do not reload it.
         """
@@ -163,9 +163,9 @@ class Session:
         from alttrain.generation.decoder import Decoder
 
         dtype = self.dtype(generation.dtype)
-        if whole is not None:
+        if full_model is not None:
             clear_shelf()
-            model = load_model(Weights(whole, "trained"), dtype, self.device, "packed", quantization)
+            model = load_model(Weights(full_model, "trained"), dtype, self.device, "packed", quantization)
         elif quantization != "none":
             model = self.model(generation.dtype, "packed", None, quantization)
             model = beside(model, adapter) if adapter else model
@@ -175,8 +175,8 @@ class Session:
                 _SHELF[key] = Base(self.model(generation.dtype, "packed", None, "none"))
             model = _SHELF[key].merge(adapter)
         memory = int(generation.memory_gib * GIB) if generation.memory_gib else None
-        if memory is None and (room := look(self.run.hardware.accelerator).free) is not None:
-            memory = int(CACHE_SHARE * room)
+        if memory is None and (free_bytes := look(self.run.hardware.accelerator).free) is not None:
+            memory = int(CACHE_SHARE * free_bytes)
         return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory)
 
     def scorer(self, source: str, revision: str | None, dtype: str, server: ServerSettings | None = None) -> Any:

@@ -34,13 +34,13 @@ def main() -> None:
     """Entry point of the console script. Exit codes: 0 shown, 2 refused, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="alttrain-show", description="Look at what a run trains on.")
     parser.add_argument("run", type=Path, help="a run's folder, such as outputs/runs/NAME")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--batch", type=int, nargs="?", const=0, metavar="STEP", help="the batch of a step (default 0)")
-    what.add_argument("--row", metavar="ID", help="a row's original thought against the rewritten one")
+    choice = parser.add_mutually_exclusive_group(required=True)
+    choice.add_argument("--batch", type=int, nargs="?", const=0, metavar="STEP", help="the batch of a step (default 0)")
+    choice.add_argument("--row", metavar="ID", help="a row's original thought against the rewritten one")
     console = Console(soft_wrap=True, highlight=False)
-    asked = parser.parse_args(take_trusted(sys.argv[1:]))
-    shown = show_row(asked.run, asked.row) if asked.row else show_batch(asked.run, asked.batch, console.is_terminal)
-    for text in shown:
+    arguments = parser.parse_args(take_trusted(sys.argv[1:]))
+    run, row = arguments.run, arguments.row
+    for text in show_row(run, row) if row else show_batch(run, arguments.batch, console.is_terminal):
         console.print(text)
 
 
@@ -53,18 +53,18 @@ def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
     from alttrain.training import SupervisedFineTuning
     from alttrain.training.data import BatchStream
 
-    own, examples = run_of(run), read_rows(_present(run / "train.jsonl"), Example)
-    backbone, training = own.backbone, cast(SupervisedFineTuning, own.training)  # without one there is no train.jsonl
+    loaded, examples = run_of(run), read_rows(_present(run / "train.jsonl"), Example)
+    backbone, training = loaded.backbone, cast(SupervisedFineTuning, loaded.training)  # or there is no train.jsonl
     renderer = Renderer(backbone, load_tokenizer(tokenizer_at_hand(backbone) or resolve(backbone).folder))
-    kept, too_long = renderer.sequences(examples, training.max_length)
-    stream = BatchStream(kept, training, own.seed)
+    sequences, too_long = renderer.sequences(examples, training.max_length)
+    stream = BatchStream(sequences, training, loaded.seed)
     if not 0 <= step < len(stream):
         raise ValueError(f"--batch {step}: this run has steps 0 to {len(stream) - 1}")
-    members = [kept[index] for index in stream.members(step)]
-    tokens = sum(map(len, members))
+    batch = [sequences[index] for index in stream.members(step)]
+    tokens = sum(map(len, batch))
     left_out = f"; {len(too_long)} rows of the run are left out as too long" if too_long else ""
-    yield Text(f"step {step} of {len(stream)}: {len(members)} examples, {tokens} tokens{left_out}", style="bold")
-    for sequence in members:
+    yield Text(f"step {step} of {len(stream)}: {len(batch)} examples, {tokens} tokens{left_out}", style="bold")
+    for sequence in batch:
         supervised = sum(label != IGNORED for label in sequence.labels)
         yield Text(f"\n{sequence.id}: {len(sequence)} tokens, {supervised} supervised", style="bold")
         yield marked(sequence, renderer, styled)
@@ -74,8 +74,8 @@ def marked(sequence: Sequence, renderer: Renderer, styled: bool) -> Text:
     """Return the text of a sequence with special tokens, and with each span of supervised tokens marked."""
     text = Text()
     pairs = zip(sequence.ids, sequence.labels, strict=True)
-    for supervised, run in itertools.groupby(pairs, key=lambda pair: pair[1] != IGNORED):
-        part = renderer.tokenizer.decode([token for token, _ in run], skip_special_tokens=False)
+    for supervised, tokens in itertools.groupby(pairs, key=lambda pair: pair[1] != IGNORED):
+        part = renderer.tokenizer.decode([token for token, _ in tokens], skip_special_tokens=False)
         before, after = MARKS if supervised and not styled else ("", "")
         text.append(before + part + after, style="green" if supervised else "dim")
     return text
@@ -86,20 +86,20 @@ def show_row(run: Path, name: str) -> Iterator[Text]:
     new, old = _row(run / "train.jsonl", name), _row(run / "originals.jsonl", name)
     if new is None:
         raise ValueError(f"{run / 'train.jsonl'} has no row with id {name!r}")
-    before = render(old.thought) if old else ""
+    old_thought = render(old.thought) if old else ""
     yield Text(f"{new.id}: {new.label}, {new.category or 'no category'}, {new.source or 'no named source'}", "bold")
     yield Text(new.prompt, style="dim")
-    if old and before:
-        yield Text(f"\nold thought, {len(before)} characters, {old.thought[0].origin or UNKNOWN}", style="bold")
-        yield Text(before)
+    if old and old_thought:
+        yield Text(f"\nold thought, {len(old_thought)} characters, {old.thought[0].origin or UNKNOWN}", style="bold")
+        yield Text(old_thought)
     else:
         yield Text("\nno old thought: the row had no trace before the rewrite", style="bold")
     yield Text(f"\nnew thought, {len(render(new.thought))} characters", style="bold")
     for segment in new.thought:
-        start = before.find(segment.text) if segment.text else -1
-        place = f"old thought's characters {start} to {start + len(segment.text)}" if start >= 0 else "new"
-        asked = f", prompt {segment.prompt_hash}" if segment.prompt_hash else ""
-        yield Text(f"[{segment.step}: {segment.origin or UNKNOWN}{asked}; {place}]", style="cyan")
+        start = old_thought.find(segment.text) if segment.text else -1
+        location = f"old thought's characters {start} to {start + len(segment.text)}" if start >= 0 else "new"
+        prompt_note = f", prompt {segment.prompt_hash}" if segment.prompt_hash else ""
+        yield Text(f"[{segment.step}: {segment.origin or UNKNOWN}{prompt_note}; {location}]", style="cyan")
         yield Text(segment.text, style="" if start >= 0 else "green")
     unchanged = old is not None and new.answer == old.answer
     if old and old.answer:

@@ -80,8 +80,8 @@ def _last_line(text: str) -> str:
 
 def read_status(folder: Path) -> Status | None:
     """Return a run's status as written; None if the file is missing or damaged."""
-    found = kept_json(folder / "status.json", Status)
-    return msgspec.convert(found, Status) if found else None
+    record = kept_json(folder / "status.json", Status)
+    return msgspec.convert(record, Status) if record else None
 
 
 class Log:
@@ -90,8 +90,8 @@ class Log:
     def __init__(self, folder: Path, status: Status | None = None) -> None:
         """Go on from the status that another process of the run wrote, if one is given."""
         self._path = folder / "status.json"
-        own = Status("running", "", os.getpid(), platform.node(), _now())
-        self._status = replace(status, process=own.process, host=own.host) if status else own
+        this_process = Status("running", "", os.getpid(), platform.node(), _now())
+        self._status = replace(status, process=this_process.process, host=this_process.host) if status else this_process
 
     def __enter__(self) -> "Log":
         listeners.append(self.note)
@@ -117,15 +117,15 @@ class Log:
             self._write(replace(self._status, state="done", stage="", note=""))
             return
         state: State = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-        said = masked(str(error).strip()) or type(error).__name__
-        self._write(replace(self._status, state=state, error=_last_line(said)))
+        message = masked(str(error).strip()) or type(error).__name__
+        self._write(replace(self._status, state=state, error=_last_line(message)))
 
     def _another_failed(self) -> bool:
         """Return whether another process of the training has failed. Its error is kept, since others follow from it."""
-        own, found = self._status, read_status(self._path.parent)
-        if found is None or (found.host, found.state) != (own.host, "failed"):
+        status, written = self._status, read_status(self._path.parent)
+        if written is None or (written.host, written.state) != (status.host, "failed"):
             return False
-        return found.process != own.process and found.changed > own.began
+        return written.process != status.process and written.changed > status.began
 
     def _write(self, status: Status) -> None:
         self._status = replace(status, changed=_now())
@@ -179,27 +179,27 @@ def state_of(folder: Path) -> Status:
 def statuses(output_dir: Path) -> dict[str, Status]:
     """Return the state of every run of an output folder. Planned runs that have not begun come last."""
     folders = sorted(path.parent for path in (output_dir / "runs").glob("*/run.json"))
-    found = {folder.name: state_of(folder) for folder in folders}
+    states = {folder.name: state_of(folder) for folder in folders}
     ended = sorted((output_dir / ENDED).glob("*"))
     for path in ended:
         with suppress(OSError):  # another sweep is planned
-            when = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
-            own, error = found.get(path.stem, Status("failed")), _last_line(read_utf8(path))
-            if error and own.state != "running" and own.changed <= when:  # the run has not begun again since
-                found[path.stem] = replace(own, state="failed", error=error, changed=when)
+            ended_at = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+            status, error = states.get(path.stem, Status("failed")), _last_line(read_utf8(path))
+            if error and status.state != "running" and status.changed <= ended_at:  # the run has not begun again since
+                states[path.stem] = replace(status, state="failed", error=error, changed=ended_at)
     jobs_ended = Counter(path.stem for path in ended)
     for run, jobs in _planned(output_dir).items():
-        own = found.get(run, Status("pending"))
-        is_between = own.state == "done" and jobs_ended[run] < jobs > 1  # one of its jobs is done, and another is due
-        found[run] = Status("pending") if is_between else own
-    return found
+        status = states.get(run, Status("pending"))
+        is_between = status.state == "done" and jobs_ended[run] < jobs > 1  # one job is done, and another is due
+        states[run] = Status("pending") if is_between else status
+    return states
 
 
 def _planned(output_dir: Path) -> Counter[str]:
     """Return the number of jobs of each run that the last sweep planned."""
-    plan = output_dir / PLAN
+    path = output_dir / PLAN
     try:
-        return Counter(job["run"] for job in (read_json(plan, _Plan)["jobs"] if plan.exists() else ()))
+        return Counter(job["run"] for job in (read_json(path, _Plan)["jobs"] if path.exists() else ()))
     except DamagedError as error:
         log.warning("%s", error)
         return Counter()
@@ -214,25 +214,25 @@ def config_file(run: Path) -> Path:
 
 def runs_near(folder: Path) -> str:
     """Return the runs that a user may have meant by a folder, as the end of a message."""
-    for place in (folder / "runs", folder, folder.parent, folder.parent / "runs", Path("outputs") / "runs"):
-        if runs := sorted(path.parent for path in place.glob("*/run.json")):
+    for candidate in (folder / "runs", folder, folder.parent, folder.parent / "runs", Path("outputs") / "runs"):
+        if runs := sorted(path.parent for path in candidate.glob("*/run.json")):
             more = f", and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
             return f"there are these runs: {', '.join(map(str, runs[:NAMED]))}{more}"
     return "there are no runs near it, such as outputs/runs/NAME"
 
 
-def table(found: dict[str, Status]) -> Table:
+def table(states: dict[str, Status]) -> Table:
     """Return the states as a table for the console."""
-    counts = Counter(status.state for status in found.values())
+    counts = Counter(status.state for status in states.values())
     title = ", ".join(f"{counts[state]} {state}" for state in COLOURS if counts[state])
-    shown = Table(title=title or "no runs", box=box.SIMPLE_HEAD, pad_edge=False)
+    console_table = Table(title=title or "no runs", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("run", "state", "stage", "progress or error", "changed"):
-        shown.add_column(column, overflow="fold")
-    for run, status in found.items():
+        console_table.add_column(column, overflow="fold")
+    for run, status in states.items():
         changed = status.changed.replace("T", " ").removesuffix("+00:00")
-        told = (Text(one_line(word)) for word in (status.stage, status.error or status.note, changed))
-        shown.add_row(Text(one_line(run)), Text(status.state, COLOURS[status.state]), *told)
-    return shown
+        cells = (Text(one_line(word)) for word in (status.stage, status.error or status.note, changed))
+        console_table.add_row(Text(one_line(run)), Text(status.state, COLOURS[status.state]), *cells)
+    return console_table
 
 
 @interruptible()
@@ -241,19 +241,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="alttrain-status", description="The state of every run of an output folder.")
     parser.add_argument("output_dir", type=Path, nargs="?", default=Path("outputs"))
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again, until Ctrl-C")
-    asked = parser.parse_args()
-    found, console = statuses(asked.output_dir), Console()
-    if not found and (not asked.output_dir.is_dir() or asked.watch is None):
+    arguments = parser.parse_args()
+    states, console = statuses(arguments.output_dir), Console()
+    if not states and (not arguments.output_dir.is_dir() or arguments.watch is None):
         fault = "is not the output_dir of runs, the folder that holds runs/"
-        print(f"{asked.output_dir} {fault}; {runs_near(asked.output_dir)}", file=sys.stderr)
+        print(f"{arguments.output_dir} {fault}; {runs_near(arguments.output_dir)}", file=sys.stderr)
         sys.exit(2)
-    if asked.watch is not None:
+    if arguments.watch is not None:
         while True:
             console.clear()
-            console.print(table(statuses(asked.output_dir)))
-            time.sleep(max(0.1, asked.watch))
-    console.print(table(found))
-    sys.exit(int(any(status.state == "failed" for status in found.values())))
+            console.print(table(statuses(arguments.output_dir)))
+            time.sleep(max(0.1, arguments.watch))
+    console.print(table(states))
+    sys.exit(int(any(status.state == "failed" for status in states.values())))
 
 
 if __name__ == "__main__":

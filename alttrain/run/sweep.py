@@ -49,8 +49,9 @@ STOPPED = Path(".sweep") / "stopped"
 def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
     """Return the overrides of each job of a sweep; [] for a single run. Needs Hydra initialised."""
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    own = [str(one.input_line) for one in parser.parse_overrides(list(arguments)) if not one.is_sweep_override()]
-    hydra = composed(own, arguments).hydra
+    parsed = parser.parse_overrides(list(arguments))
+    fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
+    hydra = composed(fixed, arguments).hydra
     if not multirun and hydra.mode != RunMode.MULTIRUN:
         return []
     params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
@@ -88,20 +89,20 @@ class Sweep:
         """Show the table of all runs. If the sweep failed, name the runs that did not end; their errors are logged."""
         from alttrain.run.stages.report import show
 
-        output_dir, own = self.run.output_dir, {job.run for job in self.jobs}
+        output_dir, own_runs = self.run.output_dir, {job.run for job in self.jobs}
         if failed or "report" in self.run.stages:
             show(output_dir, self.run.config["page_texts"])
-        states = {run: status.state for run, status in statuses(output_dir).items() if failed and run in own}
+        states = {run: status.state for run, status in statuses(output_dir).items() if failed and run in own_runs}
         for state in ("failed", "stopped", "pending"):
             if names := [run for run in states if states[run] == state]:
                 more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
-                log.error("%-9s %d of %d: %s%s", state, len(names), len(own), ", ".join(names[:LISTED]), more)
+                log.error("%-9s %d of %d: %s%s", state, len(names), len(own_runs), ", ".join(names[:LISTED]), more)
         if failed:
             log.error("          alttrain-status %s says why", output_dir)
 
 
 @dataclass(frozen=True)
-class _Alike:
+class _SeedGroup:
     """Jobs that differ only in their seed. They share a composed config and what it builds."""
 
     config: DictConfig  # of the first of them
@@ -113,7 +114,7 @@ class _Alike:
 
     def run(self, overrides: Sequence[str]) -> Run:
         """Return the run of one of the jobs: the first one's with the seed of these overrides, and its name."""
-        run, seeds = self.first, [one for one in overrides if one.startswith("seed=")]
+        run, seeds = self.first, [override for override in overrides if override.startswith("seed=")]
         if not seeds:
             return run
         seed = int(seeds[-1].partition("=")[2])
@@ -126,10 +127,10 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
 
     Raises RunError with the faults of all jobs, before anything runs.
     """
-    alike: dict[tuple[str, ...], _Alike] = {}  # by the overrides without the seed
+    groups: dict[tuple[str, ...], _SeedGroup] = {}  # by the overrides without the seed
     rows: dict[str, Sequence[Example]] = {}  # to train on, by `Run.data`, each read once
     evaluations = set[str]()  # of the jobs before
-    made: list[tuple[Job, Run]] = []  # with the hardware that each training needs
+    planned: list[tuple[Job, Run]] = []  # with the hardware that each training needs
     faults: dict[str, list[str]] = {}  # with the jobs that have each
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         batch = overrides_of(arguments, multirun)
@@ -137,78 +138,85 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
             return None
         log.info("plan      checking %d jobs before the first starts", len(batch))
         for overrides in batch:
-            if (rest := _unseeded(overrides)) not in alike:
-                whole = composed(overrides, arguments)
-                launcher, alike[rest] = str(whole.hydra.launcher._target_), _Alike(without_hydra(whole))
+            if (unseeded := _unseeded(overrides)) not in groups:
+                config = composed(overrides, arguments)
+                launcher, groups[unseeded] = str(config.hydra.launcher._target_), _SeedGroup(without_hydra(config))
     here = launcher.endswith(("BasicLauncher", "JoblibLauncher"))  # others may use other machines
     with bar("plan", len(batch)) as advance:
         for overrides in batch:
             advance(1)
             try:
-                run = alike[_unseeded(overrides)].run(overrides)
+                run = groups[_unseeded(overrides)].run(overrides)
                 check_light(run, rows.get(run.data), here)
                 if run.data not in rows:
                     rows[run.data] = run.rows
                 run = fit_hardware(run, rows[run.data])
-                trained_before = any(job.run == run.name for job, _ in made)
+                trained_before = any(job.run == run.name for job, _ in planned)
                 job = job_of(run, overrides, () if trained_before else rows[run.data], evaluations)
                 if job.state != "done":
                     run.hardware.check()
                     if here:
                         run.hardware.check_gpus()
                         refuse_too_large(run, rows[run.data], MODEL_STAGES & set(run.stages))
-                made.append((job, run))
+                planned.append((job, run))
             except (RunError, ValueError, OSError) as error:
                 for fault in getattr(error, "faults", (str(error),)):
                     faults.setdefault(fault, []).append(" ".join(overrides))
-    jobs = tuple(job for job, _ in made)
-    runs = {name: [run for _, run in made if run.name == name] for name in dict.fromkeys(job.run for job in jobs)}
-    for name, several in runs.items():
+    jobs = tuple(job for job, _ in planned)
+    runs = {name: [run for _, run in planned if run.name == name] for name in dict.fromkeys(job.run for job in jobs)}
+    for name, same_name in runs.items():
         try:
-            _refuse_clash(several)
-            for run in several:
+            _refuse_clash(same_name)
+            for run in same_name:
                 check_sources(run, runs)
         except RunError as error:
             faults.setdefault(str(error), []).extend(" ".join(job.overrides) for job in jobs if job.run == name)
     if faults:
-        lines = [f"{fault}\n  in {len(own)} of {len(batch)} jobs: {own[0]}" for fault, own in faults.items()]
+        lines = [f"{fault}\n  in {len(faulty)} of {len(batch)} jobs: {faulty[0]}" for fault, faulty in faults.items()]
         raise RunError("\n".join(["this sweep cannot run:", *lines]).replace("\n", "\n  "))
-    refuse_full_disk([run for _, run in made])
-    last = {_unseeded(job.overrides): run for job, run in made}
-    swept = Sweep(jobs, tuple((last[rest], count) for rest, count in Counter(map(_unseeded, batch)).items()))
+    refuse_full_disk([run for _, run in planned])
+    last_run = {_unseeded(job.overrides): run for job, run in planned}
+    counts = Counter(map(_unseeded, batch))
+    swept = Sweep(jobs, tuple((last_run[unseeded], count) for unseeded, count in counts.items()))
     if not follows():
         output_dir = swept.run.output_dir
         (output_dir / STOPPED).unlink(missing_ok=True)
         shutil.rmtree(output_dir / ENDED, ignore_errors=True)
-        write_plan(output_dir, jobs, [one.first for one in alike.values()], rows)
+        write_plan(output_dir, jobs, [group.first for group in groups.values()], rows)
     tell(jobs)
-    given = [argument for argument in arguments if of_training(argument)]
-    taken = {job.run for job in jobs if any(map(of_training, job.overrides))}
-    if untrained := [name for name in runs if given and name not in taken]:
-        log.info("          %s: not for %s, which trains nothing", " ".join(given), ", ".join(untrained))
+    _log_untrained(arguments, jobs)
     return swept
+
+
+def _log_untrained(arguments: Sequence[str], jobs: Sequence[Job]) -> None:
+    """If a command line has overrides of a training, log which runs do not take them, since they train nothing."""
+    for_training = [argument for argument in arguments if of_training(argument)]
+    trained = {job.run for job in jobs if any(map(of_training, job.overrides))}
+    untrained = [name for name in dict.fromkeys(job.run for job in jobs) if name not in trained]
+    if for_training and untrained:
+        log.info("          %s: not for %s, which trains nothing", " ".join(for_training), ", ".join(untrained))
 
 
 def _unseeded(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(override for override in overrides if not override.startswith("seed="))
 
 
-def _refuse_clash(several: Sequence[Run]) -> None:
+def _refuse_clash(runs: Sequence[Run]) -> None:
     """Raise RunError unless jobs with the same run name share one training.
 
     No two may write one evaluation in different ways.
     """
-    first, *others = several
+    first, *others = runs
     if any(run.fingerprint != first.fingerprint or run.hardware != first.hardware for run in others):
-        raise RunError(f"{len(several)} jobs would be one run, {first.name}; give them tags")
-    made: dict[Path, Any] = {}
-    for run in several:
+        raise RunError(f"{len(runs)} jobs would be one run, {first.name}; give them tags")
+    settings_of: dict[Path, Any] = {}
+    for run in runs:
         for benchmark in run.evaluated:
             folder = evaluation_folder(run, benchmark)
-            how = (run.evaluation_fingerprint(benchmark), run.protocol_hash(benchmark))
-            if made.setdefault(folder, how) != how:
+            settings = (run.evaluation_fingerprint(benchmark), run.protocol_hash(benchmark))
+            if settings_of.setdefault(folder, settings) != settings:
                 raise RunError(
-                    f"{len(several)} jobs would write one evaluation, {folder.name} of {first.name}; give them tags, "
+                    f"{len(runs)} jobs would write one evaluation, {folder.name} of {first.name}; give them tags, "
                     "or other protocols"
                 )
 
@@ -241,8 +249,8 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
                 execute(config, reports=False)
             if leads:
                 write_text(ended, "")
-                told = [read_utf8(path) for path in ended.parent.iterdir() if path.stem == name]
-                if failed := next(filter(None, told), ""):
+                errors = [read_utf8(path) for path in ended.parent.iterdir() if path.stem == name]
+                if failed := next(filter(None, errors), ""):
                     Log(output_dir / "runs" / name).ended(RunError(failed))
     except Exception as error:  # a library's own, too: of a GPU's memory, of a kernel
         expected = isinstance(error, RunError | ValueError | OSError)
@@ -263,14 +271,14 @@ class _ShownError(RunError):
 
 def _run_in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
     """Run a job on several devices as a separate command, since its leader restarts that command for each device."""
-    own = [override for override in overrides if not override.startswith("stages=")]
+    other_overrides = [override for override in overrides if not override.startswith("stages=")]
     stages = ",".join(stage for stage in config.stages if stage != "report")
-    command = [sys.executable, "-m", "alttrain", *own, "hydra.mode=RUN", f"stages=[{stages}]"]
+    command = [sys.executable, "-m", "alttrain", *other_overrides, "hydra.mode=RUN", f"stages=[{stages}]"]
     folder = Path(config.output_dir) / "runs" / run_name(config)
     before = read_status(folder)
-    done = subprocess.run(command, check=False, env={**os.environ, PARENT: str(os.getpid())})
-    if done.returncode:
+    process = subprocess.run(command, check=False, env={**os.environ, PARENT: str(os.getpid())})
+    if process.returncode:
         after = read_status(folder)
         if after and after != before and after.error:
             raise _ShownError(after.error)
-        raise RunError(f"its process ended with {done.returncode}; {ABOVE}")
+        raise RunError(f"its process ended with {process.returncode}; {ABOVE}")

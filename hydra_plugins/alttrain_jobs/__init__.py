@@ -54,7 +54,7 @@ class JobSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         """Launch the jobs and return their results, by batch. Exits with 1 if one failed; each job logged its error."""
         # Hydra itself adds what the command line sets in its node
-        jobs = [[one for one in job if not one.lstrip("+~").startswith("hydra")] for job in self.jobs]
+        jobs = [[word for word in job if not word.lstrip("+~").startswith("hydra")] for job in self.jobs]
         returns = []
         size = self.max_batch_size or len(jobs)
         try:
@@ -98,23 +98,23 @@ class RayLauncher(Launcher):
         from alttrain.run.sweep import searched
 
         ray.init(address=self.address, include_dashboard=False, log_to_driver=True, ignore_reinit_error=True)
-        waiting, search = [], searched(self.config.hydra)
+        tasks, search = [], searched(self.config.hydra)
         for overrides in job_overrides:
             config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             gpus = config.trainer.devices if config.trainer.accelerator != "cpu" and has_gpu_driver() else 0
             task = ray.remote(num_cpus=self.cpus, num_gpus=gpus, max_calls=1, max_retries=0)(work)
-            waiting.append((overrides, config, task.remote([*search, *overrides])))
+            tasks.append((overrides, config, task.remote([*search, *overrides])))
         returns = []
-        for overrides, config, future in waiting:
-            made = JobReturn(overrides=list(overrides), cfg=config, hydra_cfg=config)
+        for overrides, config, future in tasks:
+            job_return = JobReturn(overrides=list(overrides), cfg=config, hydra_cfg=config)
             try:
                 error = ray.get(future)
             except ray.exceptions.RayError as lost:
                 error = f"the worker was lost ({type(lost).__name__})"
                 print(f"failed    {' '.join(overrides)}: {error}", file=sys.stderr)  # the worker could not say it
-            made.status = JobStatus.FAILED if error else JobStatus.COMPLETED
-            made.return_value = RunError(error) if error else None
-            returns.append(made)
+            job_return.status = JobStatus.FAILED if error else JobStatus.COMPLETED
+            job_return.return_value = RunError(error) if error else None
+            returns.append(job_return)
         ray.shutdown()
         return returns
 
@@ -174,10 +174,10 @@ def absent(arguments: Sequence[str]) -> str:
         if launcher != argument and launcher in PACKAGES:
             package, extra = PACKAGES[launcher]
             try:
-                found = importlib.util.find_spec(package)
+                spec = importlib.util.find_spec(package)
             except ImportError:  # its import is blocked
-                found = None
-            if found is None:
+                spec = None
+            if spec is None:
                 return (
                     f"launcher={launcher} needs a package that is not installed: pip install 'alttrain[{extra}]', or "
                     "leave launcher out to run the jobs one after another"

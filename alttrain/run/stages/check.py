@@ -63,13 +63,13 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
     """Check the files, parts, servers and hardware that the run's stages need. Raises RunError with all faults.
 
     `rows` are the rows to train on if another job of the sweep has read the same data; its files are not read again.
-    `here` says whether the memory that is free on this machine now is what the run will have.
+    `here` says whether the run will have the memory that is free on this machine now.
     """
     faults: dict[str, None] = {}
-    stages, structure, reads = set(run.stages), run.structure, rows is None
+    stages, structure, reads_files = set(run.stages), run.structure, rows is None
     gpu = run.hardware.accelerator != "cpu" and has_gpu_driver()
 
-    def tried(check: Callable[..., Any], *arguments: object) -> Any:
+    def attempt(check: Callable[..., Any], *arguments: object) -> Any:
         try:
             return check(*arguments)
         except (RunError, ValueError, OSError) as error:
@@ -81,27 +81,27 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
             return "" if tokenizer_at_hand(model) else why_absent(model)
         return why_absent(model) or (needs.too_large(run, model, dtype) if here else "")
 
-    tried(check_writable, run.output_dir)
+    attempt(check_writable, run.output_dir)
     for logger in run.loggers.values() if {"train", "judge"} & stages else ():
-        tried(logger.check)
+        attempt(logger.check)
 
     # the rows to train on
     def read_rows() -> Sequence[Example]:
-        for source in run.dataset.sources.values() if reads else ():
+        for source in run.dataset.sources.values() if reads_files else ():
             source.read(run.seed)  # first: its fault is reported even if a benchmark cannot be read
-        found = run.rows if rows is None else rows
+        dataset_rows = run.rows if rows is None else rows
         if structure.teacher is not None and "rewrite" in stages:
-            structure.teacher.check_rows(run.rows if structure.teacher.offline else found)  # of this seed
-        return found
+            structure.teacher.check_rows(run.rows if structure.teacher.offline else dataset_rows)  # of this seed
+        return dataset_rows
 
-    rows = tried(read_rows) if run.training.trains else rows
+    rows = attempt(read_rows) if run.training.trains else rows
     trains = run.to_train and "train" in stages
     if trains and rows is not None and not rows and not run.rewritten:
         faults[f"dataset={run.dataset.name}: it selects no rows to train on; raise dataset.amounts"] = None
 
     # the benchmarks, their judges and interventions
     def judges_due(benchmark: Benchmark) -> Mapping[str, Judge]:
-        if reads:
+        if reads_files:
             benchmark.prompts()
         if "judge" not in stages:
             return {}
@@ -109,45 +109,46 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
         return {} if is_judged(run, benchmark) else judges_of(run, benchmark)
 
     for benchmark in run.benchmarks:
-        tried(run.protocol.decoding_for, benchmark)
-        for where, judge in (tried(judges_due, benchmark) or {}).items():
-            tried(check_rows, judge, benchmark.name, benchmark.examples)
-            tried(judge.check, where, model_fault)
-    due = tried(incomplete, run) or [] if "generate" in stages else []
-    for name, intervention in {one.intervention_name: one.intervention for one in due}.items():
+        attempt(run.protocol.decoding_for, benchmark)
+        for judge_key, judge in (attempt(judges_due, benchmark) or {}).items():
+            attempt(check_rows, judge, benchmark.name, benchmark.examples)
+            attempt(judge.check, judge_key, model_fault)
+    unfinished = attempt(incomplete, run) or [] if "generate" in stages else []
+    interventions = {benchmark.intervention_name: benchmark.intervention for benchmark in unfinished}
+    for name, intervention in interventions.items():
         if intervention is not None:
-            tried(intervention.check, f"intervention.{name}", model_fault)
-    tried(check_protocol, run)
+            attempt(intervention.check, f"intervention.{name}", model_fault)
+    attempt(check_protocol, run)
 
     # who writes the new thoughts
     rewrites = "rewrite" in stages and run.training.trains and not run.rewritten
     writers = {"teacher": structure.teacher, "rewrite.understander": structure.understander} if rewrites else {}
     used = {key: writer for key, writer in writers.items() if writer is not None}
     for key, writer in used.items():
-        tried(writer.check, key)
+        attempt(writer.check, key)
     if rewrites and structure.guard is not None:
-        tried(structure.guard.check, "rewrite.guard", model_fault)
-    asks = "rewrite" in stages and _backbone_writes(run, rows or ())
+        attempt(structure.guard.check, "rewrite.guard", model_fault)
+    backbone_writes = "rewrite" in stages and _backbone_writes(run, rows or ())
 
     # the backbone, and what it runs on
-    tried(_check_backbone, run, gpu, trains, asks or bool(due))
-    if asks:
-        tried(run.generation.check, None, gpu)
-        tried(run.generation.check_served, run.name, None, False)
-    if due:
-        tried(run.generation.check, run.protocol.quantization, gpu)
-        tried(run.generation.check_served, run.name, run.adapter if run.training.trains else None, not run.to_train)
+    attempt(_check_backbone, run, gpu, trains, backbone_writes or bool(unfinished))
+    if backbone_writes:
+        attempt(run.generation.check, None, gpu)
+        attempt(run.generation.check_served, run.name, None, False)
+    if unfinished:
+        attempt(run.generation.check, run.protocol.quantization, gpu)
+        attempt(run.generation.check_served, run.name, run.adapter if run.training.trains else None, not run.to_train)
         if run.training.trains and "train" not in stages:
-            tried(check_trained, run)
+            attempt(check_trained, run)
     if trains:
-        tried(_check_targets, run)
-        tried(run.hardware.check)
+        attempt(_check_targets, run)
+        attempt(run.hardware.check)
         if run.hardware.samples_every and run.backbone.attention != "packed":
             fault = f"trainer.samples_every={run.hardware.samples_every} needs backbone.attention=packed, or null"
             faults[f"{fault}; found {run.backbone.attention}"] = None
-        tried(needs.refuse_full_disk, [run])
-    tried(_refuse_without_gpu, run, gpu)
-    tried(check_belongs, run)
+        attempt(needs.refuse_full_disk, [run])
+    attempt(_refuse_without_gpu, run, gpu)
+    attempt(check_belongs, run)
     if faults:
         raise RunError(*faults)
 
@@ -155,19 +156,19 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
 def _backbone_writes(run: Run, rows: Sequence[Example]) -> bool:
     """Return whether the backbone writes thoughts or whole originals for the rewrite that is left."""
     writers = (run.structure.teacher, run.structure.understander)
-    asked = any(writer is not None and writer.asks_backbone for writer in writers)
-    return run.training.trains and not run.rewritten and (asked or needs.lacks_originals(run, rows))
+    asks_backbone = any(writer is not None and writer.asks_backbone for writer in writers)
+    return run.training.trains and not run.rewritten and (asks_backbone or needs.lacks_originals(run, rows))
 
 
 def check_sources(run: Run, planned: Collection[str] = ()) -> None:
-    """Raise RunError if an intervention that is to be made reads a run that is neither there nor `planned`."""
+    """Raise RunError if an intervention that is to be made reads a run that neither exists nor is `planned`."""
     runs = run.folder.parent
-    for one in run.intervened if {"check", "generate"} & set(run.stages) else ():
-        source = one.intervention and one.intervention.source
-        if source and source not in planned and not (runs / source).is_dir() and missing(run, one):
-            key = f"intervention.{one.intervention_name}.source={source}"
-            known = [path.name for path in runs.glob("*") if path.is_dir()]
-            raise RunError(f"{key}: {runs} has no such run; give one that has generated{did_you_mean(source, known)}")
+    for benchmark in run.intervened if {"check", "generate"} & set(run.stages) else ():
+        source = benchmark.intervention and benchmark.intervention.source
+        if source and source not in planned and not (runs / source).is_dir() and missing(run, benchmark):
+            key = f"intervention.{benchmark.intervention_name}.source={source}"
+            names = [path.name for path in runs.glob("*") if path.is_dir()]
+            raise RunError(f"{key}: {runs} has no such run; give one that has generated{did_you_mean(source, names)}")
 
 
 def _check_backbone(run: Run, gpu: bool, trains: bool, generates: bool) -> None:
@@ -191,10 +192,10 @@ def _check_backbone(run: Run, gpu: bool, trains: bool, generates: bool) -> None:
 
 def _check_targets(run: Run) -> None:
     """Raise RunError if LoRA's targets are not in the backbone, as far as its weights are at hand."""
-    targets, found = getattr(run.adapter, "target_modules", ()), module_names(run.backbone)
-    if found and (absent := [name for name in targets if name not in found]):
+    targets, modules = getattr(run.adapter, "target_modules", ()), module_names(run.backbone)
+    if modules and (absent := [name for name in targets if name not in modules]):
         raise RunError(
-            f"adapter.target_modules={list(targets)}: this backbone has no {absent[0]}; it has {', '.join(found)}"
+            f"adapter.target_modules={list(targets)}: this backbone has no {absent[0]}; it has {', '.join(modules)}"
         )
 
 
@@ -214,19 +215,19 @@ def _refuse_without_gpu(run: Run, gpu: bool) -> None:
 def check_protocol(run: Run) -> None:
     """Raise RunError if the protocol names an unknown benchmark, or averages benchmarks of another measure."""
     protocol, hydra = run.protocol, GlobalHydra.instance()
-    own = {benchmark.name: benchmark.measure for benchmark in run.benchmarks}
+    measures = {benchmark.name: benchmark.measure for benchmark in run.benchmarks}
     averaged = [(measure, name) for measure, names in protocol.means.items() for name in names]
     if hydra.is_initialized():
-        known = {*KINDS, *own, *hydra.config_loader().get_group_options("benchmark")}
-        named = [(f"settings.{name}", name) for name in protocol.settings]
-        named += [(f"judges.{name}", name) for name in protocol.judges if name not in get_args(Measure)]
-        for key, name in [*named, *((f"means.{measure}", name) for measure, name in averaged)]:
+        known = {*KINDS, *measures, *hydra.config_loader().get_group_options("benchmark")}
+        keys = [(f"settings.{name}", name) for name in protocol.settings]
+        keys += [(f"judges.{name}", name) for name in protocol.judges if name not in get_args(Measure)]
+        for key, name in [*keys, *((f"means.{measure}", name) for measure, name in averaged)]:
             if name not in known:
                 unknown = f"there is no benchmark {name!r}, in this run or to choose"
                 raise RunError(f"protocol.{key}: {unknown}{did_you_mean(name, known)}")
     for measure, name in averaged:
-        if own.get(name, measure) != measure:
-            raise RunError(f"protocol.means.{measure} names {name}, whose measure is {own[name]}")
+        if measures.get(name, measure) != measure:
+            raise RunError(f"protocol.means.{measure} names {name}, whose measure is {measures[name]}")
 
 
 def check(run: Run, session: Session) -> None:
@@ -234,21 +235,21 @@ def check(run: Run, session: Session) -> None:
     rows = run.rows
     for benchmark in run.benchmarks:
         if left_out := benchmark.left_out():
-            named = "; ".join(f"{row.id}: {row.reason}" for row in left_out)
-            log.info("check     %s: %d rows left out (%s)", benchmark.name, len(left_out), named)
+            reasons = "; ".join(f"{row.id}: {row.reason}" for row in left_out)
+            log.info("check     %s: %d rows left out (%s)", benchmark.name, len(left_out), reasons)
         if lacking := lacking_rows(benchmark):
             message = "check     %s: the published set has %d rows, and here are %d"
             log.warning(message, benchmark.name, *lacking["rows"])
-    made = examples_without_model(run, rows)  # before anything is fetched: this may refuse the run
-    renderer, why = _tokenizer_alone(run)
+    rewritten = examples_without_model(run, rows)  # before anything is fetched: this may refuse the run
+    renderer, reason = _tokenizer_alone(run)
     _refuse_unpacked(run, rows)
-    sizes = prove(run, rows, made, renderer) if renderer else None
+    sizes = prove(run, rows, rewritten, renderer) if renderer else None
     for line in needs.refuse_too_large(run, rows, run.stages, sizes):
         log.info("check     %s", line)
     if renderer is None and MODEL_STAGES & set(run.stages):
-        prove(run, rows, made, session.renderer)
+        prove(run, rows, rewritten, session.renderer)
     elif renderer is None:
-        log.info("check     the rendering will be proved once the tokenizer is there: %s", why)
+        log.info("check     the rendering will be proved once the tokenizer is there: %s", reason)
 
 
 def ready(jobs: Sequence[tuple[Run, int]]) -> bool:
@@ -259,13 +260,13 @@ def ready(jobs: Sequence[tuple[Run, int]]) -> bool:
     total, lacking = sum(count for _, count in jobs), Counter[str]()
     rows: dict[str, Sequence[Example]] = {}  # by `Run.data`, each read once
     for run, count in jobs:
-        own = rows[run.data] = rows.get(run.data) or run.rows
-        checks: list[Callable[[], object]] = [partial(check_light, replace(run, stages=STAGES), own)]
+        job_rows = rows[run.data] = rows.get(run.data) or run.rows
+        checks: list[Callable[[], object]] = [partial(check_light, replace(run, stages=STAGES), job_rows)]
         if run.to_train or incomplete(run):
-            checks.append(partial(needs.refuse_too_large, run, own, MODEL_STAGES))
-        for one in checks:
+            checks.append(partial(needs.refuse_too_large, run, job_rows, MODEL_STAGES))
+        for run_check in checks:
             try:
-                one()
+                run_check()
             except RunError as error:
                 lacking.update(dict.fromkeys(error.faults, count))
     for reason, count in lacking.items():
@@ -294,8 +295,8 @@ def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
 
 def _refuse_unpacked(run: Run, rows: Sequence[Example]) -> None:
     """Raise RunError if the backbone, as far as its config is at hand, would be trained or decoded wrongly here."""
-    decodes = isinstance(run.generation, InProcess) and (incomplete(run) or _backbone_writes(run, rows))
-    kernels = [*([run.backbone.attention] if run.to_train else []), *(["packed"] if decodes else [])]
+    decodes_here = isinstance(run.generation, InProcess) and (incomplete(run) or _backbone_writes(run, rows))
+    kernels = [*([run.backbone.attention] if run.to_train else []), *(["packed"] if decodes_here else [])]
     if not kernels or not (config := at_hand(run.backbone, "config.json")):
         return
     from alttrain.backbone.weights import shared_context, why_unpacked
@@ -307,7 +308,7 @@ def _refuse_unpacked(run: Run, rows: Sequence[Example]) -> None:
     if fault:
         raise RunError(f"backbone.source={run.backbone.source}: {fault}")
     bounds = {"training.max_length": run.training.max_length} if run.training.trains and run.to_train else {}
-    bounds |= {"backbone.context_length": run.backbone.context_length} if decodes else {}
+    bounds |= {"backbone.context_length": run.backbone.context_length} if decodes_here else {}
     limit = shared_context(config.parent)
     for key, tokens in bounds.items():
         if limit is not None and tokens > limit:
@@ -328,50 +329,53 @@ def examples_without_model(run: Run, rows: Sequence[Example]) -> list[Example] |
     if structure.understander or (teacher and not teacher.offline) or needs.lacks_originals(run, rows):
         return None
     assessed = dict(teacher.assess(rows, run.seed, TeacherContext(cache_folder()))) if teacher else {}
-    made = [
-        found if isinstance(found := assessed.get(row.id), Rejected) else structure.rewrite(row, run.seed, found)
-        for row in rows
-    ]
-    refuse_losses(run, [row for row in made if isinstance(row, Rejected)])
-    return [row for row in made if isinstance(row, Example)]
+    rewritten: list[Example | Rejected] = []
+    for row in rows:
+        if isinstance(assessment := assessed.get(row.id), Rejected):
+            rewritten.append(assessment)
+        else:
+            rewritten.append(structure.rewrite(row, run.seed, assessment))
+    refuse_losses(run, [row for row in rewritten if isinstance(row, Rejected)])
+    return [row for row in rewritten if isinstance(row, Example)]
 
 
-def prove(run: Run, rows: Sequence[Example], made: Sequence[Example] | None, renderer: Renderer) -> Sizes:
+def prove(run: Run, rows: Sequence[Example], rewritten: Sequence[Example] | None, renderer: Renderer) -> Sizes:
     """Check that every prompt fits the context, and that the training rows satisfy `Renderer.problems`.
 
-    `rows` are the dataset's rows. `made` are the rewritten rows, or None if rewriting needs a model. Returns the sizes
+    `rows` are the dataset's rows. `rewritten` are None if rewriting needs a model. Returns the sizes
     in tokens. Raises RunError that names keys or rows.
     """
     _compare_templates(run, renderer)
     texts = {one.name: [(one.asked(row), *row.turns) for row in one.examples] for one in run.benchmarks}
     texts["dataset"] = [(row.prompt, *row.turns, render(row.thought), row.answer) for row in rows]
-    for name, said in texts.items():
-        if found := [token for parts in said if (token := renderer.spelt(*parts))]:
-            counts = f"{len(found)} of {len(said)} {'rows' if name == 'dataset' else 'prompts'}"
-            log.info("check     %s: %s spell a special token, such as %s; it stays text", name, counts, found[0])
+    for name, row_texts in texts.items():
+        if tokens := [token for parts in row_texts if (token := renderer.spelt(*parts))]:
+            counts = f"{len(tokens)} of {len(row_texts)} {'rows' if name == 'dataset' else 'prompts'}"
+            log.info("check     %s: %s spell a special token, such as %s; it stays text", name, counts, tokens[0])
     longest, prompt = fits_context(run, rows, renderer)
     if not run.training.trains:
         return Sizes(longest)
-    trainable = {row.id: row for row in made or () if row.shape != "prompt_only"}
-    if made is None:
+    trainable = {row.id: row for row in rewritten or () if row.shape != "prompt_only"}
+    if rewritten is None:
         log.info("check     the rows to train on take a model to make; the rewrite stage makes them")
     if not trainable:  # the rewrite stage reports what is missing
         return Sizes(longest, prompt, needs.guessed_rows(rows, run.training.max_length))
-    kept, too_long = tokenized(run, renderer, list(trainable.values()))
-    wrong = [f"  row {s.id}: {problems[0]}" for s in kept if (problems := renderer.problems(s, trainable[s.id]))]
+    sequences, too_long = tokenized(run, renderer, list(trainable.values()))
+    wrong = [f"  row {s.id}: {problems[0]}" for s in sequences if (problems := renderer.problems(s, trainable[s.id]))]
     if wrong:
         more = [f"  and {len(wrong) - NAMED} more"] if len(wrong) > NAMED else []
-        head = f"{len(wrong)} of {len(kept)} rows would not be trained as they are prompted:"
+        head = f"{len(wrong)} of {len(sequences)} rows would not be trained as they are prompted:"
         remedy = "leave these rows out, or choose the backbone/template of this backbone's family"
         raise RunError("\n".join([head, *wrong[:NAMED], *more, remedy]))
     if run.training.objective.needs_key_sentence:
-        log.info("check     a key sentence in %d of %d rows", sum(s.marks is not None for s in kept), len(kept))
+        marked = sum(sequence.marks is not None for sequence in sequences)
+        log.info("check     a key sentence in %d of %d rows", marked, len(sequences))
     if too_long:
-        named = ", ".join(too_long[:NAMED]) + (", ..." if len(too_long) > NAMED else "")
+        ids = ", ".join(too_long[:NAMED]) + (", ..." if len(too_long) > NAMED else "")
         key = f"training.max_length={run.training.max_length}"
-        log.warning("check     %d rows are longer than %s: %s", len(too_long), key, named)
-    log.info("check     rendering proved on %d rows", len(kept))
-    return Sizes(longest, prompt, tuple(map(len, kept)), counted=True)
+        log.warning("check     %d rows are longer than %s: %s", len(too_long), key, ids)
+    log.info("check     rendering proved on %d rows", len(sequences))
+    return Sizes(longest, prompt, tuple(map(len, sequences)), counted=True)
 
 
 def _compare_templates(run: Run, renderer: Renderer) -> None:
@@ -380,11 +384,12 @@ def _compare_templates(run: Run, renderer: Renderer) -> None:
     if not renderer.tokenizer.chat_template or backbone.untrained_thought != "open":
         return
     system = [{"role": "system", "content": backbone.system_prompt}] if backbone.system_prompt else []
-    asked = [*system, {"role": "user", "content": "Why?"}]
-    theirs = renderer.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    ours = backbone.template.prompt("Why?", backbone.system_prompt, "open")
-    if ours != theirs:
-        log.warning("check     backbone.template prompts %r, but the tokenizer's own template %r", ours, theirs)
+    messages = [*system, {"role": "user", "content": "Why?"}]
+    tokenizer_prompt = renderer.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    prompt = backbone.template.prompt("Why?", backbone.system_prompt, "open")
+    if prompt != tokenizer_prompt:
+        message = "check     backbone.template prompts %r, but the tokenizer's own template %r"
+        log.warning(message, prompt, tokenizer_prompt)
 
 
 def fits_context(run: Run, rows: Sequence[Example], renderer: Renderer) -> tuple[int, int]:
@@ -393,39 +398,39 @@ def fits_context(run: Run, rows: Sequence[Example], renderer: Renderer) -> tuple
     Raises RunError if the context cannot hold a prompt and its response.
     """
     longest, context, original = 0, run.backbone.context_length, run.structure.original
-    whole, one = ("backbone.context_length", context), ("one token of response", 1)
+    whole_context, one_token = ("backbone.context_length", context), ("one token of response", 1)
     for benchmark in run.benchmarks if {"check", "generate"} & set(run.stages) else ():
         texts = (prompt_text(run, renderer, benchmark, row) for row in benchmark.examples)
         lengths = [len(renderer.encode(text)) for text in texts]
         longest = max([longest, *lengths])
-        where, decoding = f"benchmark {benchmark.name}", run.protocol.decoding_for(benchmark)
+        label, decoding = f"benchmark {benchmark.name}", run.protocol.decoding_for(benchmark)
         if (cut_at := decoding.cut_at(context)) is not None:
             limit = (run.protocol.key_for(benchmark, "context"), cut_at)
-            _refuse_too_long(where, benchmark.examples, lengths, one, limit)
+            _refuse_too_long(label, benchmark.examples, lengths, one_token, limit)
         else:
             key = run.protocol.key_for(benchmark, "max_new_tokens")
-            cut = f", or set {key.removesuffix('max_new_tokens')}context=backbone to cut responses there"
-            _refuse_too_long(where, benchmark.examples, lengths, (key, decoding.max_new_tokens), whole, cut)
+            remedy = f", or set {key.removesuffix('max_new_tokens')}context=backbone to cut responses there"
+            _refuse_too_long(label, benchmark.examples, lengths, (key, decoding.max_new_tokens), whole_context, remedy)
     if not rows:
         return longest, 0
     lengths = [len(prompt) for prompt in renderer.prompts(rows, run.training.thought)]
-    _refuse_too_long("dataset", rows, lengths, one, whole)
+    _refuse_too_long("dataset", rows, lengths, one_token, whole_context)
     if original is not None:
-        asked = [lacks_original(run.structure, row) for row in rows]
+        lacking = [lacks_original(run.structure, row) for row in rows]
         room = (needs.tokens_key(run), original.tokens)
-        _refuse_too_long("dataset", compress(rows, asked), compress(lengths, asked), room, whole)
+        _refuse_too_long("dataset", compress(rows, lacking), compress(lengths, lacking), room, whole_context)
     return longest, max(lengths)
 
 
 def _refuse_too_long(
-    where: str, rows: Iterable[Example], lengths: Iterable[int], room: Tokens, limit: Tokens, remedy: str = ""
+    label: str, rows: Iterable[Example], lengths: Iterable[int], room: Tokens, limit: Tokens, remedy: str = ""
 ) -> None:
     """Raise RunError, naming the first row, if a prompt and `room` more tokens exceed the limit."""
-    long = [(row, length) for row, length in zip(rows, lengths, strict=True) if length + room[1] > limit[1]]
-    if long:
-        row, length = long[0]
-        others = f" (and {len(long) - 1} more rows like it)" if len(long) > 1 else ""
+    too_long = [(row, length) for row, length in zip(rows, lengths, strict=True) if length + room[1] > limit[1]]
+    if too_long:
+        row, length = too_long[0]
+        others = f" (and {len(too_long) - 1} more rows like it)" if len(too_long) > 1 else ""
         raise RunError(
-            f"{where}, row {row.id} ({row.source}): the prompt has {length} tokens, and with {room[1]} more "
+            f"{label}, row {row.id} ({row.source}): the prompt has {length} tokens, and with {room[1]} more "
             f"({room[0]}) it passes {limit[0]}={limit[1]}; shorten or leave out the row{others}{remedy}"
         )

@@ -45,7 +45,7 @@ def generate(run: Run, session: Session) -> None:
     """Generate what is missing, with one engine for all benchmarks. Raises RunError if a part has no answers."""
     if not incomplete(run):
         for benchmark in run.intervened:
-            if not _lacking(run, benchmark):
+            if not _missing_sources(run, benchmark):
                 _begin(run, benchmark)
         if not any(missing(run, benchmark) for benchmark in run.intervened):  # else prompts were added
             return
@@ -53,14 +53,15 @@ def generate(run: Run, session: Session) -> None:
     if trained is not None:
         check_trained(run)
     groups = dict[tuple[str | None, ...], list[Benchmark]]()  # the cuts of a benchmark's thoughts, or one alone
-    for one in run.evaluated:
-        cut = one.intervention
-        groups.setdefault((one.base, cut.mode, cut.system) if type(cut) is Cut else (one.name,), []).append(one)
+    for benchmark in run.evaluated:
+        cut = benchmark.intervention
+        key = (benchmark.base, cut.mode, cut.system) if type(cut) is Cut else (benchmark.name,)
+        groups.setdefault(key, []).append(benchmark)
     with session.engine(trained, run.protocol.quantization) as engine:
-        lacking = [line for group in groups.values() for line in _generate(session, engine, group)]
+        faults = [fault for group in groups.values() for fault in _generate(session, engine, group)]
     free()
-    if lacking:
-        raise RunError("\n".join([*lacking, "what was answered is kept; the same command asks for the rest"]))
+    if faults:
+        raise RunError("\n".join([*faults, "what was answered is kept; the same command asks for the rest"]))
 
 
 def check_trained(run: Run) -> None:
@@ -76,18 +77,18 @@ def check_trained(run: Run) -> None:
 
 
 def asked(run: Run, benchmark: Benchmark) -> list[Sampled]:
-    """Return every prompt of a benchmark once for each sample; if known, only those its intervention applies to."""
+    """Return each prompt of a benchmark once for each sample; if known, only those its intervention applies to."""
     samples = range(run.protocol.decoding_for(benchmark).samples)
-    every = [(row, sample) for row in benchmark.examples for sample in samples]
+    prompts = [(row, sample) for row in benchmark.examples for sample in samples]
     begun = evaluation_folder(run, benchmark) / BEGUN
     if benchmark.intervention is None or not begun.exists():
-        return every
+        return prompts
     applies = {(row.id, row.sample) for row in records.iterate_rows(begun, Beginning)}
-    return [(row, sample) for row, sample in every if (row.id, sample) in applies]
+    return [(row, sample) for row, sample in prompts if (row.id, sample) in applies]
 
 
-def _lacking(run: Run, benchmark: Benchmark) -> str:
-    """Return which generations are not there yet that an intervention reads; "" if all are. Refused ones are there."""
+def _missing_sources(run: Run, benchmark: Benchmark) -> str:
+    """Return which generations an intervention reads and still lacks; "" if none. Refused ones are not lacking."""
     due = {(row.id, sample) for row, sample in asked(run, benchmark.plain)}
     for path in read_by(run, benchmark):
         if lacking := len(due - {name for name, _ in records.named_lines(path)}):
@@ -105,46 +106,48 @@ def _begin(run: Run, benchmark: Benchmark) -> Intervened | None:
         return None
     folder, files = evaluation_folder(run, benchmark), read_by(run, benchmark)
     path, fingerprint = folder / BEGUN, folder / "fingerprint.json"
-    made = records.read_json(fingerprint) if fingerprint.exists() else None
-    if made is None:
+    recorded = records.read_json(fingerprint) if fingerprint.exists() else None
+    if recorded is None:
         path.unlink(missing_ok=True)  # a kill came before it was known what made it
-    fresh = not path.exists()
-    read = [_generations(file, lambda row: row.finish != "error") for file in files] or [{}]
-    own, source = read[0], read[-1]
+    is_new = not path.exists()
+    generations = [_generations(file, lambda row: row.finish != "error") for file in files] or [{}]
+    plain, source = generations[0], generations[-1]
     given = Given(run.backbone.template, thought_mode(run, benchmark), source)
-    every = {(row.id, sample): row for row, sample in asked(run, benchmark.plain)}
-    refused = {name for name in every if intervention.reads and not (name in own and name in source)}
-    waiting = {(name, sample) for name, sample in made.pop(WAITING, ())} if made else set[Name]()
-    beginnings = {} if fresh else {(row.id, row.sample): row for row in records.iterate_rows(path, Beginning)}
-    due = (every.keys() if fresh else waiting) - refused
-    for name in (name for name in every if name in due):
-        begun = intervention.begin(every[name], own.get(name), given)
-        if begun is not None:
-            message = intervention.message(benchmark.asked(every[name]), every[name], given)
-            beginnings[name] = Beginning(**vars(begun), id=name[0], sample=name[1], message=message)
+    rows = {(row.id, sample): row for row, sample in asked(run, benchmark.plain)}
+    refused = {name for name in rows if intervention.reads and not (name in plain and name in source)}
+    waiting = {(name, sample) for name, sample in recorded.pop(WAITING, ())} if recorded else set[Name]()
+    beginnings = {} if is_new else {(row.id, row.sample): row for row in records.iterate_rows(path, Beginning)}
+    to_begin = (rows.keys() if is_new else waiting) - refused
+    for name in (name for name in rows if name in to_begin):
+        beginning = intervention.begin(rows[name], plain.get(name), given)
+        if beginning is not None:
+            message = intervention.message(benchmark.asked(rows[name]), rows[name], given)
+            beginnings[name] = Beginning(**vars(beginning), id=name[0], sample=name[1], message=message)
 
-    def known(names: Container[Name]) -> dict[str, Any]:
+    def fingerprint_of(names: Container[Name]) -> dict[str, Any]:
         return run.evaluation_fingerprint(benchmark) | {
             f"{READ}{file.parents[2].name}": _hash(file, names) for file in files
         }
 
-    if made:
-        refuse_other(folder, made, known(beginnings.keys() - waiting), f"delete {folder}, so that it is made again")
-    if fresh or due:
-        beginnings = {name: beginnings[name] for name in every if name in beginnings}
+    if recorded:
+        remedy = f"delete {folder}, so that it is made again"
+        refuse_other(folder, recorded, fingerprint_of(beginnings.keys() - waiting), remedy)
+    if is_new or to_begin:
+        beginnings = {name: beginnings[name] for name in rows if name in beginnings}
         records.write_rows(path, beginnings.values())
-        left = sorted(refused if fresh else refused & waiting)
-        records.write_json(fingerprint, known(beginnings) | ({WAITING: left} if left else {}))
+        still_refused = sorted(refused if is_new else refused & waiting)
+        still_waiting = {WAITING: still_refused} if still_refused else {}
+        records.write_json(fingerprint, fingerprint_of(beginnings) | still_waiting)
         level = logging.INFO if beginnings else logging.WARNING
         note = f"; the server refused {len(refused)} of them without it" if refused else ""
-        log.log(level, "generate  %s applies to %d of %d prompts%s", benchmark.name, len(beginnings), len(every), note)
+        log.log(level, "generate  %s applies to %d of %d prompts%s", benchmark.name, len(beginnings), len(rows), note)
     return Intervened(intervention, given, beginnings)
 
 
-def _generations(path: Path, wanted: Callable[[Generation], bool]) -> dict[Name, Generation]:
+def _generations(path: Path, is_wanted: Callable[[Generation], bool]) -> dict[Name, Generation]:
     """Return the wanted generations of a file by name; none if it is absent."""
     rows = records.iterate_rows(path, Generation) if path.exists() else ()
-    return {(row.id, row.sample): row for row in rows if wanted(row)}
+    return {(row.id, row.sample): row for row in rows if is_wanted(row)}
 
 
 def _is_refused(row: Generation) -> bool:
@@ -171,18 +174,18 @@ def missing(run: Run, *group: Benchmark) -> list[list[Due]]:
 
     Changes no file, since another process may use the run.
     """
-    places = {row.id: place for place, row in enumerate(group[0].examples)}
+    positions = {row.id: position for position, row in enumerate(group[0].examples)}
     done, due = set[tuple[str, Name]](), list[Due]()
-    for one in group:
-        path, rows = evaluation_folder(run, one) / "generations.jsonl", asked(run, one)
+    for benchmark in group:
+        path, rows = evaluation_folder(run, benchmark) / "generations.jsonl", asked(run, benchmark)
         answered = _answered(path)
-        if strange := answered - {(row.id, sample) for row, sample in rows}:
-            raise DamagedError(path, f"holds a row that the benchmark has not, {min(strange)!r}")
-        done |= {(one.name, name) for name in answered}
-        due += [(one, row, sample) for row, sample in rows]
-    due.sort(key=lambda one: (places[one[1].id], one[2]))
+        if unknown := answered - {(row.id, sample) for row, sample in rows}:
+            raise DamagedError(path, f"holds a row that the benchmark has not, {min(unknown)!r}")
+        done |= {(benchmark.name, name) for name in answered}
+        due += [(benchmark, row, sample) for row, sample in rows]
+    due.sort(key=lambda prompt: (positions[prompt[1].id], prompt[2]))
     chunks = [due[start : start + run.generation.chunk] for start in range(0, len(due), run.generation.chunk)]
-    return [chunk for chunk in chunks if any((one.name, (row.id, sample)) not in done for one, row, sample in chunk)]
+    return [chunk for chunk in chunks if any((each.name, (row.id, sample)) not in done for each, row, sample in chunk)]
 
 
 def unanswered(run: Run, benchmark: Benchmark) -> int:
@@ -200,26 +203,26 @@ def _answered(path: Path) -> set[Name]:
 def _generate(session: Session, engine: Engine, group: Sequence[Benchmark]) -> list[str]:
     """Generate the missing answers of benchmarks that are answered together. Returns lines about those without one."""
     run = session.run
-    if lacking := [line for one in group if (line := _lacking(run, one))]:
-        return lacking
-    begun = {one.name: _begin(run, one) for one in group}
-    for one in group:
-        folder = evaluation_folder(run, one)
+    if faults := [fault for benchmark in group if (fault := _missing_sources(run, benchmark))]:
+        return faults
+    interventions = {benchmark.name: _begin(run, benchmark) for benchmark in group}
+    for benchmark in group:
+        folder = evaluation_folder(run, benchmark)
         if not (folder / "fingerprint.json").exists():
-            records.write_json(folder / "fingerprint.json", run.evaluation_fingerprint(one))
-        if not asked(run, one) and not (folder / "generations.jsonl").exists():
+            records.write_json(folder / "fingerprint.json", run.evaluation_fingerprint(benchmark))
+        if not asked(run, benchmark) and not (folder / "generations.jsonl").exists():
             records.write_rows(folder / "generations.jsonl", ())  # an intervention that applies to no prompt
     if not (chunks := missing(run, *group)):
         return []
-    files = {one.name: _File(run, one) for one in group}
+    files = {benchmark.name: _File(run, benchmark) for benchmark in group}
     if engine.streams:
         chunks = [[due for due in chunk if not files[due[0].name].has(due)] for chunk in chunks]
     label = group[0].name if len(group) == 1 else f"{group[0].name}...{group[-1].intervention_name}"
-    started, every = time.monotonic(), sum(len(file.due) for file in files.values())
-    totals = Counter(one.name for chunk in chunks for one, _, _ in chunk)
-    with bar(label, every, every - totals.total()) as advance:
+    started, prompts = time.monotonic(), sum(len(file.due) for file in files.values())
+    totals = Counter(benchmark.name for chunk in chunks for benchmark, _, _ in chunk)
+    with bar(label, prompts, prompts - totals.total()) as advance:
         for chunk in chunks:
-            for number, answer in Chunk(session, engine, chunk, begun).answers(advance):
+            for number, answer in Chunk(session, engine, chunk, interventions).answers(advance):
                 file = files[chunk[number][0].name]
                 file.take(chunk[number], answer)
                 if engine.streams:
@@ -228,11 +231,11 @@ def _generate(session: Session, engine: Engine, group: Sequence[Benchmark]) -> l
                 file.append()
     tokens, seconds = sum(file.tokens for file in files.values()), time.monotonic() - started
     log.info("generate  %s: %d prompts, %d tokens in %.0f s", label, totals.total(), tokens, seconds)
-    return [line for file in files.values() if (line := file.finish(totals[file.benchmark.name]))]
+    return [fault for file in files.values() if (fault := file.finish(totals[file.benchmark.name]))]
 
 
 class _File:
-    """A benchmark's generations.jsonl while answers arrive: `done` are there, `refused` are asked for again."""
+    """A benchmark's generations.jsonl while answers arrive: `done` are in it, `refused` are asked for again."""
 
     def __init__(self, run: Run, benchmark: Benchmark) -> None:
         self.run, self.benchmark = run, benchmark
@@ -248,13 +251,13 @@ class _File:
         return (due[1].id, due[2]) in self.done
 
     def take(self, due: Due, answer: Generation | Failure) -> None:
-        """Keep an answer for the next `append`, unless it is there."""
-        found = self.refused.get((due[1].id, due[2]), answer) if isinstance(answer, Failure) else answer
-        if isinstance(found, Failure):
-            self.unanswered.append(found.reason)
+        """Keep an answer for the next `append`, unless the file has it."""
+        outcome = self.refused.get((due[1].id, due[2]), answer) if isinstance(answer, Failure) else answer
+        if isinstance(outcome, Failure):
+            self.unanswered.append(outcome.reason)
         elif not self.has(due):
-            self.tokens += found.thought_tokens + found.answer_tokens
-            self.rows.append(found)
+            self.tokens += outcome.thought_tokens + outcome.answer_tokens
+            self.rows.append(outcome)
 
     def append(self) -> None:
         records.append_rows(self.path, self.rows, writer(self.run))
@@ -263,13 +266,13 @@ class _File:
     def finish(self, total: int) -> str:
         """Sort the file. Returns a line about the prompts without an answer, of `total` that were asked, or ""."""
         benchmark, due = self.benchmark, self.due
-        places = {(row.id, sample): place for place, (row, sample) in enumerate(due)}
-        records.sort_rows(self.path, records.GenerationKey, lambda row: places[row.id, row.sample])
+        positions = {(row.id, sample): position for position, (row, sample) in enumerate(due)}
+        records.sort_rows(self.path, records.GenerationKey, lambda row: positions[row.id, row.sample])
         if self.unanswered:
             count, reason = len(self.unanswered), self.unanswered[0]
             return f"{benchmark.name}: {count} of {total} prompts have no answer yet, because {reason}"
-        if long := sum(row.error == NO_ROOM for row in records.iterate_rows(self.path, Generation)):
-            log.warning("generate  %s: %d of %d prompts: %s", benchmark.name, long, len(due), NO_ROOM)
+        if too_long := sum(row.error == NO_ROOM for row in records.iterate_rows(self.path, Generation)):
+            log.warning("generate  %s: %d of %d prompts: %s", benchmark.name, too_long, len(due), NO_ROOM)
         reasons = [row.error for row in _generations(self.path, _is_refused).values()]
         if reasons and len(reasons) >= NEARLY_ALL * len(due):
             why = f"{reasons[0]} at {self.run.generation.base_url}"

@@ -62,8 +62,8 @@ Summaries = Mapping[Block, Summary]  # the summary of each block's judgements; t
 
 def judge(run: Run, session: Session) -> None:
     """Judge every benchmark whose metrics are missing or outdated. If there was one, log the results of all."""
-    judged = [benchmark for benchmark in run.evaluated if _judge(run, session, benchmark)]
-    if judged:
+    newly_judged = [benchmark for benchmark in run.evaluated if _judge(run, session, benchmark)]
+    if newly_judged:
         log_evaluation(run)
 
 
@@ -71,38 +71,39 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     """Judge one benchmark. Returns whether there was work to do."""
     if benchmark.intervention and not asked(run, benchmark):
         return False  # it applies to no prompt
-    folder, present = evaluation_folder(run, benchmark), _present(run, benchmark)
+    folder, present = evaluation_folder(run, benchmark), _state_of_metrics(run, benchmark)
     if present.current and not _can_ask_again(run, benchmark, present.unsettled):
         return False
-    if put_in_place(folder):  # a kill came while the files were put in place
+    if put_in_place(folder):  # a kill came while the files were moved
         return _judge(run, session, benchmark)
-    judgements = _opened(run, benchmark)
-    _withdraw(folder, present)
-    _ask(judgements, session)
+    judgements = _open_judgements(run, benchmark)
+    _remove_outdated(folder, present)
+    _collect_verdicts(judgements, session)
     servers = _refuse_unjudged(judgements)
     summaries = _summarise(benchmark, judgements)
-    (first, decides), *others = summaries.items()
-    metrics = decides.metrics()
+    (deciding_block, deciding), *others = summaries.items()
+    metrics = deciding.metrics()
     for block, summary in others:
-        metrics.append(replace(summary.metrics()[0], metric=_called(benchmark.measure, block, first)))
+        metrics.append(replace(summary.metrics()[0], metric=_rate_name(benchmark.measure, block, deciding_block)))
     metrics += agreement(run, benchmark, judgements)
     _write_metrics(run, benchmark, summaries, metrics, servers)
     put_in_place(folder)
-    rate, also = metrics[0], ", ".join(dict.fromkeys(name for name, _ in judgements.blocks if name != first[0]))
-    known = rate.n - rate.undecided
-    value = f"{100 * rate.value:.1f} % of {known}" if known else f"unknown: none of {rate.n} decided"
-    told = f"{rate.metric} {value} by {first[0]}"
-    log.info("judge     %s: %s%s", benchmark.name, told, f"; also judged by {also}" if also else "")
+    rate = metrics[0]
+    other_judges = ", ".join(dict.fromkeys(name for name, _ in judgements.blocks if name != deciding_block[0]))
+    decided = rate.n - rate.undecided
+    value = f"{100 * rate.value:.1f} % of {decided}" if decided else f"unknown: none of {rate.n} decided"
+    also = f"; also judged by {other_judges}" if other_judges else ""
+    log.info("judge     %s: %s %s by %s%s", benchmark.name, rate.metric, value, deciding_block[0], also)
     return True
 
 
-# --- what is there ---
+# --- existing metrics ---
 
 
 class Present(NamedTuple):
-    """What is there of metrics.json."""
+    """The state of metrics.json."""
 
-    same: bool  # whether it is there, whole and of this provenance
+    same: bool  # whether it exists, is undamaged and has this provenance
     changed: list[str]  # files that changed since
     unsettled: int  # texts without a verdict because of a server
 
@@ -113,10 +114,10 @@ class Present(NamedTuple):
 
 def is_judged(run: Run, benchmark: Benchmark) -> bool:
     """Return whether current metrics exist, from these judges, protocol, labels and files."""
-    return _present(run, benchmark).current
+    return _state_of_metrics(run, benchmark).current
 
 
-def _present(run: Run, benchmark: Benchmark) -> Present:
+def _state_of_metrics(run: Run, benchmark: Benchmark) -> Present:
     folder = evaluation_folder(run, benchmark)
     try:
         metrics = records.read_metrics(folder / "metrics.json")
@@ -127,21 +128,21 @@ def _present(run: Run, benchmark: Benchmark) -> Present:
     return Present(metrics["provenance"] == _provenance(run, benchmark), changed, metrics["unsettled"])
 
 
-def _made_from(run: Run, folder: Path, made: Path) -> dict[str, str | None]:
+def _made_from(run: Run, folder: Path, document_folder: Path) -> dict[str, str | None]:
     """Return the SHA-256 of each file that metrics.json is made from; None if it is missing.
 
-    `made` is the folder of those that the judge stage makes.
+    `document_folder` holds those that the judge stage makes.
     """
-    paths = (folder / "generations.jsonl", *(made / name for name in DOCUMENTS), run.folder / "train.jsonl")
+    paths = (folder / "generations.jsonl", *(document_folder / name for name in DOCUMENTS), run.folder / "train.jsonl")
     return {path.name: records.checksum(path) for path in paths}
 
 
 def _can_ask_again(run: Run, benchmark: Benchmark, unsettled: int) -> bool:
     """Return whether texts have no verdict because of a server, and that server can be asked now."""
     try:
-        for where, judge in judges_of(run, benchmark).items() if unsettled else ():
+        for key, judge in judges_of(run, benchmark).items() if unsettled else ():
             if judge.servers:
-                judge.check(where, lambda *model: "")
+                judge.check(key, lambda *model: "")
     except ValueError as error:
         log.warning("judge     %s: %d texts stay undecided: %s", benchmark.name, unsettled, error)
         return False
@@ -157,17 +158,18 @@ def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
     Raises RunError if two have the same name, or one that a rate corrected by labels has.
     """
     measure = benchmark.measure
-    shared = (key for key in (benchmark.base, measure) if run.protocol.judges.get(key) == benchmark.judge)
-    main = next((f"protocol.judges.{key}" for key in shared), f"evaluation.benchmarks.{benchmark.base}.judge")
-    others = run.protocol.second_opinions.get(measure, {})
-    found = {main: benchmark.judge} | {f"protocol.second_opinions.{measure}.{key}": one for key, one in others.items()}
+    shared_keys = (key for key in (benchmark.base, measure) if run.protocol.judges.get(key) == benchmark.judge)
+    own_key = f"evaluation.benchmarks.{benchmark.base}.judge"
+    judges = {next((f"protocol.judges.{key}" for key in shared_keys), own_key): benchmark.judge}
+    for key, judge in run.protocol.second_opinions.get(measure, {}).items():
+        judges[f"protocol.second_opinions.{measure}.{key}"] = judge
     keys = dict[str, str]()
-    for key, judge in found.items():
-        if (first := keys.setdefault(judge.name, key)) != key:
-            raise RunError(f"{key}.name={judge.name}: {first} has the same name; give each a name of its own")
+    for key, judge in judges.items():
+        if (first_key := keys.setdefault(judge.name, key)) != key:
+            raise RunError(f"{key}.name={judge.name}: {first_key} has the same name; give each a name of its own")
         if judge.name.startswith(CORRECTED):
             raise RunError(f"{key}.name={judge.name}: rates corrected by labels are called so; give another name")
-    return found
+    return judges
 
 
 def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
@@ -183,12 +185,12 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
         judges[judge.name] = flatten(shaping_of_judge(node)) | addresses | {"alttrain": __version__}
     intervention: dict[str, Any] | None = None
     if benchmark.intervention:
-        every = len(benchmark.examples) * run.protocol.decoding_for(benchmark).samples
+        total = len(benchmark.examples) * run.protocol.decoding_for(benchmark).samples
         intervention = {
             "name": benchmark.intervention_name,
             "of": benchmark.base,
             "of_hash": run.protocol_hash(benchmark.plain),
-            "left_out": every - len(asked(run, benchmark)),  # texts that it does not apply to
+            "left_out": total - len(asked(run, benchmark)),  # texts that it does not apply to
             "settings": flatten(shaping_of_judge(run.config["intervention"][benchmark.intervention_name])),
         }
     return {
@@ -210,14 +212,14 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
 
 def lacking_rows(benchmark: Benchmark) -> dict[str, tuple[int, int]]:
     """Return {"rows": (rows of the published set, rows here)} if they differ, else {}."""
-    published, found = getattr(benchmark.rows, "count", None), len(benchmark.examples)
-    return {"rows": (published, found)} if published not in (None, found) else {}
+    published, present = getattr(benchmark.rows, "count", None), len(benchmark.examples)
+    return {"rows": (published, present)} if published not in (None, present) else {}
 
 
 # --- verdicts ---
 
 
-def _opened(run: Run, benchmark: Benchmark) -> Judgements:
+def _open_judgements(run: Run, benchmark: Benchmark) -> Judgements:
     """Open a benchmark's judgements. Raises an error if it has more or fewer generations than it asks for."""
     folder, expected = evaluation_folder(run, benchmark), len(asked(run, benchmark))
     judges = {judge.name: judge for judge in judges_of(run, benchmark).values()}
@@ -225,16 +227,16 @@ def _opened(run: Run, benchmark: Benchmark) -> Judgements:
     configured = {name: config | {TRUE_MEANS: judges[name].says} for name, config in configs.items()}
     entries, names = renamed(configured, folder)
     judgements = Judgements(folder, judges, run.protocol.parts, entries, names, writer(run))
-    path, found = judgements.generations, judgements.rows
-    if found > expected:
-        raise DamagedError(path, f"has {found} generations, and the benchmark asks for {expected}")
-    if found < expected:
-        raise FileNotFoundError(f"{path} has {found} of {expected} generations; run the generate stage first")
+    path, present = judgements.generations, judgements.rows
+    if present > expected:
+        raise DamagedError(path, f"has {present} generations, and the benchmark asks for {expected}")
+    if present < expected:
+        raise FileNotFoundError(f"{path} has {present} of {expected} generations; run the generate stage first")
     return judgements
 
 
-def _withdraw(folder: Path, present: Present) -> None:
-    """Remove what is of other files than those that are there, and what an attempt that failed has left in judging/."""
+def _remove_outdated(folder: Path, present: Present) -> None:
+    """Remove metrics that were made from other files, and what a failed attempt has left in judging/."""
     if present.changed:  # if judging fails now, a report must not show the old numbers
         changed = ", ".join(present.changed)
         log.warning("judge     %s is judged again: its metrics are of other %s", folder.name, changed)
@@ -245,7 +247,7 @@ def _withdraw(folder: Path, present: Present) -> None:
         (folder / JUDGING / name).unlink(missing_ok=True)
 
 
-def _ask(judgements: Judgements, session: Session) -> None:
+def _collect_verdicts(judgements: Judgements, session: Session) -> None:
     """Have each judge give the verdicts that are lacking, and write the new judgements.jsonl and judges.json."""
     judgements.find()
     for name, part in judgements.asked:
@@ -261,83 +263,85 @@ def _refuse_unjudged(judgements: Judgements) -> dict[str, Any]:
     Raises RunError if a server did not reply, or gave usable replies to almost none of its requests.
     """
     unsettled, replied = 0, Counter[str]()
-    failed, served = defaultdict[str, list[str]](list), defaultdict[str, set[str]](set)
+    failed, models = defaultdict[str, list[str]](list), defaultdict[str, set[str]](set)
     for row in records.iterate_rows(judgements.path, Judgement):
         if (row.judge, row.part) not in judgements.asked:
             continue
-        tried = row.verdict is not None or bool(row.raw or row.error)
-        replied[row.judge] += tried and not row.error.startswith(NOT_GENERATED)
+        has_reply = row.verdict is not None or bool(row.raw or row.error)
+        replied[row.judge] += has_reply and not row.error.startswith(NOT_GENERATED)
         if row.served:
-            served[row.judge].add(row.served)
+            models[row.judge].add(row.served)
         if judgements.unsettled(row):
             unsettled += 1
             if not row.raw:
                 failed[row.judge].append(row.error)
     for judge, errors in failed.items():
-        silent = any(error.startswith(NO_REPLY) for error in errors)
-        if silent or len(errors) >= NEARLY_ALL * replied[judge]:
-            whom = " at ".join([judge, *judgements.judges[judge].servers])
+        no_reply = any(error.startswith(NO_REPLY) for error in errors)
+        if no_reply or len(errors) >= NEARLY_ALL * replied[judge]:
+            judge_at = " at ".join([judge, *judgements.judges[judge].servers])
             raise RunError(
-                f"{judgements.folder.name}: {len(errors)} of {replied[judge]} judgements by {whom} failed "
+                f"{judgements.folder.name}: {len(errors)} of {replied[judge]} judgements by {judge_at} failed "
                 f"({errors[0]}); what was judged is kept, and the same command asks again for the rest"
             )
-    return {"unsettled": unsettled, "served": {judge: sorted(names) for judge, names in served.items()}}
+    return {"unsettled": unsettled, "served": {judge: sorted(names) for judge, names in models.items()}}
 
 
 # --- numbers ---
 
 
-def _called(measure: str, block: Block, decides: Block) -> str:
+def _rate_name(measure: str, block: Block, deciding: Block) -> str:
     """Return the name of the rate of another judge or part: the measure, and what differs from the deciding block."""
-    return ".".join([measure, *(own for own, first in zip(block, decides, strict=True) if own != first)])
+    differing = [name for name, deciding_name in zip(block, deciding, strict=True) if name != deciding_name]
+    return ".".join([measure, *differing])
 
 
 def _summarise(benchmark: Benchmark, judgements: Judgements) -> Summaries:
     """Write adherence.jsonl and, with a judge of structure, structure.json. Returns all summaries."""
-    made, decides = judgements.path.parent, judgements.blocks[0]
+    document_folder, deciding = judgements.path.parent, judgements.blocks[0]
     summaries = {
         block: Summary(benchmark.measure, judgements.entries[block[0]][TRUE_MEANS]) for block in judgements.blocks
     }
-    readers = {
-        (name, decides[1]): StructureAgreement()
+    structure_agreements = {
+        (name, deciding[1]): StructureAgreement()
         for name, judge in judgements.judges.items()
         if isinstance(judge, Structure)
     }
-    tells = benchmark.judge.says == "refused" and decides[1] == "answer"
+    judge_sees_refusals = benchmark.judge.says == "refused" and deciding[1] == "answer"
 
     def adherence() -> Iterator[Adherence]:
         rows = records.iterate_rows(judgements.generations, Generation)
-        for row, *told in zip(rows, *(judgements.of(*block) for block in summaries), strict=True):
-            judged = dict(zip(summaries, told, strict=True))
-            found = Adherence.of(row, judged[decides] if tells else None)
+        for row, *row_judgements in zip(rows, *(judgements.of(*block) for block in summaries), strict=True):
+            judgement_of = dict(zip(summaries, row_judgements, strict=True))
+            contents = Adherence.of(row, judgement_of[deciding] if judge_sees_refusals else None)
             for block, summary in summaries.items():
-                summary.add(row, judged[block], found)
-            for block, reader in readers.items():
-                reader.add(judged[block], found, row.thought)
-            yield found
+                summary.add(row, judgement_of[block], contents)
+            for block, structure in structure_agreements.items():
+                structure.add(judgement_of[block], contents, row.thought)
+            yield contents
 
-    records.write_rows(made / "adherence.jsonl", adherence())
-    if readers:
-        records.write_json(made / "structure.json", {name: reader.report() for (name, _), reader in readers.items()})
+    records.write_rows(document_folder / "adherence.jsonl", adherence())
+    if structure_agreements:
+        reports = {name: structure.report() for (name, _), structure in structure_agreements.items()}
+        records.write_json(document_folder / "structure.json", reports)
     return summaries
 
 
 def _write_metrics(
     run: Run, benchmark: Benchmark, summaries: Summaries, metrics: list[Metric], servers: Mapping[str, Any]
 ) -> None:
-    """Write metrics.json into judging/, when all other files are there."""
+    """Write metrics.json into judging/, after all other files."""
     folder = evaluation_folder(run, benchmark)
-    made, entries = folder / JUDGING, records.read_json(folder / JUDGING / "judges.json")
-    found: list[dict[str, Any]] = [
+    document_folder, entries = folder / JUDGING, records.read_json(folder / JUDGING / "judges.json")
+    block_entries: list[dict[str, Any]] = [
         {"judge": name, "part": part, "counted": summary.counting, "says": summary.says}
         for (name, part), summary in summaries.items()
     ]
-    (first, *blocks), (decides, *others) = summaries, found
-    for block, one in zip(blocks, others, strict=True):
-        shaping = shaping_verdicts(entries[one["judge"]])
-        one["protocol_hash"] = run.protocol_hash(benchmark, shaping, one["part"], source_texts(run, benchmark))
-        one["metric"] = _called(benchmark.measure, block, first)
-    analysis = {"decides": decides, **summaries[first].analysis(), "others": others}
+    (deciding_block, *blocks), (deciding, *others) = summaries, block_entries
+    for block, entry in zip(blocks, others, strict=True):
+        shaping = shaping_verdicts(entries[entry["judge"]])
+        entry["protocol_hash"] = run.protocol_hash(benchmark, shaping, entry["part"], source_texts(run, benchmark))
+        entry["metric"] = _rate_name(benchmark.measure, block, deciding_block)
+    analysis = {"decides": deciding, **summaries[deciding_block].analysis(), "others": others}
     # prompts are compared for the benchmark without its intervention
     rows = [] if benchmark.intervention else records.read_rows(run.folder / "train.jsonl", Example)
     trained = [(row.id, row.prompt) for row in rows]
@@ -345,11 +349,11 @@ def _write_metrics(
     if contamination:
         log.warning("judge     %s: %d training prompts are also in it", benchmark.name, len(contamination))
     records.write_sealed(
-        made / "metrics.json",
+        document_folder / "metrics.json",
         {
             "benchmark": benchmark.name,
             "provenance": _provenance(run, benchmark),
-            "made_from": _made_from(run, folder, made),
+            "made_from": _made_from(run, folder, document_folder),
             **servers,
             "contaminated": [asdict(match) for match in contamination],
             "left_out": [asdict(row) for row in benchmark.left_out()],

@@ -1,4 +1,4 @@
-"""What each stage needs of memory and disk, whether it is there, and settings that reduce it.
+"""What each stage needs of memory and disk, whether that is free, and settings that reduce it.
 
 `needs_of` estimates, `refuse_*` compare with what is free, `fit_hardware` chooses settings with which a training fits.
 """
@@ -77,26 +77,26 @@ def needs_of(run: Run, rows: Sequence[Example], device: Device, sizes: Sizes | N
     if (shape := shape_known(run)) is None:
         return []
     if sizes is None:
-        asked = [row for benchmark in run.benchmarks for row in benchmark.examples]
-        longest, own = (max((len(row.prompt) for row in part), default=0) for part in (asked, rows))
-        rendered = guessed_rows(rows, run.training.max_length) if run.training.trains else ()
-        sizes = Sizes(longest // CHARACTERS_PER_TOKEN, own // CHARACTERS_PER_TOKEN, rendered)
+        examples = [row for benchmark in run.benchmarks for row in benchmark.examples]
+        longest = [max((len(row.prompt) for row in prompts), default=0) for prompts in (examples, rows)]
+        lengths = guessed_rows(rows, run.training.max_length) if run.training.trains else ()
+        sizes = Sizes(longest[0] // CHARACTERS_PER_TOKEN, longest[1] // CHARACTERS_PER_TOKEN, lengths)
     needs: list[Need | None] = []
     if run.to_train and run.adapter.trains:
         if run.structure.original is not None and lacks_originals(run, rows):
             caps = {tokens_key(run): run.structure.original.tokens}
-            needs.append(_generating(run, shape, "rewrite", sizes.dataset_prompt, caps, device))
-        needs.append(_training(run, shape, sizes, device))
+            needs.append(_generation_need(run, shape, "rewrite", sizes.dataset_prompt, caps, device))
+        needs.append(_training_need(run, shape, sizes, device))
     if run.benchmarks:
         caps = {
             run.protocol.key_for(benchmark, "max_new_tokens"): run.protocol.decoding_for(benchmark).max_new_tokens
             for benchmark in run.benchmarks
         }
-        needs.append(_generating(run, shape, "generate", sizes.benchmark_prompt, caps, device))
+        needs.append(_generation_need(run, shape, "generate", sizes.benchmark_prompt, caps, device))
     return [need for need in needs if need is not None]
 
 
-def _training(run: Run, shape: Shape, sizes: Sizes, device: Device) -> Need:
+def _training_need(run: Run, shape: Shape, sizes: Sizes, device: Device) -> Need:
     """Return the memory that training needs on one device, without SafeKey's second pass over short prefixes."""
     recipe, adapter = run.training, run.adapter
     assert recipe.trains
@@ -106,18 +106,18 @@ def _training(run: Run, shape: Shape, sizes: Sizes, device: Device) -> Need:
     def parts(hardware: Hardware, quantization: Quantization) -> dict[str, int]:
         share = -(-recipe.batch_size // hardware.world_size)
         passes = -(-share // (hardware.examples_per_pass or share))
-        rows = longest_first[:: hardware.world_size * passes]
-        whole = training_bytes(
+        lengths = longest_first[:: hardware.world_size * passes]
+        undivided = training_bytes(
             shape,
             width,
-            lengths=rows,
+            lengths=lengths,
             quantization=quantization,
             attention=run.backbone.attention,
             recompute=hardware.recompute,
             optimizer=recipe.optimizer,
             **adapter.footprint(width),
         )
-        return device_bytes(whole, shape, hardware.strategy, hardware.world_size)
+        return device_bytes(undivided, shape, hardware.strategy, hardware.world_size)
 
     def remedies() -> Iterator[tuple[str, int]]:
         gpu = device.name != "cpu"
@@ -134,7 +134,7 @@ def _training(run: Run, shape: Shape, sizes: Sizes, device: Device) -> Need:
     return Need("train", parts(run.hardware, run.backbone.quantization), remedies, certain=sizes.counted)
 
 
-def _generating(
+def _generation_need(
     run: Run, shape: Shape, stage: str, prompt: int, caps: Mapping[str, int], device: Device
 ) -> Need | None:
     """Return the engine's memory need; None if it does not use this process's memory.
@@ -142,23 +142,23 @@ def _generating(
     `caps` maps config keys to their maximum of new tokens.
     """
     of_protocol = run.protocol.quantization if stage == "generate" else None
-    shrunk = "backbone.quantization" if of_protocol is None else "protocol.quantization"
-    own, most = of_protocol or run.backbone.quantization, max(caps.values())
+    quantization_key = "backbone.quantization" if of_protocol is None else "protocol.quantization"
+    current, most_tokens = of_protocol or run.backbone.quantization, max(caps.values())
 
     def parts(new_tokens: int, quantization: Quantization) -> Mapping[str, int]:
         return run.generation.memory(shape, device, prompt, new_tokens, quantization) or {}
 
     def remedies() -> Iterator[tuple[str, int]]:
         if device.name != "cpu":
-            yield f"{shrunk}=nf4", sum(parts(most, "nf4").values())
-        fewer = most // 2
+            yield f"{quantization_key}=nf4", sum(parts(most_tokens, "nf4").values())
+        fewer = most_tokens // 2
         while fewer:
             lowered = (f"{key}={fewer}" for key, cap in caps.items() if cap > fewer)
-            yield " ".join(lowered), sum(parts(fewer, own).values())
+            yield " ".join(lowered), sum(parts(fewer, current).values())
             fewer //= 2
 
-    found = parts(most, own)
-    return Need(stage, found, remedies) if found else None
+    memory = parts(most_tokens, current)
+    return Need(stage, memory, remedies) if memory else None
 
 
 def tokens_key(run: Run) -> str:
@@ -211,16 +211,16 @@ def too_large(run: Run, model: Backbone, dtype: str) -> str:
 
 def refuse_full_disk(runs: Sequence[Run]) -> None:
     """Raise RunError if what runs of one output folder keep there, and one checkpoint, is more than is free."""
-    kept, checkpoints = 0, [0]
+    trained, checkpoints = 0, [0]
     for run in {run.folder: run for run in runs}.values():
         shape = shape_known(run)
         if shape is None or not (run.to_train and {"check", "train"} & set(run.stages)):
             continue
         parts = training_bytes(shape, BFLOAT16_BYTES, lengths=[], **run.adapter.footprint(BFLOAT16_BYTES))
-        whole = BFLOAT16_BYTES * shape.parameters  # as it is saved, whatever it is trained in
-        kept += parts["adapter"] if run.adapter.freezes else whole
+        whole_model = BFLOAT16_BYTES * shape.parameters  # saved in this precision, whatever it is trained in
+        trained += parts["adapter"] if run.adapter.freezes else whole_model
         checkpoints.append(parts["gradients"] + parts["optimizer"])  # as large as weights and moments
-    needed, output_dir = kept + max(checkpoints), runs[0].output_dir
+    needed, output_dir = trained + max(checkpoints), runs[0].output_dir
     if needed > (free := shutil.disk_usage(nearest(output_dir)).free):
         raise RunError(
             f"output_dir={output_dir}: what is trained takes about {_gib(needed)} GiB with a checkpoint, and "
@@ -234,29 +234,29 @@ def fit_hardware(run: Run, rows: Sequence[Example] | None = None) -> Run:
     `rows` are its training rows before the rewrite; None reads them. Only with `trainer.memory_gib`.
     """
     hardware, recipe = run.hardware, run.training
-    due = run.to_train and {"check", "train"} & set(run.stages)
-    if hardware.memory_gib is None or not due or not recipe.trains or (shape := shape_known(run)) is None:
+    trains = run.to_train and {"check", "train"} & set(run.stages)
+    if hardware.memory_gib is None or not trains or not recipe.trains or (shape := shape_known(run)) is None:
         return run
     device = look(hardware.accelerator, hardware.memory_gib)
     sizes = Sizes(0, rows=guessed_rows(run.rows if rows is None else rows, recipe.max_length))
     for changes in ({}, *_reductions(run.adapter, hardware.most_devices)):
         run = replace(run, hardware=replace(hardware, **changes))
-        if device.free is None or _training(run, shape, sizes, device).total <= device.free:
+        if device.free is None or _training_need(run, shape, sizes, device).total <= device.free:
             break
     return run
 
 
 def _reductions(adapter: Trainable, most_devices: int) -> Iterator[dict[str, Any]]:
     """Yield settings of the hardware that need less and less memory, and leave the recipe as it is."""
-    least = {"recompute": True, "examples_per_pass": 1}
+    smallest_pass = {"recompute": True, "examples_per_pass": 1}
     yield {"recompute": True}
-    yield least
+    yield smallest_pass
     devices = 2
     while devices <= most_devices:
-        yield {"devices": devices, "strategy": adapter.sharding, **least}
+        yield {"devices": devices, "strategy": adapter.sharding, **smallest_pass}
         devices *= 2
     if not adapter.freezes and most_devices > 1:
-        yield {"devices": most_devices, "strategy": "deepspeed_stage_3_offload", **least}
+        yield {"devices": most_devices, "strategy": "deepspeed_stage_3_offload", **smallest_pass}
 
 
 def _gib(size: int) -> str:

@@ -67,40 +67,35 @@ def rewrite(run: Run, session: Session) -> None:
         tell_edited(run)
         return
     structure, selection = run.structure, run.selection
-    chosen, teacher, understander = selection.examples, structure.teacher, structure.understander
+    examples, teacher, understander = selection.examples, structure.teacher, structure.understander
 
     assess = teacher.assess if teacher else None
-    assessed, rejected = _written(session, "assessments", assess, chosen)
+    assessed, rejected = _write_sentences(session, "assessments", assess, examples)
     understand = understander.understand if understander else None
-    traceless = [row for row in chosen if not row.thought]
-    understood, ununderstood = _written(session, "understandings", understand, traceless)
-    rejected += [row for row in ununderstood if row.id in assessed or not teacher]
+    traceless = [row for row in examples if not row.thought]
+    understood, not_understood = _write_sentences(session, "understandings", understand, traceless)
+    rejected += [row for row in not_understood if row.id in assessed or not teacher]
     _reject(run, rejected)
 
     unusable = {row.id for row in rejected}
-    completed, useless, report = _completed(session, [row for row in chosen if row.id not in unusable])
-    made = [structure.rewrite(row, run.seed, assessed.get(row.id), understood.get(row.id)) for row in completed]
-    rewritten = [row for row in made if isinstance(row, Example)]
-    rejected += [*useless, *(row for row in made if isinstance(row, Rejected))]
+    usable = [row for row in examples if row.id not in unusable]
+    completed, unusable_originals, report = _with_originals(session, usable)
+    results = [structure.rewrite(row, run.seed, assessed.get(row.id), understood.get(row.id)) for row in completed]
+    rewritten = [row for row in results if isinstance(row, Example)]
+    rejected += [*unusable_originals, *(row for row in results if isinstance(row, Rejected))]
     _reject(run, rejected)
     left_out = Counter(row.reason for row in rejected)
-    untrainable = [row.id for row in rewritten if row.shape == "prompt_only"]
-    if untrainable or not rewritten:
-        message = f"rewrite={structure.name} leaves nothing to train on"
-        if untrainable:
-            message += f" for {len(untrainable)} rows without thought or answer (first: {untrainable[0]})"
-        message += "".join(f"; {count} rows: {reason}" for reason, count in left_out.items())
-        raise RunError(f"{message}; choose another rewrite, or method=no_train for the backbone as it is")
+    _refuse_untrainable(structure.name, rewritten, left_out)
 
-    before = {row.id: row for row in [*chosen, *completed]}  # the latter have traces
+    before = {row.id: row for row in [*examples, *completed]}  # the latter have traces
     rows = {"originals": list(before.values()), "held_out": selection.held_out, "train": rewritten}
-    files = {f"{name}.jsonl": written for name, written in rows.items() if written}
-    for name, written in files.items():
-        records.write_rows(run.folder / name, written)
+    files = {f"{name}.jsonl": rows_of_file for name, rows_of_file in rows.items() if rows_of_file}
+    for name, rows_of_file in files.items():
+        records.write_rows(run.folder / name, rows_of_file)
     records.write_text(run.folder / "review.md", review_sheet(rewritten, before, run.seed))
     origins = Counter(f"{segment.step} from {segment.origin}" for example in rewritten for segment in example.thought)
     summary = {
-        "read": len(chosen),
+        "read": len(examples),
         "written": len(rewritten),
         "labels": dict(Counter(example.label for example in rewritten)),
         "shapes": dict(sorted(Counter(example.shape for example in rewritten).items())),
@@ -113,11 +108,23 @@ def rewrite(run: Run, session: Session) -> None:
     }
     records.write_sealed(run.folder / "rewrite.json", summary)
     if matches := selection.report["decontamination"]:
-        alike, every = len({one["id"] for one in matches}), sum(selection.report["read"].values())
-        named = ", ".join(f"{name} ({n})" for name, n in Counter(one["benchmark"] for one in matches).items())
+        similar, total = len({match["id"] for match in matches}), sum(selection.report["read"].values())
+        counts = Counter(match["benchmark"] for match in matches)
+        named = ", ".join(f"{name} ({count})" for name, count in counts.items())
         message = "rewrite   %d of %d rows of the dataset are too like prompts of %s, and left out; %s lists them"
-        log.info(message, alike, every, named, run.folder / "rewrite.json")
+        log.info(message, similar, total, named, run.folder / "rewrite.json")
     log.info("rewrite   %d examples, %d left out", len(rewritten), len(rejected))
+
+
+def _refuse_untrainable(structure: str, rewritten: Sequence[Example], left_out: Mapping[str, int]) -> None:
+    """Raise RunError if no row is rewritten, or one has nothing to train on. `left_out` counts rows by reason."""
+    untrainable = [row.id for row in rewritten if row.shape == "prompt_only"]
+    if untrainable or not rewritten:
+        message = f"rewrite={structure} leaves nothing to train on"
+        if untrainable:
+            message += f" for {len(untrainable)} rows without thought or answer (first: {untrainable[0]})"
+        message += "".join(f"; {count} rows: {reason}" for reason, count in left_out.items())
+        raise RunError(f"{message}; choose another rewrite, or method=no_train for the backbone as it is")
 
 
 def _reject(run: Run, rejected: Sequence[Rejected]) -> None:
@@ -155,18 +162,18 @@ def _remedy(run: Run, reason: str) -> str:
     return "choose the data set that belongs to this rewrite, or a rewrite that takes such rows"
 
 
-def _written(
+def _write_sentences(
     session: Session, step: str, write: Callable[..., Sentences] | None, examples: Sequence[Example]
 ) -> tuple[dict[str, Segment], list[Rejected]]:
     """Return what a teacher's method writes, by example id, and the examples for which it wrote no valid sentence."""
     if write is None or not examples:
         return {}, []
     run, mode = session.run, session.run.backbone.untrained_thought
-    with bar(step, len(examples)) as advance, ExitStack() as started:
+    with bar(step, len(examples)) as advance, ExitStack() as stack:
 
         @cache
         def engine() -> Engine:
-            return started.enter_context(session.engine(None))
+            return stack.enter_context(session.engine(None))
 
         def ask(prompts: list[str], max_tokens: int) -> list[str]:
             texts = {str(n): session.renderer.prompt_text(prompt, mode) for n, prompt in enumerate(prompts)}
@@ -176,9 +183,9 @@ def _written(
         def model() -> str:
             return f"{run.backbone.name} {_digest(session.identity())}"
 
-        found = dict(write(examples, run.seed, TeacherContext(cache_folder() / "replies", ask, model, advance)))
-    written = {name: one for name, one in found.items() if isinstance(one, Segment)}
-    return written, [one for one in found.values() if isinstance(one, Rejected)]
+        sentences = dict(write(examples, run.seed, TeacherContext(cache_folder() / "replies", ask, model, advance)))
+    segments = {name: sentence for name, sentence in sentences.items() if isinstance(sentence, Segment)}
+    return segments, [sentence for sentence in sentences.values() if isinstance(sentence, Rejected)]
 
 
 def _answers(
@@ -188,23 +195,26 @@ def _answers(
     decoding: Decoding,
     advance: Callable[[int], None] = unwatched,
 ) -> list[Written]:
-    """Return what the engine writes for each named text. Names decide what is sampled. Raises RunError if one lacks."""
+    """Return what the engine writes for each named text; the names decide what is sampled.
+
+    Raises RunError if a text has no answer.
+    """
     prompts = [Prompt(session.renderer.encode(text), text, name) for name, text in texts.items()]
-    found = dict(engine.generate(prompts, decoding, advance))
-    written = [answer for number in range(len(prompts)) if isinstance(answer := found.get(number), Written)]
-    if len(written) < len(prompts):
-        reason = next((f", because {one.reason}" for one in found.values() if isinstance(one, Failure)), "")
+    results = dict(engine.generate(prompts, decoding, advance))
+    answers = [result for number in range(len(prompts)) if isinstance(result := results.get(number), Written)]
+    if len(answers) < len(prompts):
+        reason = next((f", because {result.reason}" for result in results.values() if isinstance(result, Failure)), "")
         raise RunError(
-            f"the backbone answered {len(written)} of {len(prompts)} prompts{reason}; the same command asks again"
+            f"the backbone answered {len(answers)} of {len(prompts)} prompts{reason}; the same command asks again"
         )
-    return written
+    return answers
 
 
 def _digest(described: Any) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _completed(session: Session, rows: list[Example]) -> tuple[list[Example], list[Rejected], dict[str, Any]]:
+def _with_originals(session: Session, rows: list[Example]) -> tuple[list[Example], list[Rejected], dict[str, Any]]:
     """Return (rows with the backbone's originals where the structure needs them, rejected rows, report).
 
     The report has the ids of cut answers and, by label, the counts of the guard's verdicts.
@@ -222,38 +232,38 @@ def _completed(session: Session, rows: list[Example]) -> tuple[list[Example], li
     reasons: dict[str, str] = {}
     filled: dict[str, Example] = {}
     for row in lacking:
-        sorts = row.label == "benign" and not recipe.keep_refusals
-        is_refusal = judge_refusal if sorts else lambda answer, prompt: None
-        made, reason = with_original(row, originals[row.id], is_refusal, recipe.keep_sentences, origin)
-        if made is None:
+        drops_refusals = row.label == "benign" and not recipe.keep_refusals
+        is_refusal = judge_refusal if drops_refusals else lambda answer, prompt: None
+        completed, reason = with_original(row, originals[row.id], is_refusal, recipe.keep_sentences, origin)
+        if completed is None:
             reasons[row.id] = reason
         else:
-            filled[row.id] = made
+            filled[row.id] = completed
             report["answers_cut"] += [row.id] if reason == ANSWER_CUT else []
     if structure.guard is not None:
-        unsafe, report["guard"] = _guarded(session, structure.guard, list(filled.values()))
+        unsafe, report["guard"] = _guard_verdicts(session, structure.guard, list(filled.values()))
         reasons |= dict.fromkeys(unsafe, UNSAFE)
-    kept = [filled.get(row.id, row) for row in rows if row.id not in reasons]
-    return kept, [Rejected(name, reason) for name, reason in reasons.items()], report
+    usable = [filled.get(row.id, row) for row in rows if row.id not in reasons]
+    return usable, [Rejected(name, reason) for name, reason in reasons.items()], report
 
 
-def _guarded(session: Session, guard: Guard, rows: Sequence[Example]) -> tuple[list[str], dict[str, Any]]:
+def _guard_verdicts(session: Session, guard: Guard, rows: Sequence[Example]) -> tuple[list[str], dict[str, Any]]:
     """Return the ids of rows whose whole response the guard calls unsafe, and counts of its verdicts by label.
 
     Raises RunError if the guard does not reply.
     """
-    template, shown = session.run.backbone.template, []
+    template, outputs = session.run.backbone.template, []
     for row in rows:
-        whole = f"{template.think_open}{render(row.thought)}{template.think_close}{row.answer}"
-        shown.append(Generation(row.id, row.prompt, row.label, row.category, (), whole, "", whole, True, "stop", 0, 0))
-    with bar(guard.name, len(shown)) as advance:
+        text = f"{template.think_open}{render(row.thought)}{template.think_close}{row.answer}"
+        outputs.append(Generation(row.id, row.prompt, row.label, row.category, (), text, "", text, True, "stop", 0, 0))
+    with bar(guard.name, len(outputs)) as advance:
         context = JudgeContext(cache_folder() / "replies", session.scorer, advance)
-        verdicts = {judged.id: judged for judged in guard.judge(shown, context)}
+        verdicts = {judgement.id: judgement for judgement in guard.judge(outputs, context)}
     clear_shelf()
-    failed = [judged.error for judged in verdicts.values() if judged.error]
-    silent = next((error for error in failed if error.startswith(NO_REPLY)), "")
-    if silent or (failed and len(failed) >= NEARLY_ALL * len(verdicts)):
-        message = f"{len(failed)} of {len(verdicts)} judgements failed ({silent or failed[0]})"
+    errors = [judgement.error for judgement in verdicts.values() if judgement.error]
+    no_reply = next((error for error in errors if error.startswith(NO_REPLY)), "")
+    if no_reply or (errors and len(errors) >= NEARLY_ALL * len(verdicts)):
+        message = f"{len(errors)} of {len(verdicts)} judgements failed ({no_reply or errors[0]})"
         raise RunError(f"rewrite.guard={guard.name}: {message}; the same command asks again")
     counts: dict[str, Any] = {row.label: {"kept": 0, "unsafe": 0, "undecided": 0} for row in rows}
     for row in rows:
@@ -266,64 +276,64 @@ def _guarded(session: Session, guard: Guard, rows: Sequence[Example]) -> tuple[l
 def _originals(session: Session, recipe: SelfTrace, rows: list[Example]) -> dict[str, Original]:
     """Return the backbone's own output for each prompt, by id, from the cache if the same prompts were asked before.
 
-    Chunks are stored as they are generated. After an interruption, the whole chunks are kept.
+    Each chunk is stored once it is generated. After an interruption, the whole chunks are kept.
     """
     run = session.run
     examples = sorted(rows, key=lambda example: example.id)  # the seed must not change the cache key
-    asked = [[example.id, recipe.asked(example)] for example in examples]
-    key = _digest(session.identity() | {"recipe": asdict(recipe), "prompts": asked})
-    cached = cache_folder() / "originals" / f"{run.backbone.name}-{key}.jsonl"
-    begun = cached.with_suffix(".begun")
+    prompts = [[example.id, recipe.asked(example)] for example in examples]
+    key = _digest(session.identity() | {"recipe": asdict(recipe), "prompts": prompts})
+    path = cache_folder() / "originals" / f"{run.backbone.name}-{key}.jsonl"
+    begun_path = path.with_suffix(".begun")
 
-    def complete(path: Path) -> list[Original]:
-        found = records.read_rows(path, Original)
-        if [one.id for one in found] != [example.id for example in examples]:
+    def read_complete(path: Path) -> list[Original]:
+        originals = records.read_rows(path, Original)
+        if [original.id for original in originals] != [example.id for example in examples]:
             raise DamagedError(path, "has not a row for each prompt")
-        return found
+        return originals
 
     def ask() -> None:
         size, mode = recipe.chunk or len(examples), run.backbone.untrained_thought
-        records.repair_rows(begun)
-        kept = records.read_rows(begun, Original)
-        done = sum(1 for _ in takewhile(lambda pair: pair[0].id == pair[1].id, zip(kept, examples, strict=False)))
+        records.repair_rows(begun_path)
+        begun = records.read_rows(begun_path, Original)
+        done = sum(1 for _ in takewhile(lambda pair: pair[0].id == pair[1].id, zip(begun, examples, strict=False)))
         done -= done % size
-        records.write_rows(begun, kept[:done])
+        records.write_rows(begun_path, begun[:done])
         log.info("rewrite   asking the backbone for %d original traces and answers", len(examples) - done)
         decoding = Decoding(recipe.tokens, recipe.temperature, recipe.top_p, top_k=recipe.top_k)
-        prompt = session.renderer.prompt_text
+        render_prompt = session.renderer.prompt_text
         with bar("originals", len(examples), done) as advance, session.engine(None) as engine:
             for start in range(done, len(examples), size):
                 chunk = examples[start : start + size]
-                texts = {row.id: prompt(recipe.asked(row), mode, system=recipe.system_prompt) for row in chunk}
+                texts = {row.id: render_prompt(recipe.asked(row), mode, system=recipe.system_prompt) for row in chunk}
                 answers = _answers(session, engine, texts, decoding, advance)
-                made = []
-                for row, found in zip(chunk, answers, strict=True):
-                    thought, answer, closed = run.backbone.template.split(found.text, mode)
+                originals = []
+                for row, written in zip(chunk, answers, strict=True):
+                    thought, answer, closed = run.backbone.template.split(written.text, mode)
                     trace = thought if mode == "open" else recipe.trace(answer)
-                    made.append(Original(row.id, trace, answer, closed and found.finish == "stop", closed))
-                records.append_rows(begun, made)
+                    originals.append(Original(row.id, trace, answer, closed and written.finish == "stop", closed))
+                records.append_rows(begun_path, originals)
         free()
 
-    with records.alone(cached):
-        if (originals := records.from_cache(cached, complete)) is None:
+    with records.alone(path):
+        if (originals := records.from_cache(path, read_complete)) is None:
             ask()
-            records.seal(cached, begun)  # first, since a kill must not leave it without
-            os.replace(begun, cached)
-            originals = complete(cached)
+            records.seal(path, begun_path)  # first: a kill must not leave the file unsealed
+            os.replace(begun_path, path)
+            originals = read_complete(path)
     return {original.id: original for original in originals}
 
 
 def review_sheet(rewritten: Sequence[Example], originals: Mapping[str, Example], seed: int) -> str:
     """Return a sheet of up to twenty rows, sampled by `seed` in proportion to their categories, in random order."""
-    chosen = stratified(rewritten, min(REVIEWED, len(rewritten)), seed)
-    random.Random(f"review-{seed}").shuffle(chosen)
-    lines = [f"# {len(chosen)} of {len(rewritten)} rewritten rows, to be read", "", "Tick what holds.", ""]
+    sample = stratified(rewritten, min(REVIEWED, len(rewritten)), seed)
+    random.Random(f"review-{seed}").shuffle(sample)
+    lines = [f"# {len(sample)} of {len(rewritten)} rewritten rows, to be read", "", "Tick what holds.", ""]
 
     def quote(head: str, text: str) -> None:
-        shown = text if len(text) <= SHOWN else f"{text[:SHOWN]} ... ({len(text)} characters)"
-        lines.extend([head, "", *(f"> {line}" for line in shown.split("\n")), ""])
+        excerpt = text if len(text) <= SHOWN else f"{text[:SHOWN]} ... ({len(text)} characters)"
+        lines.extend([head, "", *(f"> {line}" for line in excerpt.split("\n")), ""])
 
-    for number, new in enumerate(chosen, 1):
+    for number, new in enumerate(sample, 1):
         quote(f"## {number}. {new.id} ({new.label}, {new.category or 'no category'})", new.prompt)
         if thought := originals[new.id].thought:
             quote("**Thought before**", render(thought))

@@ -81,16 +81,16 @@ def train(run: Run, session: Session) -> None:
     model = run.adapter.attach(model, run.seed)
     log.info("train     %d examples, %d steps, %s", len(sequences), recipe.steps(len(sequences)), precision)
     with open_loggers(run, "training") as loggers:
-        shown = None if follows() else bar
+        bars = None if follows() else bar
         samples = partial(_sample, run, session, model, loggers) if run.hardware.samples_every else None
-        trained = fit(model, sequences, recipe, run.hardware, run.seed, run.folder, loggers, bfloat16, shown, samples)
+        trained = fit(model, sequences, recipe, run.hardware, run.seed, run.folder, loggers, bfloat16, bars, samples)
         if follows():
             return
         record = trained.record | {"left_out_too_long": too_long}
         record |= {"weights": session.weights.origin, "device": session.device}
-        about = card(run.folder, record)
+        model_card = card(run.folder, record)
         shutil.rmtree(run.trained, ignore_errors=True)
-        save_trained(model, trained.weights, session.renderer.tokenizer, run.backbone, about, run.trained)
+        save_trained(model, trained.weights, session.renderer.tokenizer, run.backbone, model_card, run.trained)
         record |= {"files": _checksums(run, ("train.jsonl", *WEIGHTS)), "tokenizer": _checksums(run, TOKENIZER)}
         records.write_sealed(finished, record)
     shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
@@ -115,17 +115,17 @@ def _sample(run: Run, session: Session, model: Any, loggers: Sequence[Any], step
     prompts = [Prompt(renderer.encode(text), text, row.id) for text, row in zip(texts, rows, strict=True)]
     decoder = Decoder(causal_lm(model), renderer.end_id, SAMPLES, session.device)
     with torch.compiler.set_stance("force_eager"):  # layers compiled to train would compile again for each new length
-        written = decoder.generate(prompts, SAMPLED)
-    found = [
+        outputs = decoder.generate(prompts, SAMPLED)
+    samples = [
         {"step": step, "id": row.id, "prompt": row.prompt, "text": renderer.decode(ids)}
-        for row, ids in zip(rows, written, strict=True)
+        for row, ids in zip(rows, outputs, strict=True)
     ]
     path = run.folder / "logs" / "samples.jsonl"
     path.parent.mkdir(exist_ok=True)
-    records.append(path, "".join(f"{json.dumps(row)}\n" for row in found).encode())
+    records.append(path, "".join(f"{json.dumps(row)}\n" for row in samples).encode())
     if run.texts != "none":
         for logger in loggers:
-            logger.log_table("training", list(found[0]), [list(row.values()) for row in found])
+            logger.log_table("training", list(samples[0]), [list(row.values()) for row in samples])
 
 
 def tokenized(
@@ -137,15 +137,15 @@ def tokenized(
     """
     recipe = run.training
     assert recipe.trains
-    kept, too_long = renderer.sequences(examples, recipe.max_length)
-    if not kept:
+    sequences, too_long = renderer.sequences(examples, recipe.max_length)
+    if not sequences:
         raise RunError(f"training.max_length={recipe.max_length}: every example is longer; raise it")
     if recipe.objective.needs_key_sentence:
         longer = set(too_long)
-        kept = renderer.mark([example for example in examples if example.id not in longer], kept)
-        if all(sequence.marks is None for sequence in kept):
+        sequences = renderer.mark([example for example in examples if example.id not in longer], sequences)
+        if all(sequence.marks is None for sequence in sequences):
             raise RunError("training/objective=safekey: no row has a key sentence; choose dataset=safekey, or response")
-    return kept, too_long
+    return sequences, too_long
 
 
 def tell_edited(run: Run) -> None:
