@@ -24,7 +24,7 @@ from measuring import machine, report
 
 from alttrain import records
 from alttrain.evaluation import Benchmark
-from alttrain.evaluation.interventions import Cut, Given
+from alttrain.evaluation.interventions import Cut, InterventionContext
 from alttrain.generation import InProcess
 from alttrain.generation.engine import unwatched
 from alttrain.records import Generation
@@ -87,7 +87,7 @@ def main() -> None:
         (row.id, row.sample): row
         for row in records.iterate_rows(evaluation_folder(run, benchmark) / "generations.jsonl", Generation)
     }
-    given = Given(run.backbone.template, thought_mode(run, benchmark), own)
+    context = InterventionContext(run.backbone.template, thought_mode(run, benchmark), own)
     begun: dict[str, Intervened | None] = {benchmark.name: None}
     cuts = list[list[Due]]()
     for point in POINTS:
@@ -95,9 +95,9 @@ def main() -> None:
         under: Benchmark = benchmark.under(f"cut_{point}", cut)
         made = {}
         for row in benchmark.examples[: asked.prompts]:
-            if beginning := cut.begin(row, own[row.id, 0], given):
+            if beginning := cut.begin(row, own[row.id, 0], context):
                 made[row.id, 0] = Beginning(**vars(beginning), id=row.id, message=benchmark.asked(row))
-        begun[under.name] = Intervened(cut, given, made)
+        begun[under.name] = Intervened(cut, context, made)
         cuts.append([(under, row, 0) for row in benchmark.examples if (row.id, 0) in made])
     whole: list[Due] = [(benchmark, row, 0) for _, row, _ in cuts[0]]
     mixed = [due for several in zip(*cuts, strict=True) for due in several]

@@ -25,8 +25,8 @@ from alttrain.evaluation.interventions import (
     Begun,
     Cut,
     Encoded,
-    Given,
     Intervention,
+    InterventionContext,
     ManyShot,
     More,
     Prefill,
@@ -70,8 +70,8 @@ def response(text: str = RAW, name: str = "a", template: Any = CHATML) -> Genera
     )
 
 
-def given(*responses: Generation, template: Any = CHATML) -> Given:
-    return Given(template, "open", {(one.id, one.sample): one for one in responses})
+def given(*responses: Generation, template: Any = CHATML) -> InterventionContext:
+    return InterventionContext(template, "open", {(one.id, one.sample): one for one in responses})
 
 
 def begun(one: Intervention, own: Generation | None = None, template: Any = CHATML, *others: Generation) -> str:
@@ -194,7 +194,7 @@ def test_a_prefilled_answer_closes_the_thought_only_where_there_is_one() -> None
     start = Begin(answer="Sure, here is")
     assert begun(start) == "</think>\n\nSure, here is"
     assert begun(start, template=QWEN) == "<think>\n\n</think>\n\nSure, here is"
-    bare = start.begin(ROW, response(), Given(CHATML, "absent", {}))
+    bare = start.begin(ROW, response(), InterventionContext(CHATML, "absent", {}))
     assert bare.rendered(CHATML, "absent") == "Sure, here is"
     assert begun(Begin(closed=True)) == "</think>\n\n"
     assert begun(Begin(thought="Done.", closed=True)) == "Done.\n</think>\n\n"

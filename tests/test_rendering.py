@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 from alttrain.backbone import Backbone, ChatTemplate, Rendered
 from alttrain.config import instantiate, register
 from alttrain.english import sentences
-from alttrain.evaluation.interventions import Around, Given
+from alttrain.evaluation.interventions import Around, InterventionContext
 from alttrain.generation import Decoding
 from alttrain.generation.engine import Prompt
 from alttrain.generation.server import spelt
@@ -442,7 +442,7 @@ def test_prompts_in_another_familys_turns_are_what_they_say(other: str, renderer
         written = "".join(text.pieces[::2])
         named = sorted((at, number) for token, number in known.items() for at in places(written, token))
         assert [one for one in ids if one in known.values()] == [number for _, number in named], (form, other)
-        alone = Around(template=theirs).begin(EMPTY, None, Given(own, "open", {})) is None
+        alone = Around(template=theirs).begin(EMPTY, None, InterventionContext(own, "open", {})) is None
         assert alone is (mixed == own)
 
 

@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_module
 from alttrain.config import register
 from alttrain.dataset.sources import embedded_path
 from alttrain.evaluation import Benchmark
-from alttrain.evaluation.interventions import Cut, Given, Prefill, Step
+from alttrain.evaluation.interventions import Cut, InterventionContext, Prefill, Step
 from alttrain.generation import ChildServer, Decoding, InProcessVllm, Server
 from alttrain.generation.engine import Engine, Model, Prompt, Written
 from alttrain.llm import Failure
@@ -145,7 +145,7 @@ def changed(session: Session, engine: Engine) -> list[str]:
 
     own = texts(benchmark, None)
     assert len({one.answer for one in own.values() if one.finish == "stop"}) > 1
-    given = Given(session.run.backbone.template, "open", {(one.id, 0): one for one in own.values()})
+    given = InterventionContext(session.run.backbone.template, "open", {(one.id, 0): one for one in own.values()})
     found = []
     for name, intervention in CHANGE_NOTHING.items():
         beginnings = {}

@@ -22,7 +22,7 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge, Gt
 
 from alttrain.english.refusal import judge_refusal
-from alttrain.evaluation.interventions import Begun, Given, Intervention
+from alttrain.evaluation.interventions import Begun, Intervention, InterventionContext
 from alttrain.evaluation.judges.judge import NO_REPLY, Judge, JudgeContext, ModelFault, marked
 from alttrain.llm import Failure, Reply, ServerWriter, json_of, replies
 from alttrain.records import Example, Generation
@@ -136,7 +136,7 @@ class Attack(Intervention, ABC):
         if self.judge is not None:
             self.judge.check(f"{where}.judge", lambda *model: SERVED if model[2] else model_fault(*model))
 
-    def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
+    def begin(self, row: Example, response: Any, context: InterventionContext) -> Begun | None:
         """None if the benchmark has a dialogue of its own."""
         return None if row.turns else Begun()
 

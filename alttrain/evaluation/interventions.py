@@ -65,7 +65,7 @@ class Begun:
 
 
 @dataclass(frozen=True)
-class Given:
+class InterventionContext:
     """What an intervention may look at: the template, how a prompt ends, and a run's responses to the benchmark."""
 
     template: ChatTemplate
@@ -76,9 +76,9 @@ class Given:
         """A closed thought, with the delimiter as in training; a word follows."""
         return Begun(thought, self.template.closing(thought), then="I")
 
-    def raw(self, own: Generation) -> str:
+    def raw(self, response: Generation) -> str:
         """A response as the model wrote it, without the opening delimiter."""
-        text = own.text
+        text = response.text
         return text.removeprefix(self.template.think_open) if self.template.opened_by == "model" else text
 
     @cached_property
@@ -120,18 +120,18 @@ class Intervention:
         `model_fault` is as for a judge's `check`.
         """
 
-    def message(self, message: str, row: Example, given: Given) -> str:
+    def message(self, message: str, row: Example, context: InterventionContext) -> str:
         """The user's last message."""
         return message
 
-    def template_for(self, own: ChatTemplate) -> ChatTemplate:
-        """The chat template that the prompt is rendered with. `own` is the backbone's."""
-        return own
+    def template_for(self, template: ChatTemplate) -> ChatTemplate:
+        """The chat template that the prompt is rendered with. `template` is the backbone's."""
+        return template
 
-    def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
+    def begin(self, row: Example, response: Any, context: InterventionContext) -> Begun | None:
         """The beginning of the response; None if the intervention does not apply.
 
-        `own` is the run's own response, a `Generation`; it may be None if the intervention does not read it. In later
+        `response` is the run's own, a `Generation`; it may be None if the intervention does not read it. In later
         rounds it is the response so far, and None leaves that as it is.
         """
         return Begun()
@@ -151,9 +151,9 @@ class Begin(Intervention):
     def thinks(self) -> bool:  # type: ignore[override]
         return bool(self.thought or self.closed)
 
-    def begin(self, row: Example, own: Any, given: Given) -> Begun:
-        closed = given.mode == "open" and bool(self.closed or self.answer)
-        begun = given.closed(self.thought) if closed else Begun(self.thought)
+    def begin(self, row: Example, response: Any, context: InterventionContext) -> Begun:
+        closed = context.mode == "open" and bool(self.closed or self.answer)
+        begun = context.closed(self.thought) if closed else Begun(self.thought)
         return replace(begun, answer=self.answer, then="" if self.answer else begun.then)
 
 
@@ -176,21 +176,21 @@ class Prefill(Intervention):
     def rounds(self) -> int:  # type: ignore[override]
         return self.times + 1
 
-    def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
+    def begin(self, row: Example, response: Any, context: InterventionContext) -> Begun | None:
         """It is cut at the end of the last word. None if the source has no thought on this prompt."""
-        source = given.responses.get((own.id, own.sample))
-        if source is None or not source.thought or (source.prompt, source.turns) != (own.prompt, own.turns):
+        source = context.responses.get((response.id, response.sample))
+        if source is None or not source.thought or (source.prompt, source.turns) != (response.prompt, response.turns):
             return None
         ends = [word.end() for word in re.finditer(r"\S+", source.thought)]
         ends[-1:] = [len(source.thought)]
         count = round(self.share * len(ends)) if self.words is None else min(self.words, len(ends))
         length = ends[count - 1] if count else 0
         prefix, then = source.thought[:length], source.thought[length:][:AHEAD]
-        if not own.given:
+        if not response.given:
             return Begun(prefix, then=then)
-        if not own.closed or not judge_refusal(own.answer, own.prompt):
+        if not response.closed or not judge_refusal(response.answer, response.prompt):
             return None
-        before = _closed_thought(given.raw(own), given).thought.rstrip()
+        before = _closed_thought(context.raw(response), context).thought.rstrip()
         return Begun(SEPARATOR.join(filter(None, [before, self.text, prefix])), then=then)
 
 
@@ -202,16 +202,16 @@ class Cut(Intervention):
 
     thinks = True
 
-    def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
+    def begin(self, row: Example, response: Any, context: InterventionContext) -> Begun | None:
         """None if the thought is empty or never ended, so that there is no outcome without the cut."""
-        if not own.thought or not own.closed:
+        if not response.thought or not response.closed:
             return None
-        raw = given.raw(own)
+        raw = context.raw(response)
         if self.share == 1:
-            return _closed_thought(raw, given)
-        ends = [0, *(end for _, end in sentences(own.thought))]
-        beginning = raw[: raw.index(own.thought) + ends[round(self.share * (len(ends) - 1))]].rstrip()
-        return given.closed(beginning)
+            return _closed_thought(raw, context)
+        ends = [0, *(end for _, end in sentences(response.thought))]
+        beginning = raw[: raw.index(response.thought) + ends[round(self.share * (len(ends) - 1))]].rstrip()
+        return context.closed(beginning)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,23 +230,23 @@ class Step(Intervention):
 
     thinks = True
 
-    def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
+    def begin(self, row: Example, response: Any, context: InterventionContext) -> Begun | None:
         """None if the thought lacks the step, nothing is to swap it with, or `instead` has nothing for it."""
-        if not own.closed or (span := step_of(own.thought, self.step)) is None:
+        if not response.closed or (span := step_of(response.thought, self.step)) is None:
             return None
         says, start, end = span
-        raw = given.raw(own)
-        offset = raw.index(own.thought)
-        before, after = raw[: offset + start], own.thought[end:]
+        raw = context.raw(response)
+        offset = raw.index(response.thought)
+        before, after = raw[: offset + start], response.thought[end:]
         if self.how == "same":
             return Begun(raw[: offset + end], then=raw[offset + end :][:AHEAD])
         if self.how == "delete":
             thought = (before + after.lstrip()).rstrip()
-            return given.closed(thought)
+            return context.closed(thought)
         if self.how == "turn":
             texts: Sequence[str] = self.instead.get(says, ())  # type: ignore[call-overload]
         else:
-            texts = [text for (name, _), text in given.steps[self.step].items() if name != row.id]
+            texts = [text for (name, _), text in context.steps[self.step].items() if name != row.id]
         return Begun(before + choose(texts, self.seed, row.id)) if texts else None
 
 
@@ -263,11 +263,11 @@ class More(Intervention):
     def rounds(self) -> int:  # type: ignore[override]
         return self.times
 
-    def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
+    def begin(self, row: Example, response: Any, context: InterventionContext) -> Begun | None:
         """None if the thought never ended."""
-        if not own.closed or not own.thought:
+        if not response.closed or not response.thought:
             return None
-        return Begun(_closed_thought(given.raw(own), given).thought.rstrip() + SEPARATOR + self.text)
+        return Begun(_closed_thought(context.raw(response), context).thought.rstrip() + SEPARATOR + self.text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,17 +291,17 @@ class Around(Intervention):
     def chat(self) -> bool:  # type: ignore[override]
         return self.template != "none"
 
-    def template_for(self, own: ChatTemplate) -> ChatTemplate:
+    def template_for(self, template: ChatTemplate) -> ChatTemplate:
         if isinstance(self.template, str):
-            return own
-        return replace(own, **{name: getattr(self.template, name) for name in TURNS})
+            return template
+        return replace(template, **{name: getattr(self.template, name) for name in TURNS})
 
-    def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
+    def begin(self, row: Example, response: Any, context: InterventionContext) -> Begun | None:
         """None for a dialogue without a template, since its turns would be lost, and for the backbone's own family."""
-        same = not isinstance(self.template, str) and self.template_for(given.template) == given.template
+        same = not isinstance(self.template, str) and self.template_for(context.template) == context.template
         return None if same or (row.turns and not self.chat) else Begun()
 
-    def message(self, message: str, row: Example, given: Given) -> str:
+    def message(self, message: str, row: Example, context: InterventionContext) -> str:
         return self.form.replace("{prompt}", message)
 
 
@@ -311,14 +311,14 @@ class Encoded(Around):
 
     cipher: Literal["rot13", "base64", "reversed", "words_reversed"]
 
-    def message(self, message: str, row: Example, given: Given) -> str:
+    def message(self, message: str, row: Example, context: InterventionContext) -> str:
         if self.cipher == "rot13":
             message = codecs.encode(message, "rot13")
         elif self.cipher == "base64":
             message = base64.b64encode(message.encode()).decode()
         else:
             message = message[::-1] if self.cipher == "reversed" else " ".join(message.split()[::-1])
-        return super().message(message, row, given)
+        return super().message(message, row, context)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,9 +327,9 @@ class ManyShot(Intervention):
 
     shots: Annotated[int, Gt(0)]
 
-    def message(self, message: str, row: Example, given: Given) -> str:
+    def message(self, message: str, row: Example, context: InterventionContext) -> str:
         """With fewer answers in the source, all of them are shown."""
-        others = [response for (name, _), response in given.responses.items() if name != row.id]
+        others = [response for (name, _), response in context.responses.items() if name != row.id]
         usable = [response for response in others if response.answer and not response.sample]
         start = choose(range(len(usable)), self.seed, row.id) if usable else 0
         shots = (usable[start:] + usable[:start])[: self.shots]
@@ -350,9 +350,9 @@ def step_of(thought: str, part: Part) -> Span | None:
     return None
 
 
-def _closed_thought(raw: str, given: Given) -> Begun:
+def _closed_thought(raw: str, context: InterventionContext) -> Begun:
     """A closed thought as the model wrote it, with its delimiter and the line breaks around it."""
-    delimiter = given.template.think_close.strip()
+    delimiter = context.template.think_close.strip()
     thought, _, following = raw.rpartition(delimiter)
     text = thought.rstrip("\n")
     breaks = len(following) - len(following.lstrip("\n"))

@@ -8,7 +8,7 @@ from typing import Any
 from alttrain.backbone import Rendered, ThoughtMode
 from alttrain.backbone.source import cache_folder
 from alttrain.evaluation import Benchmark, JudgeContext
-from alttrain.evaluation.interventions import Begun, Given, Intervention
+from alttrain.evaluation.interventions import Begun, Intervention, InterventionContext
 from alttrain.generation.engine import Decoding, Engine, Prompt, Written, unwatched
 from alttrain.llm import GIVEN_UP, Failure
 from alttrain.records import Example, Generation
@@ -36,7 +36,7 @@ class Intervened:
     """An intervention on one benchmark: what it may look at, and how each response begins, by name."""
 
     intervention: Intervention
-    given: Given
+    context: InterventionContext
     beginnings: dict[Name, Beginning]
 
 
@@ -88,7 +88,7 @@ class Chunk:
                 again = None
                 if intervened and not isinstance(answer, Failure):
                     generation = self.made(number, answer)
-                    again = intervened.intervention.begin(self.rows[number], generation, intervened.given)
+                    again = intervened.intervention.begin(self.rows[number], generation, intervened.context)
                 start = None if again is None else self.start(again)
                 if start is None or len(start[0]) >= self.decoding.max_new_tokens:
                     done[number] = answer  # without room to go on, too: what was answered stays

@@ -24,7 +24,7 @@ from typing import Any
 from alttrain import records
 from alttrain.config import RunError
 from alttrain.evaluation import Benchmark
-from alttrain.evaluation.interventions import Cut, Given
+from alttrain.evaluation.interventions import Cut, InterventionContext
 from alttrain.generation.engine import Engine
 from alttrain.llm import NEARLY_ALL, Failure
 from alttrain.records import DamagedError, Generation
@@ -112,16 +112,16 @@ def _begin(run: Run, benchmark: Benchmark) -> Intervened | None:
     is_new = not path.exists()
     generations = [_generations(file, lambda row: row.finish != "error") for file in files] or [{}]
     plain, source = generations[0], generations[-1]
-    given = Given(run.backbone.template, thought_mode(run, benchmark), source)
+    context = InterventionContext(run.backbone.template, thought_mode(run, benchmark), source)
     rows = {(row.id, sample): row for row, sample in asked(run, benchmark.plain)}
     refused = {name for name in rows if intervention.reads and not (name in plain and name in source)}
     waiting = {(name, sample) for name, sample in recorded.pop(WAITING, ())} if recorded else set[Name]()
     beginnings = {} if is_new else {(row.id, row.sample): row for row in records.iterate_rows(path, Beginning)}
     to_begin = (rows.keys() if is_new else waiting) - refused
     for name in (name for name in rows if name in to_begin):
-        beginning = intervention.begin(rows[name], plain.get(name), given)
+        beginning = intervention.begin(rows[name], plain.get(name), context)
         if beginning is not None:
-            message = intervention.message(benchmark.asked(rows[name]), rows[name], given)
+            message = intervention.message(benchmark.asked(rows[name]), rows[name], context)
             beginnings[name] = Beginning(**vars(beginning), id=name[0], sample=name[1], message=message)
 
     def fingerprint_of(names: Container[Name]) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def _begin(run: Run, benchmark: Benchmark) -> Intervened | None:
         level = logging.INFO if beginnings else logging.WARNING
         note = f"; the server refused {len(refused)} of them without it" if refused else ""
         log.log(level, "generate  %s applies to %d of %d prompts%s", benchmark.name, len(beginnings), len(rows), note)
-    return Intervened(intervention, given, beginnings)
+    return Intervened(intervention, context, beginnings)
 
 
 def _generations(path: Path, is_wanted: Callable[[Generation], bool]) -> dict[Name, Generation]:
