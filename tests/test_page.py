@@ -379,7 +379,7 @@ def test_harmful_texts_are_in_no_table(outputs: Path) -> None:
 def test_of_many_samples_a_part_is_shown_the_same_for_every_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alttrain.report.page.LIMIT", 52)
+    monkeypatch.setattr("alttrain.report.embedded.MOST_SAMPLES", 52)
     for run in ("one", "two"):
         own = write_run(tmp_path, run)
         rows = [row(f"b{n}") for n in range(100)]

@@ -13,6 +13,9 @@ from alttrain.records import Generation, Judgement, Texts, withholds
 from alttrain.report.evaluation import Evaluation, Read, Text
 from alttrain.rewrite import parse
 
+MOST_SAMPLES = 10_000
+"""Maximum number of samples without interventions on a page, and again of those with; if there are more, each run and
+benchmark contributes the same share."""
 LONGEST = 20_000  # maximum number of characters of a field that are embedded
 CUT = "\0"  # separates a shortened field from its full length
 SEED = 0  # selects the samples that are embedded if there are too many
@@ -57,6 +60,14 @@ OUTCOMES = (
     Outcome("failed", "not generated", "The server would not answer the prompt", "ending", "plain"),
 )
 BITS = {outcome.key: 1 << number for number, outcome in enumerate(OUTCOMES)}
+
+
+def quotas_of(judged: Sequence[Evaluation]) -> list[tuple[Evaluation, int]]:
+    """Each evaluation with the number of its samples on the page."""
+    sizes = [int(evaluation.judged["metrics"][0]["n"]) for evaluation in judged]
+    total = sum(sizes)
+    quotas = sizes if total <= MOST_SAMPLES else [max(1, size * MOST_SAMPLES // total) for size in sizes]
+    return list(zip(judged, quotas, strict=True))
 
 
 def outcomes_of(text: Read) -> int:

@@ -32,18 +32,15 @@ from alttrain.evaluation.adherence import CAUSES
 from alttrain.evaluation.judged import shaping_verdicts
 from alttrain.records import Texts, read_document, read_if_there, write_text
 from alttrain.report.contrasts import base_of
-from alttrain.report.embedded import OUTCOMES, PROMPT, Block, Places, Prompts, asked_of, block_of, pack
+from alttrain.report.embedded import OUTCOMES, PROMPT, Block, Places, Prompts, asked_of, block_of, pack, quotas_of
 from alttrain.report.estimates import SMALL
-from alttrain.report.evaluation import Decides, Evaluation, Made
+from alttrain.report.evaluation import Decides, Made
 from alttrain.report.formats import legend, starred
 from alttrain.report.measures import WORTH_SAYING, written
 from alttrain.report.results import evaluations
 from alttrain.report.tables import LEVEL, Report, pivot, report_of
 from alttrain.report.variants import Variant
 
-LIMIT = 10_000
-"""Maximum number of samples without interventions on a page, and again of those with; if there are more, each run and
-benchmark contributes the same share."""
 MOST_NUMBERS = 4_000  # maximum number of rows of the table of all numbers; larger reports have them only in metrics.csv
 LARGEST = 2_000_000  # maximum size in bytes of an embedded figure
 FIRST = ("tradeoff", "main")  # name prefixes of the figures that come first
@@ -68,11 +65,13 @@ def write_page(
     places: dict[Way, Places] = {(evaluation.made, evaluation.decides): {} for evaluation in judged}
     blocks = [
         block_of(evaluation, prompts[evaluation.benchmark], places[evaluation.made, evaluation.decides], texts, quota)
-        for evaluation, quota in _quotas(judged)
+        for evaluation, quota in quotas_of(judged)
     ]
     bases = {(evaluation.run, evaluation.made) for evaluation in judged}
     intervened = [evaluation for evaluation in report.intervened if (evaluation.run, base_of(evaluation)) in bases]
-    branches = [block_of(branch, prompts[asked_of(branch)], {}, texts, quota) for branch, quota in _quotas(intervened)]
+    branches = [
+        block_of(branch, prompts[asked_of(branch)], {}, texts, quota) for branch, quota in quotas_of(intervened)
+    ]
     shared = shared_start([evaluation.run for evaluation in judged])
     overview = report.tables.get("overview", report.tables["published"].iloc[:0])
     overview = overview.assign(published=math.nan, published_why="")  # these have a table of their own
@@ -114,14 +113,6 @@ def write_page(
     )
     write_text(output_dir / "report" / "page.html", text)
     return output_dir / "report" / "page.html"
-
-
-def _quotas(judged: Sequence[Evaluation]) -> list[tuple[Evaluation, int]]:
-    """Each evaluation with the number of its samples on the page."""
-    sizes = [int(evaluation.judged["metrics"][0]["n"]) for evaluation in judged]
-    total = sum(sizes)
-    quotas = sizes if total <= LIMIT else [max(1, size * LIMIT // total) for size in sizes]
-    return list(zip(judged, quotas, strict=True))
 
 
 def _index(
