@@ -651,6 +651,27 @@ def test_a_report_is_begun_again_when_a_run_is_judged_meanwhile(
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_damaged_evaluation_of_a_run_that_is_training_is_left_out_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (run, *_) = sorted(outputs(tmp_path).glob("runs/*"))
+    (run / "evaluation" / "embedded_harmful.offline" / "adherence.jsonl").write_text("edited")
+    (run / "logs").mkdir(exist_ok=True)
+    packed, begun = Evaluation.packed, list[Path]()
+
+    def training(evaluation: Evaluation) -> bytes:
+        with (run / "logs" / "metrics.csv").open("a") as log:
+            log.write("1,0.5\n")
+        begun.append(evaluation.folder)
+        return packed(evaluation)
+
+    monkeypatch.setattr(Evaluation, "packed", training)
+    write_report(tmp_path)
+    assert len(begun) < 8  # the report is begun twice, not again for each line of the log
+    assert [message.startswith(f"report    left out {run.name}: ") for message in caplog.messages] == [True]
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_that_fails_fails_no_run_and_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

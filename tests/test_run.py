@@ -604,7 +604,7 @@ def test_labels_of_other_texts_are_never_used(
     assert f"3 labels are of other texts and left out: {rest[0].id}" in caplog.text
     labels.write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
     said = r"^evaluation.benchmarks.embedded_harmful.human_labels=.*: none of 3 labels, such as that of .*, is of a"
-    monkeypatch.setattr(judge_stage, "_ask", lambda *unused: pytest.fail("a judge was asked first"))
+    monkeypatch.setattr(judge_stage, "_collect_verdicts", lambda *unused: pytest.fail("a judge was asked first"))
     with pytest.raises(RunError, match=said):
         run(arguments)
     labels.unlink()

@@ -65,7 +65,7 @@ class Trainable:
 
     def footprint(self, width: int) -> Footprint:
         """Return what is trained, for `training_bytes`, at `width` bytes per weight. Only if it `trains`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} trains, and has no footprint")
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class Engine(Protocol):
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> Iterator[tuple[int, Written | Failure]]:
-        """Yield (index of the prompt, result), at most once per prompt; some are missing if a server fails.
+        """Yield (index of the prompt, result), at most once per prompt. A prompt without one counts as not asked.
 
         `advance` is called with the number of prompts that have just ended.
         """

@@ -177,12 +177,14 @@ def read_metrics(path: Path) -> dict[str, Any]:
 
 
 def read_losses(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return (step, row) of each row of logs/metrics.csv that has a step. Raises DamagedError."""
-    rows = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
+    """Return (step, row) of each row of logs/metrics.csv that has a step. Raises DamagedError, also without a file."""
     try:
+        rows = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
         steps = [(int(row["step"]), row) for row in rows if row.get("step")]
         for _, row in steps:
             float(row.get("loss") or 0)
         return steps
-    except (csv.Error, TypeError, ValueError) as error:
+    except DamagedError:
+        raise
+    except (FileNotFoundError, csv.Error, TypeError, ValueError) as error:
         raise DamagedError(path, f"not steps and losses ({error})") from error

@@ -147,8 +147,9 @@ class Evaluation:
             name, judge, digest = entry["metric"], entry["judge"], entry["protocol_hash"]
             same_part = entry["part"] == self.decides.part
             decides = _decides(self.measure if same_part else f"{self.measure}.{entry['part']}", entry)
-            views[name] = self._view(metrics[name], decides.measure, digest, judge, decides)
-            if same_part:
+            if name in metrics:
+                views[name] = self._view(metrics[name], decides.measure, digest, judge, decides)
+            if same_part and f"kappa.{judge}" in metrics:
                 judges, digests = zip(*sorted([(self.judge, self.made[2]), (judge, digest)]), strict=True)
                 both = " ".join(digests), " and ".join(judges)
                 views[f"kappa.{judge}"] = self._view(metrics[f"kappa.{judge}"], "kappa", *both, self.decides)

@@ -308,7 +308,7 @@ def draw_losses(variants: Sequence[Variant], path: Path) -> bool:
     curves: list[tuple[Variant, list[list[tuple[int, float]]]]] = []
     for variant in variants:
         logs = (folder / "logs" / "metrics.csv" for folder in variant.folders.values())
-        losses = (read_losses(log) for log in logs if log.exists())
+        losses = (read_losses(log) for log in logs if log.is_file())
         seed_curves = [[(step + 1, float(row["loss"])) for step, row in rows if row.get("loss")] for rows in losses]
         if seed_curves := list(filter(None, seed_curves)):
             curves.append((variant, seed_curves))

@@ -69,8 +69,11 @@ def keep(folder: Path, new_folder: Path, last_files: Collection[str]) -> None:
     for name in sorted(files(folder) - {*last_files, STAMP}):
         if not name.endswith(UNFINISHED):
             (new_folder / name).parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                shutil.copy2(folder / name, new_folder / name)
+            try:
+                os.link(folder / name, new_folder / name)
+            except OSError:  # no hard links on this file system
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copy2(folder / name, new_folder / name)
 
 
 def put(new_folder: Path, folder: Path) -> None:

@@ -119,7 +119,7 @@ def run_of(folder: Path) -> Run:
         config: Any = OmegaConf.create(read_utf8(path))
         config.output_dir = str(folder.resolve().parent.parent)
         return replace(assemble(config), folder=folder.resolve())
-    except (RunError, OSError):
+    except (RunError, DamagedError, OSError):
         raise
     except Exception as error:  # what is no config of ours may raise anything
         raise DamagedError(path, f"is not the config of a run: {type(error).__name__}: {error}") from error

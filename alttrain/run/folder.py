@@ -96,12 +96,13 @@ def as_json(value: Any) -> Any:
 
 
 def names_of(run: Run) -> dict[str, Any]:
-    """Return the content of run.json."""
-    method = run.method
+    """Return the content of run.json. `tag` has all that tells the run's name from those with the same other keys."""
+    method, trains = run.method, run.training.trains
+    other = [] if method.name or trains else [run.dataset.name]  # data that is not trained on
     return {
         "run": run.name,
         "backbone": run.backbone.name,
-        "dataset": run.dataset.name if run.training.trains else "none",
+        "dataset": run.dataset.name if trains else "none",
         "rewrite": run.structure.name,
         "training": run.training.name,
         "seed": run.seed,
@@ -111,7 +112,7 @@ def names_of(run: Run) -> dict[str, Any]:
         "tables": list(method.tables),
         "changed": dict(run.changed.treatment),
         "digest": digest_of(run.changed.treatment),
-        "tag": run.config["tag"],
+        "tag": "-".join([*other, *filter(None, [run.config["tag"]])]),
     }
 
 

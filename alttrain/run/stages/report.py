@@ -19,6 +19,7 @@ import json
 import logging
 import shutil
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -47,7 +48,7 @@ from alttrain.run.session import Session
 
 log = logging.getLogger(__name__)
 
-AGAIN = 20  # how often a report is begun again because runs were written to meanwhile
+AGAIN = 20  # how often a report is begun again because a run or evaluation was written to meanwhile
 WIDEST = 10_000  # maximum width of a table on the console, in characters
 SHOWN = "overview"  # the table that the console shows
 IF_ANY = ("interventions", "decided", "thoughts")  # CSV files that are only written with a row
@@ -121,7 +122,7 @@ def _make(output_dir: Path, temporary: Path, texts: Texts, digest: str, last_fil
     files were replaced, the report is begun again. A run with a damaged file is logged and left out.
     """
     runs, folder, new_folder = output_dir / "runs", output_dir / "report", temporary / "report"
-    left_out, repeats = set[Path](), AGAIN
+    left_out, repeats = set[Path](), Counter[Path]()
     while True:
         before = inputs(runs)
         new_folder.mkdir()
@@ -134,12 +135,11 @@ def _make(output_dir: Path, temporary: Path, texts: Texts, digest: str, last_fil
             break
         except DamagedError as error:
             shutil.rmtree(new_folder)
-            run, now = runs / error.path.relative_to(runs).parts[0], inputs(runs)
-            changed = (path for path, state in before.items() if state != now.get(path))
-            if repeats and any(path.is_relative_to(run) for path in changed):
-                repeats -= 1
-            else:
-                left_out.add(run)
+            folders = (path for path in error.path.parents if path in before)  # an evaluation's, then a run's
+            damaged = next(folders, error.path.parent)
+            repeats[damaged] += 1
+            if inputs(runs).get(damaged) == before.get(damaged) or repeats[damaged] > AGAIN:
+                left_out.add(run := runs / damaged.relative_to(runs).parts[0])
                 warn_left_out(run, error)
         except (OSError, ValueError) as error:
             raise ValueError(str(error).replace(str(temporary), str(output_dir))) from error
