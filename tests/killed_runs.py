@@ -3,9 +3,9 @@
     python killed_runs.py FOLDER OVERRIDE...
 
 It imports everything once, computes nothing itself, and forks a child for every run. First a folder is killed in every
-stage, one after another, before it may end. Then a kill falls on training and one on judging, each in a folder of its
-own, as it was when an uninterrupted run began the stage. With ALTTRAIN_ALL_KILLS in the environment there are two of
-the first kind, and three kills on each stage alone, one of each kind. A kill is one of
+stage, one after another, before it may end. Then a kill falls on each stage in a folder of its own, as it was when an
+uninterrupted run began the stage. With ALTTRAIN_ALL_KILLS in the environment there are two of the first kind, and three
+kills on each stage, one of each kind. A kill is one of
 
 - `moment`     SIGKILL after a random share of the seconds that the stage takes
 - `operation`  SIGKILL before a random one of the stage's changes of the file system: open to write, rename, remove
@@ -48,8 +48,8 @@ from alttrain.run import app
 STAGES = ("rewrite", "train", "generate", "judge", "report")
 KINDS = ("moment", "operation", "byte")
 SERIES = ("operation", "moment")
-FEW = (("train", "byte"), ("judge", "moment"))
-"""The kills that a stage gets alone if not all are asked for."""
+FEW = ("moment", "byte", "moment", "byte", "operation")
+"""The kind of the one kill that a stage gets alone if not all kinds are asked for."""
 VOLATILE = ("logs", "run.log", "status.json", "README.md", "efficiency.*", ".stamp", ".lock")
 """Files that hold times or what was paid for: a log, the adapter's card, the report's table of seconds."""
 CHANGES = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link"})
@@ -232,7 +232,7 @@ def main() -> None:
     runs.measure()
     every = "ALTTRAIN_ALL_KILLS" in os.environ
     whole = [[(stage, kind) for stage in STAGES] for kind in (SERIES if every else SERIES[:1])]
-    alone = [(stage, kind) for stage in STAGES for kind in KINDS] if every else FEW
+    alone = [(stage, kind) for stage in STAGES for kind in KINDS] if every else zip(STAGES, FEW, strict=True)
     for aims in [*whole, *([aim] for aim in alone)]:
         kills = runs.series(aims)
         differ = runs.finish()

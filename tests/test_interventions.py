@@ -34,7 +34,7 @@ from alttrain.evaluation.interventions import (
     step_of,
 )
 from alttrain.evaluation.judges import LlamaGuard
-from alttrain.llm import ServerWriter
+from alttrain.llm.replies import ServerWriter
 from alttrain.records import Example, Generation, read_rows, write_sealed
 from alttrain.report.card import card
 from alttrain.report.figures import draw_all

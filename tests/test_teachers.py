@@ -19,7 +19,8 @@ from stub_server import HARMFUL, HARMLESS, RESET, Say, Serve, Stub, right
 
 from alttrain.config import instantiate
 from alttrain.dataset import embedded_rows
-from alttrain.llm import Reply, ReplyCache, is_other_model, reply_key
+from alttrain.llm import is_other_model
+from alttrain.llm.replies import Reply, ReplyCache, reply_key
 from alttrain.records import Example, Label, Rejected, Segment
 from alttrain.rewrite.teachers import (
     DISAGREES,

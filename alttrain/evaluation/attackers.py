@@ -24,7 +24,8 @@ from annotated_types import Ge, Gt
 from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation.interventions import Begun, Intervention, InterventionContext
 from alttrain.evaluation.judges.judge import NO_REPLY, Judge, JudgeContext, ModelFault, marked
-from alttrain.llm import Failure, Reply, ServerWriter, json_of, replies
+from alttrain.llm import Failure, json_of
+from alttrain.llm.replies import Reply, ServerWriter, replies
 from alttrain.records import Example, Generation
 
 RECIPE = 1  # version of the attackers' instructions; part of the cache's keys

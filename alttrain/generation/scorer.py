@@ -18,7 +18,8 @@ from alttrain.backbone.source import Weights
 from alttrain.backbone.weights import choose_dtype, load_model, load_tokenizer, why_unpacked
 from alttrain.generation.decoder import Decoder
 from alttrain.generation.engine import Decoding, Prompt
-from alttrain.llm import Answer, FailedTry, Failure, Reply, RequestPool, ServerSettings, is_other_model, json_of, word
+from alttrain.llm import Answer, FailedTry, Failure, RequestPool, ServerSettings, is_other_model, json_of, word
+from alttrain.llm.replies import Reply
 
 MOST_PROBABLE = 20  # tokens whose probability a server gives: vLLM's own limit. Those of less likely tokens count as 0
 TOKEN_ID = "token_id:"  # before a token's id, where vLLM is asked for ids rather than texts

@@ -17,7 +17,7 @@ INTERRUPTED = 130
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def console_script() -> Iterator[None]:
     """End a console script without a traceback: if it is refused with exit code 2, on Ctrl-C with `INTERRUPTED`."""
     try:
         yield

@@ -37,7 +37,7 @@ from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
 from alttrain.config.secrets import masked
 from alttrain.config.trust import take_trusted
 from alttrain.records import full_disk
-from alttrain.run import interruptible
+from alttrain.run import console_script
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import open_folder, record_command
 from alttrain.run.plan import job_of, totals
@@ -66,7 +66,7 @@ SETTINGS = {
 _checked: Run | None = None  # the run of this process's command line, after its check
 
 
-@interruptible()
+@console_script()
 def main() -> None:
     """Run a command line. Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted."""
     end_with_parent()

@@ -26,7 +26,7 @@ from alttrain.evaluation import Benchmark, Intervention, RefusalJudge
 from alttrain.llm import Failure
 from alttrain.records import DamagedError, Example, Generation, Segment, Step, read_utf8
 from alttrain.rewrite import parse
-from alttrain.run import interruptible
+from alttrain.run import console_script
 from alttrain.run.asking import NO_ROOM, Chunk
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.progress import bar
@@ -76,9 +76,10 @@ class RunModel:
         run = self.run
         decoding = replace(run.protocol.decoding, samples=1)
         decoding = decoding if tokens is None else replace(decoding, max_new_tokens=tokens)
+        # the models that the session has loaded stay loaded; only its run's protocol is another
         self._session.run = replace(run, protocol=replace(run.protocol, decoding=decoding, settings={}))
         intervention = Intervention(system=system, mode=self._thought)
-        rows, judge = embedded_rows("harmful"), RefusalJudge()
+        rows, judge = embedded_rows("harmful"), RefusalJudge()  # which a benchmark needs, and asking does not look at
         benchmark = Benchmark("asked", "harm", "harmful_rate", rows, judge, intervention=intervention)
         chunk = [(benchmark, Example(f"asked-{number}", prompt, "benign"), 0) for number, prompt in enumerate(prompts)]
         generations = dict[int, Generation]()
@@ -137,7 +138,7 @@ def shown(answer: Answer) -> Iterator[Text]:
     yield Text(answer.answer + (" [cut at the limit]" if answer.cut else ""))
 
 
-@interruptible()
+@console_script()
 def main() -> None:
     """Entry point of the console script. Exit codes: 0 answered, 2 refused, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="alttrain-ask", description="Ask a run's model.")

@@ -22,13 +22,13 @@ from alttrain.evaluation.labels import text_hash
 from alttrain.evaluation.protocol import seen_by_judge
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.results import evaluations_of, write_csv
-from alttrain.run import interruptible
+from alttrain.run import console_script
 
 HEADS = ("run", "id", "sample", "hash", "weight", "prompt", "answer")
 Row = dict[str, Any]
 
 
-@interruptible()
+@console_script()
 def main() -> None:
     """Entry point of the console script. Exit codes: 0 written, 2 refused, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="alttrain-label", description="Draw texts for people to label.")

@@ -34,7 +34,7 @@ from alttrain.generation import InProcess
 from alttrain.records import Example, Generation, Names, read_document, read_metrics
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.results import write_csv
-from alttrain.run import interruptible
+from alttrain.run import console_script
 from alttrain.run.ask import load
 from alttrain.run.asking import prompt_text
 from alttrain.run.assembly import Run
@@ -60,7 +60,7 @@ class Text:
     truncated: bool
 
 
-@interruptible()
+@console_script()
 def main() -> None:
     """Entry point of the console script. Exit codes: 0 probed, 2 refused, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="alttrain-probe", description="Where in the thought does a model decide?")

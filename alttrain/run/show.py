@@ -21,7 +21,7 @@ from rich.text import Text
 from alttrain.config.trust import take_trusted
 from alttrain.records import Example, iterate_rows, read_rows
 from alttrain.rewrite import render
-from alttrain.run import interruptible
+from alttrain.run import console_script
 from alttrain.run.status import config_file
 from alttrain.tokenization import IGNORED, Renderer, Sequence
 
@@ -29,7 +29,7 @@ MARKS = ("[[", "]]")
 UNKNOWN = "origin unknown"
 
 
-@interruptible()
+@console_script()
 def main() -> None:
     """Entry point of the console script. Exit codes: 0 shown, 2 refused, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="alttrain-show", description="Look at what a run trains on.")

@@ -32,7 +32,7 @@ from alttrain.config import RunError
 from alttrain.config.secrets import masked
 from alttrain.records import DamagedError, clear_unfinished, kept_json, read_json, read_utf8, write_json
 from alttrain.report.escaping import one_line
-from alttrain.run import interruptible
+from alttrain.run import console_script
 from alttrain.run.progress import listeners
 
 log = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ def table(states: dict[str, Status]) -> Table:
     return console_table
 
 
-@interruptible()
+@console_script()
 def main() -> None:
     """Entry point of the console script. Exit codes: 0 shown, 1 a run failed, 2 there are no runs, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="alttrain-status", description="The state of every run of an output folder.")

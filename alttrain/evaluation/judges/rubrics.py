@@ -30,7 +30,8 @@ from alttrain.evaluation.judges.judge import (
     request,
 )
 from alttrain.evaluation.published import Published
-from alttrain.llm import Failure, Reply, ServerWriter, json_of, replies
+from alttrain.llm import Failure, json_of
+from alttrain.llm.replies import Reply, ServerWriter, replies
 from alttrain.records import Generation, Judgement
 
 RECIPE = 1  # part of every reply's cache key; raise it to ask the same questions again

@@ -2,8 +2,7 @@
 
 - `ServerSettings`  address and request settings of a server; its `check_server` tests that it can be used
 - `RequestPool`     sends many requests concurrently, with retries; gives an answer or a `Failure` for each
-- `ServerWriter`    gets chat completions from a server
-- `ReplyCache`      stores every reply for all runs; `replies` reads it before it asks a `Writer`
+- `llm.replies`     gets chat completions, and stores every reply for all runs
 
 The `openai` client retries transient failures (no connection, time-out, 408, 409, 429, 5xx) with its back-off, or after
 the server's Retry-After. Replies that are not usable (no completion, empty, cut) are requested again here. A server is
@@ -16,23 +15,18 @@ message contains them. A refused prompt's message quotes the server unless that 
 
 import asyncio
 import functools
-import hashlib
 import json
 import logging
 import os
 import re
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Gt, MinLen
 
 from alttrain.config.secrets import secrets
-from alttrain.records import alone, read_json, write_json
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -42,8 +36,6 @@ log = logging.getLogger(__name__)
 HOPELESS_CODES = ("insufficient_quota", "unsupported_parameter", "unsupported_value", "model_not_found")
 """Error codes that every further request would get too, whatever its status."""
 GIVEN_UP = "the server was given up"  # the reason of a request that was not sent, because others before it failed
-HASH_DIGITS = 16  # of a reply's key that records store, enough to find its file in the cache
-WHOLE = ("stop", "eos")  # finish reasons of a complete reply; "eos" is Together's
 CHECK_TIMEOUT_S = 5.0  # within which a server must list its models
 LONGEST_PAUSE_S = 120.0  # the longest Retry-After that the `openai` client follows
 PAUSE_S = 1.0  # before an unusable reply is requested again
@@ -56,7 +48,6 @@ SHORTEST_KEY = 8  # characters of a key that is removed from texts; shorter ones
 _CODE = re.compile(r"[a-z_]{3,40}")
 _SNAPSHOT = re.compile(r"([-@:](\d{4}-\d{2}-\d{2}|\d{3,8}|latest|main))?")
 
-Item = TypeVar("Item")
 Key = TypeVar("Key")
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -107,9 +98,6 @@ class ServerSettings:
             if offered and model not in offered:
                 listed = scrub(", ".join(offered[:8]), key) + (", ..." if len(offered) > 8 else "")
                 raise ValueError(f"{where}.{name}={model}: the server at {root} does not offer it; it offers {listed}")
-
-
-# --- requests ---
 
 
 @dataclass(frozen=True)
@@ -322,184 +310,3 @@ def _server_message(body: object, prompt: str, key: str) -> str:
     flat = " ".join(prompt.split())
     repeats = any(line[start : start + REPEATED] in flat for start in range(max(0, len(line) - REPEATED + 1)))
     return "" if repeats or (flat and flat in line) else line
-
-
-# --- replies ---
-
-
-@dataclass(frozen=True)
-class Reply:
-    """The unchanged text of a reply, and the model's name as the server reports it."""
-
-    text: str
-    served: str = ""
-
-
-def reply_key(model: str, messages: list[dict[str, str]], sampling: Mapping[str, Any], recipe: int) -> str:
-    """The SHA-256, 64 hex digits, of everything that shapes a reply."""
-    shaping = {"model": model, "messages": messages, "sampling": dict(sampling), "recipe": recipe}
-    return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class ReplyCache:
-    """Replies stored below `folder` and shared by all runs. Each is one file, ab/ab12...json, named by its key.
-
-    A damaged file fails its checksum and costs one reply. Prompts are not stored.
-    """
-
-    folder: Path
-
-    def get(self, key: str) -> Reply | None:
-        """Return the reply of a key; None if there is none or its file is damaged, which is logged."""
-        path = self._path(key)
-        if not path.exists():
-            return None
-        with suppress(ValueError, KeyError):
-            stored = read_json(path, dict[str, str])
-            reply = Reply(stored["text"], stored["served"])
-            if stored["checksum"] == self._checksum(key, reply):
-                return reply
-        log.warning("%s holds no reply; it is asked for again", path)
-        return None
-
-    def keep(self, key: str, reply: Reply, instead: Reply | None = None) -> Reply:
-        """Store a reply and return the valid one: that of another run, if it was stored before and is not `instead`."""
-        earlier = self.get(key)
-        if earlier is not None and earlier != instead:
-            return earlier
-        write_json(self._path(key), asdict(reply) | {"checksum": self._checksum(key, reply)})
-        return reply
-
-    def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.json"
-
-    def _checksum(self, key: str, reply: Reply) -> str:
-        return hashlib.sha256(json.dumps([key, reply.text, reply.served]).encode()).hexdigest()
-
-
-Keep = Callable[[str, Reply], Reply]  # called with each key and reply on arrival; returns the reply that counts
-
-
-class Writer(Protocol):
-    """A model that answers prompts independently of each other.
-
-    A reply's key has the model's `identity` and `sampling`: everything but the prompt that shapes a reply.
-    With `repeats`, the model gives the same reply when asked again.
-    """
-
-    @property
-    def identity(self) -> str: ...
-    @property
-    def sampling(self) -> Mapping[str, Any]: ...
-    @property
-    def repeats(self) -> bool: ...
-
-    def write(self, prompts: Mapping[str, str], keep: Keep) -> Iterator[tuple[str, Reply | Failure]]:
-        """Yield each key with its reply or failure, in order of arrival."""
-
-
-@dataclass(frozen=True)
-class ServerWriter(ServerSettings):
-    """A writer that requests chat completions from a server with OpenAI's API. A `temperature` of None is not sent.
-
-    A reply's key includes address, model and sampling, but not concurrency, retries or time-outs.
-    """
-
-    temperature: Annotated[float, Ge(0)] | None = 0.0
-    max_tokens: Annotated[int, Gt(0)] = 256
-
-    where: ClassVar[str] = "writer"
-    repeats: ClassVar[bool] = False
-
-    @property
-    def sampling(self) -> Mapping[str, Any]:
-        temperature = {} if self.temperature is None else {"temperature": self.temperature}
-        return {**temperature, "max_tokens": self.max_tokens, **self.extra}
-
-    @property
-    def identity(self) -> str:
-        """The model's name and the server's address, since servers may use one name for different models."""
-        return f"{self.model_name} at {self.base_url.rstrip('/')}"
-
-    def write(self, prompts: Mapping[str, str], keep: Keep) -> Iterator[tuple[str, Reply | Failure]]:
-        return RequestPool(self, prompts.items(), self._send, _read, keep).results()
-
-    async def _send(self, client: "AsyncOpenAI", prompt: str) -> Any:
-        return await client.chat.completions.with_raw_response.create(
-            model=self.model_name, messages=[{"role": "user", "content": prompt}], extra_body=dict(self.sampling)
-        )
-
-
-def replies(
-    writer: Writer,
-    asked: Iterable[tuple[str, Item]],
-    folder: Path,
-    recipe: int,
-    who: str,
-    useful: Callable[[Item, Reply], bool],
-) -> Iterator[tuple[str, Item, str, Reply | Failure]]:
-    """Yield (prompt, item, key, reply) for each (prompt, item): replies cached in `folder` first, then as they arrive.
-
-    Equal prompts are asked once, and their items get the same reply. A lock makes runs that ask the same model take
-    turns, so that each finds the replies of the one before. Warns if a model other than the requested one answered, or
-    more than one. `recipe` is a version number in each key, `who` the prefix of log lines. A cached reply that is
-    `useful` for none of its prompt's items is requested again and replaced, unless the writer would repeat it.
-    """
-    cache, model, sampling = ReplyCache(folder), writer.identity, writer.sampling
-    items: dict[str, list[Item]] = {}
-    for prompt, item in asked:
-        items.setdefault(prompt, []).append(item)
-    due: dict[str, str] = {}
-    unusable: dict[str, Reply] = {}
-    served: Counter[str] = Counter()
-    for prompt, prompt_items in items.items():
-        key = reply_key(model, [{"role": "user", "content": prompt}], sampling, recipe)
-        cached = cache.get(key)
-        if cached and (writer.repeats or any(useful(item, cached) for item in prompt_items)):
-            served[cached.served] += 1
-            yield from ((prompt, item, key, cached) for item in prompt_items)
-        else:
-            due[key] = prompt
-            unusable |= {key: cached} if cached else {}
-    if due:
-        with alone(folder / f"{reply_key(model, [], sampling, recipe)[:HASH_DIGITS]}.asked"):
-            for key, prompt in list(due.items()):
-                cached = cache.get(key)
-                if cached and cached != unusable.get(key):  # another run stored it meanwhile
-                    del due[key]
-                    yield from ((prompt, item, key, cached) for item in items[prompt])
-            if due:
-                log.info("%-9s asking %s for %d replies; %d kept", who, model, len(due), len(items) - len(due))
-                arriving = writer.write(due, lambda key, reply: cache.keep(key, reply, unusable.get(key)))
-                for key, reply in arriving:
-                    served[reply.served if isinstance(reply, Reply) else ""] += 1
-                    yield from ((due[key], item, key, reply) for item in items[due[key]])
-    names = sorted(name for name in served if name)
-    if len(names) > 1 or any(is_other_model(name, model.rpartition(" at ")[0]) for name in names):
-        counts = ", ".join(f"{name} ({served[name]})" for name in names)
-        log.warning("%-9s asked for %s, and the server says that these models answered: %s", who, model, counts)
-
-
-def _read(body: bytes) -> Reply | FailedTry:
-    try:
-        completion = json_of(body)
-        choices, served = completion["choices"], completion.get("model")
-        message, finish = choices[0]["message"], choices[0].get("finish_reason")
-        content, extras = message["content"], [part for part in ("refusal", "tool_calls") if message.get(part)]
-        f"{content}".encode()  # an unpaired surrogate cannot be encoded
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return FailedTry("the server's answer is no chat completion", "outage")
-    if completion.get("error"):
-        return FailedTry("the server's answer tells an error", "outage")
-    if finish == "content_filter" and not extras and len(choices) == 1:
-        return FailedTry("the server's filter stopped the reply", "refused")
-    faults = {
-        f"the reply comes with {' and '.join(extras)}": bool(extras),
-        f"the server gave {len(choices)} replies to one prompt": len(choices) != 1,
-        "the reply was cut at writer.max_tokens": finish == "length",
-        f"the server ended the reply with {word(finish)!r}": finish not in WHOLE,
-        "the reply is empty": not isinstance(content, str) or not content.strip(),
-    }
-    reason = next((reason for reason, applies in faults.items() if applies), "")
-    return FailedTry(reason, "unusable") if reason else Reply(content, word(served))
