@@ -57,8 +57,8 @@ class Chunk:
         self.starts: list[tuple[list[int], Rendered]] = []  # how the responses to the last turn begin: ids and text
         if self.intervened is not None:
             self.rows = []
-            for each, row, sample in chunk:
-                beginning = (interventions[each.name] or self.intervened).beginnings[row.id, sample]
+            for row_benchmark, row, sample in chunk:
+                beginning = (interventions[row_benchmark.name] or self.intervened).beginnings[row.id, sample]
                 self.starts.append(self.start(beginning))
                 self.rows.append(replace(row, prompt=beginning.message))
             self.benchmark = replace(benchmark, form="{prompt}")  # the message has its form already
