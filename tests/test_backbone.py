@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from tiny import CHATML, LORA, backbone
 
 from alttrain import hub
-from alttrain.backbone import Shape, Weights, Wheel, resolve, source
+from alttrain.backbone import FullFineTuning, LoRA, Shape, Weights, Wheel, resolve, source
 from alttrain.backbone.attention import NAME, SHORT, PackedSequences, group_lengths, row_masks
 from alttrain.backbone.device import Device, check_kernels, free_system_memory, number_bytes
 from alttrain.backbone.fused import CHUNK, response_loss
@@ -807,6 +807,18 @@ def test_training_by_hand() -> None:
     assert parts["loss"] == CHUNK * 50 * 6
     eager = training_bytes(BY_HAND, 2, rank=3, targets=["q_proj"], lengths=[6, 4], attention="eager")
     assert eager["activations"] - parts["activations"] == 2 * 4 * (100 * 6 - 2 * (36 + 16))
+
+
+def test_an_estimate_is_of_what_the_adapter_trains() -> None:
+    def parts(adapter: Any) -> dict[str, int]:
+        return training_bytes(BY_HAND, 2, lengths=[6, 4], **adapter.footprint(2))
+
+    lora = LoRA(3, 6, ["q_proj"])
+    assert parts(lora) == training_bytes(BY_HAND, 2, 3, ["q_proj"], [6, 4])
+    assert parts(replace(lora, dropout=0.1)) == training_bytes(BY_HAND, 2, 3, ["q_proj"], [6, 4], dropout=True)
+    assert parts(replace(lora, dropout=0.1))["activations"] > parts(lora)["activations"]
+    assert parts(FullFineTuning("bfloat16")) == training_bytes(BY_HAND, 2, 0, (), [6, 4], kept=2)
+    assert parts(FullFineTuning("float32")) == training_bytes(BY_HAND, 2, 0, (), [6, 4], kept=4)
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,7 @@ def test_held_out_rows_have_the_proportions_and_are_no_others(held_out: float, c
 def test_held_out_rows_stay_while_the_amounts_grow() -> None:
     small, large = (dataset(size=size, harmful_share=0.6, held_out=10).select(2, {}) for size in (20, 80))
     assert ids(small.held_out) == ids(large.held_out)
+    assert {*ids(dataset(held_out=10).select(2, {}).held_out)} == {*ids(large.held_out)}  # of all rows, too
     assert not set(ids(large.examples)) & set(ids(large.held_out))
 
 

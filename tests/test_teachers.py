@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -19,8 +19,8 @@ from stub_server import HARMFUL, HARMLESS, RESET, Say, Serve, Stub, right
 
 from alttrain.config import instantiate
 from alttrain.dataset import embedded_rows
-from alttrain.llm import is_other_model
-from alttrain.llm.replies import Reply, ReplyCache, reply_key
+from alttrain.llm import Failure, is_other_model
+from alttrain.llm.replies import Keep, Reply, ReplyCache, replies, reply_key
 from alttrain.records import Example, Label, Rejected, Segment
 from alttrain.rewrite.teachers import (
     DISAGREES,
@@ -304,6 +304,30 @@ def test_first_reply_counts(tmp_path: Path) -> None:
     assert cache.get("ab1") is None
     assert cache.keep("ab1", Reply("first")) == Reply("first")
     assert cache.keep("ab1", Reply("second")) == cache.get("ab1") == Reply("first")
+
+
+def test_a_kept_reply_that_is_useful_for_one_of_equal_prompts_is_not_asked_for_again(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Model:
+        identity, sampling, repeats = "m", dict[str, Any](), False
+
+        def write(self, prompts: Mapping[str, str], keep: Keep) -> Iterator[tuple[str, Reply | Failure]]:
+            for key, prompt in prompts.items():
+                asked.append(prompt)
+                yield key, keep(key, Reply(f"reply {len(asked)}"))
+
+    def replied(useful: Callable[[int, Reply], bool]) -> set[tuple[str, int, str]]:
+        items = [("a", 1), ("b", 2), ("a", 3)]
+        found = replies(Model(), items, tmp_path, 1, "test", useful)
+        return {(prompt, item, reply.text) for prompt, item, _, reply in found if isinstance(reply, Reply)}
+
+    first = replied(lambda item, reply: True)
+    assert (first, asked) == ({("a", 1, "reply 1"), ("b", 2, "reply 2"), ("a", 3, "reply 1")}, ["a", "b"])
+    assert replied(lambda item, reply: item != 1) == first
+    assert asked == ["a", "b"]
+    assert replied(lambda item, reply: item == 2) == {("a", 1, "reply 3"), ("b", 2, "reply 2"), ("a", 3, "reply 3")}
+    assert asked == ["a", "b", "a"]
 
 
 def test_key_is_all_that_shapes_a_reply_and_nothing_else(serve: Serve, context: TeacherContext) -> None:
