@@ -73,7 +73,7 @@ def draw_probes(frame: pd.DataFrame, path: Path) -> bool:
     panels_of = list(frame.groupby(["target", "layer"], sort=False))
     across = frame.layer.nunique()
     title = f"Probes of {frame.backbone.iloc[0]} on {frame.benchmarks.iloc[0].replace(' ', ', ')}"
-    title += ": 95 % intervals; dotted: 95th percentile with permuted labels; dashed: the prompt's label alone"
+    title += ", 95 % intervals\ndotted: 95th percentile with permuted labels; dashed: the prompt's label alone"
     size = 1 + 2.2 * across, 1 + 2 * len(panels_of) / across + 0.15 * len(runs)
     with figure(*size, path, title, across, len(panels_of) // across, sharey=True) as (fig, panels):
         for axes, ((target, layer), rows) in zip(panels, panels_of, strict=True):
