@@ -22,7 +22,7 @@ from trace_labels import LABELS, SHARED, LabelledTrace, labelled_traces
 from train_thoughts import cross_validated
 
 from alttrain.dataset import embedded_rows
-from alttrain.english.thought import said_by
+from alttrain.english.thought import score_sentences_with
 from alttrain.evaluation.statistics import rate
 from alttrain.records import Rejected, Segment
 from alttrain.rewrite import AltTrain, Restatement, TemplateTeacher, TraceUnderstanding, read, render
@@ -121,7 +121,7 @@ def raw(traces: Sequence[LabelledTrace], folds: int) -> Iterator[Compared]:
         return
     seen = [trace for trace in traces if trace.split != "held"]
     for model, left in cross_validated(seen, folds, lambda trace: trace.split == "dev"):
-        yield from (compare(trace, read(trace.thought, said_by(model, trace.thought))) for trace in left)
+        yield from (compare(trace, read(trace.thought, score_sentences_with(model, trace.thought))) for trace in left)
 
 
 def table(groups: dict[str, list[Compared]]) -> Iterator[str]:

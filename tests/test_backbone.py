@@ -34,7 +34,7 @@ from alttrain.backbone.source import public_name
 from alttrain.backbone.weights import (
     Base,
     add_lora,
-    beside,
+    attach_adapter,
     choose_dtype,
     load_model,
     load_tokenizer,
@@ -545,7 +545,7 @@ def test_tensors_that_are_not_the_adapters_are_never_merged(
     save_file(make(load_file(adapter / "adapter_model.safetensors")), tmp_path / "adapter_model.safetensors")
     model = load_model(Weights(tiny_folder, "local"), torch.float32, "cpu")
     before = {name: weight.clone() for name, weight in model.named_parameters()}
-    for use in (Base(model).merge, lambda adapter: beside(model, adapter)):
+    for use in (Base(model).merge, lambda adapter: attach_adapter(model, adapter)):
         with pytest.raises(ValueError, match=rf"adapter_model\.safetensors .*{told}.*; remove the folder and train"):
             use(read_adapter(tmp_path))
     assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())

@@ -315,7 +315,7 @@ def test_losses_are_the_logs(runs: Path, drawn: list[Any], tmp_path: Path) -> No
 
 def test_lengths_are_the_generations(runs: Path, drawn: list[Any], tmp_path: Path) -> None:
     own = variants(evaluations(runs))
-    made = list(own[0].judged)
+    made = list(own[0].evaluations)
     by_rewrite = {one.rewrite: lengths(one, made) for one in own if one.dataset == "alttrain_1k"}
     assert by_rewrite["none"] == {"harmful": [900] * 40, "benign": [900] * 60}
     assert by_rewrite["plain"] == {"harmful": [10] * 80, "benign": [10] * 120}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from alttrain.evaluation import JudgeContext, RefusalJudge, judged
-from alttrain.evaluation.judged import Judgements, own_name
+from alttrain.evaluation.judged import Judgements, working_file_name
 from alttrain.evaluation.judges.judge import NO_REPLY
 from alttrain.llm import GIVEN_UP
 from alttrain.records import Generation, Judgement, read_rows, write_rows
@@ -67,7 +67,7 @@ def test_batches_and_interruptions_leave_the_same_file(
     random.Random(1).shuffle(lines)
     again = judgements(torn, rows)
     again.path.parent.mkdir()
-    own = again.path.parent / own_name("answer", {})
+    own = again.path.parent / working_file_name("answer", {})
     own.write_bytes(b"".join(lines[:50]) + lines[3] + lines[50][:20])  # one twice, and one torn
     (torn / "judgements.jsonl").write_bytes(b"".join(lines[40:70]) + lines[45] + lines[70][:20])
     again.find()
@@ -94,7 +94,7 @@ def test_a_server_that_is_given_up_is_not_asked_batch_after_batch(
     told.find()
     told.make("dead", "answer", JudgeContext(tmp_path))
     assert asked == [10]
-    assert len(read_rows(tmp_path / "judging" / own_name("answer", {}), Judgement)) == 35
+    assert len(read_rows(tmp_path / "judging" / working_file_name("answer", {}), Judgement)) == 35
     again = Judgements(tmp_path, {"dead": Dead()}, ["answer"], {"dead": {}}, {})  # type: ignore[dict-item]
     again.find()
     assert again.lacking("dead", "answer") == 35

@@ -432,13 +432,13 @@ def test_another_part_is_a_measure_of_its_own_and_has_no_agreement(tmp_path: Pat
 
     mend(folder, change)
     (one,) = evaluations(tmp_path)
-    ((name, view),) = one.beside().items()
-    assert (name, view.measure, view.judge, view.made[2]) == ("harmful_rate.thought", name, "judge", "t")
+    ((name, view),) = one.views().items()
+    assert (name, view.measure, view.judge, view.key[2]) == ("harmful_rate.thought", name, "judge", "t")
     assert view.decides == one.decides._replace(measure=name, part="thought")
     assert [(metric["metric"], metric["value"]) for metric in view.judged["metrics"]] == [(name, 0.25)]
     assert view.provenance is one.provenance  # the judge that decides
     mend(folder, lambda record: record["metrics"].pop())
-    assert [one.beside() for one in evaluations(tmp_path)] == [{}]
+    assert [one.views() for one in evaluations(tmp_path)] == [{}]
 
 
 def test_another_judges_verdicts_stand_beside_with_their_agreement_and_in_a_column_of_this_judge(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alttrain.english import says
+from alttrain.english import score_sentences
 from alttrain.english.thought import LETTERS
 from alttrain.rewrite import parse, read
 
@@ -39,7 +39,7 @@ def test_the_script_makes_the_weights_again(tmp_path: Path) -> None:
     ],
 )
 def test_sentence_says_one_thing(sentence: str, field: str) -> None:
-    (found,) = says(sentence)
+    (found,) = score_sentences(sentence)
     told = {name: getattr(found, name) for name in ("understanding", "harmful", "harmless", "refusal", "going_on")}
     assert max(told, key=lambda name: told[name]) == field
     assert told[field] > 0.5
@@ -97,7 +97,7 @@ def test_labels_are_of_the_sentences_that_are_read(traces: list[LabelledTrace]) 
     for trace in traces:
         if trace.source == "written":  # four of these end sentences before a small letter
             continue
-        assert tuple((one.start, one.end) for one in says(trace.thought)) == trace.spans, trace.id
+        assert tuple((one.start, one.end) for one in score_sentences(trace.thought)) == trace.spans, trace.id
         assert set("".join(trace.letters)) <= set(LETTERS), trace.id
         assert (trace.main is None) == (trace.verdict == "none"), trace.id
 

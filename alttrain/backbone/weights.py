@@ -355,7 +355,7 @@ def _some(names: set[str]) -> str:
     return min(names) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
-def beside(model: torch.nn.Module, adapter: Adapter) -> torch.nn.Module:
+def attach_adapter(model: torch.nn.Module, adapter: Adapter) -> torch.nn.Module:
     """Return the model with the adapter applied but not merged, for quantised weights, which cannot be updated."""
     from peft import PeftModel
 

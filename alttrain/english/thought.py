@@ -29,7 +29,7 @@ _ENDS = frozenset([".", ",", ";", ":", "!", "?", "but", "however", "because", "s
 
 
 @dataclass(frozen=True)
-class Said:
+class SentenceScores:
     """Probabilities of what the sentence text[start:end] says."""
 
     start: int
@@ -42,17 +42,17 @@ class Said:
 
 
 @lru_cache(maxsize=64)  # several functions read the same thought
-def says(text: str) -> tuple[Said, ...]:
+def score_sentences(text: str) -> tuple[SentenceScores, ...]:
     """Return what each sentence of a text says, in order."""
-    return said_by(LinearModel.read(Path(__file__).with_name("thought.tsv")), text)
+    return score_sentences_with(LinearModel.read(Path(__file__).with_name("thought.tsv")), text)
 
 
-def said_by(model: LinearModel, text: str) -> tuple[Said, ...]:
-    """Like `says`, with the given model."""
+def score_sentences_with(model: LinearModel, text: str) -> tuple[SentenceScores, ...]:
+    """Like `score_sentences`, with the given model."""
     spans = list(sentences(text))
     readings = map(model, features([text[start:end] for start, end in spans]))
     pairs = zip(spans, readings, strict=True)
-    return tuple(Said(*span, *(probabilities[letter] for letter in LETTERS)) for span, probabilities in pairs)
+    return tuple(SentenceScores(*span, *(probabilities[letter] for letter in LETTERS)) for span, probabilities in pairs)
 
 
 def features(thought: Sequence[str]) -> Iterator[dict[str, float]]:

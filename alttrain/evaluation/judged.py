@@ -60,7 +60,7 @@ class Judgements:
     ) -> None:
         self.folder, self.path = folder, folder / JUDGING / "judgements.jsonl"
         self.judges, self.entries = judges, entries
-        self.asked: list[tuple[str, Part]] = list(product(judges, parts))
+        self.requested_blocks: list[tuple[str, Part]] = list(product(judges, parts))
         self.generations, self._old_path, self._names = folder / "generations.jsonl", folder / "judgements.jsonl", names
         self._row_numbers: dict[tuple[str, int], int] = {}
         self._hashes: list[str] = []
@@ -75,7 +75,7 @@ class Judgements:
             warning = f"{count} rows, such as {first}, are not what this run generated, and judged as they are"
             log.warning("%s: %s; delete their lines to have them generated again", self.generations, warning)
         self.rows = len(self._hashes)
-        self.blocks: list[tuple[str, str]] = list(self.asked)
+        self.blocks: list[tuple[str, str]] = list(self.requested_blocks)
         self._judged = {block: bytearray(self.rows) for block in self.blocks}  # 1 for each generation that is judged
         self._undecided: dict[tuple[str, str, int], Judgement] = {}
 
@@ -87,7 +87,7 @@ class Judgements:
         self.path.parent.mkdir(exist_ok=True)
         records.repair_rows(self._old_path)
         self._taken = bytearray(self._takes(row) for row in self._old_rows())
-        for judge, part in self.asked:
+        for judge, part in self.requested_blocks:
             path = self._working_path(judge, part)
             records.repair_rows(path)
             if path.exists():  # under the name that the judge has now
@@ -110,7 +110,7 @@ class Judgements:
         flags = self._judged.setdefault(block, bytearray(self.rows))
         if flags[number]:
             return False
-        if block in self.asked and self.unsettled(row):
+        if block in self.requested_blocks and self.unsettled(row):
             self._undecided[row.judge, row.part, number] = row
             return False
         flags[number] = 1
@@ -166,7 +166,7 @@ class Judgements:
             path = self._working_path(*block)
             records.append_rows(path, self._still_valid({block}))
             log.warning("%s did not judge every text; its verdicts are kept in %s", block[0], path)
-        paths = (self._working_path(*block) for block in self.asked)
+        paths = (self._working_path(*block) for block in self.requested_blocks)
         new_rows = (records.iterate_rows(path, Judgement) for path in paths if path.exists())
         records.write_rows(self.path, chain(self._still_valid(self._starts), *new_rows))
         starts, numbers = self._starts, self._row_numbers
@@ -175,7 +175,7 @@ class Judgements:
 
     def _working_path(self, judge: str, part: str) -> Path:
         """The path of the file to which a judge at work appends its verdicts on one part."""
-        return self.path.with_name(own_name(part, self.entries[judge]))
+        return self.path.with_name(working_file_name(part, self.entries[judge]))
 
     def _still_valid(self, blocks: Collection[tuple[str, str]]) -> Iterator[Judgement]:
         """The rows of the present judgements.jsonl, of these blocks, that `find` took."""
@@ -188,7 +188,7 @@ class Judgements:
         return islice(records.iterate_rows(self.path, Judgement, self._starts[judge, part]), self.rows)
 
 
-def own_name(part: str, entry: Mapping[str, Any]) -> str:
+def working_file_name(part: str, entry: Mapping[str, Any]) -> str:
     """The name of the file of a judge at work, given its entry in judges.json.
 
     The judge's name is no part of it, since another judge of the same name may change it.
@@ -244,7 +244,7 @@ def put_in_place(folder: Path) -> bool:
             (judging / name).replace(folder / name)
     entries = records.read_json(folder / "judges.json")
     for judge in (judged["analysis"]["decides"], *judged["analysis"]["others"]):
-        (judging / own_name(judge["part"], entries[judge["judge"]])).unlink(missing_ok=True)
+        (judging / working_file_name(judge["part"], entries[judge["judge"]])).unlink(missing_ok=True)
     (judging / "metrics.json").replace(folder / "metrics.json")
     with suppress(OSError):  # not empty: verdicts that wait for their judge
         judging.rmdir()

@@ -111,7 +111,7 @@ class ServerEngine:
             return await client.completions.with_raw_response.create(model=model, prompt=content, extra_body=request)
 
         as_text = self.server.api == "text"
-        spellings = [spelt(prompt, self.renderer, decoding) if as_text else (prompt, "") for prompt in prompts]
+        spellings = [prompt_as_text(prompt, self.renderer, decoding) if as_text else (prompt, "") for prompt in prompts]
         sent = {number: spelling[0] for number, spelling in enumerate(spellings) if spelling is not None}
         pool = RequestPool(self.server, sent.items(), send, self._read, text_of=lambda prompt: prompt.text)
         for number, result in pool.results():
@@ -129,7 +129,7 @@ class ServerEngine:
 
     def _request(self, prompt: Prompt, decoding: Decoding) -> dict[str, Any]:
         as_text = self.server.api == "text"
-        content = self.renderer.broken(prompt.text).removeprefix(self._added) if as_text else prompt.ids
+        content = self.renderer.escape_special_tokens(prompt.text).removeprefix(self._added) if as_text else prompt.ids
         request = {"model": self.model, "prompt": content}
         request |= {"max_tokens": prompt.most(decoding), "temperature": decoding.temperature}
         if decoding.temperature:
@@ -163,7 +163,7 @@ class ServerEngine:
         return Written(text.removesuffix(self.renderer.backbone.template.end), finish)
 
 
-def spelt(prompt: Prompt, renderer: Any, decoding: Decoding) -> tuple[Prompt, str] | None:
+def prompt_as_text(prompt: Prompt, renderer: Any, decoding: Decoding) -> tuple[Prompt, str] | None:
     """Return a prompt whose ids are those of its text, and the white space after it, which the model has to write.
 
     None if the text has other ids even without the white space at its end.

@@ -20,7 +20,7 @@ import pandas as pd
 from alttrain.evaluation import statistics
 from alttrain.evaluation.statistics import UNKNOWN
 from alttrain.report.estimates import NAN, Crossed, Seeds, common_seeds, cross, share
-from alttrain.report.evaluation import Evaluation, Made, Verdicts
+from alttrain.report.evaluation import BenchmarkKey, Evaluation, Verdicts
 from alttrain.report.variants import Column, Variant, mean_columns, protocols_of
 
 Key = TypeVar("Key", bound=Hashable)
@@ -147,31 +147,31 @@ def comparisons(variants: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
     means = {name: list(mean_columns(judged, name).values()) for name, judged in protocols_of(variants).items()}
 
     @cache  # a baseline is compared with many variants
-    def verdicts_of(variant: Variant, made: Made) -> dict[int, Verdicts]:
-        return {seed: evaluation.verdicts() for seed, evaluation in variant.judged[made].items()}
+    def verdicts_of(variant: Variant, cell: BenchmarkKey) -> dict[int, Verdicts]:
+        return {seed: evaluation.verdicts() for seed, evaluation in variant.evaluations[cell].items()}
 
     for variant in variants:
-        sets: dict[Made, tuple[dict[int, Verdicts], dict[int, Verdicts]]] = {}
-        for made, judged in variant.judged.items():
+        sets: dict[BenchmarkKey, tuple[dict[int, Verdicts], dict[int, Verdicts]]] = {}
+        for key, judged in variant.evaluations.items():
             # the untrained backbone judged in the same way: an unmodified one first, then one with the same dataset
-            untrained = [v for v in variants if v.untrained and v.backbone == variant.backbone and made in v.judged]
+            untrained = [v for v in variants if v.untrained and v.backbone == variant.backbone and key in v.evaluations]
             baseline = min(untrained, key=lambda v: (bool(v.changed), v.dataset != variant.dataset), default=variant)
-            both = [*judged.values(), *baseline.judged[made].values()]
+            both = [*judged.values(), *baseline.evaluations[key].values()]
             measure = both[0].measure
             if variant.untrained or baseline is variant or any(evaluation.measure != measure for evaluation in both):
                 continue
-            before = verdicts_of(baseline, made)
+            before = verdicts_of(baseline, key)
             after = {seed: evaluation.verdicts() for seed, evaluation in judged.items()}
-            sets[made] = after, before
-            key = (variant, Column(measure, made[0], (made,)))
-            contrasts[key] = contrast([sets[made]])
+            sets[key] = after, before
+            cell = (variant, Column(measure, key[0], (key,)))
+            contrasts[cell] = contrast([sets[key]])
             for seed, evaluation in judged.items():  # against the same seed of the baseline, else its first
                 base_seed = seed if seed in before else next(iter(before))
-                row = _comparison(baseline.judged[made][base_seed], before[base_seed], evaluation, after[seed])
-                rows.append((key, row | {"seeds": len(after)}))
-        for column in (column for name in {made[0] for made in variant.judged} for column in means[name]):
-            if all(made in sets for made in column.made):
-                contrasts[variant, column] = contrast([sets[made] for made in column.made])
+                row = _comparison(baseline.evaluations[key][base_seed], before[base_seed], evaluation, after[seed])
+                rows.append((cell, row | {"seeds": len(after)}))
+        for column in (column for name in {key[0] for key in variant.evaluations} for column in means[name]):
+            if all(key in sets for key in column.sets):
+                contrasts[variant, column] = contrast([sets[key] for key in column.sets])
     frame, contrasts = _family(rows, contrasts, COMPARED)
     return frame.sort_values(["run", "benchmark", "protocol"], kind="stable", ignore_index=True), contrasts
 
@@ -198,39 +198,39 @@ DECIDED = [
 """The columns of decided.csv."""
 
 
-def interventions(variants: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple[Variant, Made], Contrast]]:
+def interventions(variants: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple[Variant, BenchmarkKey], Contrast]]:
     """The rows of interventions.csv, and the contrast of each variant and intervened benchmark.
 
     A row compares a run's benchmark under an intervention with the same run's benchmark without it, on the prompts that
     have a verdict in both, if both were judged and otherwise made in the same way. `left_out` counts the texts that the
     intervention does not apply to. The contrasts are a family of their own for Holm's method.
     """
-    rows: list[tuple[tuple[Variant, Made], dict[str, Any]]] = []
-    contrasts: dict[tuple[Variant, Made], Contrast] = {}
+    rows: list[tuple[tuple[Variant, BenchmarkKey], dict[str, Any]]] = []
+    contrasts: dict[tuple[Variant, BenchmarkKey], Contrast] = {}
     for variant in variants:
-        by_made = {(made, seed): e for made, seeds in variant.judged.items() for seed, e in seeds.items()}
-        for made, seeds in variant.judged.items():
+        by_key = {(key, seed): e for key, seeds in variant.evaluations.items() for seed, e in seeds.items()}
+        for key, seeds in variant.evaluations.items():
             pairs = {
                 seed: (base, evaluation)
                 for seed, evaluation in seeds.items()
-                if evaluation.intervention and (base := by_made.get((base_of(evaluation), seed)))
+                if evaluation.intervention and (base := by_key.get((base_of(evaluation), seed)))
             }
             if not pairs:
                 continue
             before = {seed: base.verdicts() for seed, (base, _) in pairs.items()}
             after = {seed: evaluation.verdicts() for seed, (_, evaluation) in pairs.items()}
-            contrasts[variant, made] = contrast([(after, before)])
+            contrasts[variant, key] = contrast([(after, before)])
             for seed, (base, evaluation) in pairs.items():
                 row, intervention = _comparison(base, before[seed], evaluation, after[seed]), evaluation.intervention
                 both = {text: verdict for text, verdict in after[seed].items() if before[seed].get(text) is not None}
                 _, low, high = share({seed: both}) if row["n"] else UNKNOWN
                 row |= {"intervention": intervention["name"], "left_out": intervention["left_out"]}
-                row |= {"share": kept_by(evaluation), "rate_low": low, "rate_high": high, "of_hash": base.made[2]}
-                rows.append(((variant, made), row | {"benchmark": base.benchmark, "seeds": len(pairs)}))
+                row |= {"share": kept_by(evaluation), "rate_low": low, "rate_high": high, "of_hash": base.key[2]}
+                rows.append(((variant, key), row | {"benchmark": base.benchmark, "seeds": len(pairs)}))
     return _family(rows, contrasts, INTERVENED)
 
 
-def base_of(evaluation: Evaluation) -> Made:
+def base_of(evaluation: Evaluation) -> BenchmarkKey:
     """How the number without an evaluation's intervention is made; one that was made otherwise is not compared."""
     return evaluation.protocol, evaluation.intervention["of"], evaluation.intervention["of_hash"]
 
@@ -252,7 +252,7 @@ def decided(variants: Sequence[Variant]) -> pd.DataFrame:
     rows = []
     for variant in variants:
         cuts: dict[tuple[Any, ...], dict[float, Evaluation]] = defaultdict(dict)
-        for seeds in variant.judged.values():
+        for seeds in variant.evaluations.values():
             for evaluation in seeds.values():
                 if evaluation.intervention and not math.isnan(kept := kept_by(evaluation)):
                     cuts[evaluation.run, *base_of(evaluation)][kept] = evaluation
@@ -289,6 +289,6 @@ def _comparison(baseline: Evaluation, before: Verdicts, evaluation: Evaluation, 
         rates = [math.fsum(value or 0 for value in arm[0].values()) / len(arm[0]) for arm in reversed(arms)]
     names = {"run": evaluation.run, "baseline": baseline.run}
     names |= {"benchmark": evaluation.benchmark, "metric": evaluation.measure}
-    names |= {"protocol": evaluation.protocol, "protocol_hash": evaluation.made[2], "judge": evaluation.judge}
+    names |= {"protocol": evaluation.protocol, "protocol_hash": evaluation.key[2], "judge": evaluation.judge}
     values = {"baseline_value": rates[0], "value": rates[1], "difference": difference, "low": low, "high": high}
     return {**names, **values, **counts}

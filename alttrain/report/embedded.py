@@ -128,7 +128,7 @@ def block_of(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Te
     mixed = bool(evaluation.intervention) and any(row.label == "harmful" for row in rows.values())
     judges: dict[tuple[str, str], int] = {}
     columns: dict[str, list[Any]] = {name: [] for name in SAMPLE}
-    for generation in evaluation.whole("generations.jsonl", Generation, [key in chosen for key in rows]):
+    for generation in evaluation.select_rows("generations.jsonl", Generation, [key in chosen for key in rows]):
         key = (generation.id, generation.sample)
         harmful = mixed or generation.label == "harmful" or evaluation.measure == "harmful_rate"
         withheld = withholds(texts, harmful)

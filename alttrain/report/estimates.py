@@ -120,10 +120,10 @@ class Number(NamedTuple):
 def numbers(variant: Variant, columns: Iterable[Column]) -> dict[Column, Number]:
     """The variant's number in each column; columns by which it was not judged are absent."""
     training = _training(variant)
-    values = {made: {seed: values_of(e) for seed, e in seeds.items()} for made, seeds in variant.every.items()}
+    values = {key: {seed: values_of(e) for seed, e in seeds.items()} for key, seeds in variant.all_evaluations.items()}
     by_column: dict[Column, Number] = {}
     for column in columns:
-        sets = [values.get(made, {}) for made in column.made]
+        sets = [values.get(key, {}) for key in column.sets]
         number = _number(variant, column, sets) if column.kind != "training" else training.get(column.measure)
         by_column |= {column: number} if number else {}
     return by_column
@@ -164,7 +164,9 @@ def _number(variant: Variant, column: Column, sets: Sequence[Mapping[int, Mappin
         pooled = {seed: {t: v for seeds in sets for t, v in seeds[seed].get(measure, {}).items()} for seed in common}
         n = sum(value is not None for values in pooled.values() for value in values.values())
         return Number(*(share if measure in ASSESSING else mean)(pooled), n, len(pooled)) if n else None
-    metrics = [[evaluation.metric(measure) for evaluation in variant.every[made].values()] for made in column.made]
+    metrics = [
+        [evaluation.metric(measure) for evaluation in variant.all_evaluations[key].values()] for key in column.sets
+    ]
     if not all(map(all, metrics)):
         return None
     decided = [
@@ -212,7 +214,7 @@ def by_category(variants: Sequence[Variant]) -> pd.DataFrame:
     """The rows of categories.csv: attack success by hazard category, for benchmarks whose rows have two or more."""
     rows = []
     for variant in variants:
-        for (protocol, benchmark, digest), evaluations in variant.judged.items():
+        for (protocol, benchmark, digest), evaluations in variant.evaluations.items():
             first = next(iter(evaluations.values()))
             if first.measure != "harmful_rate":
                 continue
@@ -266,7 +268,7 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
             "assessed_at": statistics.mean_by_item([share for share, _ in positions], [name for _, name in positions]),
         }
         row: dict[str, Any] = {"run": evaluation.run, "benchmark": evaluation.benchmark}
-        row |= {"protocol": evaluation.protocol, "protocol_hash": evaluation.made[2], "judge": evaluation.judge}
+        row |= {"protocol": evaluation.protocol, "protocol_hash": evaluation.key[2], "judge": evaluation.judge}
         row |= {"n": len(acting), "assessed": len(assessed)}
         row |= {"safe_thought": safe.count(1), "safe_answer": safe.count(-1)}
         for name, estimate in estimates.items():

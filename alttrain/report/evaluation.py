@@ -16,7 +16,7 @@ from alttrain.report.measures import MEASURES, base, by_judge
 
 REMEDY = "run the judge stage again"
 Row = TypeVar("Row")
-Made = tuple[str, str, str]  # how a number was made: (protocol, benchmark, protocol hash)
+BenchmarkKey = tuple[str, str, str]  # (protocol, benchmark, protocol hash)
 Text = tuple[str, int]  # the key of a verdict: (id of the prompt, sample)
 Verdicts = dict[Text, bool | None]
 
@@ -103,7 +103,7 @@ class Evaluation:
     - `names`                   run.json; `run` is the run's name, and `seed` its seed
     - `method`                  what the run's method is called everywhere (`name_methods`)
     - `judged`                  metrics.json; `measure` is the benchmark's own measure, the first in it
-    - `made`                    how the numbers were made; numbers made in different ways never share a column
+    - `key`                     how the numbers were made; those with different keys never share a column
     - `setting`                 the settings in which this way differs from others of the same name (`name_settings`)
     - `provenance`, `analysis`  of metrics.json
     - `intervention`            its name and settings; empty without one
@@ -121,7 +121,7 @@ class Evaluation:
         self.analysis: dict[str, Any] = judged["analysis"]
         self.intervention: Mapping[str, Any] = self.provenance["intervention"] or {}
         self.protocol = str(self.provenance["protocol"])
-        self.made: Made = self.protocol, self.benchmark, str(self.provenance["protocol_hash"])
+        self.key: BenchmarkKey = self.protocol, self.benchmark, str(self.provenance["protocol_hash"])
         self.method = self.setting = ""
         self.tables: Sequence[str] = self.provenance["tables"]
         self.labels: Mapping[str, str] = self.provenance["labels"]
@@ -137,10 +137,10 @@ class Evaluation:
         """A metric by name, as in metrics.json."""
         return next((metric for metric in self.judged["metrics"] if metric["metric"] == name), None)
 
-    def beside(self) -> dict[str, "Evaluation"]:
+    def views(self) -> dict[str, "Evaluation"]:
         """The metrics by other judges or of other parts, and agreements, each as an evaluation with it as its measure.
 
-        `made` is as if that judge and part decided, so that a judge's numbers share a column whether it decides or not.
+        `key` is as if that judge and part decided: a judge's numbers share a column whether it decides or not.
         """
         metrics, views = {metric["metric"]: metric for metric in self.judged["metrics"]}, dict[str, Evaluation]()
         for entry in self.analysis["others"]:
@@ -150,7 +150,7 @@ class Evaluation:
             if name in metrics:
                 views[name] = self._view(metrics[name], decides.measure, digest, judge, decides)
             if same_part and f"kappa.{judge}" in metrics:
-                judges, digests = zip(*sorted([(self.judge, self.made[2]), (judge, digest)]), strict=True)
+                judges, digests = zip(*sorted([(self.judge, self.key[2]), (judge, digest)]), strict=True)
                 both = " ".join(digests), " and ".join(judges)
                 views[f"kappa.{judge}"] = self._view(metrics[f"kappa.{judge}"], "kappa", *both, self.decides)
         return views
@@ -161,7 +161,7 @@ class Evaluation:
         """This evaluation with one of its metrics as its measure."""
         view = copy.copy(self)
         view.measure, view.judge, view.decides = measure, judge, decides
-        view.made = *self.made[:2], protocol_hash
+        view.key = *self.key[:2], protocol_hash
         view.analysis = {**self.analysis, "others": []}
         view.judged = {**self.judged, "metrics": [{**metric, "metric": measure}]}
         if decides.judge != self.judge:  # published figures are of the judge that decides
@@ -219,7 +219,7 @@ class Evaluation:
         """The token counts of each text."""
         return self._rows("generations.jsonl", Tokens)
 
-    def whole(self, name: str, row_type: type[Row], wanted: Sequence[bool]) -> list[Row]:
+    def select_rows(self, name: str, row_type: type[Row], wanted: Sequence[bool]) -> list[Row]:
         """The selected rows of a file with all their fields. `wanted` has one entry per row."""
         if not any(wanted):
             return []

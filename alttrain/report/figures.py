@@ -41,7 +41,7 @@ from alttrain.report.drawing import (
     stack,
 )
 from alttrain.report.estimates import FLOWS
-from alttrain.report.evaluation import Made
+from alttrain.report.evaluation import BenchmarkKey
 from alttrain.report.measures import MEASURES, OFFLINE, base
 from alttrain.report.processes import second_process
 from alttrain.report.tables import ROW, TABLES, listed, pivot
@@ -263,7 +263,9 @@ FLOW = {
 FLOWN = {"harmful_rate": "benchmarks of harm", "over_refusal_rate": "benchmarks of over-refusal"}
 
 
-def draw_flow(variants: Sequence[Variant], benchmarks: Sequence[Made], thoughts: pd.DataFrame, path: Path) -> bool:
+def draw_flow(
+    variants: Sequence[Variant], benchmarks: Sequence[BenchmarkKey], thoughts: pd.DataFrame, path: Path
+) -> bool:
     """Draw how many texts of one backbone's methods go from each assessment to each outcome, over all seeds.
 
     A row is what the assessments say, and its parts are what became of the answers. `thoughts` is the frame of
@@ -337,17 +339,17 @@ def draw_losses(variants: Sequence[Variant], path: Path) -> bool:
 TICKS = (0, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
 
 
-def lengths(variant: Variant, benchmarks: Sequence[Made]) -> dict[str, list[int]]:
+def lengths(variant: Variant, benchmarks: Sequence[BenchmarkKey]) -> dict[str, list[int]]:
     """Token counts of the thoughts on these benchmarks, by label of the prompt, over all seeds."""
     tokens: dict[str, list[int]] = {"harmful": [], "benign": []}
     for benchmark in benchmarks:
-        for evaluation in variant.judged.get(benchmark, {}).values():
+        for evaluation in variant.evaluations.get(benchmark, {}).values():
             for text in evaluation.texts().values():
                 tokens[text.label].append(text.thought_tokens)
     return tokens
 
 
-def draw_lengths(variants: Sequence[Variant], benchmarks: Sequence[Made], path: Path) -> bool:
+def draw_lengths(variants: Sequence[Variant], benchmarks: Sequence[BenchmarkKey], path: Path) -> bool:
     """Draw the lengths of one backbone's thoughts by label of the prompt. The axis is linear up to 10 tokens."""
     rows = [(variant, lengths(variant, benchmarks)) for variant in variants]
     rows = [(variant, tokens) for variant, tokens in rows if any(tokens.values())]

@@ -34,7 +34,7 @@ from alttrain.records import Texts, read_document, read_if_there, write_text
 from alttrain.report.contrasts import base_of
 from alttrain.report.embedded import OUTCOMES, PROMPT, Block, Places, Prompts, asked_of, block_of, pack, quotas_of
 from alttrain.report.estimates import SMALL
-from alttrain.report.evaluation import Decides, Made
+from alttrain.report.evaluation import BenchmarkKey, Decides
 from alttrain.report.formats import legend, starred
 from alttrain.report.measures import WORTH_SAYING, written
 from alttrain.report.results import evaluations
@@ -46,29 +46,29 @@ LARGEST = 2_000_000  # maximum size in bytes of an embedded figure
 FIRST = ("tradeoff", "main")  # name prefixes of the figures that come first
 _UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
-Way = tuple[Made, Decides]  # how a benchmark was made and judged; numbers made in one way can be compared
+Way = tuple[BenchmarkKey, Decides]  # how a benchmark was made and judged; numbers made in one way can be compared
 
 
 def write_page(
-    output_dir: Path, texts: Texts = "all", made: Report | None = None, draw: Callable[[], Any] = list
+    output_dir: Path, texts: Texts = "all", report: Report | None = None, draw: Callable[[], Any] = list
 ) -> Path | None:
     """Write the page over all runs of an output folder. Returns its path, or None if no run was judged.
 
     `texts` selects whose prompts and outputs the page shows; with "benign", samples with a harmful prompt appear only
-    in counts and verdicts. `made` is the report, if it is already computed, and `draw` draws its figures.
+    in counts and verdicts. `report` is computed if it is None, and `draw` draws its figures.
     """
-    report = made or report_of(evaluations(output_dir / "runs"))
-    judged = report.judged
+    report = report or report_of(evaluations(output_dir / "runs"))
+    judged = report.evaluations
     if not judged:
         return None
     prompts: dict[str, Prompts] = {evaluation.benchmark: {} for evaluation in judged}
-    places: dict[Way, Places] = {(evaluation.made, evaluation.decides): {} for evaluation in judged}
+    places: dict[Way, Places] = {(evaluation.key, evaluation.decides): {} for evaluation in judged}
     blocks = [
-        block_of(evaluation, prompts[evaluation.benchmark], places[evaluation.made, evaluation.decides], texts, quota)
+        block_of(evaluation, prompts[evaluation.benchmark], places[evaluation.key, evaluation.decides], texts, quota)
         for evaluation, quota in quotas_of(judged)
     ]
-    bases = {(evaluation.run, evaluation.made) for evaluation in judged}
-    intervened = [evaluation for evaluation in report.intervened if (evaluation.run, base_of(evaluation)) in bases]
+    bases = {(evaluation.run, evaluation.key) for evaluation in judged}
+    intervened = [evaluation for evaluation in report.interventions if (evaluation.run, base_of(evaluation)) in bases]
     branches = [
         block_of(branch, prompts[asked_of(branch)], {}, texts, quota) for branch, quota in quotas_of(intervened)
     ]
@@ -125,11 +125,11 @@ def _index(
 ) -> dict[str, Any]:
     """The data that page.js needs before it decodes a block. A branch names the block `of` it and its intervention."""
     runs = list(dict.fromkeys(block.evaluation.run for block in blocks))
-    numbers = {(block.evaluation.run, block.evaluation.made): number for number, block in enumerate(blocks)}
+    numbers = {(block.evaluation.run, block.evaluation.key): number for number, block in enumerate(blocks)}
     entries = []
     for block in [*blocks, *branches]:
         evaluation = block.evaluation
-        others = (view.decides for view in evaluation.beside().values() if view.decides is not evaluation.decides)
+        others = (view.decides for view in evaluation.views().values() if view.decides is not evaluation.decides)
         decides = _judging(evaluation.decides) | {"others": {f"{one.judge} {one.part}": one.says for one in others}}
         entry: dict[str, Any] = {"run": runs.index(evaluation.run), "benchmark": benchmarks.index(asked_of(evaluation))}
         entry |= {"decides": decides, "shown": block.shown, "total": block.total}
@@ -139,7 +139,7 @@ def _index(
         entries.append(entry)
     methods = []
     for variant in variants:
-        names = dict.fromkeys(evaluation.run for seeds in variant.judged.values() for evaluation in seeds.values())
+        names = dict.fromkeys(evaluation.run for seeds in variant.evaluations.values() for evaluation in seeds.values())
         methods.append({"name": f"{variant.backbone}, {variant.name}", "runs": [runs.index(name) for name in names]})
     index = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts, "methods": methods}
     return {**index, "outcomes": [outcome._asdict() for outcome in OUTCOMES], "blocks": entries}
@@ -157,7 +157,7 @@ def _compared(blocks: Sequence[Block], places: Mapping[Way, Places]) -> dict[str
     ways = []
     for way, texts in places.items():
         (protocol, benchmark, _), decides = way
-        alike = [block for block in blocks if (block.evaluation.made, block.evaluation.decides) == way]
+        alike = [block for block in blocks if (block.evaluation.key, block.evaluation.decides) == way]
         first, prompts = alike[0].evaluation, dict[str, int]()
         settings = read_if_there(first.folder / "fingerprint.json")
         settings = {key: value for key, value in settings.items() if not key.startswith("generation.")}

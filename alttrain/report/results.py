@@ -142,7 +142,7 @@ def name_settings(judged: Sequence[Evaluation]) -> None:
     """Add to the evaluations of a benchmark by a protocol the settings in which their ways (protocol hashes) differ."""
     by_benchmark = defaultdict[tuple[str, str], dict[str, list[Evaluation]]](lambda: defaultdict(list))
     for evaluation in judged:
-        protocol, benchmark, digest = evaluation.made
+        protocol, benchmark, digest = evaluation.key
         by_benchmark[protocol, benchmark][digest].append(evaluation)
     for ways in by_benchmark.values():
         changed = {way: _shared([e.provenance["changed"] for e in alike]) for way, alike in ways.items()}
@@ -217,12 +217,12 @@ def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
     """The numbers of judged benchmarks, in the given order."""
     rows = []
     for evaluation in judged:
-        views, changed = evaluation.beside(), changes(evaluation.names["changed"])
+        views, changed = evaluation.views(), changes(evaluation.names["changed"])
         for metric in evaluation.judged["metrics"]:
             name = metric["metric"]
             view = views.get(name)  # by another judge, or of another part
             judge, measure = (view.judge, view.measure) if view else (evaluation.judge_of(name), name)
-            made = dict(zip(("protocol", "benchmark", "protocol_hash"), (view or evaluation).made, strict=True))
+            made = dict(zip(("protocol", "benchmark", "protocol_hash"), (view or evaluation).key, strict=True))
             names = {**evaluation.names, "method": evaluation.method, "changed": changed}
             names |= {"called": evaluation.called(name), "setting": evaluation.setting}
             rows.append({**names, **metric, **made, "judge": judge, "measure": measure})

@@ -18,7 +18,7 @@ from alttrain.evaluation import protocol_hash
 from alttrain.report import measures
 from alttrain.report.contrasts import Contrast, Contrasts, base_of, comparisons, decided, interventions
 from alttrain.report.estimates import Number, by_category, numbers, structure, thoughts
-from alttrain.report.evaluation import Evaluation, Made
+from alttrain.report.evaluation import BenchmarkKey, Evaluation
 from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
 from alttrain.report.processes import MANY, second_process
 from alttrain.report.published import beside, covers, described, published
@@ -92,12 +92,12 @@ NAMED = 2  # maximum number of missing sets that a cell names
 class Report(NamedTuple):
     """The judged benchmarks of a report, their variants, and all its numbers: what files, figures and page show.
 
-    `judged` is without interventions, `intervened` with. `frames` are the CSV files by name, `runs` is the table of all
-    runs, and `tables` are those over seeds.
+    `evaluations` are without an intervention, `interventions` with one. `frames` are the CSV files by name, `runs` is
+    the table of all runs, and `tables` are those over seeds.
     """
 
-    judged: Sequence[Evaluation]
-    intervened: Sequence[Evaluation]
+    evaluations: Sequence[Evaluation]
+    interventions: Sequence[Evaluation]
     variants: Sequence[Variant]
     frames: Mapping[str, pd.DataFrame]
     runs: pd.DataFrame
@@ -136,7 +136,7 @@ def methods(main: Sequence[Variant], protocol: str) -> list[Variant]:
     for backbone, with_runs in by_backbone(main):
         present = {variant.known_as for variant in with_runs if not variant.changed}
         lacking = [
-            replace(variant, backbone=backbone, folders={}, judged={}, every={})
+            replace(variant, backbone=backbone, folders={}, evaluations={}, all_evaluations={})
             for name, variant in unchanged.items()
             if name not in present
         ]
@@ -198,14 +198,14 @@ def tables(variants: Sequence[Variant], contrasts: Contrasts, known: Numbers | N
 def _protocol_layouts(variants: list[Variant], protocol: str) -> list[tuple[str, list[Variant], list[Column]]]:
     """Each table's name, rows and columns, of one protocol. `variants` are those that it judged."""
     rates, pooled = rate_columns(variants, protocol), pool(variants, protocol)
-    judges = {column.made[0]: column.judges for column in rates if column.judges}
+    judges = {column.sets[0]: column.judges for column in rates if column.judges}
 
     def with_judges(column: Column) -> Column:
-        names = [name for made in column.made for name in judges.get(made, ())]
+        names = [name for key in column.sets for name in judges.get(key, ())]
         return replace(column, judges=tuple(names) if measures.by_judge(column.measure) else ())
 
     def having(columns: Sequence[Column]) -> list[Variant]:
-        return [variant for variant in variants if any(column.made[0] in variant.judged for column in columns)]
+        return [variant for variant in variants if any(column.sets[0] in variant.evaluations for column in columns)]
 
     means = {name: with_judges(column) for name, column in mean_columns(variants, protocol).items()}
     pooling = [Column(name, protocol, pooled, "pool") for name in (*measures.ASSESSING, *measures.TOKENS)]
@@ -215,14 +215,14 @@ def _protocol_layouts(variants: list[Variant], protocol: str) -> list[tuple[str,
     summary = []  # each measure's mean, or also each of its sets if no row has all of them
     for measure in RATES:
         mean = means.get(measure)
-        complete = mean and any(set(mean.made) <= variant.judged.keys() for variant in variants)
+        complete = mean and any(set(mean.sets) <= variant.evaluations.keys() for variant in variants)
         summary += [*([] if complete else main_rates[measure]), *([mean] if mean else [])]
     recognising = [column for column in rates if column.measure in measures.RECOGNISING]
     by_set = {name: [c for c in rates if name in c.tables] for name in ("general", "multi_turn", "multilingual")}
     by_set["reasoning"] = main_rates["accuracy"] if "accuracy" in means else []
     comparing = [c for c in rates if c.measure == "kappa" or measures.corrected(c.measure)]
-    compared = {column.made[0][:2] for column in comparing}  # the sets with several judges, or with human labels
-    of_judges = [c for c in rates if c.made[0][:2] in compared and c.measure not in ("score", *measures.RECOGNISING)]
+    compared = {column.sets[0][:2] for column in comparing}  # the sets with several judges, or with human labels
+    of_judges = [c for c in rates if c.sets[0][:2] in compared and c.measure not in ("score", *measures.RECOGNISING)]
     main = methods([variant for variant in variants if belongs(variant, "main")], protocol)
     return [
         ("overview", variants, [*(c for c in rates if c not in recognising), *(pools[name] for name in OVERVIEW)]),
@@ -236,37 +236,37 @@ def _protocol_layouts(variants: list[Variant], protocol: str) -> list[tuple[str,
     ]
 
 
-def _intervention_table(effects: Mapping[tuple[Variant, Made], Contrast]) -> pd.DataFrame:
+def _intervention_table(effects: Mapping[tuple[Variant, BenchmarkKey], Contrast]) -> pd.DataFrame:
     """The table of interventions: a row for each variant without any and with each, a column for each benchmark.
 
     If an intervention has several settings in a report, a row names them by the beginning of their hash.
     """
     cells, settings = [], defaultdict[str, set[str]](set)
-    evaluations = {(variant, made): next(iter(variant.judged[made].values())) for variant, made in effects}
+    evaluations = {(variant, key): next(iter(variant.evaluations[key].values())) for variant, key in effects}
     digests = {key: protocol_hash(e.intervention["settings"])[:DIGITS] for key, e in evaluations.items()}
     for key, evaluation in evaluations.items():
         settings[evaluation.intervention["name"]].add(digests[key])
     for variant in dict.fromkeys(variant for variant, _ in effects):
         rows: dict[str, dict[tuple[Column, Column], None]] = {"no intervention": {}}  # the column, and what it shows
         for key in (key for key in effects if key[0] is variant):
-            evaluation, base_made = evaluations[key], base_of(evaluations[key])
+            evaluation, base_key = evaluations[key], base_of(evaluations[key])
             name, measure = evaluation.intervention["name"], evaluation.measure
             name += f" {digests[key]}" if len(settings[name]) > 1 else ""
             judges = tuple(filter(None, [evaluation.judge]))
-            column = Column(measure, base_made[0], (base_made,), called=evaluation.called(measure), judges=judges)
-            rows.setdefault(name, {})[column, replace(column, made=(key[1],))] = None
+            column = Column(measure, base_key[0], (base_key,), called=evaluation.called(measure), judges=judges)
+            rows.setdefault(name, {})[column, replace(column, sets=(key[1],))] = None
             rows["no intervention"][column, column] = None
         known = numbers(variant, {shown for pairs in rows.values() for _, shown in pairs})
         for name, pairs in rows.items():
             row = replace(variant, name=f"{variant.name}, {name}")
             for column, shown in pairs:
-                cells.append(_cell(row, column, known.get(shown), effects.get((variant, shown.made[0]))))
+                cells.append(_cell(row, column, known.get(shown), effects.get((variant, shown.sets[0]))))
     return finished("interventions", cells, best=False)
 
 
 def _cell(row: Variant, column: Column, number: Number | None, contrast: Contrast | None) -> dict[str, Any]:
     """A cell of one of our numbers."""
-    lacking = [made[1] for made in column.made if row.judged and made not in row.every]
+    lacking = [key[1] for key in column.sets if row.evaluations and key not in row.all_evaluations]
     names = {"backbone": row.backbone, "method": row.name, "evaluated": changes(_evaluation_changes(row, column))}
     names |= {"lacking": " + ".join(lacking)} if column.kind == "mean" else {}
     return {**names, **_column_fields(column), **(number or Number())._asdict(), **(contrast or Contrast())._asdict()}
@@ -274,7 +274,7 @@ def _cell(row: Variant, column: Column, number: Number | None, contrast: Contras
 
 def _evaluation_changes(row: Variant, column: Column) -> dict[str, Any]:
     """What the evaluation changed in its protocol and benchmarks."""
-    evaluations = (evaluation for made in column.made for evaluation in row.every.get(made, {}).values())
+    evaluations = (evaluation for key in column.sets for evaluation in row.all_evaluations.get(key, {}).values())
     return {key: values for evaluation in evaluations for key, values in evaluation.provenance["changed"].items()}
 
 

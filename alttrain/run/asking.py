@@ -59,11 +59,11 @@ class Chunk:
             self.rows = []
             for row_benchmark, row, sample in chunk:
                 beginning = (interventions[row_benchmark.name] or self.intervened).beginnings[row.id, sample]
-                self.starts.append(self.start(beginning))
+                self.starts.append(self.encode_beginning(beginning))
                 self.rows.append(replace(row, prompt=beginning.message))
             self.benchmark = replace(benchmark, form="{prompt}")  # the message has its form already
 
-    def start(self, begun: Begun) -> tuple[list[int], Rendered]:
+    def encode_beginning(self, begun: Begun) -> tuple[list[int], Rendered]:
         """Return the ids and the text of a beginning."""
         return self.renderer.begin(begun.rendered(self.template, self.mode), begun.then)  # type: ignore[no-any-return]
 
@@ -72,7 +72,7 @@ class Chunk:
         converses = self.intervened and self.intervened.intervention.converse
         for number, answer in self._attack(advance) if converses else self._ask_turns(advance):
             failed = answer if isinstance(answer, Failure) and not answer.final else None
-            yield number, failed or self.made(number, answer)
+            yield number, failed or self.generation_of(number, answer)
 
     def _ask_turns(self, advance: Callable[[int], None]) -> Iterator[tuple[int, Written | Generation | Failure]]:
         intervened, done, numbers = self.intervened, dict[int, Written | Failure](), range(len(self.rows))
@@ -87,9 +87,9 @@ class Chunk:
             for number, answer in self.ask([n for n in numbers if n not in done], last=True):
                 again = None
                 if intervened and not isinstance(answer, Failure):
-                    generation = self.made(number, answer)
+                    generation = self.generation_of(number, answer)
                     again = intervened.intervention.begin(self.rows[number], generation, intervened.context)
-                start = None if again is None else self.start(again)
+                start = None if again is None else self.encode_beginning(again)
                 if start is None or len(start[0]) >= self.decoding.max_new_tokens:
                     done[number] = answer  # without room to go on, too: what was answered stays
                 else:
@@ -108,7 +108,9 @@ class Chunk:
                 self.rows[number], self.sampled[number] = row, (row, self.sampled[number][1])
                 self.earlier[number] = tuple(self.template.history(each.text, self.mode) for each in generations)
             answers = self.ask(list(talks))
-            return {n: result if isinstance(result, Failure) else self.made(n, result) for n, result in answers}
+            return {
+                n: result if isinstance(result, Failure) else self.generation_of(n, result) for n, result in answers
+            }
 
         assert self.intervened is not None
         self.rows = list(rows)
@@ -138,7 +140,7 @@ class Chunk:
             yield numbers[index], answer
         yield from unanswered.items()
 
-    def made(self, number: int, response: Written | Generation | Failure) -> Generation:
+    def generation_of(self, number: int, response: Written | Generation | Failure) -> Generation:
         """Return the record of a response. Thought and answer are split once, for all judges."""
         if isinstance(response, Generation):
             return response

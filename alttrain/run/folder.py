@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 from alttrain.config import RunError, differences, digest_of
 from alttrain.config.secrets import masked
-from alttrain.config.trust import trusted
+from alttrain.config.trust import trusted_names
 from alttrain.evaluation import Benchmark
 from alttrain.records import Names, kept_json, read_json, read_utf8, write_json, write_text
 from alttrain.run.assembly import Run
@@ -144,7 +144,7 @@ def record_command(run: Run) -> None:
     if not HydraConfig.initialized():
         return
     hydra, path = HydraConfig.get(), run.folder / "commands.txt"
-    packages = ",".join(name for name in trusted() if "=" not in name)
+    packages = ",".join(name for name in trusted_names() if "=" not in name)
     words = [f"--config-dir={Path(folder).name}" for folder in config_folders(hydra)]
     words += [*([f"trusted=[{packages}]"] if packages else []), *hydra.overrides.task]
     command = shlex.join(["alttrain", *map(masked, words)])

@@ -177,7 +177,7 @@ def _cpu_speed(threads: int | None) -> float:
     return flops / CORE_FLOPS * (threads or os.cpu_count() or 1) / CORES
 
 
-def treatment(run: Run, rows: Sequence[Example]) -> Row:
+def method_row(run: Run, rows: Sequence[Example]) -> Row:
     """Describe a method in words: one row of the table of methods."""
     labels = ", ".join(f"{count:,} {label}" for label, count in sorted(Counter(row.label for row in rows).items()))
     teacher, quantization = run.structure.teacher, run.backbone.quantization
@@ -219,7 +219,7 @@ def _system_text(prompt: str | None, otherwise: str = "the protocol's") -> str:
     return otherwise if prompt is None else prompt or "none"
 
 
-def made(run: Run, benchmark: Benchmark) -> Row:
+def benchmark_row(run: Run, benchmark: Benchmark) -> Row:
     """Describe how a benchmark's number is made: one row of the table of benchmarks."""
     protocol, decoding = run.protocol, run.protocol.decoding_for(benchmark)
     system_prompt = protocol.system_prompt_for(benchmark)
@@ -260,9 +260,9 @@ def _markdown(jobs: Sequence[Job], runs: Sequence[Run], rows: Mapping[str, Seque
     """Return the text of plan.md. A method's row names its backbones if it does not apply to all of them."""
     methods: dict[str, tuple[Row, list[str]]] = {}
     for run in runs:
-        row = treatment(run, rows.get(run.data, ()))
+        row = method_row(run, rows.get(run.data, ()))
         methods.setdefault(json.dumps(row), (row, []))[1].append(run.backbone.name)
-    benchmarks = {json.dumps(row): row for run in runs for row in (made(run, each) for each in run.evaluated)}
+    benchmarks = {json.dumps(row): row for run in runs for row in (benchmark_row(run, each) for each in run.evaluated)}
     backbone_names = {run.backbone.name for run in runs}
     for row, backbones in methods.values():
         row["backbones"] = "" if set(backbones) == backbone_names else ", ".join(dict.fromkeys(backbones))

@@ -159,7 +159,7 @@ class Session:
 
         The backbone that adapters are merged into stays on the shelf, so that jobs of one process do not reload it.
         """
-        from alttrain.backbone.weights import Base, beside, load_model
+        from alttrain.backbone.weights import Base, attach_adapter, load_model
         from alttrain.generation.decoder import Decoder
 
         dtype = self.dtype(generation.dtype)
@@ -168,7 +168,7 @@ class Session:
             model = load_model(Weights(full_model, "trained"), dtype, self.device, "packed", quantization)
         elif quantization != "none":
             model = self.model(generation.dtype, "packed", None, quantization)
-            model = beside(model, adapter) if adapter else model
+            model = attach_adapter(model, adapter) if adapter else model
         else:
             key = (self.weights.identity, str(self.weights.folder), str(dtype), self.device)
             if key not in _SHELF:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NO_REPLY = "no reply: "  # prefix of a judgement's error if the server failed; the next run asks again
 NO_FORM = "the judge's reply is not in the form asked for"
-SAID = {True: "yes", False: "no", None: "undecided"}  # a verdict in the evidence
+VERDICT_WORDS = {True: "yes", False: "no", None: "undecided"}  # a verdict in the evidence
 
 Says = Literal["refused", "correct", "unsafe"]  # what True from a judge means
 Against = Literal["prompt", "goal", "goal_if_any"]
@@ -275,7 +275,7 @@ class Majority:
         """The majority's judgement of a row, given those of all judges."""
         verdicts = [vote.verdict for vote in votes]
         yes, no = verdicts.count(True), verdicts.count(False)
-        evidence = ", ".join(f"{vote.judge} {SAID[vote.verdict]}" for vote in votes)
+        evidence = ", ".join(f"{vote.judge} {VERDICT_WORDS[vote.verdict]}" for vote in votes)
         if silent := next((vote for vote in votes if vote.error.startswith(NO_REPLY)), None):
             error = f"{NO_REPLY}{silent.judge}: {silent.error.removeprefix(NO_REPLY)}"
             return Judgement(votes[0].id, self.name, None, evidence, error)

@@ -349,7 +349,7 @@ def prove(run: Run, rows: Sequence[Example], rewritten: Sequence[Example] | None
     texts = {one.name: [(one.asked(row), *row.turns) for row in one.examples] for one in run.benchmarks}
     texts["dataset"] = [(row.prompt, *row.turns, render(row.thought), row.answer) for row in rows]
     for name, row_texts in texts.items():
-        if tokens := [token for parts in row_texts if (token := renderer.spelt(*parts))]:
+        if tokens := [token for parts in row_texts if (token := renderer.find_special_token(*parts))]:
             counts = f"{len(tokens)} of {len(row_texts)} {'rows' if name == 'dataset' else 'prompts'}"
             log.info("check     %s: %s spell a special token, such as %s; it stays text", name, counts, tokens[0])
     longest, prompt = fits_context(run, rows, renderer)

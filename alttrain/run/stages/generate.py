@@ -33,7 +33,7 @@ from alttrain.run.assembly import Run
 from alttrain.run.folder import BEGUN, READ, evaluation_folder, read_by, refuse_other
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
-from alttrain.run.stages.train import changed, writer
+from alttrain.run.stages.train import changed, training_checksums
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def check_trained(run: Run) -> None:
         )
 
 
-def asked(run: Run, benchmark: Benchmark) -> list[Sampled]:
+def benchmark_samples(run: Run, benchmark: Benchmark) -> list[Sampled]:
     """Return each prompt of a benchmark once for each sample; if known, only those its intervention applies to."""
     samples = range(run.protocol.decoding_for(benchmark).samples)
     prompts = [(row, sample) for row in benchmark.examples for sample in samples]
@@ -89,7 +89,7 @@ def asked(run: Run, benchmark: Benchmark) -> list[Sampled]:
 
 def _missing_sources(run: Run, benchmark: Benchmark) -> str:
     """Return which generations an intervention reads and still lacks; "" if none. Refused ones are not lacking."""
-    due = {(row.id, sample) for row, sample in asked(run, benchmark.plain)}
+    due = {(row.id, sample) for row, sample in benchmark_samples(run, benchmark.plain)}
     for path in read_by(run, benchmark):
         if lacking := len(due - {name for name, _ in records.named_lines(path)}):
             return f"{benchmark.name}: {path} lacks {lacking} of {len(due)} generations, which it is made from"
@@ -113,7 +113,7 @@ def _begin(run: Run, benchmark: Benchmark) -> Intervened | None:
     generations = [_generations(file, lambda row: row.finish != "error") for file in files] or [{}]
     plain, source = generations[0], generations[-1]
     context = InterventionContext(run.backbone.template, thought_mode(run, benchmark), source)
-    rows = {(row.id, sample): row for row, sample in asked(run, benchmark.plain)}
+    rows = {(row.id, sample): row for row, sample in benchmark_samples(run, benchmark.plain)}
     refused = {name for name in rows if intervention.reads and not (name in plain and name in source)}
     waiting = {(name, sample) for name, sample in recorded.pop(WAITING, ())} if recorded else set[Name]()
     beginnings = {} if is_new else {(row.id, row.sample): row for row in records.iterate_rows(path, Beginning)}
@@ -177,7 +177,7 @@ def missing(run: Run, *group: Benchmark) -> list[list[Due]]:
     positions = {row.id: position for position, row in enumerate(group[0].examples)}
     done, due = set[tuple[str, Name]](), list[Due]()
     for benchmark in group:
-        path, rows = evaluation_folder(run, benchmark) / "generations.jsonl", asked(run, benchmark)
+        path, rows = evaluation_folder(run, benchmark) / "generations.jsonl", benchmark_samples(run, benchmark)
         answered = _answered(path)
         if unknown := answered - {(row.id, sample) for row, sample in rows}:
             raise DamagedError(path, f"holds a row that the benchmark has not, {min(unknown)!r}")
@@ -190,7 +190,9 @@ def missing(run: Run, *group: Benchmark) -> list[list[Due]]:
 
 def unanswered(run: Run, benchmark: Benchmark) -> int:
     """Return how many of a benchmark's prompts have no answer."""
-    return len(asked(run, benchmark)) - len(_answered(evaluation_folder(run, benchmark) / "generations.jsonl"))
+    return len(benchmark_samples(run, benchmark)) - len(
+        _answered(evaluation_folder(run, benchmark) / "generations.jsonl")
+    )
 
 
 def _answered(path: Path) -> set[Name]:
@@ -210,7 +212,7 @@ def _generate(session: Session, engine: Engine, group: Sequence[Benchmark]) -> l
         folder = evaluation_folder(run, benchmark)
         if not (folder / "fingerprint.json").exists():
             records.write_json(folder / "fingerprint.json", run.evaluation_fingerprint(benchmark))
-        if not asked(run, benchmark) and not (folder / "generations.jsonl").exists():
+        if not benchmark_samples(run, benchmark) and not (folder / "generations.jsonl").exists():
             records.write_rows(folder / "generations.jsonl", ())  # an intervention that applies to no prompt
     if not (chunks := missing(run, *group)):
         return []
@@ -239,7 +241,7 @@ class _File:
 
     def __init__(self, run: Run, benchmark: Benchmark) -> None:
         self.run, self.benchmark = run, benchmark
-        self.path, self.due = evaluation_folder(run, benchmark) / "generations.jsonl", asked(run, benchmark)
+        self.path, self.due = evaluation_folder(run, benchmark) / "generations.jsonl", benchmark_samples(run, benchmark)
         records.repair_rows(self.path)
         self.done, self.refused = _answered(self.path), _generations(self.path, _is_refused)
         self.rows, self.unanswered, self.tokens = list[Generation](), list[str](), 0
@@ -260,7 +262,7 @@ class _File:
             self.rows.append(outcome)
 
     def append(self) -> None:
-        records.append_rows(self.path, self.rows, writer(self.run))
+        records.append_rows(self.path, self.rows, training_checksums(self.run))
         self.rows = []
 
     def finish(self, total: int) -> str:

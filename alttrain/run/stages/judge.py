@@ -51,8 +51,8 @@ from alttrain.run.loggers import log_evaluation
 from alttrain.run.opinions import agreement
 from alttrain.run.progress import bar
 from alttrain.run.session import Session
-from alttrain.run.stages.generate import asked
-from alttrain.run.stages.train import writer
+from alttrain.run.stages.generate import benchmark_samples
+from alttrain.run.stages.train import training_checksums
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +69,10 @@ def judge(run: Run, session: Session) -> None:
 
 def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     """Judge one benchmark. Returns whether there was work to do."""
-    if benchmark.intervention and not asked(run, benchmark):
+    if benchmark.intervention and not benchmark_samples(run, benchmark):
         return False  # it applies to no prompt
     folder, present = evaluation_folder(run, benchmark), _state_of_metrics(run, benchmark)
-    if present.current and not _can_ask_again(run, benchmark, present.unsettled):
+    if present.is_current and not _can_ask_again(run, benchmark, present.unsettled):
         return False
     if put_in_place(folder):  # a kill came while the files were moved
         return _judge(run, session, benchmark)
@@ -100,32 +100,32 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
 # --- existing metrics ---
 
 
-class Present(NamedTuple):
+class MetricsState(NamedTuple):
     """The state of metrics.json."""
 
-    same: bool  # whether it exists, is undamaged and has this provenance
-    changed: list[str]  # files that changed since
+    same_provenance: bool  # whether it exists, is undamaged and has this provenance
+    changed_files: list[str]  # files that changed since
     unsettled: int  # texts without a verdict because of a server
 
     @property
-    def current(self) -> bool:
-        return self.same and not self.changed
+    def is_current(self) -> bool:
+        return self.same_provenance and not self.changed_files
 
 
 def is_judged(run: Run, benchmark: Benchmark) -> bool:
     """Return whether current metrics exist, from these judges, protocol, labels and files."""
-    return _state_of_metrics(run, benchmark).current
+    return _state_of_metrics(run, benchmark).is_current
 
 
-def _state_of_metrics(run: Run, benchmark: Benchmark) -> Present:
+def _state_of_metrics(run: Run, benchmark: Benchmark) -> MetricsState:
     folder = evaluation_folder(run, benchmark)
     try:
         metrics = records.read_metrics(folder / "metrics.json")
     except DamagedError:
-        return Present(False, [], 0)
+        return MetricsState(False, [], 0)
     made_from = metrics["made_from"]
     changed = [name for name, digest in _made_from(run, folder, folder).items() if digest != made_from.get(name)]
-    return Present(metrics["provenance"] == _provenance(run, benchmark), changed, metrics["unsettled"])
+    return MetricsState(metrics["provenance"] == _provenance(run, benchmark), changed, metrics["unsettled"])
 
 
 def _made_from(run: Run, folder: Path, document_folder: Path) -> dict[str, str | None]:
@@ -190,7 +190,7 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
             "name": benchmark.intervention_name,
             "of": benchmark.base,
             "of_hash": run.protocol_hash(benchmark.plain),
-            "left_out": total - len(asked(run, benchmark)),  # texts that it does not apply to
+            "left_out": total - len(benchmark_samples(run, benchmark)),  # texts that it does not apply to
             "settings": flatten(shaping_of_judge(run.config["intervention"][benchmark.intervention_name])),
         }
     return {
@@ -221,12 +221,12 @@ def lacking_rows(benchmark: Benchmark) -> dict[str, tuple[int, int]]:
 
 def _open_judgements(run: Run, benchmark: Benchmark) -> Judgements:
     """Open a benchmark's judgements. Raises an error if it has more or fewer generations than it asks for."""
-    folder, expected = evaluation_folder(run, benchmark), len(asked(run, benchmark))
+    folder, expected = evaluation_folder(run, benchmark), len(benchmark_samples(run, benchmark))
     judges = {judge.name: judge for judge in judges_of(run, benchmark).values()}
     configs = _provenance(run, benchmark)["judges"]
     configured = {name: config | {TRUE_MEANS: judges[name].says} for name, config in configs.items()}
     entries, names = renamed(configured, folder)
-    judgements = Judgements(folder, judges, run.protocol.parts, entries, names, writer(run))
+    judgements = Judgements(folder, judges, run.protocol.parts, entries, names, training_checksums(run))
     path, present = judgements.generations, judgements.rows
     if present > expected:
         raise DamagedError(path, f"has {present} generations, and the benchmark asks for {expected}")
@@ -235,12 +235,12 @@ def _open_judgements(run: Run, benchmark: Benchmark) -> Judgements:
     return judgements
 
 
-def _remove_outdated(folder: Path, present: Present) -> None:
+def _remove_outdated(folder: Path, present: MetricsState) -> None:
     """Remove metrics that were made from other files, and what a failed attempt has left in judging/."""
-    if present.changed:  # if judging fails now, a report must not show the old numbers
-        changed = ", ".join(present.changed)
+    if present.changed_files:  # if judging fails now, a report must not show the old numbers
+        changed = ", ".join(present.changed_files)
         log.warning("judge     %s is judged again: its metrics are of other %s", folder.name, changed)
-        if present.same and "judgements.jsonl" in present.changed:
+        if present.same_provenance and "judgements.jsonl" in present.changed_files:
             (folder / "judgements.jsonl").unlink(missing_ok=True)  # it was edited, so it is not what the judges said
         (folder / "metrics.json").unlink()
     for name in DOCUMENTS:
@@ -250,7 +250,7 @@ def _remove_outdated(folder: Path, present: Present) -> None:
 def _collect_verdicts(judgements: Judgements, session: Session) -> None:
     """Have each judge give the verdicts that are lacking, and write the new judgements.jsonl and judges.json."""
     judgements.find()
-    for name, part in judgements.asked:
+    for name, part in judgements.requested_blocks:
         if lacking := judgements.lacking(name, part):
             with bar(f"{name} on {judgements.folder.name}", judgements.rows, judgements.rows - lacking) as advance:
                 judgements.make(name, part, JudgeContext(cache_folder() / "replies", session.scorer, advance))
@@ -265,7 +265,7 @@ def _refuse_unjudged(judgements: Judgements) -> dict[str, Any]:
     unsettled, replied = 0, Counter[str]()
     failed, models = defaultdict[str, list[str]](list), defaultdict[str, set[str]](set)
     for row in records.iterate_rows(judgements.path, Judgement):
-        if (row.judge, row.part) not in judgements.asked:
+        if (row.judge, row.part) not in judgements.requested_blocks:
             continue
         has_reply = row.verdict is not None or bool(row.raw or row.error)
         replied[row.judge] += has_reply and not row.error.startswith(NOT_GENERATED)

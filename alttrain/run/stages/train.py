@@ -161,7 +161,7 @@ def changed(run: Run, kind: Literal["files", "tokenizer"]) -> list[str]:
     return [name for name, digest in files.items() if checksum(run.folder / name) != digest]
 
 
-def writer(run: Run) -> str:
+def training_checksums(run: Run) -> str:
     """Return the checksums of a finished training, which identify its generations; "" if there are none."""
     record = records.read_if_there(run.folder / "train.json", Trained) if run.training.trains else {}
     return json.dumps(record["files"], sort_keys=True) if record else ""
