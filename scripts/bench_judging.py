@@ -68,7 +68,7 @@ def judged(folder: Path) -> Judgements:
 def judge(folder: Path) -> int:
     """Judge refusals and find every thought's adherence, as the stage does."""
     judgements = judged(folder)
-    judgements.make(JUDGE, "answer", JudgeContext(folder))
+    judgements.judge_missing(JUDGE, "answer", JudgeContext(folder))
     judgements.write()
     rows = iterate_rows(folder / "generations.jsonl", Generation)
     told = zip(rows, judgements.of(JUDGE, "answer"), strict=True)

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from alttrain.config import RunError, register
-from alttrain.config.identity import HOW_ASKED
+from alttrain.config.identity import SERVER_SETTINGS
 from alttrain.config.trust import TRUSTED
 from alttrain.dataset import Rows, embedded_rows, jailbreak_artifacts
 from alttrain.evaluation import Benchmark, Choice, Protocol, RefusalJudge
@@ -243,7 +243,7 @@ def test_how_a_judges_server_is_asked_moves_no_hash(
     judge: str, content: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(TRUSTED, "OTHER")
-    assert set(CHANGED) == set(HOW_ASKED)
+    assert set(CHANGED) == set(SERVER_SETTINGS)
     changes = [f"++{WRITERS[judge]}.{key}={value}" for key, value in CHANGED.items()]
     assert hashed(*changes, judge=judge) == hashed(judge=judge)
     assert hashed(f"{WRITERS[judge]}.model_name=other", judge=judge) != hashed(judge=judge)
@@ -325,7 +325,7 @@ def light(folder: Path, benchmark: Benchmark, protocol: Protocol, **parts: Any) 
 
 def test_rows_without_a_prompt_are_left_out_by_name(tmp_path: Path) -> None:
     benchmark = with_rows([{"id": "a", "prompt": "Q?", "aim": "G"}, {"id": "b", "prompt": None}], tmp_path)
-    assert ([row.id for row in benchmark.rows.examples(None)], benchmark.left_out()) == (
+    assert ([row.id for row in benchmark.rows.examples(None)], benchmark.rejected()) == (
         ["a"],
         [Rejected("b", "no prompt")],
     )

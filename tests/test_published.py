@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from alttrain.report.measures import MEASURES
-from alttrain.report.published import WHY, beside, covers, published
+from alttrain.report.published import WHY, covers, matching_figure, published
 from alttrain.report.variants import Column
 
 ELSEWHERE = {"gpt_oss_20b"}
@@ -81,7 +81,7 @@ def on(
 def test_a_figure_stands_where_everything_is_the_same_and_elsewhere_it_is_said_why(
     backbone: str, method: str, changed: bool, column: Column, found: float | str
 ) -> None:
-    figure, why = beside(backbone, method, changed, column)
+    figure, why = matching_figure(backbone, method, changed, column)
     assert (figure.value if figure else why) == found
     assert why in {"", *WHY}
 

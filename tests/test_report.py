@@ -26,7 +26,7 @@ import alttrain
 from alttrain.config import RunError, preview, register
 from alttrain.evaluation.statistics import detectable_difference, rate_over_seeds
 from alttrain.records import Judgement, checksum, read_rows, write_json, write_rows, write_sealed, write_text
-from alttrain.report.contrasts import COMPARED, comparisons
+from alttrain.report.contrasts import COMPARISON_COLUMNS, comparisons
 from alttrain.report.escaping import latex_text, literal
 from alttrain.report.estimates import CATEGORIES, structure, thoughts
 from alttrain.report.evaluation import Evaluation
@@ -65,7 +65,7 @@ def frame(*cells: dict[str, Any]) -> pd.DataFrame:
 
 def table(*cells: dict[str, Any]) -> list[str]:
     """The lines of the table of all runs: heads, and a row a run."""
-    text = markdown("Runs", runs_table(frame(*cells), pd.DataFrame(columns=COMPARED)))
+    text = markdown("Runs", runs_table(frame(*cells), pd.DataFrame(columns=COMPARISON_COLUMNS)))
     return [line for line in text.splitlines() if line.startswith("| ") and "| ---" not in line]
 
 
@@ -256,7 +256,7 @@ def test_the_table_of_all_runs_is_exact() -> None:
         cell("base", "harmful", "harmful_rate", 0.9, low=0.8256, high=0.9448),
         cell("base", "short", "accuracy", NAN, n=7, undecided=7),
     )
-    assert markdown("Runs", runs_table(found, pd.DataFrame(columns=COMPARED))) == (
+    assert markdown("Runs", runs_table(found, pd.DataFrame(columns=COMPARISON_COLUMNS))) == (
         "# Runs\n\n"
         "| run | harmful ↓ harmful | over-refusal ↓ benign | accuracy ↑ short "
         "| adherence ↑ | thought tokens | answer tokens |\n"
@@ -467,11 +467,11 @@ def test_a_row_that_is_none_is_told_with_its_file(tmp_path: Path) -> None:
     (one,) = evaluations(tmp_path)
     for bad in (whole.replace("Prompt p1?", "\\ud83d"), whole.splitlines()[0] + '\n{"id": 3}\n'):
         path.write_text(bad)
-        one.judged["made_from"][path.name] = checksum(path)
+        one.metrics_json["made_from"][path.name] = checksum(path)
         with pytest.raises(ValueError, match=r"generations\.jsonl line 2: .*run the same command again"):
             one.tokens()
     path.write_text(whole.splitlines()[0] + "\n" + whole)
-    one.judged["made_from"][path.name] = checksum(path)
+    one.metrics_json["made_from"][path.name] = checksum(path)
     with pytest.raises(ValueError, match=r"generations\.jsonl line 2: the row of line 1 again"):
         one.tokens()
 
@@ -633,7 +633,7 @@ def test_a_report_is_begun_again_when_a_run_is_judged_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder, *_) = sorted(outputs(tmp_path).glob("runs/*/evaluation/embedded_harmful*"))
-    packed, begun = Evaluation.packed, list[Path]()
+    packed, begun = Evaluation.pack_texts, list[Path]()
 
     def judged_anew(evaluation: Evaluation) -> bytes:
         begun.append(evaluation.folder)
@@ -643,7 +643,7 @@ def test_a_report_is_begun_again_when_a_run_is_judged_meanwhile(
             mend(folder)
         return packed(evaluation)
 
-    monkeypatch.setattr(Evaluation, "packed", judged_anew)
+    monkeypatch.setattr(Evaluation, "pack_texts", judged_anew)
     write_report(tmp_path)
     assert begun.count(folder) == 2
     assert caplog.messages == []
@@ -657,7 +657,7 @@ def test_a_damaged_evaluation_of_a_run_that_is_training_is_left_out_at_once(
     (run, *_) = sorted(outputs(tmp_path).glob("runs/*"))
     (run / "evaluation" / "embedded_harmful.offline" / "adherence.jsonl").write_text("edited")
     (run / "logs").mkdir(exist_ok=True)
-    packed, begun = Evaluation.packed, list[Path]()
+    packed, begun = Evaluation.pack_texts, list[Path]()
 
     def training(evaluation: Evaluation) -> bytes:
         with (run / "logs" / "metrics.csv").open("a") as log:
@@ -665,7 +665,7 @@ def test_a_damaged_evaluation_of_a_run_that_is_training_is_left_out_at_once(
         begun.append(evaluation.folder)
         return packed(evaluation)
 
-    monkeypatch.setattr(Evaluation, "packed", training)
+    monkeypatch.setattr(Evaluation, "pack_texts", training)
     write_report(tmp_path)
     assert len(begun) < 8  # the report is begun twice, not again for each line of the log
     assert [message.startswith(f"report    left out {run.name}: ") for message in caplog.messages] == [True]

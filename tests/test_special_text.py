@@ -23,7 +23,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from alttrain.backbone import Backbone, ChatTemplate, ThoughtMode
-from alttrain.backbone.source import at_hand
+from alttrain.backbone.source import offline_file
 from alttrain.backbone.weights import load_tokenizer
 from alttrain.config import instantiate, register
 from alttrain.generation import Decoding, Server
@@ -50,7 +50,7 @@ def smollm2() -> Path:
 
     register()
     with initialize_config_module("alttrain.conf", version_base=None):
-        found = at_hand(instantiate(compose("run", ["backbone=smollm2_135m"]).backbone), "tokenizer.json")
+        found = offline_file(instantiate(compose("run", ["backbone=smollm2_135m"]).backbone), "tokenizer.json")
     if found is None:
         pytest.skip("the embedded backbone has not been fetched")
     return found.parent

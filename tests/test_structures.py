@@ -168,8 +168,8 @@ def test_originals_are_asked_as_the_backbone_needs_it() -> None:
     assert structure("plain", "backbone=r1_qwen_7b").original == reasoning
     self_generated = structure("thinksafe").original
     assert self_generated.tokens == 16384
-    assert self_generated.asked(ROW) == ROW.prompt
-    assert self_generated.asked(HARMFUL).endswith(f"\n\n{HARMFUL.prompt}")
+    assert self_generated.message(ROW) == ROW.prompt
+    assert self_generated.message(HARMFUL).endswith(f"\n\n{HARMFUL.prompt}")
     with pytest.raises(ValueError, match=r"rewrite\.original\.harmful_form must hold .* found 'none'"):
         replace(reasoning, harmful_form="none")
 

@@ -22,8 +22,8 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge, Gt
 
 from alttrain.english.refusal import judge_refusal
-from alttrain.evaluation.interventions import Begun, Intervention, InterventionContext
-from alttrain.evaluation.judges.judge import NO_REPLY, Judge, JudgeContext, ModelFault, marked
+from alttrain.evaluation.interventions import Beginning, Intervention, InterventionContext
+from alttrain.evaluation.judges.judge import NO_REPLY, Judge, JudgeContext, ModelFault, tag_texts
 from alttrain.llm import Failure, json_of
 from alttrain.llm.replies import Reply, ServerWriter, replies
 from alttrain.records import Example, Generation
@@ -137,9 +137,9 @@ class Attack(Intervention, ABC):
         if self.judge is not None:
             self.judge.check(f"{where}.judge", lambda *model: SERVED if model[2] else model_fault(*model))
 
-    def begin(self, row: Example, response: Any, context: InterventionContext) -> Begun | None:
+    def begin(self, row: Example, response: Any, context: InterventionContext) -> Beginning | None:
         """None if the benchmark has a dialogue of its own."""
-        return None if row.turns else Begun()
+        return None if row.turns else Beginning()
 
     def converse(
         self, rows: Sequence[Example], answer: Answer, context: JudgeContext
@@ -238,7 +238,7 @@ class Crescendo(Attack):
             texts += [("message", message), ("answer", response.answer)]
         texts += [("refused", message) for message in refused]
         how = _REFUSED if refused else _NEXT if talk.turns else _FIRST
-        return _TASK.format(shown=marked(texts), how=how)
+        return _TASK.format(shown=tag_texts(texts), how=how)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,14 +260,14 @@ class ActorAttack(Attack):
         return 1 + ROUNDS + self.actors * (1 + self.questions * (2 * self.tries - 1) + judged)
 
     def steps(self, talk: Conversation) -> Steps:
-        aim = yield AttackerQuery(_AIM.format(shown=marked([("goal", talk.goal)])), _aim, "aim")
+        aim = yield AttackerQuery(_AIM.format(shown=tag_texts([("goal", talk.goal)])), _aim, "aim")
         if aim is None:
             return
         relations: dict[str, str] = {}
         for _ in range(ROUNDS):
             if len(relations) < self.actors:
                 texts = [("subject", aim["subject"]), *(("known", name) for name in relations)]
-                question = _ACTORS.format(shown=marked(texts), count=self.actors - len(relations))
+                question = _ACTORS.format(shown=tag_texts(texts), count=self.actors - len(relations))
                 for actor, relation in ((yield AttackerQuery(question, _actors, "actors")) or {}).items():
                     relations.setdefault(actor, relation)
         for actor, relation in list(relations.items())[: self.actors]:
@@ -277,7 +277,7 @@ class ActorAttack(Attack):
 
     def _dialogue(self, talk: Conversation, aim: Mapping[str, str], actor: str, relation: str) -> Steps:
         """Ask the questions about one actor, then for a summary. Returns whether the goal is reached."""
-        material = marked([("subject", aim["subject"]), ("actor", actor), ("relation", relation)])
+        material = tag_texts([("subject", aim["subject"]), ("actor", actor), ("relation", relation)])
         chain = yield AttackerQuery(_CHAIN.format(shown=material, count=self.questions), _questions, "questions")
         questions = (chain or [])[: self.questions]
         for number in range(len(questions)):
@@ -300,7 +300,7 @@ class ActorAttack(Attack):
                 return
             texts = [("message", question), ("answer", response.answer)]
             kind = (
-                (yield AttackerQuery(_KIND.format(shown=marked(texts)), _kind, "kind of answer"))
+                (yield AttackerQuery(_KIND.format(shown=tag_texts(texts)), _kind, "kind of answer"))
                 if response.answer
                 else None
             )
@@ -313,7 +313,9 @@ class ActorAttack(Attack):
             talk.last = talk.last or response
             texts = [*(("question", text) for text in questions), ("refused", question), ("answer", response.answer)]
             texts.append(("form", form))
-            new_question = (yield AttackerQuery(_AGAIN.format(shown=marked(texts)), _message)) if tries_left else None
+            new_question = (
+                (yield AttackerQuery(_AGAIN.format(shown=tag_texts(texts)), _message)) if tries_left else None
+            )
             if new_question is None:
                 return
             questions[number] = new_question

@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 JUDGING = "judging"  # the folder of what judges at work write
 DOCUMENTS = ("judgements.jsonl", "adherence.jsonl", "judges.json", "agreement.json", "structure.json")
 """The files that are made in judging/, next to metrics.json, which has their hashes."""
-JUDGED = 4096  # generations passed to a judge at a time
-APPENDED = 256  # judgements appended to the file at a time
+JUDGE_BATCH = 4096  # generations passed to a judge at a time
+APPEND_BATCH = 256  # judgements appended to the file at a time
 NAME_DIGITS = 6
 TRUE_MEANS = "true means"  # the key of a judge's entry in judges.json that has its `says`
 Entry = TypedDict("Entry", {"true means": str})  # a judge in judges.json: its config, and what its True means
@@ -66,7 +66,7 @@ class Judgements:
         self._hashes: list[str] = []
         changed = []
         for name, line in records.named_lines(self.generations):
-            if not records.unchanged(line, by):
+            if not records.is_unchanged(line, by):
                 changed.append(name[0])
             self._row_numbers[name] = len(self._hashes)
             self._hashes.append(hashlib.sha256(line).hexdigest()[:16])
@@ -121,15 +121,15 @@ class Judgements:
         refused = bool(row.error and self.judges[row.judge].servers) and not row.error.startswith(NOT_GENERATED)
         return refused or row.error.startswith(NO_REPLY)
 
-    def lacking(self, judge: str, part: Part) -> int:
+    def count_missing(self, judge: str, part: Part) -> int:
         """The number of generations that this judge has not judged yet, for one part."""
         return self.rows - sum(self._judged[judge, part])
 
-    def make(self, judge: str, part: Part, context: JudgeContext) -> None:
+    def judge_missing(self, judge: str, part: Part, context: JudgeContext) -> None:
         """Judge the missing generations in batches. Once a judge gives up on its server, it is not called again."""
         flags, unjudged, given_up = self._judged[judge, part], f"{NO_REPLY}{GIVEN_UP}", False
         numbered = enumerate(records.iterate_rows(self.generations, Generation))
-        for batch in _batched((row for number, row in numbered if not flags[number]), JUDGED):
+        for batch in _batched((row for number, row in numbered if not flags[number]), JUDGE_BATCH):
             to_judge: dict[str, Generation] = {}  # by an id that differs for each sample
             failed = []
             for row in batch:
@@ -140,7 +140,9 @@ class Judgements:
                     to_judge[f"{row.id}#{row.sample}"] = row
             self._append(failed)
             queries = [replace(seen_by_judge(row, part), id=item) for item, row in to_judge.items()]
-            for judgements in _batched(self.judges[judge].judge(queries, context) if queries else iter(()), APPENDED):
+            for judgements in _batched(
+                self.judges[judge].judge(queries, context) if queries else iter(()), APPEND_BATCH
+            ):
                 given_up |= any(judgement.error == unjudged for judgement in judgements)
                 pairs = [(judgement, to_judge[judgement.id]) for judgement in judgements]
                 self._append([replace(row, id=text.id, sample=text.sample, part=part) for row, text in pairs])
@@ -183,7 +185,7 @@ class Judgements:
             if taken and (row.judge, row.part) in blocks:
                 yield row
 
-    def of(self, judge: str, part: str) -> Iterator[Judgement]:
+    def rows_of(self, judge: str, part: str) -> Iterator[Judgement]:
         """One judge's judgements of one part, in the order of the generations. Call `write` first."""
         return islice(records.iterate_rows(self.path, Judgement, self._starts[judge, part]), self.rows)
 
@@ -202,7 +204,7 @@ def shaping_verdicts(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in left_out and key.rpartition(".")[2] != "base_url"}
 
 
-def renamed(
+def merge_entries(
     configured: Mapping[str, Mapping[str, Any]], folder: Path
 ) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
     """The `entries` and `names` of a folder's judgements, given the entries of the judges that are asked.
@@ -212,7 +214,7 @@ def renamed(
     left out, since it judges again.
     """
     entries, names = dict(configured), dict[str, str]()
-    for name, entry in (records.kept_json(folder / "judges.json", dict[str, Entry]) or {}).items():
+    for name, entry in (records.json_or_none(folder / "judges.json", dict[str, Entry]) or {}).items():
         shaping = shaping_verdicts(entry)
         new_name = next((key for key, config in configured.items() if shaping_verdicts(config) == shaping), None)
         if new_name is not None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from alttrain.backbone.attention import PackedSequences, SlotCache
 from alttrain.backbone.device import give_back_freed_memory
 from alttrain.backbone.memory import PREFILL_TOKENS, cache_bytes, shape_of
-from alttrain.generation.engine import Decoding, Prompt, unwatched
+from alttrain.generation.engine import Decoding, Prompt, ignore_progress
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Decoder:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = ignore_progress
     ) -> list[list[int]]:
         """Return the generated tokens of each prompt. The end token is included if the model wrote it.
 

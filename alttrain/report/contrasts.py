@@ -25,7 +25,7 @@ from alttrain.report.variants import Column, Variant, mean_columns, protocols_of
 
 Key = TypeVar("Key", bound=Hashable)
 GRAIN = 8  # integer weight of a prompt of the largest set in a mean over sets; prompts of smaller sets weigh more
-COMPARED = [
+COMPARISON_COLUMNS = [
     "run", "baseline", "benchmark", "metric", "baseline_value", "value", "difference", "low", "high", "p", "p_holm",
     "n", "gained", "lost", "undecided", "seeds", "detectable", "protocol", "protocol_hash", "judge",
 ]  # fmt: skip
@@ -48,11 +48,11 @@ def contrast(sets: Sequence[tuple[Seeds, Seeds]]) -> Contrast:
     `detectable` is the difference that the test at 5 %, before Holm, detects with a power of 80 %. Values are nan if a
     set has no prompt that is decided in both.
     """
-    changes = [matched(baseline, seeds) for seeds, baseline in sets]
+    changes = [paired_differences(baseline, seeds) for seeds, baseline in sets]
     if not all(pairs for _, pairs in changes):
         return Contrast()
     difference = sum(sum(by_prompt.values()) / pairs for by_prompt, pairs in changes) / len(sets)
-    p = sign_flip(balanced(changes))
+    p = sign_flip(balanced_differences(changes))
     # the size of a single set whose rate would have the variance of the mean, and the share of its prompts that differ
     prompts = len(sets) ** 2 / sum(1 / len(by_prompt) for by_prompt, _ in changes)
     squares = [(sum(value**2 for value in d.values()) * (len(d) / pairs) ** 2, len(d)) for d, pairs in changes]
@@ -77,7 +77,7 @@ def _crossed_alike(*arms: Seeds) -> tuple[Crossed, ...]:
     )
 
 
-def matched(baseline: Seeds, compared: Seeds) -> tuple[dict[Any, int], int]:
+def paired_differences(baseline: Seeds, compared: Seeds) -> tuple[dict[Any, int], int]:
     """(difference by prompt, summed over seeds and samples; number of texts with a verdict in both).
 
     A seed is matched with the same seed of the baseline, or with its first seed if that is absent.
@@ -124,7 +124,7 @@ def _binomial(count: int) -> Any:
     return stats.binom.pmf(range(count + 1), count, 0.5)
 
 
-def balanced(sets: Sequence[tuple[Mapping[Any, int], int]]) -> list[int]:
+def balanced_differences(sets: Sequence[tuple[Mapping[Any, int], int]]) -> list[int]:
     """Differences of several (differences, number of texts) sets, with integer weights so that sets count equally."""
     if len(sets) == 1:
         return list(sets[0][0].values())
@@ -172,7 +172,7 @@ def comparisons(variants: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
         for column in (column for name in {key[0] for key in variant.evaluations} for column in means[name]):
             if all(key in sets for key in column.sets):
                 contrasts[variant, column] = contrast([sets[key] for key in column.sets])
-    frame, contrasts = _family(rows, contrasts, COMPARED)
+    frame, contrasts = _family(rows, contrasts, COMPARISON_COLUMNS)
     return frame.sort_values(["run", "benchmark", "protocol"], kind="stable", ignore_index=True), contrasts
 
 
@@ -185,13 +185,13 @@ def _family(
     return pd.DataFrame([{**adjusted[key]._asdict(), **row} for key, row in rows], columns=columns), adjusted
 
 
-INTERVENED = ["intervention", "share", "left_out", *COMPARED, "rate_low", "rate_high", "of_hash"]
+INTERVENTION_COLUMNS = ["intervention", "share", "left_out", *COMPARISON_COLUMNS, "rate_low", "rate_high", "of_hash"]
 """The columns of interventions.csv.
 
 `share` is the part of the thought that a cut keeps, `rate_low` to `rate_high` the interval of `value`, and `of_hash`
 the hash of how the number without the intervention was made.
 """
-DECIDED = [
+DECISION_COLUMNS = [
     "run", "benchmark", "protocol", "protocol_hash", "judge", "cuts", "n", "undecided", "share", "low", "high", "flips",
     "moved",
 ]  # fmt: skip
@@ -225,9 +225,9 @@ def interventions(variants: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple
                 both = {text: verdict for text, verdict in after[seed].items() if before[seed].get(text) is not None}
                 _, low, high = share({seed: both}) if row["n"] else UNKNOWN
                 row |= {"intervention": intervention["name"], "left_out": intervention["left_out"]}
-                row |= {"share": kept_by(evaluation), "rate_low": low, "rate_high": high, "of_hash": base.key[2]}
+                row |= {"share": kept_share(evaluation), "rate_low": low, "rate_high": high, "of_hash": base.key[2]}
                 rows.append(((variant, key), row | {"benchmark": base.benchmark, "seeds": len(pairs)}))
-    return _family(rows, contrasts, INTERVENED)
+    return _family(rows, contrasts, INTERVENTION_COLUMNS)
 
 
 def base_of(evaluation: Evaluation) -> BenchmarkKey:
@@ -235,13 +235,13 @@ def base_of(evaluation: Evaluation) -> BenchmarkKey:
     return evaluation.protocol, evaluation.intervention["of"], evaluation.intervention["of_hash"]
 
 
-def kept_by(evaluation: Evaluation) -> float:
+def kept_share(evaluation: Evaluation) -> float:
     """The share of the thought that a cut keeps; nan for other interventions."""
     settings = evaluation.intervention["settings"]
     return float(settings["share"]) if settings["_target_"].endswith(".Cut") else NAN
 
 
-def decided(variants: Sequence[Variant]) -> pd.DataFrame:
+def decision_places(variants: Sequence[Variant]) -> pd.DataFrame:
     """The rows of decided.csv: the place in the thought at which the outcome is decided, by the run's cuts.
 
     `share` is the mean, over the prompts with a verdict at each of the `cuts`, of the shortest share of the thought
@@ -254,7 +254,7 @@ def decided(variants: Sequence[Variant]) -> pd.DataFrame:
         cuts: dict[tuple[Any, ...], dict[float, Evaluation]] = defaultdict(dict)
         for seeds in variant.evaluations.values():
             for evaluation in seeds.values():
-                if evaluation.intervention and not math.isnan(kept := kept_by(evaluation)):
+                if evaluation.intervention and not math.isnan(kept := kept_share(evaluation)):
                     cuts[evaluation.run, *base_of(evaluation)][kept] = evaluation
         for (run, protocol, benchmark, digest), judged in cuts.items():
             shares, verdicts = sorted(judged), {kept: evaluation.verdicts() for kept, evaluation in judged.items()}
@@ -270,7 +270,7 @@ def decided(variants: Sequence[Variant]) -> pd.DataFrame:
             counts = [len(shares), len(known), len(paths) - len(known)]
             names, flips = [run, benchmark, protocol, digest, judged[shares[0]].judge], sum(map(len, changes))
             rows.append([*names, *counts, value, low, high, 100 * flips / len(known), moved])
-    return pd.DataFrame(rows, columns=DECIDED)
+    return pd.DataFrame(rows, columns=DECISION_COLUMNS)
 
 
 def _comparison(baseline: Evaluation, before: Verdicts, evaluation: Evaluation, after: Verdicts) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from alttrain.records import Generation, Judgement, Texts, withholds
-from alttrain.report.evaluation import Evaluation, Read, Text
+from alttrain.report.evaluation import Evaluation, Text, TextRecord
 from alttrain.rewrite import parse
 
 MOST_SAMPLES = 10_000
@@ -64,13 +64,13 @@ BITS = {outcome.key: 1 << number for number, outcome in enumerate(OUTCOMES)}
 
 def quotas_of(judged: Sequence[Evaluation]) -> list[tuple[Evaluation, int]]:
     """Each evaluation with the number of its samples on the page."""
-    sizes = [int(evaluation.judged["metrics"][0]["n"]) for evaluation in judged]
+    sizes = [int(evaluation.metrics_json["metrics"][0]["n"]) for evaluation in judged]
     total = sum(sizes)
     quotas = sizes if total <= MOST_SAMPLES else [max(1, size * MOST_SAMPLES // total) for size in sizes]
     return list(zip(judged, quotas, strict=True))
 
 
-def outcomes_of(text: Read) -> int:
+def outcomes_of(text: TextRecord) -> int:
     """The outcomes of one sample, as a bit mask (`BITS`).
 
     The deciding judge's verdict gives one of them, or `undecided`. `misjudged` and `disobeyed` classify wrong outcomes
@@ -173,7 +173,9 @@ def _sample(
         "closed": int(generation.closed),
         "tokens": [generation.thought_tokens, generation.answer_tokens],
         "verdicts": verdicts,
-        "thought": None if withheld else begun(pieces(thought), _given(generation.given, raw.find(thought), thought)),
+        "thought": None
+        if withheld
+        else mark_given(pieces(thought), _given(generation.given, raw.find(thought), thought)),
         "answer": None if withheld else cut(answer),
         "given": 0 if withheld else _given(generation.given, raw.rfind(answer), answer),
         "earlier": None if withheld else [cut(turn) for turn in generation.earlier],
@@ -185,7 +187,7 @@ def _given(given: int, start: int, part: str) -> int:
     return min(len(part), max(0, given - start)) if start >= 0 else 0
 
 
-def begun(parts: Sequence[Sequence[str]], given: int) -> list[list[Any]]:
+def mark_given(parts: Sequence[Sequence[str]], given: int) -> list[list[Any]]:
     """The pieces of a thought whose first `given` characters an intervention wrote; its pieces end in a third field."""
     marked = []
     for step, text in parts:

@@ -17,7 +17,7 @@ import pandas as pd
 from alttrain.evaluation import statistics
 from alttrain.evaluation.adherence import CAUSES, COUNTS, assessment_rates
 from alttrain.evaluation.statistics import UNKNOWN, Estimate
-from alttrain.records import Trained, read_if_there
+from alttrain.records import TrainDocument, read_if_there
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.measures import ASSESSING, TOKENS, TRAINING
 from alttrain.report.variants import Column, Variant
@@ -135,7 +135,7 @@ def values_of(evaluation: Evaluation) -> dict[str, dict[Any, Any]]:
     Of an agreement, they are the benchmark's, since no single text has one.
     """
     by_measure: defaultdict[str, dict[Any, Any]] = defaultdict(dict)
-    own_measure = evaluation.decides.measure
+    own_measure = evaluation.decider.measure
     for key, read in evaluation.texts().items():
         text = (evaluation.benchmark, *key)
         by_measure[own_measure][text], by_measure["score"][text] = evaluation.counts(read.verdict), read.value
@@ -202,7 +202,7 @@ def _training(variant: Variant) -> dict[str, Number]:
     """The numbers of the training, as means over the seeds. GPU-hours are known only if a GPU trained."""
     values: defaultdict[str, list[float]] = defaultdict(list)  # by measure, one for each seed
     for folder in variant.folders.values():
-        if record := read_if_there(folder / "train.json", Trained):
+        if record := read_if_there(folder / "train.json", TrainDocument):
             hours = record["seconds"] * record["devices"] / 3600 if record["device"].startswith("cuda") else None
             counts = record["examples"], record["tokens"], record["seconds"], hours
             for name, value in zip(TRAINING, counts, strict=True):

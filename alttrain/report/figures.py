@@ -24,7 +24,7 @@ from typing import Any
 import pandas as pd
 
 from alttrain.evaluation.adherence import CAUSES
-from alttrain.records import Rewritten, read_if_there, read_losses
+from alttrain.records import RewriteDocument, read_if_there, read_losses
 from alttrain.records.files import clear_unfinished
 from alttrain.report.drawing import (
     BEFORE,
@@ -33,8 +33,8 @@ from alttrain.report.drawing import (
     MARKERS,
     RIGHT,
     STYLES,
-    arms,
     describe,
+    error_bars,
     figure,
     name_bars,
     name_rows,
@@ -44,7 +44,7 @@ from alttrain.report.estimates import FLOWS
 from alttrain.report.evaluation import BenchmarkKey
 from alttrain.report.measures import MEASURES, OFFLINE, base
 from alttrain.report.processes import second_process
-from alttrain.report.tables import ROW, TABLES, listed, pivot
+from alttrain.report.tables import ROW, TABLES, pivot, rows_of_table
 from alttrain.report.tradeoff import draw_tradeoff
 from alttrain.report.variants import Variant, by_backbone, pool, protocols_of
 
@@ -151,7 +151,7 @@ def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
                 ys, names, known_cells = zip(*known, strict=True)
                 colours = [BEFORE if name.startswith("No-train") else COLOURS[4] for name in names]
                 style = {"color": colours, "height": 0.7, "error_kw": {"elinewidth": 0.9, "capsize": 2}}
-                axes.barh(ys, [100 * cell.value for cell in known_cells], xerr=arms(known_cells), **style)
+                axes.barh(ys, [100 * cell.value for cell in known_cells], xerr=error_bars(known_cells), **style)
             if published := [(100 * cell.published, y) for y, _, cell in column if cell.published >= 0]:
                 axes.plot(*zip(*published, strict=True), **diamond)
             axes.set_xlim(0, 102)
@@ -171,10 +171,10 @@ Amounts = Mapping[tuple[str, str], tuple[str, int]]  # (backbone, method) of a r
 def _amounts(variants: Sequence[Variant], table: str) -> Amounts:
     """The number of training examples of each row, or of harmless ones, from its first seed's rewrite.json."""
     amounts = {}
-    for variant in listed(variants, table):
+    for variant in rows_of_table(variants, table):
         if variant.training != "none":
             path = next(iter(variant.folders.values())) / "rewrite.json"
-            labels = read_if_there(path, Rewritten).get("labels", {})
+            labels = read_if_there(path, RewriteDocument).get("labels", {})
             amount = sum(labels.values()) if table == "data_size" else labels.get("benign", 0)
             amounts[variant.backbone, variant.name] = variant.rewrite, amount
     return amounts
@@ -197,7 +197,7 @@ def draw_doses(title: str, cells: pd.DataFrame | None, amounts: Amounts, path: P
                 markers = [(_axis_position(amount) + offset, cell) for amount, cell in doses]
                 style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
                 xs, known = [x for x, cell in markers if cell.known], [cell for _, cell in markers if cell.known]
-                bars = {"yerr": arms(known), "capsize": 2, "elinewidth": 0.8, "linewidth": 1.2, "markersize": 4}
+                bars = {"yerr": error_bars(known), "capsize": 2, "elinewidth": 0.8, "linewidth": 1.2, "markersize": 4}
                 axes.errorbar(xs, [100 * cell.value for cell in known], **style, **bars, label=", ".join(line))
                 if published := [(x, 100 * cell.published) for x, cell in markers if cell.published >= 0]:
                     hollow = {"markerfacecolor": "white", "ls": ":", "linewidth": 1, "markersize": 5}

@@ -46,7 +46,7 @@ FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 """Begins a box that is scaled down to the width of the line, or of the column, if it is wider."""
 
 
-def lines(cell: Any, why: bool = False) -> list[str]:
+def cell_lines(cell: Any, why: bool = False) -> list[str]:
     """A cell's lines: number, interval, n, notes, and the published figure.
 
     With `why`, a cell without a published figure has the mark of the reason instead.
@@ -67,7 +67,7 @@ def lines(cell: Any, why: bool = False) -> list[str]:
     return texts
 
 
-def starred(seeds: Iterable[int]) -> str:
+def star_meaning(seeds: Iterable[int]) -> str:
     """The meaning of a star, for differences over these numbers of seeds."""
     numbers = set(seeds)
     meanings = [ONE_SEED] if min(numbers) == 1 else []
@@ -92,7 +92,7 @@ def marks_legend(frame: pd.DataFrame) -> list[str]:
     units += "; ↑ higher is better." if 1 in directions else "."
     among = "" if (frame.backbone == "").all() else "of its backbone "
     of_interventions = frame.table.iloc[0] == "interventions"
-    star = EFFECT if of_interventions or not frame.differs.any() else starred(frame.tested[frame.differs])
+    star = EFFECT if of_interventions or not frame.differs.any() else star_meaning(frame.tested[frame.differs])
     explanations = (
         (True, units),
         ((frame.seeds > 1).any(), "Of several seeds the interval allows for other seeds, too."),
@@ -192,7 +192,7 @@ def markdown(title: str, frame: pd.DataFrame) -> str:
 
 
 def _markdown_cell(cell: Any, why: bool) -> str:
-    texts = lines(cell, why)
+    texts = cell_lines(cell, why)
     if cell.known:
         value, first = written(cell.value, cell.unit), texts[0].replace(DIFFERS, f"\\{DIFFERS}")
         texts[0] = (f"**{value}**" if cell.best else value) + first.removeprefix(value)
@@ -235,7 +235,7 @@ def _broken(line: str, width: int, underscore: str) -> list[str]:
 
 
 def _latex_cell(cell: Any, why: bool) -> str:
-    first, *rest = lines(cell, why) or [""]
+    first, *rest = cell_lines(cell, why) or [""]
     value = written(cell.value, cell.unit)
     bold = rf"\textbf{{{latex_text(value)}}}{latex_text(first.removeprefix(value))}"
     return _stacked([bold if cell.best else latex_text(first), *(rf"\scriptsize {latex_text(line)}" for line in rest)])
@@ -270,7 +270,7 @@ def console(title: str, frame: pd.DataFrame) -> list[Table | Text]:
 def _console_cell(cell: Any) -> Text:
     """A cell's lines; only the number if the cell is over several benchmarks."""
     text = Text()
-    for index, line in enumerate(lines(cell)[:1] if cell.kind == "pool" else lines(cell)):
+    for index, line in enumerate(cell_lines(cell)[:1] if cell.kind == "pool" else cell_lines(cell)):
         for word in ("truncated", "undecided", "published"):
             line = line.replace(f"{word} ", f"{word}\n")
         text.append(("\n" if index else "") + line, style="bold" if cell.best and index == 0 else "")

@@ -34,8 +34,8 @@ from alttrain.records import Texts, read_document, read_if_there, write_text
 from alttrain.report.contrasts import base_of
 from alttrain.report.embedded import OUTCOMES, PROMPT, Block, Places, Prompts, asked_of, block_of, pack, quotas_of
 from alttrain.report.estimates import SMALL
-from alttrain.report.evaluation import BenchmarkKey, Decides
-from alttrain.report.formats import legend, starred
+from alttrain.report.evaluation import BenchmarkKey, Decider
+from alttrain.report.formats import legend, star_meaning
 from alttrain.report.measures import WORTH_SAYING, written
 from alttrain.report.results import evaluations
 from alttrain.report.tables import LEVEL, Report, pivot, report_of
@@ -46,7 +46,7 @@ LARGEST = 2_000_000  # maximum size in bytes of an embedded figure
 FIRST = ("tradeoff", "main")  # name prefixes of the figures that come first
 _UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
-Way = tuple[BenchmarkKey, Decides]  # how a benchmark was made and judged; numbers made in one way can be compared
+Way = tuple[BenchmarkKey, Decider]  # how a benchmark was made and judged; numbers made in one way can be compared
 
 
 def write_page(
@@ -62,9 +62,9 @@ def write_page(
     if not judged:
         return None
     prompts: dict[str, Prompts] = {evaluation.benchmark: {} for evaluation in judged}
-    places: dict[Way, Places] = {(evaluation.key, evaluation.decides): {} for evaluation in judged}
+    places: dict[Way, Places] = {(evaluation.key, evaluation.decider): {} for evaluation in judged}
     blocks = [
-        block_of(evaluation, prompts[evaluation.benchmark], places[evaluation.key, evaluation.decides], texts, quota)
+        block_of(evaluation, prompts[evaluation.benchmark], places[evaluation.key, evaluation.decider], texts, quota)
         for evaluation, quota in quotas_of(judged)
     ]
     bases = {(evaluation.run, evaluation.key) for evaluation in judged}
@@ -88,7 +88,7 @@ def write_page(
     text = template.render(
         style=Markup(style),
         script=Markup(script),
-        hashes={"style": hashed(style), "script": hashed(script)},
+        hashes={"style": csp_hash(style), "script": csp_hash(script)},
         version=__version__,
         shared=shared,
         judges=sorted({judge for evaluation in judged for judge in evaluation.provenance["judges"]}),
@@ -104,7 +104,7 @@ def write_page(
         structure=report.frames["structure"],
         causes=CAUSES,
         compared=compared,
-        starred=starred(compared.seeds[compared.differs].tolist() or [1]),
+        starred=star_meaning(compared.seeds[compared.differs].tolist() or [1]),
         ours=_beside_published(report.tables),
         published=report.tables["published"],
         count_all=len(metrics),
@@ -129,8 +129,8 @@ def _index(
     entries = []
     for block in [*blocks, *branches]:
         evaluation = block.evaluation
-        others = (view.decides for view in evaluation.views().values() if view.decides is not evaluation.decides)
-        decides = _judging(evaluation.decides) | {"others": {f"{one.judge} {one.part}": one.says for one in others}}
+        others = (view.decider for view in evaluation.views().values() if view.decider is not evaluation.decider)
+        decides = _judging(evaluation.decider) | {"others": {f"{one.judge} {one.part}": one.says for one in others}}
         entry: dict[str, Any] = {"run": runs.index(evaluation.run), "benchmark": benchmarks.index(asked_of(evaluation))}
         entry |= {"decides": decides, "shown": block.shown, "total": block.total}
         if evaluation.intervention:
@@ -145,7 +145,7 @@ def _index(
     return {**index, "outcomes": [outcome._asdict() for outcome in OUTCOMES], "blocks": entries}
 
 
-def _judging(decides: Decides) -> dict[str, str]:
+def _judging(decides: Decider) -> dict[str, str]:
     return {name: getattr(decides, name) for name in ("judge", "part", "says")}
 
 
@@ -157,7 +157,7 @@ def _compared(blocks: Sequence[Block], places: Mapping[Way, Places]) -> dict[str
     ways = []
     for way, texts in places.items():
         (protocol, benchmark, _), decides = way
-        alike = [block for block in blocks if (block.evaluation.key, block.evaluation.decides) == way]
+        alike = [block for block in blocks if (block.evaluation.key, block.evaluation.decider) == way]
         first, prompts = alike[0].evaluation, dict[str, int]()
         settings = read_if_there(first.folder / "fingerprint.json")
         settings = {key: value for key, value in settings.items() if not key.startswith("generation.")}
@@ -167,7 +167,7 @@ def _compared(blocks: Sequence[Block], places: Mapping[Way, Places]) -> dict[str
             {
                 "protocol": protocol,
                 "benchmark": benchmark,
-                "decides": {"measure": first.called(decides.measure)} | _judging(decides),
+                "decides": {"measure": first.label_of(decides.measure)} | _judging(decides),
                 "settings": _encoded(settings),
                 "prompts": [prompts.setdefault(name, len(prompts)) for name, _ in texts],
                 "verdicts": {block.evaluation.run: block.counted for block in alike},
@@ -252,6 +252,6 @@ def embed(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_UNSAFE)
 
 
-def hashed(source: str) -> str:
+def csp_hash(source: str) -> str:
     """The hash by which a content security policy allows an inline script or style sheet."""
     return "sha256-" + base64.b64encode(hashlib.sha256(source.encode("utf-8")).digest()).decode("ascii")

@@ -35,13 +35,13 @@ def published() -> tuple[Figure, ...]:
     return tuple(frame.assign(known=frame.value.notna()).itertuples(index=False))
 
 
-def described(method: str) -> tuple[str, int]:
+def label_and_order(method: str) -> tuple[str, int]:
     """A method's label and its order, as in conf/method; for an unknown method its name and the last place."""
     config = option("method", method).get("method", {})
     return config.get("label", method), config.get("order", LAST)
 
 
-def beside(backbone: str, method: str, changed: bool, column: Column) -> tuple[Figure | None, str]:
+def matching_figure(backbone: str, method: str, changed: bool, column: Column) -> tuple[Figure | None, str]:
     """(figure, "") of the published figure that matches a number, or (None, reason).
 
     A figure matches if measure, protocol, sets, backbone and method are the same and nothing was `changed`: neither the

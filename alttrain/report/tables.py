@@ -16,12 +16,12 @@ import pandas as pd
 
 from alttrain.evaluation import protocol_hash
 from alttrain.report import measures
-from alttrain.report.contrasts import Contrast, Contrasts, base_of, comparisons, decided, interventions
+from alttrain.report.contrasts import Contrast, Contrasts, base_of, comparisons, decision_places, interventions
 from alttrain.report.estimates import Number, by_category, numbers, structure, thoughts
 from alttrain.report.evaluation import BenchmarkKey, Evaluation
 from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
 from alttrain.report.processes import MANY, second_process
-from alttrain.report.published import beside, covers, described, published
+from alttrain.report.published import covers, label_and_order, matching_figure, published
 from alttrain.report.results import METRICS, NO_TRAIN, changes, option, read_texts, tidy
 from alttrain.report.variants import (
     Column,
@@ -124,7 +124,7 @@ def report_of(judged: Sequence[Evaluation]) -> Report:
     if effects:
         over_seeds["interventions"] = _intervention_table(effects)
     frames = {"metrics": metrics[METRICS], "comparisons": compared, "interventions": intervention_rows}
-    frames |= {"decided": decided(all_variants), "thoughts": thoughts(judged)}
+    frames |= {"decided": decision_places(all_variants), "thoughts": thoughts(judged)}
     frames |= {"structure": structure(plain), "categories": by_category(plain_variants)}
     return Report(plain, intervened, plain_variants, frames, runs_table(metrics, compared), over_seeds)
 
@@ -143,7 +143,9 @@ def methods(main: Sequence[Variant], protocol: str) -> list[Variant]:
         in_sources = [f for f in published() if (f.table, f.protocol, f.backbone) == ("main", protocol, backbone)]
         for method in dict.fromkeys(figure.method for figure in in_sources if figure.known):
             if method not in present | unchanged.keys():
-                lacking.append(Variant(backbone, "", "", "", method, "", "", *described(method), (), {}, {}, {}, {}))
+                lacking.append(
+                    Variant(backbone, "", "", "", method, "", "", *label_and_order(method), (), {}, {}, {}, {})
+                )
         rows += sorted([*with_runs, *lacking], key=lambda variant: (variant.known_as != NO_TRAIN, variant.order))
     return rows
 
@@ -157,7 +159,7 @@ def belongs(variant: Variant, table: str) -> bool:
     return table == narrowest if narrowest in variant.tables else table not in VARIED
 
 
-def listed(variants: Sequence[Variant], table: str) -> list[Variant]:
+def rows_of_table(variants: Sequence[Variant], table: str) -> list[Variant]:
     """The rows of a table that varies one thing, No-train first, for backbones with several rows."""
     rows = []
     for _, group in by_backbone(variants):
@@ -184,13 +186,13 @@ def _all_numbers(variants: Sequence[Variant]) -> Numbers:
 
 
 def tables(variants: Sequence[Variant], contrasts: Contrasts, known: Numbers | None = None) -> dict[str, pd.DataFrame]:
-    """Every table that has data, by name, as `finished` frames. `known` are its numbers, if already computed."""
+    """Every table that has data, by name, as frames of `finish_table`. `known` are its numbers, if already computed."""
     known = _all_numbers(variants) if known is None else known
     cells: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
     for name, rows, columns in _layouts(variants):
         for key in itertools.product(rows, columns):
             cells[name].append(_cell(*key, known.get(key), contrasts.get(key)) | _published_figure(*key))
-    frames = {name: finished(name, table_cells) for name, table_cells in cells.items() if table_cells}
+    frames = {name: finish_table(name, table_cells) for name, table_cells in cells.items() if table_cells}
     frames = {name: frame for name, frame in frames.items() if (frame.known | (frame.undecided > 0)).any()}
     return frames | {"published": figures()}
 
@@ -229,7 +231,7 @@ def _protocol_layouts(variants: list[Variant], protocol: str) -> list[tuple[str,
         ("judges", [v for v in variants if any(v.has(column) for column in comparing)], of_judges),
         ("main", main, list(dict.fromkeys([*main_rates["harmful_rate"], *summary]))),
         *((name, having(columns), columns) for name, columns in by_set.items()),
-        *((name, listed(variants, name), summary) for name in VARIED),
+        *((name, rows_of_table(variants, name), summary) for name in VARIED),
         ("recognition", [variant for variant in variants if variant.untrained], recognising),
         ("adherence", variants, [pools[name] for name in measures.ASSESSING]),
         ("efficiency", variants, [*training, *(pools[name] for name in measures.TOKENS)]),
@@ -253,7 +255,7 @@ def _intervention_table(effects: Mapping[tuple[Variant, BenchmarkKey], Contrast]
             name, measure = evaluation.intervention["name"], evaluation.measure
             name += f" {digests[key]}" if len(settings[name]) > 1 else ""
             judges = tuple(filter(None, [evaluation.judge]))
-            column = Column(measure, base_key[0], (base_key,), called=evaluation.called(measure), judges=judges)
+            column = Column(measure, base_key[0], (base_key,), called=evaluation.label_of(measure), judges=judges)
             rows.setdefault(name, {})[column, replace(column, sets=(key[1],))] = None
             rows["no intervention"][column, column] = None
         known = numbers(variant, {shown for pairs in rows.values() for _, shown in pairs})
@@ -261,7 +263,7 @@ def _intervention_table(effects: Mapping[tuple[Variant, BenchmarkKey], Contrast]
             row = replace(variant, name=f"{variant.name}, {name}")
             for column, shown in pairs:
                 cells.append(_cell(row, column, known.get(shown), effects.get((variant, shown.sets[0]))))
-    return finished("interventions", cells, best=False)
+    return finish_table("interventions", cells, best=False)
 
 
 def _cell(row: Variant, column: Column, number: Number | None, contrast: Contrast | None) -> dict[str, Any]:
@@ -280,7 +282,9 @@ def _evaluation_changes(row: Variant, column: Column) -> dict[str, Any]:
 
 def _published_figure(row: Variant, column: Column) -> dict[str, Any]:
     """The published figure beside a cell, or the reason why there is none."""
-    figure, why = beside(row.backbone, row.method, bool(_evaluation_changes(row, column) or row.changed), column)
+    figure, why = matching_figure(
+        row.backbone, row.method, bool(_evaluation_changes(row, column) or row.changed), column
+    )
     return {"published": figure.value, "source": figure.source} if figure else {"published_why": why}
 
 
@@ -302,14 +306,14 @@ def figures() -> pd.DataFrame:
         for figure in rows.merge(columns, how="cross").merge(last, how="left").itertuples():
             called = option("benchmark", figure.benchmark).get("labels", {}).get(figure.measure, "")
             column = Column(figure.measure, str(protocol), ((str(protocol), figure.benchmark, ""),), called=called)
-            names = {"backbone": figure.backbone or "not named", "method": described(figure.method)[0]}
+            names = {"backbone": figure.backbone or "not named", "method": label_and_order(figure.method)[0]}
             names["source"] = "" if math.isnan(figure.value) else f"{figure.source}. {figure.note}".rstrip(". ")
             cells.append(names | _column_fields(column) | Number(figure.value)._asdict())
-    return finished("published", cells, best=False)
+    return finish_table("published", cells, best=False)
 
 
 def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
-    """The `finished` table of all runs, seed by seed. Adherence and tokens are over all benchmarks of a run."""
+    """The table of all runs, seed by seed. Adherence and tokens are over all benchmarks of a run."""
     keys = ["run", "benchmark", "metric", "protocol_hash"]
     metrics = results.merge(compared[[*keys, "p_holm", "seeds"]], on=keys, how="left")
     metrics = metrics.rename(columns={"seeds": "tested"}).assign(n=metrics.n - metrics.undecided)
@@ -335,11 +339,11 @@ def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
         **counts,
         seeds=1,
     )
-    return finished("runs", cells)
+    return finish_table("runs", cells)
 
 
-def finished(table: str, cells: Any, best: bool = True) -> pd.DataFrame:
-    """A table of these cells, the best of each column marked per backbone, with all columns that `marked` adds."""
+def finish_table(table: str, cells: Any, best: bool = True) -> pd.DataFrame:
+    """A table of these cells, the best of each column marked per backbone, with all columns that `add_marks` adds."""
     frame = pd.DataFrame(cells).assign(table=table)
     frame = frame.reindex(columns=[*CELLS, *({"tested"} & {*frame})])
     texts = ["published_why", "source", "lacking", "evaluated", "setting"]
@@ -350,10 +354,10 @@ def finished(table: str, cells: Any, best: bool = True) -> pd.DataFrame:
     top = (better * frame.value).groupby(keys).transform("max")
     values_differ = frame.value.groupby(keys).transform("nunique") > 1
     frame["best"] = best & values_differ & (better != 0) & frame.value.notna() & (better * frame.value == top)
-    return marked(frame)
+    return add_marks(frame)
 
 
-def marked(frame: pd.DataFrame) -> pd.DataFrame:
+def add_marks(frame: pd.DataFrame) -> pd.DataFrame:
     """A table as in its CSV, with columns for the marks and notes of each cell.
 
     - `known`    there is a number

@@ -61,7 +61,7 @@ class Variant:
             evaluation.metric(column.measure) for evaluation in self.all_evaluations.get(column.sets[0], {}).values()
         )
 
-    def firsts(self, protocol: str) -> dict[BenchmarkKey, Evaluation]:
+    def first_seeds(self, protocol: str) -> dict[BenchmarkKey, Evaluation]:
         """The first seed's evaluations by a protocol."""
         return {key: next(iter(seeds.values())) for key, seeds in self.evaluations.items() if key[0] == protocol}
 
@@ -112,7 +112,7 @@ def by_backbone(variants: Iterable[Variant]) -> list[tuple[str, list[Variant]]]:
 def protocols_of(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
     """Protocol name -> the variants that it judged."""
     names = sorted({key[0] for variant in variants for key in variant.evaluations})
-    return {name: [variant for variant in variants if variant.firsts(name)] for name in names}
+    return {name: [variant for variant in variants if variant.first_seeds(name)] for name in names}
 
 
 @dataclass(frozen=True)
@@ -149,14 +149,14 @@ class Column:
 def rate_columns(variants: Iterable[Variant], protocol: str) -> list[Column]:
     """A column for each benchmark's measures; those by other parts and judges are in overview and judges only."""
     columns: dict[Column, None] = {}  # a column's tables, name and setting are those of the first evaluation
-    deciding = [evaluation for variant in variants for evaluation in variant.firsts(protocol).values()]
+    deciding = [evaluation for variant in variants for evaluation in variant.first_seeds(protocol).values()]
     every = [evaluation for v in variants for seeds in v.all_evaluations.values() for evaluation in seeds.values()]
     for evaluation in [*deciding, *(evaluation for evaluation in every if evaluation.protocol == protocol)]:
         key, setting, others = evaluation.key, evaluation.setting, evaluation.views()
-        for name in (metric["metric"] for metric in evaluation.judged["metrics"]):
+        for name in (metric["metric"] for metric in evaluation.metrics_json["metrics"]):
             if name not in others and (base(name) in RATES or name in ("score", "kappa", *RECOGNISING)):
                 tables = evaluation.tables if name in (evaluation.labels or (evaluation.measure, "score")) else ()
-                judges, called = tuple(filter(None, [evaluation.judge_of(name)])), evaluation.called(name)
+                judges, called = tuple(filter(None, [evaluation.judge_of(name)])), evaluation.label_of(name)
                 column = Column(name, protocol, (key,), tables=tables, called=called, judges=judges, setting=setting)
                 columns.setdefault(column)
     order = list(MEASURES)
@@ -170,7 +170,7 @@ def mean_columns(variants: Sequence[Variant], protocol: str) -> dict[str, Column
     none, the sets are those that most rows of main share, at least two.
     """
     main = [variant for variant in variants if "main" in variant.tables and not variant.changed] or variants
-    judged = [variant.firsts(protocol) for variant in main]
+    judged = [variant.first_seeds(protocol) for variant in main]
     columns = {}
     for measure in RATES:
         every = (evaluation for row in judged for evaluation in row.values())
@@ -191,7 +191,7 @@ def mean_columns(variants: Sequence[Variant], protocol: str) -> dict[str, Column
 
 def pool(variants: Sequence[Variant], protocol: str) -> tuple[BenchmarkKey, ...]:
     """The benchmarks over which adherence and tokens are pooled: those of main that most variants have."""
-    firsts = (variant.firsts(protocol).items() for variant in variants)
+    firsts = (variant.first_seeds(protocol).items() for variant in variants)
     sets = [frozenset(key for key, evaluation in row if "main" in evaluation.tables) for row in firsts]
     return _shared([row_sets for row_sets in sets if row_sets], least=1)
 

@@ -22,14 +22,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alttrain.backbone.device import GIB, Device, look
+from alttrain.backbone.device import GIB, Device, detect_device
 from alttrain.evaluation import Benchmark, Judge
 from alttrain.generation import InProcess
-from alttrain.records import Example, Names, Trained, kept_json, write_json, write_text
+from alttrain.records import Example, RunDocument, TrainDocument, json_or_none, write_json, write_text
 from alttrain.report.escaping import plain
 from alttrain.run.assembly import Run
 from alttrain.run.folder import source_texts
-from alttrain.run.stages.generate import unanswered
+from alttrain.run.stages.generate import count_unanswered
 from alttrain.run.stages.judge import is_judged, judges_of
 from alttrain.run.stages.needs import guessed_rows, needs_of, shape_known
 from alttrain.run.status import PLAN, read_status
@@ -75,17 +75,17 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], planned:
     sweep's earlier jobs (`_work_key`), whose answers and verdicts this job takes; those of this job are added.
     """
     planned = set() if planned is None else planned
-    device = look(run.hardware.accelerator, run.hardware.memory_gib)
+    device = detect_device(run.hardware.accelerator, run.hardware.memory_gib)
     peak = max((need.total for need in needs_of(run, rows, device)), default=None)
     recipe, training_tokens = run.training, 0
-    if recipe.trains and run.to_train and rows and {"check", "train"} & set(run.stages):
+    if recipe.trains and run.needs_training and rows and {"check", "train"} & set(run.stages):
         lengths = guessed_rows(rows, recipe.max_length)
         training_tokens = sum(lengths) * recipe.batch_size * recipe.steps(len(lengths)) // len(lengths)
-    to_generate = run.evaluated if {"check", "generate"} & set(run.stages) else ()
-    missing = Counter({benchmark.name: unanswered(run, benchmark) for benchmark in to_generate})
+    to_generate = run.all_benchmarks if {"check", "generate"} & set(run.stages) else ()
+    missing = Counter({benchmark.name: count_unanswered(run, benchmark) for benchmark in to_generate})
     generated = generated_tokens = 0
     calls = Counter[str]()
-    for benchmark in run.evaluated:
+    for benchmark in run.all_benchmarks:
         decoding, lacking = run.protocol.decoding_for(benchmark), missing[benchmark.name]
         work = _work_key(run, benchmark)
         if to_generate and f"generate {work}" not in planned:
@@ -99,13 +99,13 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], planned:
             texts = len(benchmark.examples) * decoding.samples
             for judge in () if is_judged(run, benchmark) else judges_of(run, benchmark).values():
                 calls[f"judge {_judge_text(judge)}"] += texts * len(judge.servers) * len(run.protocol.parts)
-    to_rewrite = rows if run.to_train and not run.rewritten else ()
+    to_rewrite = rows if run.needs_training and not run.is_rewritten else ()
     traceless = sum(not row.thought for row in to_rewrite)
     for writer, count in ((run.structure.teacher, len(to_rewrite)), (run.structure.understander, traceless)):
         if writer and writer.servers:
             calls[f"teacher {writer}"] += count
     ended = (status := read_status(run.folder)) is not None and status.state == "done"
-    done = ended and not (run.to_train or ("generate" in run.stages and missing.total() > 0))
+    done = ended and not (run.needs_training or ("generate" in run.stages and missing.total() > 0))
     return Job(
         run.name,
         tuple(overrides),
@@ -129,7 +129,7 @@ def _work_key(run: Run, benchmark: Benchmark) -> str:
     if not run.training.trains and isinstance(run.generation, InProcess):
         model = {key: value for key, value in run.fingerprint.items() if key != "seed"}
     settings = [run.config.get(key) for key in ("generation", "protocol", "intervention")]
-    settings.append(run.config["evaluation"]["benchmarks"][benchmark.base])
+    settings.append(run.config["evaluation"]["benchmarks"][benchmark.base_name])
     return json.dumps([model, benchmark.name, *settings], sort_keys=True)
 
 
@@ -157,7 +157,10 @@ def _measured(output_dir: Path, backbone: str, trained: str, kind: str) -> tuple
     """
     tokens, seconds = 0, 0.0
     for path in output_dir.glob("runs/*/train.json"):
-        record, names = kept_json(path, Trained), kept_json(path.with_name("run.json"), Names)
+        record, names = (
+            json_or_none(path, TrainDocument),
+            json_or_none(path.with_name("run.json"), RunDocument),
+        )
         is_comparable = record and names and (names["backbone"], record["device"]) == (backbone, kind)
         if is_comparable and path.with_name(trained).is_dir():
             tokens += record["tokens"]
@@ -262,7 +265,9 @@ def _markdown(jobs: Sequence[Job], runs: Sequence[Run], rows: Mapping[str, Seque
     for run in runs:
         row = method_row(run, rows.get(run.data, ()))
         methods.setdefault(json.dumps(row), (row, []))[1].append(run.backbone.name)
-    benchmarks = {json.dumps(row): row for run in runs for row in (benchmark_row(run, each) for each in run.evaluated)}
+    benchmarks = {
+        json.dumps(row): row for run in runs for row in (benchmark_row(run, each) for each in run.all_benchmarks)
+    }
     backbone_names = {run.backbone.name for run in runs}
     for row, backbones in methods.values():
         row["backbones"] = "" if set(backbones) == backbone_names else ", ".join(dict.fromkeys(backbones))
@@ -302,7 +307,7 @@ def totals(jobs: Sequence[Job]) -> str:
     )
 
 
-def tell(jobs: Sequence[Job]) -> None:
+def log_plan(jobs: Sequence[Job]) -> None:
     """Log the jobs by run, their states, memory and total cost."""
     runs: dict[str, list[Job]] = {}
     for job in jobs:

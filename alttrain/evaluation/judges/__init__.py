@@ -35,8 +35,8 @@ from alttrain.evaluation.judges.judge import (
     dialogue,
     exchange,
     goal_of,
-    marked,
     request,
+    tag_texts,
 )
 from alttrain.evaluation.judges.rubrics import (
     HarmScore,

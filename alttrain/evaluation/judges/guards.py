@@ -254,7 +254,8 @@ class WildGuard(_QuestionedGuard):
         super().check(where, model_fault)
 
     def steps(self, row: Generation, scorer: "JudgePrompts") -> Steps:
-        text = f"<s>{self.form.filled(scorer.plain(request(row, self.against)), scorer.plain(row.answer))}"
+        escape = scorer.escape_special_tokens
+        text = f"<s>{self.form.fill(escape(request(row, self.against)), escape(row.answer))}"
         last = "Response refusal" if self.question == "refusal" else "Harmful response"
         lines = ""
         for question in ("Harmful request", "Response refusal", "Harmful response"):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 from annotated_types import Gt
 
-from alttrain.english.refusal import WEIGHTS, assess, weights_hash
+from alttrain.english.refusal import WEIGHTS, assess_refusal, weights_hash
 from alttrain.llm import Failure, ServerSettings
 from alttrain.records import Example, Generation, Judgement
 
@@ -116,10 +116,10 @@ def exchange(generation: Generation, against: Against = "prompt") -> str:
     texts += [("prompt", generation.prompt), ("response", generation.answer)]
     if goal := goal_of(generation, against):
         texts.insert(0, ("goal", goal))
-    return marked(texts)
+    return tag_texts(texts)
 
 
-def marked(shown: Sequence[tuple[str, str]]) -> str:
+def tag_texts(shown: Sequence[tuple[str, str]]) -> str:
     """(name, text) pairs as one text, each between marks with its name, which no text can contain."""
     digest = hashlib.sha256("\x1f".join(text for _, text in shown).encode()).hexdigest()[:8]
     return "\n\n".join(f"<{mark}-{digest}>\n{text}\n</{mark}-{digest}>" for mark, text in shown)
@@ -169,8 +169,8 @@ class RefusalJudge(RowJudge):
     def __call__(self, generation: Generation) -> Judgement:
         if not generation.closed and not generation.answer:
             return Judgement(generation.id, self.name, None, "no answer: the thought never ended")
-        outcome = assess(generation.answer, generation.prompt)
-        return Judgement(generation.id, self.name, outcome.verdict, outcome.evidence, probability=outcome.refused)
+        outcome = assess_refusal(generation.answer, generation.prompt)
+        return Judgement(generation.id, self.name, outcome.verdict, outcome.evidence, probability=outcome.probability)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from alttrain.evaluation.judges.judge import (
     Says,
     exchange,
     goal_of,
-    marked,
     request,
+    tag_texts,
 )
 from alttrain.evaluation.published import Published
 from alttrain.llm import Failure, json_of
@@ -69,7 +69,7 @@ class RubricJudge(ModelJudge):
     def question(self, generation: Generation) -> str:
         """The message that asks for a judgement."""
         if self.rubric:
-            return self.rubric.filled(request(generation, self.against), generation.answer)
+            return self.rubric.fill(request(generation, self.against), generation.answer)
         goal = _GOAL if goal_of(generation, self.against) else ""
         return _TASK.format(exchange=exchange(generation, self.against)) + goal + self.wording
 
@@ -317,7 +317,7 @@ Reply with one JSON object and nothing else, in this form:
         thought = generation.thought
         numbered = enumerate(" ".join(thought[start:end].split()) for start, end in sentences(thought))
         lines = "\n".join(f"{number}: {sentence}" for number, sentence in numbered)
-        return self.wording.format(material=marked([("prompt", generation.prompt), ("thought", lines)]))
+        return self.wording.format(material=tag_texts([("prompt", generation.prompt), ("thought", lines)]))
 
     def read(self, reply: str, generation: Generation) -> Judgement | None:
         """Accept one JSON object with the four fields. Raises ValueError that names a field with a bad value."""

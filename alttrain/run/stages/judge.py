@@ -38,8 +38,8 @@ from alttrain.evaluation.judged import (
     NOT_GENERATED,
     TRUE_MEANS,
     Judgements,
+    merge_entries,
     put_in_place,
-    renamed,
     shaping_verdicts,
 )
 from alttrain.evaluation.judges import NO_REPLY, Structure, StructureAgreement
@@ -62,7 +62,7 @@ Summaries = Mapping[Block, Summary]  # the summary of each block's judgements; t
 
 def judge(run: Run, session: Session) -> None:
     """Judge every benchmark whose metrics are missing or outdated. If there was one, log the results of all."""
-    newly_judged = [benchmark for benchmark in run.evaluated if _judge(run, session, benchmark)]
+    newly_judged = [benchmark for benchmark in run.all_benchmarks if _judge(run, session, benchmark)]
     if newly_judged:
         log_evaluation(run)
 
@@ -158,8 +158,8 @@ def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
     Raises RunError if two have the same name, or one that a rate corrected by labels has.
     """
     measure = benchmark.measure
-    shared_keys = (key for key in (benchmark.base, measure) if run.protocol.judges.get(key) == benchmark.judge)
-    own_key = f"evaluation.benchmarks.{benchmark.base}.judge"
+    shared_keys = (key for key in (benchmark.base_name, measure) if run.protocol.judges.get(key) == benchmark.judge)
+    own_key = f"evaluation.benchmarks.{benchmark.base_name}.judge"
     judges = {next((f"protocol.judges.{key}" for key in shared_keys), own_key): benchmark.judge}
     for key, judge in run.protocol.second_opinions.get(measure, {}).items():
         judges[f"protocol.second_opinions.{measure}.{key}"] = judge
@@ -178,7 +178,7 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
     Of a judge's server settings, only the address is included.
     """
     others = run.config["protocol"].get("second_opinions", {}).get(benchmark.measure, {})
-    nodes = [run.config["evaluation"]["benchmarks"][benchmark.base]["judge"], *others.values()]
+    nodes = [run.config["evaluation"]["benchmarks"][benchmark.base_name]["judge"], *others.values()]
     judges: dict[str, Any] = {}
     for judge, node in zip(judges_of(run, benchmark).values(), nodes, strict=True):
         addresses = {key: value for key, value in flatten(node).items() if key.rpartition(".")[2] == "base_url"}
@@ -188,8 +188,8 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
         total = len(benchmark.examples) * run.protocol.decoding_for(benchmark).samples
         intervention = {
             "name": benchmark.intervention_name,
-            "of": benchmark.base,
-            "of_hash": run.protocol_hash(benchmark.plain),
+            "of": benchmark.base_name,
+            "of_hash": run.protocol_hash(benchmark.without_intervention),
             "left_out": total - len(benchmark_samples(run, benchmark)),  # texts that it does not apply to
             "settings": flatten(shaping_of_judge(run.config["intervention"][benchmark.intervention_name])),
         }
@@ -205,7 +205,7 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
         "parts": list(run.protocol.parts),
         "protocol": run.protocol.name,
         "protocol_hash": run.protocol_hash(benchmark, texts=source_texts(run, benchmark)),
-        "changed": as_json({**run.changed.evaluation[benchmark.base], **lacking_rows(benchmark)}),
+        "changed": as_json({**run.changed.evaluation[benchmark.base_name], **lacking_rows(benchmark)}),
         "human_labels": content_hash(Path(benchmark.human_labels)) if benchmark.human_labels else None,
     }
 
@@ -225,7 +225,7 @@ def _open_judgements(run: Run, benchmark: Benchmark) -> Judgements:
     judges = {judge.name: judge for judge in judges_of(run, benchmark).values()}
     configs = _provenance(run, benchmark)["judges"]
     configured = {name: config | {TRUE_MEANS: judges[name].says} for name, config in configs.items()}
-    entries, names = renamed(configured, folder)
+    entries, names = merge_entries(configured, folder)
     judgements = Judgements(folder, judges, run.protocol.parts, entries, names, training_checksums(run))
     path, present = judgements.generations, judgements.rows
     if present > expected:
@@ -251,9 +251,9 @@ def _collect_verdicts(judgements: Judgements, session: Session) -> None:
     """Have each judge give the verdicts that are lacking, and write the new judgements.jsonl and judges.json."""
     judgements.find()
     for name, part in judgements.requested_blocks:
-        if lacking := judgements.lacking(name, part):
+        if lacking := judgements.count_missing(name, part):
             with bar(f"{name} on {judgements.folder.name}", judgements.rows, judgements.rows - lacking) as advance:
-                judgements.make(name, part, JudgeContext(cache_folder() / "replies", session.scorer, advance))
+                judgements.judge_missing(name, part, JudgeContext(cache_folder() / "replies", session.scorer, advance))
     judgements.write()
 
 
@@ -310,7 +310,7 @@ def _summarise(benchmark: Benchmark, judgements: Judgements) -> Summaries:
 
     def adherence() -> Iterator[Adherence]:
         rows = records.iterate_rows(judgements.generations, Generation)
-        for row, *row_judgements in zip(rows, *(judgements.of(*block) for block in summaries), strict=True):
+        for row, *row_judgements in zip(rows, *(judgements.rows_of(*block) for block in summaries), strict=True):
             judgement_of = dict(zip(summaries, row_judgements, strict=True))
             contents = Adherence.of(row, judgement_of[deciding] if judge_sees_refusals else None)
             for block, summary in summaries.items():
@@ -356,7 +356,7 @@ def _write_metrics(
             "made_from": _made_from(run, folder, document_folder),
             **servers,
             "contaminated": [asdict(match) for match in contamination],
-            "left_out": [asdict(row) for row in benchmark.left_out()],
+            "left_out": [asdict(row) for row in benchmark.rejected()],
             "metrics": plain_json([asdict(metric) for metric in metrics]),
             "analysis": analysis,
         },
