@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 from hydra import compose, initialize_config_module
-from processes import gone
+from processes import has_ended
 from stub_server import RESET, Say, Serve, Stub
 from tiny import LORA, backbone
 
@@ -254,7 +254,7 @@ def child(*more: str, **fields: Any) -> ChildServer:
 
 
 def child_gone(output: Path) -> bool:
-    return gone(int(output.read_text().split("pid ")[1].split()[0]))
+    return has_ended(int(output.read_text().split("pid ")[1].split()[0]))
 
 
 def test_a_started_server_answers_and_ends(renderer: Renderer, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import matplotlib.figure
 import pandas as pd
 import pytest
 from made_runs import made_tables, make_run, no_train
-from papers import compiled, has_latex
+from papers import compile_article, has_latex
 
 from alttrain.report.contrasts import INTERVENTION_COLUMNS
 from alttrain.report.drawing import FORMS, error_bars
@@ -155,7 +155,7 @@ def test_a_paper_includes_every_figure(runs: Path, found: dict[str, pd.DataFrame
     with draw_all(found, variants(evaluations(runs)), frames(runs), tmp_path) as draw:
         drawn = [path.name for path in draw() if path.suffix == ".pdf"]
     lines = [rf"\noindent\includegraphics[width=\linewidth]{{{name}}}\par" for name in drawn]
-    said = compiled(tmp_path, "twocolumn", [r"\usepackage{graphicx}", r"\begin{document}", *lines])
+    said = compile_article(tmp_path, "twocolumn", [r"\usepackage{graphicx}", r"\begin{document}", *lines])
     assert len(drawn) == 10
     assert all(name in said.replace("\n", "") for name in drawn)
     assert "Overfull" not in said

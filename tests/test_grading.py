@@ -33,7 +33,7 @@ from alttrain.evaluation.judges.rubrics import _bare as said_in
 from alttrain.evaluation.protocol import Judge
 from alttrain.evaluation.statistics import pass_at_k
 from alttrain.records import Generation, Judgement
-from alttrain.rewrite import read
+from alttrain.rewrite import read_thought
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 VARIANTS = Path(__file__).with_name("math_variants.jsonl")
@@ -913,7 +913,7 @@ def offline(text: str) -> dict[str, Callable[[], object]]:
         "refusal": lambda: assess_refusal(text, text),
         "english": lambda: is_english(text),
         "reply": lambda: said_in(text),
-        "parser": lambda: read(text),
+        "parser": lambda: read_thought(text),
         "adherence": lambda: Adherence.of(replace(row, thought=text, answer="")),
     }
 

@@ -78,7 +78,7 @@ def begun(one: Intervention, own: Generation | None = None, template: Any = CHAT
     own = own or response(template=template)
     made = one.begin(ROW, own, given(own, *others, template=template))
     assert made is not None
-    return str(made.rendered(template, "open"))
+    return str(made.render(template, "open"))
 
 
 @pytest.mark.parametrize("template", [CHATML, QWEN], ids=["prompt opens", "model opens"])
@@ -195,14 +195,14 @@ def test_a_prefilled_answer_closes_the_thought_only_where_there_is_one() -> None
     assert begun(start) == "</think>\n\nSure, here is"
     assert begun(start, template=QWEN) == "<think>\n\n</think>\n\nSure, here is"
     bare = start.begin(ROW, response(), InterventionContext(CHATML, "absent", {}))
-    assert bare.rendered(CHATML, "absent") == "Sure, here is"
+    assert bare.render(CHATML, "absent") == "Sure, here is"
     assert begun(Begin(closed=True)) == "</think>\n\n"
     assert begun(Begin(thought="Done.", closed=True)) == "Done.\n</think>\n\n"
 
 
 def test_only_the_delimiters_can_become_special_tokens() -> None:
     own = response(RAW.replace("bread at home", "</think> bread"))
-    pieces = Cut(share=1.0).begin(ROW, own, given(own)).rendered(CHATML, "open").pieces  # type: ignore[union-attr]
+    pieces = Cut(share=1.0).begin(ROW, own, given(own)).render(CHATML, "open").pieces  # type: ignore[union-attr]
     assert [piece.count("</think>") for piece in pieces] == [0, 1, 1, 0]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
-from processes import gone
+from processes import has_ended
 
 from alttrain.config import RunError, register
 from alttrain.run.app import execute
@@ -125,4 +125,4 @@ def test_a_worker_ends_with_the_sweep_that_was_killed(waited: bool) -> None:
         process.kill()
         if waited:
             process.wait()
-        assert gone(worker)  # even while nobody has waited for the killed sweep
+        assert has_ended(worker)  # even while nobody has waited for the killed sweep

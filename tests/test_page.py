@@ -19,7 +19,7 @@ from made_runs import TOLD, UNNAMED, make_run, mend, metrics_of, write_metrics
 from alttrain.evaluation import statistics
 from alttrain.evaluation.adherence import Adherence, counts
 from alttrain.records import Generation, Judgement, Texts, write_json, write_rows
-from alttrain.report.embedded import BITS, CUT, LONGEST, OUTCOMES, cut, outcomes_of, pieces
+from alttrain.report.embedded import BITS, CUT, LONGEST, OUTCOMES, outcomes_of, pieces, shorten
 from alttrain.report.evaluation import Decider, Evaluation, TextRecord
 from alttrain.report.page import breakable, embed, shared_start, write_page
 
@@ -337,9 +337,9 @@ def test_pieces_make_the_thought(thought: str) -> None:
 
 
 def test_long_texts_are_cut_and_say_so() -> None:
-    assert cut("a" * LONGEST) == "a" * LONGEST
-    assert cut("a" * (LONGEST + 5)) == "a" * LONGEST + f"{CUT}{LONGEST + 5}"
-    assert CUT not in cut(f"a{CUT}7")
+    assert shorten("a" * LONGEST) == "a" * LONGEST
+    assert shorten("a" * (LONGEST + 5)) == "a" * LONGEST + f"{CUT}{LONGEST + 5}"
+    assert CUT not in shorten(f"a{CUT}7")
     thought = f"{UNDERSTANDING}\n\n{HARMLESS}\n\n" + "word " * LONGEST
     *_, (step, last) = pieces(thought)
     assert (step, last.split(CUT)[1]) == ("r", str(len(thought)))

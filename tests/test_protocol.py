@@ -433,7 +433,7 @@ def test_a_token_is_drawn_from_the_likeliest_k_and_then_the_nucleus(top_k: int, 
 def test_a_response_is_cut_where_the_context_ends() -> None:
     decoding = Decoding(8, context=20)
     assert [Decoding(8, context=one).cut_at(12) for one in (None, 20, 10, "backbone")] == [None, 12, 10, 12]  # type: ignore[arg-type]
-    assert [Prompt([1], "a", "a", cap).most(decoding) for cap in (3, 30, None)] == [3, 8, 8]
+    assert [Prompt([1], "a", "a", cap).max_new_tokens(decoding) for cap in (3, 30, None)] == [3, 8, 8]
 
 
 # --- precision ---
@@ -501,7 +501,7 @@ def test_each_benchmark_is_generated_and_judged_by_its_own_settings(
     generate = LocalEngine.generate
 
     def spy(self: LocalEngine, prompts: Any, decoding: Decoding, advance: Any) -> Any:
-        asked.extend((decoding.max_new_tokens, len(one.ids), one.most(decoding)) for one in prompts)
+        asked.extend((decoding.max_new_tokens, len(one.ids), one.max_new_tokens(decoding)) for one in prompts)
         return generate(self, prompts, decoding, advance)
 
     monkeypatch.setattr(LocalEngine, "generate", spy)

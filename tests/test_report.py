@@ -31,7 +31,7 @@ from alttrain.report.escaping import latex_text, literal
 from alttrain.report.estimates import CATEGORIES, structure, thoughts
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.formats import markdown
-from alttrain.report.measures import MEASURES, base
+from alttrain.report.measures import MEASURES, base_measure
 from alttrain.report.processes import second_process
 from alttrain.report.results import METRICS, TIDY, evaluations, read_csv, results, tidy, write_csv
 from alttrain.report.tables import runs_table
@@ -58,7 +58,7 @@ def cell(run: str, benchmark: str, metric: str, value: float, **fields: Any) -> 
 
 def frame(*cells: dict[str, Any]) -> pd.DataFrame:
     """The tidy table of these numbers."""
-    called = [{"called": MEASURES[base(one["metric"])].label} for one in cells]
+    called = [{"called": MEASURES[base_measure(one["metric"])].label} for one in cells]
     rows = [{"order": 0, "measure": one["metric"], **one, **name} for one, name in zip(cells, called, strict=True)]
     return pd.DataFrame(rows, columns=TIDY)
 

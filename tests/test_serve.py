@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
-from processes import gone
+from processes import has_ended
 from tiny import backbone
 
 from alttrain.backbone import resolve
@@ -60,7 +60,7 @@ def test_transformers_serve_answers_as_this_process_does_and_ends(
     bare = {number: without_special(answer, renderer) for number, answer in here.items()}
     other = {number: (bare[number], there[number]) for number in bare if bare[number] != there[number]}
     assert len(other) <= (1 - SHARE) * PROMPTS, other
-    assert gone(pid)
+    assert has_ended(pid)
 
 
 def without_special(answer: Any, renderer: Renderer) -> Completion:

@@ -22,7 +22,7 @@ from alttrain.rewrite import (
     TraceUnderstanding,
     lacks_original,
     parse,
-    read,
+    read_thought,
     render,
 )
 from alttrain.rewrite.original import trace_hash
@@ -104,7 +104,7 @@ def test_thought_and_answer(name: str, label: Label) -> None:
         assert (made.partial, made.answer) == (True, "")
     else:
         refused = label == "harmful" and name in REFUSED
-        assert read(made.answer).refuses == refused
+        assert read_thought(made.answer).refuses == refused
         assert not made.partial
         assert refused or made.answer == example.answer
     assert made.trace_hash == hashlib.sha256(json.dumps([TRACE, ROW.answer]).encode()).hexdigest()[:16]
@@ -256,7 +256,7 @@ def test_stops_may_be_ones_own() -> None:
 def test_every_stop_is_a_refusal_and_no_verdict() -> None:
     assert not set(STOPS) & set(REPHRASED_STOPS)
     assert len(set(REPHRASED_STOPS)) == 12
-    assert [stop for stop in (*STOPS, *REPHRASED_STOPS) if not read(stop).refuses or verdict(stop)] == []
+    assert [stop for stop in (*STOPS, *REPHRASED_STOPS) if not read_thought(stop).refuses or verdict(stop)] == []
 
 
 # --- the prompt side ---

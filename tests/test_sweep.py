@@ -19,7 +19,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.utils import JobStatus
 from made_runs import TRAINED, UNNAMED
-from processes import alttrain, gone
+from processes import alttrain, has_ended
 from rich.console import Console
 from stub_server import Say, Serve
 
@@ -108,7 +108,7 @@ def test_what_a_killed_sweep_started_ends_and_its_folders_are_free(
     process.wait()
     assert len(workers) == 2, (tmp_path / "told").read_text()[-3000:]
     assert process.pid not in workers
-    assert all(map(gone, workers))
+    assert all(map(has_ended, workers))
     for folder in (tmp_path / "outputs" / "runs").iterdir():
         assert state_of(folder).state == "stopped"
         with lock_folder(folder):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from made_runs import compared, make_run, mend, no_train
 from made_runs import made_tables as made
-from papers import compiled, has_latex
+from papers import compile_article, has_latex
 from rich.console import Console
 from scipy import stats
 
@@ -846,7 +846,7 @@ def test_a_paper_inputs_every_table_as_it_is(tmp_path: Path, columns: str) -> No
         (tmp_path / f"{name}.tex").write_text(text)
         own = rf"\input{{{name}}}"
         body += [own, rf"\begin{{table*}}\caption{{A}}\label{{{name}}}{own}\end{{table*}}", r"\clearpage"]
-    done = compiled(tmp_path, columns, [*packages, r"\begin{document}", "Text.", *body])
+    done = compile_article(tmp_path, columns, [*packages, r"\begin{document}", "Text.", *body])
     assert "Overfull \\hbox" not in done
     assert "Underfull \\hbox" not in done
 

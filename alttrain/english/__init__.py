@@ -5,6 +5,6 @@
 - `refusal`          whether an answer gives or declines what was asked
 """
 
-from alttrain.english.linear import LinearModel, unit_blocks
+from alttrain.english.linear import LinearModel, scaled_blocks
 from alttrain.english.sentences import is_english, sentences
 from alttrain.english.thought import SentenceScores, score_sentences

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from alttrain.english.linear import LinearModel, ngrams, unit_blocks
+from alttrain.english.linear import LinearModel, ngrams, scaled_blocks
 from alttrain.english.sentences import is_english, sentences
 
 WEIGHTS = Path(__file__).with_name("refusal.tsv")
@@ -60,14 +60,14 @@ def features(answer: str, prompt: str = "") -> dict[str, float]:
     first = _words(text[slice(*spans[0])]) if spans else []
     rest = _words(text[spans[0][1] :]) if spans else []
     shortened = rest if len(rest) <= _REST + _ENDING else [*rest[:_REST], *rest[-_ENDING:]]
-    values = unit_blocks(
+    values = scaled_blocks(
         (f"first: {words}" for words in ngrams(["^", *first[:40]], 1, 2, 3)),
         (f"start: {words}" for words in ngrams([*first, *rest][:_OPENING], 1, 2, 3)),
         (f"rest: {words}" for words in ngrams(shortened, 1, 2)),
     )
     question = _question(prompt)
     if question:
-        combined = unit_blocks(f"{question}: {word[:5]}" for word in first[:25])
+        combined = scaled_blocks(f"{question}: {word[:5]}" for word in first[:25])
         values |= {name: value / 2 for name, value in combined.items()}  # half weight: the words alone say most
     return values
 

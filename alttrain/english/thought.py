@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
-from alttrain.english.linear import LinearModel, ngrams, unit_blocks
+from alttrain.english.linear import LinearModel, ngrams, scaled_blocks
 from alttrain.english.sentences import sentences
 
 LETTERS = "UHSRG"  # the labels: understanding, harmful, safe (harmless), refusal, going on
@@ -69,7 +69,7 @@ def features(thought: Sequence[str]) -> Iterator[dict[str, float]]:
         bare = (f"{word[0]}{word.partition(':')[2]}" for word in marked if word[0] in "!:")
         before = split[index - 1][0][:_WORDS_BESIDE] if index else ["none"]
         after = split[index + 1][0][:_WORDS_BESIDE] if following else ["none"]
-        yield unit_blocks(
+        yield scaled_blocks(
             [*ngrams(["^", *words, "$"], 2, 3), *(f"q:{word}" for word in quoted)],
             [*marked, *bare, *ngrams(marked, 2)],
             [f"at {min(index, 6)}", f"left {min(following, 3)}", f"long {min(7, len(unquoted).bit_length())}"],

@@ -89,7 +89,7 @@ class Conversation:
     last: Generation | None = None  # the response to judge
     failure: Failure | None = None
 
-    def take(self, message: str, found: Generation) -> None:
+    def add_exchange(self, message: str, found: Generation) -> None:
         """Record an exchange that counts."""
         self.turns.append(message)
         self.answers.append(found)
@@ -228,7 +228,7 @@ class Crescendo(Attack):
                 talk.last = talk.last or response
                 continue
             refused.clear()
-            talk.take(message, response)
+            talk.add_exchange(message, response)
             if self.judge is not None and len(talk.turns) < self.turns and (yield response):
                 return
 
@@ -288,7 +288,7 @@ class ActorAttack(Attack):
         for message in [summary + _DETAILS.format(details=aim["details"]), summary] if aim["details"] else [summary]:
             response = yield message
             if response is not None and (yield response):
-                talk.take(message, response)
+                talk.add_exchange(message, response)
                 return True
         return bool((yield talk.answers[-1]))
 
@@ -307,7 +307,7 @@ class ActorAttack(Attack):
             if kind == "unknown":
                 talk.turns, talk.answers = [], []
             elif kind != "refused":
-                talk.take(question, response)
+                talk.add_exchange(question, response)
             if kind != "refused":
                 return
             talk.last = talk.last or response

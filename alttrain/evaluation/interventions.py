@@ -33,7 +33,7 @@ from alttrain.backbone import ChatTemplate, Rendered, ThoughtMode
 from alttrain.english import sentences
 from alttrain.english.refusal import judge_refusal
 from alttrain.records import Example, Generation
-from alttrain.rewrite.parser import SEPARATOR, read
+from alttrain.rewrite.parser import SEPARATOR, read_thought
 from alttrain.rewrite.teachers import choose
 
 JOIN = "+"  # between the names of a benchmark and of an intervention
@@ -58,7 +58,7 @@ class Beginning:
     answer: str = ""
     then: str = ""
 
-    def rendered(self, template: ChatTemplate, mode: ThoughtMode) -> Rendered:
+    def render(self, template: ChatTemplate, mode: ThoughtMode) -> Rendered:
         """The text that follows the prompt. If the model opens thoughts, the opening delimiter comes first."""
         opens = mode == "open" and template.opened_by == "model" and bool(self.thought or self.close)
         return Rendered(template.think_open if opens else "", self.thought, self.close, self.answer)
@@ -72,7 +72,7 @@ class InterventionContext:
     mode: ThoughtMode
     responses: Mapping[tuple[str, int], Generation]
 
-    def closed(self, thought: str) -> Beginning:
+    def close_thought(self, thought: str) -> Beginning:
         """A closed thought, with the delimiter as in training; a word follows."""
         return Beginning(thought, self.template.closing(thought), then="I")
 
@@ -153,7 +153,7 @@ class Begin(Intervention):
 
     def begin(self, row: Example, response: Any, context: InterventionContext) -> Beginning:
         closed = context.mode == "open" and bool(self.closed or self.answer)
-        begun = context.closed(self.thought) if closed else Beginning(self.thought)
+        begun = context.close_thought(self.thought) if closed else Beginning(self.thought)
         return replace(begun, answer=self.answer, then="" if self.answer else begun.then)
 
 
@@ -211,7 +211,7 @@ class Cut(Intervention):
             return _closed_thought(raw, context)
         ends = [0, *(end for _, end in sentences(response.thought))]
         beginning = raw[: raw.index(response.thought) + ends[round(self.share * (len(ends) - 1))]].rstrip()
-        return context.closed(beginning)
+        return context.close_thought(beginning)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +242,7 @@ class Step(Intervention):
             return Beginning(raw[: offset + end], then=raw[offset + end :][:AHEAD])
         if self.how == "delete":
             thought = (before + after.lstrip()).rstrip()
-            return context.closed(thought)
+            return context.close_thought(thought)
         if self.how == "turn":
             texts: Sequence[str] = self.instead.get(says, ())  # type: ignore[call-overload]
         else:
@@ -338,7 +338,7 @@ class ManyShot(Intervention):
 
 def step_of(thought: str, part: Part) -> Span | None:
     """The first such step of a thought; None if it has none."""
-    reading = read(thought)
+    reading = read_thought(thought)
     end = 0
     for segment in reading.segments:
         start = thought.index(segment.text, end)

@@ -110,13 +110,13 @@ class Judgements:
         flags = self._judged.setdefault(block, bytearray(self.rows))
         if flags[number]:
             return False
-        if block in self.requested_blocks and self.unsettled(row):
+        if block in self.requested_blocks and self.is_unsettled(row):
             self._undecided[row.judge, row.part, number] = row
             return False
         flags[number] = 1
         return True
 
-    def unsettled(self, row: Judgement) -> bool:
+    def is_unsettled(self, row: Judgement) -> bool:
         """Whether a row has no verdict because of a server, so that the text should be judged again."""
         refused = bool(row.error and self.judges[row.judge].servers) and not row.error.startswith(NOT_GENERATED)
         return refused or row.error.startswith(NO_REPLY)

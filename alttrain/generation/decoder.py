@@ -81,9 +81,9 @@ class Decoder:
         """
         keys, sequences = [], dict[tuple[str, int, tuple[int, ...]], _Sequence]()
         for prompt in prompts:
-            key = prompt.name if decoding.temperature else "", prompt.most(decoding), tuple(prompt.ids)
+            key = prompt.name if decoding.temperature else "", prompt.max_new_tokens(decoding), tuple(prompt.ids)
             draws = random.Random(f"{decoding.seed}\x1f{prompt.name}")
-            sequences.setdefault(key, _Sequence(len(sequences), prompt.ids, draws, prompt.most(decoding)))
+            sequences.setdefault(key, _Sequence(len(sequences), prompt.ids, draws, prompt.max_new_tokens(decoding)))
             keys.append(key)
         advance(len(prompts) - len(sequences))
         written = _Batch(self, list(sequences.values()), decoding).finish(advance) if sequences else []

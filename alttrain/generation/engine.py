@@ -71,7 +71,7 @@ class Prompt:
     name: str
     cap: int | None = None
 
-    def most(self, decoding: Decoding) -> int:
+    def max_new_tokens(self, decoding: Decoding) -> int:
         """Return the limit on new tokens."""
         return decoding.max_new_tokens if self.cap is None else min(self.cap, decoding.max_new_tokens)
 
@@ -234,7 +234,7 @@ class CachedDecoder:
         if decoding.temperature:
             call["names"] = [prompt.name for prompt in prompts]
         if any(prompt.cap for prompt in prompts):
-            call["caps"] = [prompt.most(decoding) for prompt in prompts]
+            call["caps"] = [prompt.max_new_tokens(decoding) for prompt in prompts]
         key = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()
         path = self.folder / key[:2] / f"{key}.json"
 
@@ -294,7 +294,7 @@ class InProcessVllm(EngineConfig):
 
 @dataclass(frozen=True)
 class VllmEngine:
-    loaded: Any
+    llm: Any
     adapter: Any
     renderer: Any
 
@@ -317,9 +317,9 @@ class VllmEngine:
         sampling = []
         for prompt in prompts:
             seed = decoding.seed_of(prompt.name) if sampled else None
-            sampling.append(SamplingParams(max_tokens=prompt.most(decoding), seed=seed, **common))
+            sampling.append(SamplingParams(max_tokens=prompt.max_new_tokens(decoding), seed=seed, **common))
         inputs = [{"prompt_token_ids": prompt.ids} for prompt in prompts]
-        outputs = self.loaded.generate(inputs, sampling, lora_request=self.adapter, use_tqdm=False)
+        outputs = self.llm.generate(inputs, sampling, lora_request=self.adapter, use_tqdm=False)
         for number, output in enumerate(outputs):
             (answer,) = output.outputs
             advance(1)

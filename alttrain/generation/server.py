@@ -141,7 +141,7 @@ class ServerEngine:
         as_text = self.server.api == "text"
         content = self.renderer.escape_special_tokens(prompt.text).removeprefix(self._added) if as_text else prompt.ids
         request = {"model": self.model, "prompt": content}
-        request |= {"max_tokens": prompt.most(decoding), "temperature": decoding.temperature}
+        request |= {"max_tokens": prompt.max_new_tokens(decoding), "temperature": decoding.temperature}
         if decoding.temperature:
             request |= {"top_p": decoding.top_p, "seed": decoding.seed_of(prompt.name)}
             if decoding.top_k is not None:
@@ -188,7 +188,7 @@ def prompt_as_text(prompt: Prompt, renderer: Any, decoding: Decoding) -> tuple[P
     ids = renderer.encode(text)
     if ids != prompt.ids[: len(ids)]:
         return None
-    return replace(prompt, ids=ids, text=text, cap=prompt.most(decoding) + len(prompt.ids) - len(ids)), end
+    return replace(prompt, ids=ids, text=text, cap=prompt.max_new_tokens(decoding) + len(prompt.ids) - len(ids)), end
 
 
 def _load_adapter(server: Server, name: str, adapter: Path) -> None:

@@ -26,7 +26,7 @@ from alttrain.records import (
     read_metrics,
     write_text,
 )
-from alttrain.report.escaping import plain
+from alttrain.report.escaping import escape_markdown
 from alttrain.report.measures import MEASURES, WORTH_SAYING
 
 TRAINED = ("adapter", "model")  # folders that a run may contain: LoRA weights, or the whole model
@@ -69,7 +69,7 @@ def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
 @cache
 def _template() -> Template:
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
-    environment.filters |= {"plain": plain, "json": json.dumps}
+    environment.filters |= {"plain": escape_markdown, "json": json.dumps}
     environment.tests["hub_id"] = HUB_ID.fullmatch
     return environment.from_string(files("alttrain.report").joinpath("card.md").read_text("utf-8"))
 

@@ -132,7 +132,7 @@ def block_of(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Te
         key = (generation.id, generation.sample)
         harmful = mixed or generation.label == "harmful" or evaluation.measure == "harmful_rate"
         withheld = withholds(texts, harmful)
-        prompt, gold = (None, ()) if withheld else (cut(generation.prompt), tuple(map(cut, generation.gold)))
+        prompt, gold = (None, ()) if withheld else (shorten(generation.prompt), tuple(map(shorten, generation.gold)))
         prompt_row = (generation.id, prompt, generation.label, generation.category, gold, int(harmful))
         sample = _sample(generation, judgements[key], judges, withheld)
         sample |= {"prompt": prompts.setdefault(prompt_row, len(prompts)), "outcomes": outcomes[key]}
@@ -155,7 +155,7 @@ def _sample(
     raw, thought, answer = generation.text, generation.thought, generation.answer
 
     def visible(text: str) -> str:
-        return "" if withheld else cut(text)
+        return "" if withheld else shorten(text)
 
     verdicts = [
         [
@@ -176,9 +176,9 @@ def _sample(
         "thought": None
         if withheld
         else mark_given(pieces(thought), _given(generation.given, raw.find(thought), thought)),
-        "answer": None if withheld else cut(answer),
+        "answer": None if withheld else shorten(answer),
         "given": 0 if withheld else _given(generation.given, raw.rfind(answer), answer),
-        "earlier": None if withheld else [cut(turn) for turn in generation.earlier],
+        "earlier": None if withheld else [shorten(turn) for turn in generation.earlier],
     }
 
 
@@ -203,7 +203,7 @@ def pack(value: Any) -> str:
     return base64.b64encode(zlib.compress(text.encode(), 6)).decode("ascii")
 
 
-def cut(text: str) -> str:
+def shorten(text: str) -> str:
     """A field as it is embedded. A field that is too long is cut and ends in `CUT` and its full length."""
     text = text.replace(CUT, "␀")
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}{CUT}{len(text)}"
@@ -219,7 +219,7 @@ def pieces(thought: str) -> list[list[str]]:
     for segment in parse(thought):
         start = thought.find(segment.text, end)
         if start < 0:
-            return [["", cut(thought)]]
+            return [["", shorten(thought)]]
         parts += [["", thought[end:start]], [STEPS[segment.step], segment.text]]
         end = start + len(segment.text)
     embedded: list[list[str]] = []

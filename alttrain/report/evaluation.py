@@ -12,7 +12,7 @@ import msgspec
 from alttrain.evaluation.adherence import Adherence, Continuation, answer_refused, cause_of
 from alttrain.evaluation.protocol import Part
 from alttrain.records import DamagedError, Generation, Judgement, Label, parse_rows, read_bytes
-from alttrain.report.measures import MEASURES, base, by_judge
+from alttrain.report.measures import MEASURES, base_measure, by_judge
 
 REMEDY = "run the judge stage again"
 Row = TypeVar("Row")
@@ -131,7 +131,11 @@ class Evaluation:
 
     def label_of(self, measure: str) -> str:
         """A measure's name in tables."""
-        return self.labels.get(measure) or MEASURES[base(measure)].label if base(measure) in MEASURES else measure
+        return (
+            self.labels.get(measure) or MEASURES[base_measure(measure)].label
+            if base_measure(measure) in MEASURES
+            else measure
+        )
 
     def metric(self, name: str) -> dict[str, Any] | None:
         """A metric by name, as in metrics.json."""

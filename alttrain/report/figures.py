@@ -42,7 +42,7 @@ from alttrain.report.drawing import (
 )
 from alttrain.report.estimates import FLOWS
 from alttrain.report.evaluation import BenchmarkKey
-from alttrain.report.measures import MEASURES, OFFLINE, base
+from alttrain.report.measures import MEASURES, OFFLINE, base_measure
 from alttrain.report.processes import second_process
 from alttrain.report.tables import ROW, TABLES, pivot, rows_of_table
 from alttrain.report.tradeoff import draw_tradeoff
@@ -121,7 +121,7 @@ def draw_cuts(interventions: pd.DataFrame, path: Path) -> bool:
                 (lines[run],) = axes.plot(shares, 100 * run_cuts.value, color=colour, marker=marker, markersize=3)
                 axes.fill_between(shares, low, high, color=colour, alpha=0.15)
             label = benchmark if protocol == OFFLINE else f"{benchmark}, {protocol}"
-            measure, judge = MEASURES[base(benchmark_cuts.metric.iloc[0])], benchmark_cuts.judge.iloc[0]
+            measure, judge = MEASURES[base_measure(benchmark_cuts.metric.iloc[0])], benchmark_cuts.judge.iloc[0]
             describe(axes, f"{label}: {measure.heading()} by {judge}", "share of the thought kept (%)", "both")
             axes.set_ylim(-3, 103)
         panels[0].set_ylabel("%")

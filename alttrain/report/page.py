@@ -36,7 +36,7 @@ from alttrain.report.embedded import OUTCOMES, PROMPT, Block, Places, Prompts, a
 from alttrain.report.estimates import SMALL
 from alttrain.report.evaluation import BenchmarkKey, Decider
 from alttrain.report.formats import legend, star_meaning
-from alttrain.report.measures import WORTH_SAYING, written
+from alttrain.report.measures import WORTH_SAYING, format_value
 from alttrain.report.results import evaluations
 from alttrain.report.tables import LEVEL, Report, pivot, report_of
 from alttrain.report.variants import Variant
@@ -176,7 +176,7 @@ def _compared(blocks: Sequence[Block], places: Mapping[Way, Places]) -> dict[str
     folders = {block.evaluation.run: block.evaluation.folder.parent.parent for block in blocks}
     of_runs = {run: _encoded(read_document(folder / "fingerprint.json")) for run, folder in folders.items()}
     students = [statistics.student(freedom) for freedom in range(1, 31)]
-    return {"ways": ways, "settings": of_runs, "students": students, "bound": statistics.MOST}
+    return {"ways": ways, "settings": of_runs, "students": students, "bound": statistics.LARGEST_SD}
 
 
 def _encoded(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -228,7 +228,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["legend"] = lambda frame: [line.replace("Bold:", "Underlined:") for line in legend(frame)]
-    environment.filters |= {"breakable": breakable, "urlencoded": urlencode, "written": written}
+    environment.filters |= {"breakable": breakable, "urlencoded": urlencode, "written": format_value}
     environment.filters["points"] = lambda change: f"{100 * change:+.1f}".replace("-", "−")
     environment.filters["p"] = lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"
     environment.filters["tidy"] = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)

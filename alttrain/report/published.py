@@ -28,7 +28,7 @@ Figure = Any
 
 
 @cache
-def published() -> tuple[Figure, ...]:
+def published_figures() -> tuple[Figure, ...]:
     """All rows of published.csv, unknown figures included."""
     with resources.as_file(resources.files("alttrain.report") / "published.csv") as path:
         frame = read_csv(path)
@@ -48,9 +48,9 @@ def matching_figure(backbone: str, method: str, changed: bool, column: Column) -
     method nor the evaluation. The reason is a key of `WHY`, or "" if no source reports the measure at all.
     """
     # figures of the training belong to no protocol
-    protocols = {figure.protocol for figure in published()} if column.kind == "training" else {column.protocol}
+    protocols = {figure.protocol for figure in published_figures()} if column.kind == "training" else {column.protocol}
     benchmark = {"mean": MEAN, "rate": column.benchmark}.get(column.kind, "")
-    of_measure = [figure for figure in published() if figure.measure == column.measure]
+    of_measure = [figure for figure in published_figures() if figure.measure == column.measure]
     of_method = [figure for figure in of_measure if figure.method == method and figure.backbone in (backbone, "")]
     of_protocol = [figure for figure in of_method if figure.protocol in protocols]
     of_benchmark = [figure for figure in of_protocol if figure.benchmark == benchmark]
@@ -58,7 +58,7 @@ def matching_figure(backbone: str, method: str, changed: bool, column: Column) -
     has_mean = any(figure.known and figure.benchmark == MEAN for figure in of_protocol) and "main" in column.tables
     reasons = (
         ("", not of_measure),
-        ("other protocol", all(figure.protocol not in protocols for figure in published())),
+        ("other protocol", all(figure.protocol not in protocols for figure in published_figures())),
         ("no method", not method),
         ("not reported", not of_method),
         ("changed", changed),

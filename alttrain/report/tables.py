@@ -19,9 +19,9 @@ from alttrain.report import measures
 from alttrain.report.contrasts import Contrast, Contrasts, base_of, comparisons, decision_places, interventions
 from alttrain.report.estimates import Number, by_category, numbers, structure, thoughts
 from alttrain.report.evaluation import BenchmarkKey, Evaluation
-from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
+from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base_measure
 from alttrain.report.processes import MANY, second_process
-from alttrain.report.published import covers, label_and_order, matching_figure, published
+from alttrain.report.published import covers, label_and_order, matching_figure, published_figures
 from alttrain.report.results import METRICS, NO_TRAIN, changes, option, read_texts, tidy
 from alttrain.report.variants import (
     Column,
@@ -140,7 +140,9 @@ def methods(main: Sequence[Variant], protocol: str) -> list[Variant]:
             for name, variant in unchanged.items()
             if name not in present
         ]
-        in_sources = [f for f in published() if (f.table, f.protocol, f.backbone) == ("main", protocol, backbone)]
+        in_sources = [
+            f for f in published_figures() if (f.table, f.protocol, f.backbone) == ("main", protocol, backbone)
+        ]
         for method in dict.fromkeys(figure.method for figure in in_sources if figure.known):
             if method not in present | unchanged.keys():
                 lacking.append(
@@ -290,7 +292,7 @@ def _published_figure(row: Variant, column: Column) -> dict[str, Any]:
 
 def _column_fields(column: Column) -> dict[str, str]:
     """The fields of a cell that its column determines."""
-    measure = MEASURES[base(column.measure)]
+    measure = MEASURES[base_measure(column.measure)]
     names = {name: getattr(column, name) for name in ("protocol", *COLUMN, "setting")}
     judges = column.judges if len({*column.judges}) > 1 else column.judges[:1]
     return {**names, "unit": measure.unit, "called": column.called or measure.label, "judge": " + ".join(judges)}
@@ -298,7 +300,7 @@ def _column_fields(column: Column) -> dict[str, str]:
 
 def figures() -> pd.DataFrame:
     """The known published figures as a separate table, one part per source; never next to our numbers."""
-    known, cells = pd.DataFrame([figure for figure in published() if figure.known]), list[dict[str, Any]]()
+    known, cells = pd.DataFrame([figure for figure in published_figures() if figure.known]), list[dict[str, Any]]()
     for protocol, part in known.groupby("protocol", sort=False):
         rows = part[ROW].drop_duplicates().sort_values("backbone", key=lambda names: names == "", kind="stable")
         columns = part[["measure", "benchmark"]].drop_duplicates()
@@ -319,7 +321,7 @@ def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
     metrics = metrics.rename(columns={"seeds": "tested"}).assign(n=metrics.n - metrics.undecided)
     several_protocols = metrics.protocol.nunique() > 1
     places = {measure: place for place, measure in enumerate((*RATES, "kappa"))}
-    rates = metrics.assign(kind="rate", place=metrics.measure.map(base).map(places)).dropna(subset="place")
+    rates = metrics.assign(kind="rate", place=metrics.measure.map(base_measure).map(places)).dropna(subset="place")
     rates = rates.sort_values(["place", "benchmark", "protocol", "measure", "protocol_hash"], kind="stable")
     if several_protocols:
         rates["benchmark"] = (rates.benchmark + " " + rates.protocol).str.removesuffix(" offline")
@@ -334,7 +336,7 @@ def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
         protocol="" if several_protocols else next(iter(results.protocol), ""),
         backbone="",
         method=pd.Categorical(cells.run, dict.fromkeys(results.run)),
-        unit=[MEASURES[base(measure)].unit for measure in cells.measure],
+        unit=[MEASURES[base_measure(measure)].unit for measure in cells.measure],
         tested=cells.tested.fillna(1).astype(int),
         **counts,
         seeds=1,
@@ -349,7 +351,7 @@ def finish_table(table: str, cells: Any, best: bool = True) -> pd.DataFrame:
     texts = ["published_why", "source", "lacking", "evaluated", "setting"]
     frame[texts] = frame[texts].astype(object).fillna("").astype(str)
     frame = frame.astype(dict.fromkeys(("difference", "p", "p_holm", "detectable", "published"), float))
-    better = frame.measure.map(lambda measure: MEASURES[base(measure)].better)
+    better = frame.measure.map(lambda measure: MEASURES[base_measure(measure)].better)
     keys = [frame[name] for name in ("protocol", "backbone", *COLUMN)]
     top = (better * frame.value).groupby(keys).transform("max")
     values_differ = frame.value.groupby(keys).transform("nunique") > 1
@@ -410,7 +412,7 @@ def pivot(part: pd.DataFrame) -> pd.DataFrame:
     for key in grid.columns:
         measure, kind, benchmark, _ = key
         sets = {"rate": benchmark, "mean": f"mean of {benchmark.count(' + ') + 1}"}.get(kind, "")
-        name = MEASURES[base(measure)].heading(called[measure, benchmark])
+        name = MEASURES[base_measure(measure)].heading(called[measure, benchmark])
         different = len({*judges[key].split(" + ")})
         judge = f"by {judges[key] if different == 1 else f'{different} judges'}" if judges[key] else ""
         headings.append(tuple(line for line in (name, measure.partition(".")[2], sets, judge) if line))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alttrain.report.evaluation import BenchmarkKey, Evaluation
-from alttrain.report.measures import MEASURES, RATES, RECOGNISING, base
+from alttrain.report.measures import MEASURES, RATES, RECOGNISING, base_measure
 from alttrain.report.results import LAST, NAMING, NO_TRAIN
 
 
@@ -154,13 +154,13 @@ def rate_columns(variants: Iterable[Variant], protocol: str) -> list[Column]:
     for evaluation in [*deciding, *(evaluation for evaluation in every if evaluation.protocol == protocol)]:
         key, setting, others = evaluation.key, evaluation.setting, evaluation.views()
         for name in (metric["metric"] for metric in evaluation.metrics_json["metrics"]):
-            if name not in others and (base(name) in RATES or name in ("score", "kappa", *RECOGNISING)):
+            if name not in others and (base_measure(name) in RATES or name in ("score", "kappa", *RECOGNISING)):
                 tables = evaluation.tables if name in (evaluation.labels or (evaluation.measure, "score")) else ()
                 judges, called = tuple(filter(None, [evaluation.judge_of(name)])), evaluation.label_of(name)
                 column = Column(name, protocol, (key,), tables=tables, called=called, judges=judges, setting=setting)
                 columns.setdefault(column)
     order = list(MEASURES)
-    return sorted(columns, key=lambda c: (order.index(base(c.measure)), c.sets[0][1], c.measure, c.sets))
+    return sorted(columns, key=lambda c: (order.index(base_measure(c.measure)), c.sets[0][1], c.measure, c.sets))
 
 
 def mean_columns(variants: Sequence[Variant], protocol: str) -> dict[str, Column]:

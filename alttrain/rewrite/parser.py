@@ -1,8 +1,8 @@
-"""Segments of a thought -> text (`render`), and text -> segments (`read`).
+"""Segments of a thought -> text (`render`), and text -> segments (`read_thought`).
 
-`read` finds the steps in any model's thought from what its sentences say (`alttrain.english`): the assessment, which is
-one sentence anywhere; the understanding, one or a few sentences that say what the user wants; and the rest, a `refusal`
-if the thought decides to refuse, else `reasoning`.
+`read_thought` finds the steps in any model's thought from what its sentences say (`alttrain.english`): the assessment,
+which is one sentence anywhere; the understanding, one or a few sentences that say what the user wants; and the rest, a
+`refusal` if the thought decides to refuse, else `reasoning`.
 """
 
 import re
@@ -53,10 +53,10 @@ def render(segments: Sequence[Segment]) -> str:
 
 def parse(thought: str) -> tuple[Segment, ...]:
     """Return the segments of a thought in text order."""
-    return read(thought).segments
+    return read_thought(thought).segments
 
 
-def read(thought: str, scores: Sequence[SentenceScores] | None = None) -> Reading:
+def read_thought(thought: str, scores: Sequence[SentenceScores] | None = None) -> Reading:
     """Return what a thought contains. `scores` are another model's; the default is `score_sentences`."""
     sentences = score_sentences(thought) if scores is None else scores
     assessing, label, refuses = _conclude(thought, sentences)

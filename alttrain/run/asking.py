@@ -69,7 +69,7 @@ class Chunk:
 
     def encode_beginning(self, begun: Beginning) -> tuple[list[int], Rendered]:
         """Return the ids and the text of a beginning."""
-        return self.renderer.begin(begun.rendered(self.template, self.mode), begun.then)  # type: ignore[no-any-return]
+        return self.renderer.begin(begun.render(self.template, self.mode), begun.then)  # type: ignore[no-any-return]
 
     def answers(self, advance: Callable[[int], None]) -> Iterator[tuple[int, Generation | Failure]]:
         """Yield (index of a prompt, its generation or why there is none). The model answers earlier turns first."""
@@ -133,7 +133,7 @@ class Chunk:
             prompt = prompt_of(self.run, self.renderer, self.benchmark, row, sample, self.earlier[number])
             if last and self.starts:
                 prompt = _with_beginning(prompt, *self.starts[number], self.decoding)
-            if len(prompt.ids) + prompt.most(self.decoding) > self.run.backbone.context_length:
+            if len(prompt.ids) + prompt.max_new_tokens(self.decoding) > self.run.backbone.context_length:
                 yield number, Failure(NO_ROOM, final=True)
             else:
                 prompts[number] = prompt
@@ -186,7 +186,7 @@ def _with_beginning(prompt: Prompt, ids: list[int], beginning: Rendered, decodin
         return prompt
     pieces = rendered.pieces if isinstance(rendered, Rendered) else ("", rendered, "")
     text = Rendered(*pieces[:-1], pieces[-1] + beginning.pieces[0], *beginning.pieces[1:])
-    return replace(prompt, ids=prompt.ids + ids, text=text, cap=max(1, prompt.most(decoding) - len(ids)))
+    return replace(prompt, ids=prompt.ids + ids, text=text, cap=max(1, prompt.max_new_tokens(decoding) - len(ids)))
 
 
 def _turns(run: Run, benchmark: Benchmark, row: Example) -> tuple[str, ...]:

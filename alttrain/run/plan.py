@@ -26,7 +26,7 @@ from alttrain.backbone.device import GIB, Device, detect_device
 from alttrain.evaluation import Benchmark, Judge
 from alttrain.generation import InProcess
 from alttrain.records import Example, RunDocument, TrainDocument, json_or_none, write_json, write_text
-from alttrain.report.escaping import plain
+from alttrain.report.escaping import escape_markdown
 from alttrain.run.assembly import Run
 from alttrain.run.folder import source_texts
 from alttrain.run.stages.generate import count_unanswered
@@ -333,5 +333,5 @@ def _calls_text(calls: Mapping[str, int]) -> str:
 def _table(rows: Sequence[Row]) -> str:
     """Return rows as a Markdown table, without empty columns."""
     columns = [column for column in (rows[0] if rows else ()) if any(row[column] for row in rows)]
-    lines = [columns, ["---"] * len(columns), *([plain(row[column]) for column in columns] for row in rows)]
+    lines = [columns, ["---"] * len(columns), *([escape_markdown(row[column]) for column in columns] for row in rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) if columns else "none"

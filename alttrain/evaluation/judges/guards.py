@@ -115,7 +115,7 @@ class GuardModel(ModelJudge):
                 yield judgement
             if given_up:
                 left = rows[start + CHUNK :]
-                yield from (self.unanswered(row, Failure(GIVEN_UP, final=False)) for row in left)
+                yield from (self.failed_judgement(row, Failure(GIVEN_UP, final=False)) for row in left)
                 return
 
     def _side_by_side(self, rows: Sequence[Generation], scorer: "TokenScorer | ServedScorer") -> Iterator[Judgement]:
@@ -140,11 +140,11 @@ class GuardModel(ModelJudge):
                 for number, answer in _answers(query, [ids for *_, ids in batch], scorer):
                     row, steps, _ = batch[number]
                     if isinstance(answer, Failure):
-                        yield self.unanswered(row, answer)
+                        yield self.failed_judgement(row, answer)
                     else:
                         due.append((row, steps, answer))
 
-    def decided(self, masses: Sequence[float]) -> int | None:
+    def decide(self, masses: Sequence[float]) -> int | None:
         """The index of the decided answer, given the probability of each; None if undecided."""
         second, first = sorted(masses)[-2:]
         if sum(masses) < self.decisive_mass or first - second <= self.margin:
@@ -153,7 +153,7 @@ class GuardModel(ModelJudge):
 
     def verdict(self, yes: float, no: float) -> bool | None:
         """Whether the first of two answers is the decided one; None if undecided."""
-        return {0: True, 1: False, None: None}[self.decided((yes, no))]
+        return {0: True, 1: False, None: None}[self.decide((yes, no))]
 
 
 def _answers(
@@ -286,7 +286,7 @@ class Qwen3Guard(_QuestionedGuard):
         # as on the model card: the template itself opens the answer, so there is no generation prompt
         text = scorer.chat(dialogue(row, self.against), add_generation_prompt=False)
         masses = yield GuardQuery(text, "Safety:", tuple(f" {name}" for name in self.classes), LINE_TOKENS)
-        chosen = self.decided(masses)
+        chosen = self.decide(masses)
         evidence = ", ".join(f"{name.lower()} {mass:.4f}" for name, mass in zip(self.classes, masses, strict=True))
         lines = f"Safety: {'undecided' if chosen is None else self.classes[chosen]}"
         if self.question == "harm":

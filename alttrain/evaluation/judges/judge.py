@@ -194,7 +194,7 @@ class ModelJudge(ABC):
     def ask(self, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         """Judge rows that have something to judge."""
 
-    def unanswered(self, row: Generation, failure: Failure) -> Judgement:
+    def failed_judgement(self, row: Generation, failure: Failure) -> Judgement:
         """The judgement of a row on which the server gave none."""
         error = failure.reason if failure.final else f"{NO_REPLY}{failure.reason}"
         return Judgement(row.id, self.name, None, error=error)

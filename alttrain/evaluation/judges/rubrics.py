@@ -94,7 +94,7 @@ class RubricJudge(ModelJudge):
 
     def _judgement(self, row: Generation, reply: Reply | Failure) -> Judgement:
         if isinstance(reply, Failure):
-            return self.unanswered(row, reply)
+            return self.failed_judgement(row, reply)
         text, error = _bare(reply.text), ""
         try:
             judgement = self.read(text, row)

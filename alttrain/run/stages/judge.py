@@ -271,7 +271,7 @@ def _refuse_unjudged(judgements: Judgements) -> dict[str, Any]:
         replied[row.judge] += has_reply and not row.error.startswith(NOT_GENERATED)
         if row.served:
             models[row.judge].add(row.served)
-        if judgements.unsettled(row):
+        if judgements.is_unsettled(row):
             unsettled += 1
             if not row.raw:
                 failed[row.judge].append(row.error)
