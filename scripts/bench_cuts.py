@@ -103,7 +103,7 @@ def main() -> None:
         cuts.append([(under, row, 0) for row in benchmark.examples if (row.id, 0) in made])
     whole: list[BenchmarkSample] = [(benchmark, row, 0) for _, row, _ in cuts[0]]
     mixed = [due for several in zip(*cuts, strict=True) for due in several]
-    with session.engine(run.trained, run.protocol.quantization) as engine:
+    with session.engine(run.trained_folder, run.protocol.quantization) as engine:
         contest = Contest(session, engine, begun)
         first, _ = contest.answers("whole run", _calls(whole, chunk))
         second, together = contest.answers("together", _calls(mixed, chunk))
