@@ -144,7 +144,7 @@ def test_numbers_come_sorted_by_run_and_benchmark(tmp_path: Path) -> None:
         results(tmp_path / "none")
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 def test_a_report_of_sets_that_are_in_no_main_table_is_made(tmp_path: Path) -> None:
     shown = {"x": {"tables": ["multi_turn"]}}
     make_run(tmp_path / "runs", {"x": ("harmful_rate", "ynu")}, backbone="b", shown=shown)
@@ -166,7 +166,7 @@ def test_each_text_comes_with_its_verdict_and_the_steps_of_its_thought(tmp_path:
         alttrain.samples(tmp_path / "none")
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 def test_attack_success_by_category(tmp_path: Path) -> None:
     """Each category's rate over all seeds, with its counts; benchmarks of one category, and harmless, have none."""
     for seed, letters in enumerate(("y" * 30 + "nnnu", "y" * 15 + "n" * 19)):
@@ -414,7 +414,7 @@ def test_a_file_of_the_report_that_somebody_changed_is_made_anew(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if not name.startswith("figures"):
-        request.getfixturevalue("undrawn")
+        request.getfixturevalue("no_figures")
     shown = write_report(outputs(tmp_path))
     path = tmp_path / "report" / name
     content = path.read_bytes()
@@ -437,7 +437,7 @@ def test_what_is_lost_or_changed_is_made_anew_and_what_is_stale_goes(tmp_path: P
     assert not (tmp_path / "report" / "figures" / "tradeoff.svg").exists()
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 def test_the_page_holds_the_texts_that_were_asked_for(tmp_path: Path) -> None:
     outputs(tmp_path)
     told = "The texts of samples with a harmful prompt were left out of this page"
@@ -609,7 +609,7 @@ def test_reports_side_by_side_and_beside_a_judge_are_whole(tmp_path: Path) -> No
     assert {path.name for path in tmp_path.iterdir()} <= {"runs", "report", ".report.lock"}
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("fault", ["torn", "fewer", "another judge's"])
 def test_what_is_being_judged_is_left_out_and_named(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -628,7 +628,7 @@ def test_what_is_being_judged_is_left_out_and_named(
     assert len(read_csv(tmp_path / "report" / "metrics.csv").groupby(["run", "benchmark"])) == 3
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 def test_a_report_is_begun_again_when_a_run_is_judged_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -650,7 +650,7 @@ def test_a_report_is_begun_again_when_a_run_is_judged_meanwhile(
     assert len(read_csv(tmp_path / "report" / "metrics.csv").groupby(["run", "benchmark"])) == 4
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 def test_a_damaged_evaluation_of_a_run_that_is_training_is_left_out_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -671,7 +671,7 @@ def test_a_damaged_evaluation_of_a_run_that_is_training_is_left_out_at_once(
     assert [message.startswith(f"report    left out {run.name}: ") for message in caplog.messages] == [True]
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 def test_a_report_that_fails_fails_no_run_and_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -731,7 +731,7 @@ def test_a_received_folder_writes_and_removes_nothing_outside(tmp_path: Path) ->
     assert not (folder / "report").is_symlink()
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("stamp", ["[" * 100_000, "null", '{"files": 3}', '{"digest": [], "files": [[]]}', "\0", None])
 def test_a_stamp_that_is_none_is_made_anew(stamp: str | None, tmp_path: Path) -> None:
     """Nor is any read that is no file."""
@@ -746,7 +746,7 @@ def test_a_stamp_that_is_none_is_made_anew(stamp: str | None, tmp_path: Path) ->
     assert len(json.loads((tmp_path / "report" / ".stamp").read_text())["digest"]) == 64
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 def test_without_a_swap_in_one_step_the_report_is_moved_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alttrain.report.output._exchanged", lambda *unused: False)
     write_report(outputs(tmp_path))
@@ -780,7 +780,7 @@ def test_names_break_no_table() -> None:
     assert latex_text("[3pt] a\n\nb\0") == "{[}3pt] a b "
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 def test_a_files_mode_is_the_umasks(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
@@ -811,7 +811,7 @@ def test_a_damaged_run_is_named_and_the_rest_is_reported(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
     if not name.startswith("logs"):  # only a figure reads these
-        request.getfixturevalue("undrawn")
+        request.getfixturevalue("no_figures")
     healthy, mixed = outputs(tmp_path / "healthy"), outputs(tmp_path / "mixed")
     sets = {"embedded_harmful": ("harmful_rate", "yyny"), "embedded_benign": ("over_refusal_rate", "yyn")}
     bad = make_run(mixed / "runs", sets, protocol="offline", method="plain", seed=1)
@@ -845,7 +845,7 @@ LACKING: list[tuple[str, str]] = [
 """Files of a run, and a key without which one is not taken; "" for the file itself."""
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(("name", "key"), LACKING)
 def test_a_run_that_lacks_what_this_version_writes_is_left_out_and_named_with_the_remedy(
     name: str, key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -868,7 +868,7 @@ def test_a_run_that_lacks_what_this_version_writes_is_left_out_and_named_with_th
     assert set(read_csv(tmp_path / "report" / "metrics.csv").method) == {"AltTrain"}
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 def test_a_folder_of_damaged_runs_alone_has_no_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for run in (outputs(tmp_path) / "runs").iterdir():
         (run / "run.json").write_text("[]")

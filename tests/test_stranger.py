@@ -562,7 +562,7 @@ def test_a_received_protocol_leads_nowhere(tmp_path: Path, caplog: pytest.LogCap
     assert re.search(r"left out .*metrics\.json: protocol=.*accepted as a folder name", caplog.text)
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("named", ["../../mine", "{}/mine", "a/../../../mine", ["x"], 3])
 def test_a_received_stamp_deletes_nothing(tmp_path: Path, named: Any) -> None:
     make_run(tmp_path / "outputs" / "runs", {"b": ("harmful_rate", "yn")})
