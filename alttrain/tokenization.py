@@ -96,11 +96,11 @@ class Renderer:
         names = sorted(self._special_ids, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, names)) or "(?!)")
 
-    def spelt(self, *texts: str) -> str:
+    def find_special_token(self, *texts: str) -> str:
         """Return the first special token, such as </think>, that one of the texts contains, or ""."""
         return next((match[0] for text in texts if (match := self._special_pattern.search(text))), "")
 
-    def broken(self, text: str) -> str:
+    def escape_special_tokens(self, text: str) -> str:
         """Return a rendered text for a server's tokenizer, which cannot know who wrote what.
 
         Special tokens outside the template's pieces are disabled by a space after their first character.

@@ -26,10 +26,10 @@ from alttrain import records
 from alttrain.evaluation import Benchmark
 from alttrain.evaluation.interventions import Cut, InterventionContext
 from alttrain.generation import InProcess
-from alttrain.generation.engine import unwatched
+from alttrain.generation.engine import ignore_progress
 from alttrain.records import Generation
 from alttrain.run.ask import load
-from alttrain.run.asking import Beginning, Chunk, Due, Intervened, thought_mode
+from alttrain.run.asking import BeginningRow, BenchmarkSample, Chunk, PreparedIntervention, thought_mode
 from alttrain.run.folder import evaluation_folder
 from alttrain.run.session import Session
 
@@ -39,7 +39,7 @@ POINTS = range(0, 101, 10)
 class Contest:
     """Answers prompts with one engine, and counts what that costs."""
 
-    def __init__(self, session: Session, engine: Any, begun: dict[str, Intervened | None]) -> None:
+    def __init__(self, session: Session, engine: Any, begun: dict[str, PreparedIntervention | None]) -> None:
         self.session, self.engine, self.begun = session, engine, begun
         self.forward = engine.decoder.forward
         engine.decoder.forward = self.counted
@@ -53,12 +53,14 @@ class Contest:
             self.decoded += len(ids)
         return self.forward(ids, positions, packed, *keep)
 
-    def answers(self, name: str, calls: Sequence[Sequence[Due]]) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+    def answers(
+        self, name: str, calls: Sequence[Sequence[BenchmarkSample]]
+    ) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
         """Return a row of the table, and the texts by benchmark, prompt and sample."""
         self.prefilled = self.decoded = 0
         began, texts = time.process_time(), dict[tuple[str, ...], str]()
         for due in calls:
-            for number, found in Chunk(self.session, self.engine, due, self.begun).answers(unwatched):
+            for number, found in Chunk(self.session, self.engine, due, self.begun).answers(ignore_progress):
                 assert isinstance(found, Generation)
                 texts[due[number][0].name, found.id, str(found.sample)] = found.text
             print(f"{name}: {len(texts)} answers, {time.process_time() - began:.0f} s", flush=True)
@@ -88,20 +90,20 @@ def main() -> None:
         for row in records.iterate_rows(evaluation_folder(run, benchmark) / "generations.jsonl", Generation)
     }
     context = InterventionContext(run.backbone.template, thought_mode(run, benchmark), own)
-    begun: dict[str, Intervened | None] = {benchmark.name: None}
-    cuts = list[list[Due]]()
+    begun: dict[str, PreparedIntervention | None] = {benchmark.name: None}
+    cuts = list[list[BenchmarkSample]]()
     for point in POINTS:
         cut = Cut(share=point / 100)
-        under: Benchmark = benchmark.under(f"cut_{point}", cut)
+        under: Benchmark = benchmark.with_intervention(f"cut_{point}", cut)
         made = {}
         for row in benchmark.examples[: asked.prompts]:
             if beginning := cut.begin(row, own[row.id, 0], context):
-                made[row.id, 0] = Beginning(**vars(beginning), id=row.id, message=benchmark.asked(row))
-        begun[under.name] = Intervened(cut, context, made)
+                made[row.id, 0] = BeginningRow(**vars(beginning), id=row.id, message=benchmark.message(row))
+        begun[under.name] = PreparedIntervention(cut, context, made)
         cuts.append([(under, row, 0) for row in benchmark.examples if (row.id, 0) in made])
-    whole: list[Due] = [(benchmark, row, 0) for _, row, _ in cuts[0]]
+    whole: list[BenchmarkSample] = [(benchmark, row, 0) for _, row, _ in cuts[0]]
     mixed = [due for several in zip(*cuts, strict=True) for due in several]
-    with session.engine(run.trained, run.protocol.quantization) as engine:
+    with session.engine(run.trained_folder, run.protocol.quantization) as engine:
         contest = Contest(session, engine, begun)
         first, _ = contest.answers("whole run", _calls(whole, chunk))
         second, together = contest.answers("together", _calls(mixed, chunk))
@@ -115,7 +117,7 @@ def main() -> None:
     report(f"cuts at {len(POINTS)} points, {benchmark.name}", rows, about, asked.json)
 
 
-def _calls(due: list[Due], chunk: int) -> list[list[Due]]:
+def _calls(due: list[BenchmarkSample], chunk: int) -> list[list[BenchmarkSample]]:
     return [due[start : start + chunk] for start in range(0, len(due), chunk)]
 
 

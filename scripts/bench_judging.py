@@ -68,10 +68,10 @@ def judged(folder: Path) -> Judgements:
 def judge(folder: Path) -> int:
     """Judge refusals and find every thought's adherence, as the stage does."""
     judgements = judged(folder)
-    judgements.make(JUDGE, "answer", JudgeContext(folder))
+    judgements.judge_missing(JUDGE, "answer", JudgeContext(folder))
     judgements.write()
     rows = iterate_rows(folder / "generations.jsonl", Generation)
-    told = zip(rows, judgements.of(JUDGE, "answer"), strict=True)
+    told = zip(rows, judgements.rows_of(JUDGE, "answer"), strict=True)
     write_rows(folder / "adherence.jsonl", (Adherence.of(row, verdict) for row, verdict in told))
     return judgements.rows
 
@@ -83,7 +83,7 @@ def summarise(folder: Path) -> int:
     summary = Summary("harmful_rate")
     rows = iterate_rows(folder / "generations.jsonl", Generation)
     found = iterate_rows(folder / "adherence.jsonl", Adherence)
-    for row, verdict, thought in zip(rows, judgements.of(JUDGE, "answer"), found, strict=True):
+    for row, verdict, thought in zip(rows, judgements.rows_of(JUDGE, "answer"), found, strict=True):
         summary.add(row, verdict, thought)
     summary.metrics()
     summary.tokens()

@@ -22,10 +22,10 @@ from trace_labels import LABELS, SHARED, LabelledTrace, labelled_traces
 from train_thoughts import cross_validated
 
 from alttrain.dataset import embedded_rows
-from alttrain.english.thought import said_by
+from alttrain.english.thought import score_sentences_with
 from alttrain.evaluation.statistics import rate
 from alttrain.records import Rejected, Segment
-from alttrain.rewrite import AltTrain, Restatement, TemplateTeacher, TraceUnderstanding, read, render
+from alttrain.rewrite import AltTrain, Restatement, TemplateTeacher, TraceUnderstanding, read_thought, render
 from alttrain.rewrite.parser import Reading
 
 CASES = Path(__file__).parents[1] / "tests" / "adherence_cases.jsonl"
@@ -90,7 +90,7 @@ def templates() -> Iterator[Compared]:
             if isinstance(made, Rejected):
                 raise ValueError(made.reason)
             text, harmful = render(made.thought), row.label == "harmful"
-            reading = read(text)
+            reading = read_thought(text)
             yield Compared(
                 group=f"template, {stops} stops",
                 understanding=(True, _understood(reading)),
@@ -103,7 +103,7 @@ def templates() -> Iterator[Compared]:
 def cases(path: Path = CASES) -> Iterator[Compared]:
     """The thoughts labelled by hand."""
     for case in map(json.loads, path.open(encoding="utf-8")):
-        reading = read(case["thought"])
+        reading = read_thought(case["thought"])
         then = case["continuation"]
         yield Compared(
             group="read by hand",
@@ -117,11 +117,13 @@ def cases(path: Path = CASES) -> Iterator[Compared]:
 def raw(traces: Sequence[LabelledTrace], folds: int) -> Iterator[Compared]:
     """The held traces; with `folds`, the others, each read by a model that did not see it."""
     if not folds:
-        yield from (compare(trace, read(trace.thought)) for trace in traces if trace.split == "held")
+        yield from (compare(trace, read_thought(trace.thought)) for trace in traces if trace.split == "held")
         return
     seen = [trace for trace in traces if trace.split != "held"]
     for model, left in cross_validated(seen, folds, lambda trace: trace.split == "dev"):
-        yield from (compare(trace, read(trace.thought, said_by(model, trace.thought))) for trace in left)
+        yield from (
+            compare(trace, read_thought(trace.thought, score_sentences_with(model, trace.thought))) for trace in left
+        )
 
 
 def table(groups: dict[str, list[Compared]]) -> Iterator[str]:

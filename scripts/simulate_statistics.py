@@ -23,7 +23,7 @@ import numpy as np
 
 from alttrain.evaluation.agreement import corrected_rate
 from alttrain.evaluation.statistics import compare, detectable_difference
-from alttrain.report.contrasts import balanced, contrast, matched, sign_flip
+from alttrain.report.contrasts import balanced_differences, contrast, paired_differences, sign_flip
 from alttrain.report.estimates import share
 
 DIFFICULTY = 1.5
@@ -49,7 +49,7 @@ def stars(rng: np.random.Generator, repeats: int) -> Iterator[str]:
                         skill = rng.normal(0, DIFFICULTY, prompts)
                         before = runs_of(rng, skill, rng.normal(0, runs, seeds))
                         after = runs_of(rng, skill, rng.normal(apart, runs, seeds))
-                        alone += sign_flip(balanced([matched(before, after)])) < 0.05
+                        alone += sign_flip(balanced_differences([paired_differences(before, after)])) < 0.05
                         whole += contrast([(after, before)]).p < 0.05
                     told.append(f"prompts alone {alone / repeats:5.1%}, report {whole / repeats:5.1%}")
                 yield f"runs {runs:.1f}, {seeds} seeds, {prompts} prompts: equal: {told[0]}; 1 logit apart: {told[1]}"

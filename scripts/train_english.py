@@ -23,7 +23,7 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
 from alttrain.english import LinearModel, refusal
-from alttrain.english.refusal import Assessed, assess
+from alttrain.english.refusal import RefusalAssessment, assess_refusal
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "conf" / "judge" / "refusal.yaml"
@@ -167,9 +167,9 @@ Verdicts = Counter[tuple[str, str]]
 """How often a label and an outcome came together; the outcome of an undecided answer is "undecided"."""
 
 
-def verdict_on(model: LinearModel, row: Response) -> Assessed:
+def verdict_on(model: LinearModel, row: Response) -> RefusalAssessment:
     """The judge's verdict on a row, with another model's weights."""
-    return assess(row.response, row.prompt, model)
+    return assess_refusal(row.response, row.prompt, model)
 
 
 def verdicts(model: LinearModel, rows: Sequence[Response]) -> Verdicts:
@@ -192,7 +192,7 @@ def precision_and_recall(found: Verdicts) -> tuple[float, float]:
 
 def calibration(model: LinearModel, rows: Sequence[Response]) -> tuple[float, float]:
     """(Brier score of the probability of a refusal, expected calibration error in ten bins)."""
-    told = [(verdict_on(model, row).refused, row.label == "refused") for row in rows]
+    told = [(verdict_on(model, row).probability, row.label == "refused") for row in rows]
     said = np.array([(probability, truth) for probability, truth in told if probability is not None], float)
     bins = np.minimum((said[:, 0] * 10).astype(int), 9)
     gaps = [abs(np.sum(said[bins == at, 0] - said[bins == at, 1])) for at in range(10)]

@@ -129,7 +129,7 @@ def star1() -> list[Example]:
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports without figures, which take most of a small report's seconds."""
     monkeypatch.setattr("alttrain.run.stages.report.draw_all", lambda *unused: nullcontext(list))
 

@@ -216,7 +216,7 @@ def _watched(
         killer(now, changes, own)
 
     app._stage = stage
-    judged.JUDGED, judged.APPENDED = 3, 2  # so that there is something between one append and the next
+    judged.JUDGE_BATCH, judged.APPEND_BATCH = 3, 2  # so that there is something between one append and the next
     sys.addaudithook(audit)
     app.execute(config)
     now = ""

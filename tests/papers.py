@@ -14,7 +14,7 @@ def has_latex() -> bool:
     return subprocess.run(wanted, capture_output=True, check=False).returncode == 0
 
 
-def compiled(folder: Path, columns: str, lines: Sequence[str]) -> str:
+def compile_article(folder: Path, columns: str, lines: Sequence[str]) -> str:
     """Compile an article of these lines in a folder. Returns what pdflatex says, without its line breaks."""
     text = [rf"\documentclass[{columns}]{{article}}", *lines, r"\end{document}"]
     (folder / "paper.tex").write_text("\n".join(text))

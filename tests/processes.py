@@ -22,7 +22,7 @@ if hasattr(os, "fork"):
     FORKS.set_forkserver_preload(LOADED)
 
 
-def gone(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
     """Whether a process ends within a few seconds."""
     for _ in range(100):
         try:
@@ -61,7 +61,7 @@ class Command:
         self.process.join()
         self._told.cleanup()
 
-    def ended(self, timeout: float = 600) -> "subprocess.CompletedProcess[str]":
+    def wait(self, timeout: float = 600) -> "subprocess.CompletedProcess[str]":
         """Wait for the end; what was said. Raises TimeoutExpired after `timeout` seconds."""
         self.process.join(timeout)
         if self.process.exitcode is None:

@@ -173,11 +173,11 @@ def test_labels_are_joined_by_prompt_and_text() -> None:
     labels = HumanLabels(
         "refused", (Label(("b", 0), "same", True), Label(("c", 0), "old", False), Label(("elsewhere", 7), "x", None))
     )
-    found, others = labels.joined(hashes)
+    found, others = labels.join(hashes)
     assert {name: label.verdict for name, label in found.items()} == {("b", 0): True, ("a", 0): None}
     assert others == ["c"]
     with pytest.raises(ValueError, match="none of 3 labels, such as that of 'b', is of a text of this run"):
-        labels.joined({("b", 0): "older"})
+        labels.join({("b", 0): "older"})
 
 
 # --- against human labels ---

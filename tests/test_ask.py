@@ -85,7 +85,7 @@ def test_the_command_shows_thought_and_answer(run: Path) -> None:
 def test_a_run_is_asked_where_it_lies_and_only_if_it_is_what_was_trained(run: Path, tmp_path: Path) -> None:
     moved = tmp_path / "copies" / "mine"
     shutil.copytree(run, moved)
-    assert alttrain.load(moved).run.trained == moved / "adapter"
+    assert alttrain.load(moved).run.trained_folder == moved / "adapter"
     with pytest.raises(ValueError, match="tokens=0: accepted: 1 or more"):
         alttrain.load(moved).ask("Why?", tokens=0)
     config = moved / "adapter" / "adapter_config.json"

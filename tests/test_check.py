@@ -59,7 +59,7 @@ class AsIs(Structure):
 class FakeRun(SimpleNamespace):
     """A run of parts that a test gives."""
 
-    to_train, rewritten = Run.to_train, Run.rewritten
+    to_train, rewritten = Run.needs_training, Run.is_rewritten
 
 
 def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[str] = ("check",), **parts: Any) -> Any:
@@ -91,7 +91,7 @@ def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[st
         ),
     }
     made = FakeRun(**defaults | parts)
-    made.intervened, made.evaluated = (), made.benchmarks
+    made.intervened_benchmarks, made.all_benchmarks = (), made.benchmarks
     return made
 
 
@@ -102,7 +102,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def free(monkeypatch: pytest.MonkeyPatch, gib: float, name: str = "cpu") -> None:
-    monkeypatch.setattr(needs, "look", lambda accelerator, planned: Device(name, int(gib * GIB)))
+    monkeypatch.setattr(needs, "detect_device", lambda accelerator, planned: Device(name, int(gib * GIB)))
 
 
 def test_rows_are_proved_and_long_ones_named(
@@ -466,9 +466,9 @@ def test_a_server_of_ones_own_needs_only_the_tokenizer_here(
     with initialize_config_module("alttrain.conf", version_base="1.3"):
         served = assemble(compose("run", [*arguments, "generation=server", "stages=[check]"]))
     monkeypatch.setattr(check_stage, "why_absent", lambda backbone: "it is far")
-    monkeypatch.setattr(check_stage, "tokenizer_at_hand", lambda backbone: tiny_folder)
-    assert not check_stage.ready([(served, 1)])  # no server answers there
+    monkeypatch.setattr(check_stage, "offline_tokenizer", lambda backbone: tiny_folder)
+    assert not check_stage.all_ready([(served, 1)])  # no server answers there
     monkeypatch.setattr("alttrain.generation.server.Server.check_served", lambda *asked: None)
-    assert check_stage.ready([(served, 1)])
-    monkeypatch.setattr(check_stage, "tokenizer_at_hand", lambda backbone: None)
-    assert not check_stage.ready([(served, 1)])
+    assert check_stage.all_ready([(served, 1)])
+    monkeypatch.setattr(check_stage, "offline_tokenizer", lambda backbone: None)
+    assert not check_stage.all_ready([(served, 1)])

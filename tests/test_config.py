@@ -23,12 +23,12 @@ from alttrain.config import (
     Fault,
     RunError,
     differences,
+    expand_arguments,
     faults,
     flatten,
     preview,
     register,
     run_name,
-    spelt_out,
 )
 from alttrain.config.schema import TEXTS
 from alttrain.records import Texts
@@ -566,10 +566,10 @@ def test_open_keys_need_no_plus_and_quick_is_a_limit_with_a_tag() -> None:
     open_keys = ["dataset.columns.prompt=Q", "dataset.sources.a.where.b=1", "protocol.settings.maths.samples=2"]
     open_keys += ["dataset.dates.day=[2025-01-01,null]", "evaluation.benchmarks.b.rows.forms.prompt=x"]
     others = ["dataset.size=3", "+dataset.columns.x=y", "protocol.judges.accuracy.name=z", "seed=1"]
-    assert spelt_out([*open_keys, *others]) == [*(f"++{key}" for key in open_keys), *others]
-    assert spelt_out(["quick=true", "--cfg", "job"]) == ["limit=20", "tag=quick", "--cfg", "job"]
-    assert spelt_out(["limit=5", "+quick=True"]) == ["limit=5", "tag=quick"]
-    assert spelt_out(["quick=false"]) == []
+    assert expand_arguments([*open_keys, *others]) == [*(f"++{key}" for key in open_keys), *others]
+    assert expand_arguments(["quick=true", "--cfg", "job"]) == ["limit=20", "tag=quick", "--cfg", "job"]
+    assert expand_arguments(["limit=5", "+quick=True"]) == ["limit=5", "tag=quick"]
+    assert expand_arguments(["quick=false"]) == []
 
 
 LISTED = "[{_target_: alttrain.evaluation.RefusalJudge, name: helpfulness}]"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from alttrain.config import preview, register, spelt_out
+from alttrain.config import expand_arguments, preview, register
 from alttrain.config.trust import TRUSTED, take_trusted
 from alttrain.generation import Decoding
-from alttrain.generation.engine import Prompt, Written
+from alttrain.generation.engine import Completion, Prompt
 from alttrain.records import Example, Generation, Segment
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.stages.judge import _provenance
@@ -86,16 +86,16 @@ def test_an_engine(run: Run) -> None:
     model: Any = SimpleNamespace(adapter=None)
     with run.generation.start(model) as engine:
         ((number, written),) = engine.generate([Prompt([], "Hi?", "1")], Decoding(5))
-    assert isinstance(written, Written)
+    assert isinstance(written, Completion)
     assert (number, written.text, written.finish) == (0, "Hi?", "stop")
 
 
 @chosen("intervention=")
 def test_an_intervention(run: Run) -> None:
-    (calm,) = {one.intervention for one in run.intervened}
+    (calm,) = {one.intervention for one in run.intervened_benchmarks}
     begun = calm.begin(run.benchmarks[0].examples[0], None, None)
     assert begun.thought == run.benchmarks[0].examples[0].prompt.split()[0]
-    assert {one.base for one in run.intervened} == {one.name for one in run.benchmarks}
+    assert {one.base_name for one in run.intervened_benchmarks} == {one.name for one in run.benchmarks}
 
 
 def documented() -> list[str]:
@@ -114,7 +114,7 @@ def test_the_documented_commands_compose(monkeypatch: pytest.MonkeyPatch) -> Non
     refused = {}
     for command in commands:
         words = take_trusted(shlex.split(command)[1:])
-        overrides = spelt_out([word for word in words if word != "-m"])
+        overrides = expand_arguments([word for word in words if word != "-m"])
         if found := preview(overrides)[0]:
             refused[command] = [str(fault) for fault in found]
         parsed = OverridesParser.create().parse_overrides(overrides)

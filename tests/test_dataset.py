@@ -13,7 +13,7 @@ import pytest
 
 from alttrain.dataset import Dataset, Rows, embedded_path, embedded_rows
 from alttrain.dataset.selection import stratified
-from alttrain.dataset.similarity import Distinct, words
+from alttrain.dataset.similarity import NearDuplicateFilter, words
 from alttrain.dataset.sources import content_hash, read_raw
 from alttrain.records import Example
 
@@ -36,7 +36,7 @@ def prompts(examples: Sequence[Example]) -> list[str]:
 
 def near(*lists: Sequence[str], threshold: float = 0.65) -> list[tuple[int, int, float]]:
     """(number of a prompt in the last list, number of the earlier one that it is like, similarity)."""
-    distinct = Distinct(threshold)
+    distinct = NearDuplicateFilter(threshold)
     passed: list[tuple[str, str, float]] = []
     for texts in lists:
         _, passed = distinct.filter([(str(number), "", words(text)) for number, text in enumerate(texts)], None)

@@ -556,7 +556,7 @@ def test_a_silent_hub_is_asked_once_and_only_its_cache_is_read(monkeypatch: pyte
     for name in ("datasets.config.HF_HUB_OFFLINE", "huggingface_hub.constants.HF_HUB_OFFLINE"):
         monkeypatch.setattr(name, False)
     for answer in ("no answer", ""):
-        monkeypatch.setattr("alttrain.hub.silence", lambda endpoint, answer=answer: answer)
+        monkeypatch.setattr("alttrain.hub.why_unreachable", lambda endpoint, answer=answer: answer)
         with pytest.raises(FileNotFoundError, match="not in the cache"):
             Rows(name="far", hub="nobody/nothing").examples(None)
     assert seen == [True, False]

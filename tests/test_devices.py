@@ -21,7 +21,7 @@ from alttrain import tokenization
 from alttrain.run.status import statuses
 from alttrain.training import SupervisedFineTuning
 from alttrain.training.data import BatchStream
-from alttrain.training.distributed import follows, verify
+from alttrain.training.distributed import is_follower, verify
 
 RECIPE = SupervisedFineTuning("t", epochs=2, learning_rate=1e-2, batch_size=4, warmup_steps=2, max_length=64)
 RUN = "tiny-embedded-alttrain-demo-s0"
@@ -264,4 +264,4 @@ def test_nodes_that_are_not_there_are_told(set_: dict[str, str], told: str, monk
 def test_rank_0_of_all_leads(set_: dict[str, str], follower: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in set_.items():
         monkeypatch.setenv(name, value)
-    assert follows() == follower
+    assert is_follower() == follower

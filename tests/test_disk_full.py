@@ -17,7 +17,7 @@ from processes import alttrain
 from alttrain.config import RunError
 from alttrain.records import Example, Generation, append_rows, iterate_rows, read_rows, write_json, write_rows
 from alttrain.run import status
-from alttrain.run.progress import logged_to
+from alttrain.run.progress import log_to_file
 
 ROW = Example("a", "Why is the sky blue? " * 50, "benign")
 
@@ -123,7 +123,7 @@ def test_status_says_that_a_run_failed_on_a_full_disk(
 def test_a_log_that_cannot_be_written_is_told_of_once(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with logged_to(Path("/dev/full")):
+    with log_to_file(Path("/dev/full")):
         for number in range(3):
             logging.getLogger("alttrain").warning("line %d", number)
     assert "Logging error" not in capsys.readouterr().err

@@ -285,7 +285,7 @@ def test_a_model_that_the_hub_does_not_give_is_told_once_a_sweep(
         asked.append(url)
         raise error("no", response=httpx.Response(404, request=httpx.Request("HEAD", url)))  # type: ignore[call-arg]
 
-    monkeypatch.setattr(hub, "reach", lambda: None)
+    monkeypatch.setattr(hub, "check_reachable", lambda: None)
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", head)
     source._hub_fault.cache_clear()
     line = f"-m backbone=qwen3_8b backbone.source=lab/far tag=a,b {LOCAL}rows.jsonl seed=0,1"
@@ -339,7 +339,9 @@ def test_a_judges_model_that_does_not_fit_is_refused(
     alttrain: Alttrain, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On this machine: a launcher may run the jobs on others. A model on the shelf makes way."""
-    monkeypatch.setattr("alttrain.run.stages.needs.look", lambda *unused: Device("cpu", 60_000 if _SHELF else 80_000))
+    monkeypatch.setattr(
+        "alttrain.run.stages.needs.detect_device", lambda *unused: Device("cpu", 60_000 if _SHELF else 80_000)
+    )
     judge = f"protocol.judges.harmful_rate.model={tiny_folder} protocol.judges.harmful_rate.dtype="
     line = f"stages=[judge] training=none adapter=none judge@protocol.judges.harmful_rate=llama_guard_3 {judge}"
     fault = f"protocol.judges.harmful_rate.model={tiny_folder}: its weights take 0.00 GiB, and cpu has 0.00 free; "

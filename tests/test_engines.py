@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 from hydra import compose, initialize_config_module
-from processes import gone
+from processes import has_ended
 from stub_server import RESET, Say, Serve, Stub
 from tiny import LORA, backbone
 
@@ -23,7 +23,7 @@ from alttrain.backbone import Rendered, Weights
 from alttrain.backbone.weights import add_lora, load_model, load_tokenizer
 from alttrain.config import RunError, register
 from alttrain.generation import Auto, ChildServer, Decoding, InProcess, InProcessVllm, Server
-from alttrain.generation.engine import Model, Prompt, Written
+from alttrain.generation.engine import Completion, Model, Prompt
 from alttrain.generation.server import ELSEWHERE, OTHER_TOKENS
 from alttrain.llm import GIVEN_UP, Failure
 from alttrain.run.app import execute
@@ -70,7 +70,7 @@ def test_tokens_are_sent_as_they_are(serve: Serve, renderer: Renderer) -> None:
     stub = serve(lambda prompt, asked: Say("So.<|im_end|>"))
     asked = prompts(renderer, 3)
     engine = server(stub, extra={"skip_special_tokens": False})
-    assert write(engine, asked, renderer) == dict.fromkeys(range(3), Written("So.", "stop"))
+    assert write(engine, asked, renderer) == dict.fromkeys(range(3), Completion("So.", "stop"))
     sent = {json.dumps(request.pop("prompt")): request for request in stub.requests}
     assert sent.keys() == {json.dumps(prompt.ids) for prompt in asked}
     assert {json.dumps(request, sort_keys=True) for request in sent.values()} == {
@@ -84,7 +84,7 @@ def test_sampling_is_seeded_by_the_prompts_name(serve: Serve, renderer: Renderer
     (one,) = prompts(renderer, 1)
     two = replace(one, name="p0#1")
     for _ in range(2):
-        assert write(server(stub), [one, two], renderer, decoding)[1] == Written("So.", "length")
+        assert write(server(stub), [one, two], renderer, decoding)[1] == Completion("So.", "length")
     seeds = [request["seed"] for request in stub.requests]
     assert len(set(seeds)) == 2
     assert sorted(seeds[:2]) == sorted(seeds[2:])
@@ -128,7 +128,7 @@ class SplitsBreaks(Renderer):
 @pytest.mark.parametrize(
     ("answer", "ids", "found"),
     [
-        ("\n\nSo.", "a </think>\n\nSo", Written("So.", "stop")),
+        ("\n\nSo.", "a </think>\n\nSo", Completion("So.", "stop")),
         ("\nSo.", "a </think>\n\nSo", Failure(ELSEWHERE, final=True)),
         ("So.", "b </think>\n\nSo", Failure(OTHER_TOKENS, final=True)),
     ],
@@ -142,7 +142,7 @@ def test_the_model_writes_the_white_space_that_a_text_would_give_as_another_toke
     assert begun.ids != splits.encode(begun.text)
     plain = Prompt(splits.encode("a"), "a", "q#0", 5)
     written = write(server(stub, api="text"), [begun, plain], splits)
-    assert written == {0: found, 1: Written(answer, "stop")}
+    assert written == {0: found, 1: Completion(answer, "stop")}
     sent = {request["prompt"]: request["max_tokens"] for request in stub.requests}
     assert sent == {"a": 5} | ({} if found == Failure(OTHER_TOKENS, final=True) else {"a </think>": 7})
 
@@ -193,7 +193,7 @@ def test_a_hostile_server_loses_no_prompt(serve: Serve, renderer: Renderer) -> N
     stub = serve(behave)
     found = write(server(stub), prompts(renderer, count), renderer)
     assert sorted(found) == list(range(count))
-    assert all(isinstance(answer, Written) for answer in found.values())
+    assert all(isinstance(answer, Completion) for answer in found.values())
 
 
 def test_what_is_not_answered_has_its_reason(serve: Serve, renderer: Renderer) -> None:
@@ -205,7 +205,7 @@ def test_what_is_not_answered_has_its_reason(serve: Serve, renderer: Renderer) -
     found = write(server(stub, concurrency=2), asked, renderer)
     assert found[2] == Failure("the server refuses the prompt (HTTP 400)", final=True)
     assert found[4] == Failure("the server answers HTTP 500", final=False)
-    assert [number for number, answer in found.items() if isinstance(answer, Written)] != []
+    assert [number for number, answer in found.items() if isinstance(answer, Completion)] != []
 
 
 def test_a_server_that_refuses_all_is_given_up_and_no_prompt_is_settled(serve: Serve, renderer: Renderer) -> None:
@@ -254,20 +254,20 @@ def child(*more: str, **fields: Any) -> ChildServer:
 
 
 def child_gone(output: Path) -> bool:
-    return gone(int(output.read_text().split("pid ")[1].split()[0]))
+    return has_ended(int(output.read_text().split("pid ")[1].split()[0]))
 
 
 def test_a_started_server_answers_and_ends(renderer: Renderer, tmp_path: Path) -> None:
     output = tmp_path / "server.log"
     found = write(child(), prompts(renderer, 2), renderer, adapter=tmp_path, log=output)
-    assert found == dict.fromkeys(range(2), Written(str(tmp_path), "stop"))  # what serves the adapter's name
+    assert found == dict.fromkeys(range(2), Completion(str(tmp_path), "stop"))  # what serves the adapter's name
     assert child_gone(output)
     for trained in (None, tmp_path):  # a trained model has the backbone's name on a server of its own
         found = write(child(), prompts(renderer, 1), renderer, trained=trained, log=output)
-        assert found == {0: Written("the backbone", "stop")}
+        assert found == {0: Completion("the backbone", "stop")}
     named = replace(child(), server=Server("http://unused", "{model}", **PATIENCE))
     named = replace(named, command=[*named.command, "{name}=named"])
-    assert write(named, prompts(renderer, 1), renderer, log=output) == {0: Written("named", "stop")}
+    assert write(named, prompts(renderer, 1), renderer, log=output) == {0: Completion("named", "stop")}
     with pytest.raises(RuntimeError, match="stage"), child().start(model(renderer, log=output)):
         raise RuntimeError("stage")
     assert child_gone(output)
@@ -364,7 +364,10 @@ def test_vllm_is_given_tokens_and_the_adapter(
         monkeypatch.setitem(sys.modules, name, module)
     engine = InProcessVllm(options={"tensor_parallel_size": 2})
     asked = prompts(renderer, 2)
-    assert write(engine, asked, renderer, adapter=tmp_path) == {0: Written("So.", "stop"), 1: Written("So.", "length")}
+    assert write(engine, asked, renderer, adapter=tmp_path) == {
+        0: Completion("So.", "stop"),
+        1: Completion("So.", "length"),
+    }
     assert told["asked"] == [{"prompt_token_ids": prompt.ids} for prompt in asked]
     assert told["adapter"] == ("adapter", 1, str(tmp_path))
     assert (told["options"]["tensor_parallel_size"], told["options"]["trust_remote_code"]) == (2, False)

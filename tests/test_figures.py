@@ -10,10 +10,10 @@ import matplotlib.figure
 import pandas as pd
 import pytest
 from made_runs import made_tables, make_run, no_train
-from papers import compiled, has_latex
+from papers import compile_article, has_latex
 
-from alttrain.report.contrasts import INTERVENED
-from alttrain.report.drawing import FORMS, arms
+from alttrain.report.contrasts import INTERVENTION_COLUMNS
+from alttrain.report.drawing import FORMS, error_bars
 from alttrain.report.estimates import thoughts
 from alttrain.report.figures import (
     draw_adherence,
@@ -27,7 +27,7 @@ from alttrain.report.figures import (
 )
 from alttrain.report.measures import OFFLINE
 from alttrain.report.results import evaluations
-from alttrain.report.tables import CELLS, marked, pivot
+from alttrain.report.tables import CELLS, add_marks, pivot
 from alttrain.report.tradeoff import draw_tradeoff, front, points
 from alttrain.report.variants import pool, variants
 
@@ -91,7 +91,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def frames(runs: Path) -> dict[str, pd.DataFrame]:
     """The frames of CSV files from which figures are drawn."""
-    return {"interventions": pd.DataFrame(columns=INTERVENED), "thoughts": thoughts(evaluations(runs))}
+    return {"interventions": pd.DataFrame(columns=INTERVENTION_COLUMNS), "thoughts": thoughts(evaluations(runs))}
 
 
 def column(table: pd.DataFrame, index: int) -> list[Any]:
@@ -155,7 +155,7 @@ def test_a_paper_includes_every_figure(runs: Path, found: dict[str, pd.DataFrame
     with draw_all(found, variants(evaluations(runs)), frames(runs), tmp_path) as draw:
         drawn = [path.name for path in draw() if path.suffix == ".pdf"]
     lines = [rf"\noindent\includegraphics[width=\linewidth]{{{name}}}\par" for name in drawn]
-    said = compiled(tmp_path, "twocolumn", [r"\usepackage{graphicx}", r"\begin{document}", *lines])
+    said = compile_article(tmp_path, "twocolumn", [r"\usepackage{graphicx}", r"\begin{document}", *lines])
     assert len(drawn) == 10
     assert all(name in said.replace("\n", "") for name in drawn)
     assert "Overfull" not in said
@@ -171,7 +171,7 @@ def test_the_same_numbers_give_the_same_bytes(found: dict[str, pd.DataFrame], tm
 
 
 def test_nothing_is_drawn_of_nothing(found: dict[str, pd.DataFrame], tmp_path: Path) -> None:
-    for entries in (marked(found["main"].assign(value=math.nan)), None):
+    for entries in (add_marks(found["main"].assign(value=math.nan)), None):
         assert not draw_bars("x", entries, tmp_path / "x")
         assert not draw_doses("x", entries, {(BACKBONE, "alttrain"): ("alttrain", 1)}, tmp_path / "x")
         assert not draw_tradeoff(entries, tmp_path / "x")
@@ -266,7 +266,7 @@ def test_stacks_are_the_shares_of_each_cause(found: dict[str, pd.DataFrame], dra
 
 def test_a_number_without_an_interval_has_no_error_bar() -> None:
     cells = [SimpleNamespace(value=0.5, low=low, high=high) for low, high in ((0.4, 0.7), (math.nan,) * 2, (0.6, 0.4))]
-    below, above = arms(cells)
+    below, above = error_bars(cells)
     assert (below[0], above[0]) == (pytest.approx(10), pytest.approx(20))
     assert [math.isnan(below[1]), math.isnan(above[1])] == [True, True]
     assert (below[2], above[2]) == (0, 0)
@@ -315,7 +315,7 @@ def test_losses_are_the_logs(runs: Path, drawn: list[Any], tmp_path: Path) -> No
 
 def test_lengths_are_the_generations(runs: Path, drawn: list[Any], tmp_path: Path) -> None:
     own = variants(evaluations(runs))
-    made = list(own[0].judged)
+    made = list(own[0].evaluations)
     by_rewrite = {one.rewrite: lengths(one, made) for one in own if one.dataset == "alttrain_1k"}
     assert by_rewrite["none"] == {"harmful": [900] * 40, "benign": [900] * 60}
     assert by_rewrite["plain"] == {"harmful": [10] * 80, "benign": [10] * 120}
@@ -351,7 +351,7 @@ def both(method: str, harmful: str, refused: str) -> list[dict[str, Any]]:
 def table(cells: list[dict[str, Any]]) -> pd.DataFrame:
     """A table of these cells."""
     frame = pd.DataFrame(cells, columns=CELLS)
-    return marked(frame.astype(dict.fromkeys(("difference", "detectable", "p_holm", "published"), float)))
+    return add_marks(frame.astype(dict.fromkeys(("difference", "detectable", "p_holm", "published"), float)))
 
 
 @pytest.mark.parametrize(

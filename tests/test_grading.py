@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 
 from alttrain.english import is_english
-from alttrain.english.refusal import assess
+from alttrain.english.refusal import assess_refusal
 from alttrain.evaluation.adherence import Adherence
 from alttrain.evaluation.grading import Choice, ExactMatch, IFEval, Maths, Rouge, ShortAnswer, maths
 from alttrain.evaluation.grading.choice import options
-from alttrain.evaluation.grading.extraction import boxed, stated
+from alttrain.evaluation.grading.extraction import boxed_answer, stated_answers
 from alttrain.evaluation.grading.humaneval import code_of, program
 from alttrain.evaluation.grading.maths import equal, final_answer
 from alttrain.evaluation.grading.short_answer import f1, normalise
@@ -33,7 +33,7 @@ from alttrain.evaluation.judges.rubrics import _bare as said_in
 from alttrain.evaluation.protocol import Judge
 from alttrain.evaluation.statistics import pass_at_k
 from alttrain.records import Generation, Judgement
-from alttrain.rewrite import read
+from alttrain.rewrite import read_thought
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 VARIANTS = Path(__file__).with_name("math_variants.jsonl")
@@ -101,11 +101,11 @@ def test_no_answer_is_wrong_and_no_gold_undecided(grader: Judge) -> None:
     ],
 )
 def test_last_box(text: str, held: str | None) -> None:
-    assert boxed(text) == held
+    assert boxed_answer(text) == held
 
 
 def test_boxes_that_never_close_take_no_time() -> None:
-    assert boxed(r"\boxed{" * 20_000) is None
+    assert boxed_answer(r"\boxed{" * 20_000) is None
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_boxes_that_never_close_take_no_time() -> None:
     ],
 )
 def test_phrases_that_state_the_answer(text: str, phrases: list[str]) -> None:
-    assert stated(text) == phrases
+    assert stated_answers(text) == phrases
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_expression_that_never_finishes_is_undecided(monkeypatch: pytest.MonkeyP
     assert (judgement.verdict, judgement.evidence) == (None, "x+1")
     assert judgement.error == "math-verify did not finish 'x+1' against 'x+2'"
     monkeypatch.setattr(maths, "SECONDS", 60)
-    assert maths.verified("x+1", "1+x") is True  # a new process took its place
+    assert maths.verify_equal("x+1", "1+x") is True  # a new process took its place
 
 
 # --- maths on whole data sets ---
@@ -910,10 +910,10 @@ def offline(text: str) -> dict[str, Callable[[], object]]:
         "options": lambda: options(text),
         "program": lambda: program(text, PROMPT, "area"),
         "ifeval": lambda: IFEval()(replace(row, gold=instructions)),
-        "refusal": lambda: assess(text, text),
+        "refusal": lambda: assess_refusal(text, text),
         "english": lambda: is_english(text),
         "reply": lambda: said_in(text),
-        "parser": lambda: read(text),
+        "parser": lambda: read_thought(text),
         "adherence": lambda: Adherence.of(replace(row, thought=text, answer="")),
     }
 
@@ -925,11 +925,11 @@ def test_pass_at_k_of_impossible_counts(samples: int, passed: int, k: int) -> No
 
 
 def test_a_verifier_that_was_killed_is_started_again() -> None:
-    assert maths.verified("x+1", "1+x")
+    assert maths.verify_equal("x+1", "1+x")
     process = maths._process()
     process.kill()
     process.wait()
-    assert maths.verified("x+1", "1+x")
+    assert maths.verify_equal("x+1", "1+x")
 
 
 def thread_seconds(work: Callable[[], Any]) -> float:

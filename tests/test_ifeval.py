@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from alttrain.evaluation.grading import IFEval
-from alttrain.evaluation.grading.ifeval import CHECKS, loosely
+from alttrain.evaluation.grading.ifeval import CHECKS, looser_forms
 from alttrain.records import Generation, Judgement
 
 needs_langdetect = pytest.mark.skipif(not importlib.util.find_spec("langdetect"), reason="langdetect is not installed")
@@ -144,8 +144,8 @@ def test_strict_is_the_verdict_and_loose_the_value(answer: str, strict: bool, lo
 
 def test_loose_forms() -> None:
     forms = ["*a*\nb\nc", "a\nb\nc", "b\nc", "b\nc", "*a*\nb", "a\nb", "b", "b"]
-    assert loosely("*a*\nb\nc") == forms
-    assert loosely("a") == ["a", "a"]
+    assert looser_forms("*a*\nb\nc") == forms
+    assert looser_forms("a") == ["a", "a"]
 
 
 @pytest.mark.parametrize(

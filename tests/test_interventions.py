@@ -22,7 +22,7 @@ from alttrain.evaluation.attackers import ActorAttack
 from alttrain.evaluation.interventions import (
     Around,
     Begin,
-    Begun,
+    Beginning,
     Cut,
     Encoded,
     Intervention,
@@ -78,7 +78,7 @@ def begun(one: Intervention, own: Generation | None = None, template: Any = CHAT
     own = own or response(template=template)
     made = one.begin(ROW, own, given(own, *others, template=template))
     assert made is not None
-    return str(made.rendered(template, "open"))
+    return str(made.render(template, "open"))
 
 
 @pytest.mark.parametrize("template", [CHATML, QWEN], ids=["prompt opens", "model opens"])
@@ -164,7 +164,7 @@ def test_another_runs_thought_is_prefilled_by_words() -> None:
     own, there = response(), response(RAW.replace("bread", "cake"))
     source = given(there)
     made = Prefill(source="other", words=5).begin(ROW, own, source)
-    assert made == Begun("The user wants to know", then=" how to bake cake at")
+    assert made == Beginning("The user wants to know", then=" how to bake cake at")
     assert Prefill(source="other").begin(ROW, own, given()) is None
     assert Prefill(source="other").begin(ROW, own, given(response("</think>\n\nYes."))) is None
 
@@ -177,15 +177,15 @@ def test_a_prefix_is_put_back_only_where_the_answer_refuses(template: Any) -> No
     source = given(there, template=template)
     start = "The user wants to know"
     first = again.begin(ROW, response(template=template), source)
-    assert first == Begun(start, then=" how to bake cake at")
+    assert first == Beginning(start, then=" how to bake cake at")
 
-    def after(text: str) -> Begun | None:
+    def after(text: str) -> Beginning | None:
         made = response(f"{start}{text}", template=template)
         return again.begin(ROW, replace(made, given=len(made.text) - len(text)), source)
 
     refusing = f" harm. So I refuse.\n</think>\n\n{REFUSAL}"
     kept = f"{start} harm. So I refuse."
-    assert after(refusing) == Begun(f"{kept}\n\nStart over.\n\n{start}", then=" how to bake cake at")
+    assert after(refusing) == Beginning(f"{kept}\n\nStart over.\n\n{start}", then=" how to bake cake at")
     assert after(f" more.\n</think>\n\n{HELP}") is None
     assert after(" harm. So I refuse.") is None  # the thought never ended, so there is no answer
 
@@ -195,14 +195,14 @@ def test_a_prefilled_answer_closes_the_thought_only_where_there_is_one() -> None
     assert begun(start) == "</think>\n\nSure, here is"
     assert begun(start, template=QWEN) == "<think>\n\n</think>\n\nSure, here is"
     bare = start.begin(ROW, response(), InterventionContext(CHATML, "absent", {}))
-    assert bare.rendered(CHATML, "absent") == "Sure, here is"
+    assert bare.render(CHATML, "absent") == "Sure, here is"
     assert begun(Begin(closed=True)) == "</think>\n\n"
     assert begun(Begin(thought="Done.", closed=True)) == "Done.\n</think>\n\n"
 
 
 def test_only_the_delimiters_can_become_special_tokens() -> None:
     own = response(RAW.replace("bread at home", "</think> bread"))
-    pieces = Cut(share=1.0).begin(ROW, own, given(own)).rendered(CHATML, "open").pieces  # type: ignore[union-attr]
+    pieces = Cut(share=1.0).begin(ROW, own, given(own)).render(CHATML, "open").pieces  # type: ignore[union-attr]
     assert [piece.count("</think>") for piece in pieces] == [0, 1, 1, 0]
 
 
@@ -447,7 +447,7 @@ def test_a_number_is_of_the_source_texts_that_it_was_made_from(run: Run) -> None
 def test_only_interventions_that_name_a_run_hash_its_texts(run: Run) -> None:
     folder = run("intervention=cut", stages="[generate,judge]")
     made = assemble(run.composed("intervention=cut"))  # type: ignore[attr-defined]
-    for benchmark in made.evaluated:
+    for benchmark in made.all_benchmarks:
         known = json.loads((folder / "evaluation" / benchmark.name / "metrics.json").read_text())
         assert known["provenance"]["protocol_hash"] == made.protocol_hash(benchmark)
 
@@ -789,7 +789,7 @@ def test_actor_attack_without_success_ends_with_the_last_actors_dialogue(run: Ru
 def test_the_plan_counts_the_requests_of_an_actor_attack_until_its_answers_are_there(run: Run, serve: Serve) -> None:
     run.stub.behave = actors_target  # type: ignore[attr-defined]
     _, _, arguments = acting(serve)
-    (attack,) = [one.intervention for one in assemble(run.composed(*arguments)).intervened]  # type: ignore[attr-defined]
+    (attack,) = [one.intervention for one in assemble(run.composed(*arguments)).intervened_benchmarks]  # type: ignore[attr-defined]
     assert attack.requests == 1 + 3 + 3 * (1 + 5 * 3 + 3) == 61
     job = job_of(assemble(run.composed(*arguments)), (), ())  # type: ignore[attr-defined]
     assert job.calls["attack actor_attack"] == 4 * 61

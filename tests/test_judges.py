@@ -22,10 +22,10 @@ from alttrain.config import instantiate
 from alttrain.config.binding import target_faults
 from alttrain.evaluation.judges import (
     NO_REPLY,
-    Ask,
     GptOssSafeguard,
     GraniteGuardian,
     GuardModel,
+    GuardQuery,
     HarmScore,
     Helpfulness,
     JudgeContext,
@@ -393,11 +393,11 @@ class Own(GuardModel):
 
     def steps(self, row: Generation, scorer: Any) -> Any:
         if row.id == "written":
-            raw = yield Ask(row.answer, tokens=4)
+            raw = yield GuardQuery(row.answer, tokens=4)
             return Judgement(row.id, self.name, raw == "S2")
         verdict = None
         for _ in range(len(row.id)):
-            verdict = self.verdict(*(yield Ask(row.answer, "?", (" yes", " no"))))
+            verdict = self.verdict(*(yield GuardQuery(row.answer, "?", (" yes", " no"))))
         return Judgement(row.id, self.name, verdict)
 
 

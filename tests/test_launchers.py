@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
-from processes import gone
+from processes import has_ended
 
 from alttrain.config import RunError, register
 from alttrain.run.app import execute
 from alttrain.run.stages.check import check_light
-from alttrain.run.sweep import searched
+from alttrain.run.sweep import search_override
 
 BLOCKED = """
 import sys
@@ -80,10 +80,10 @@ def test_another_process_finds_the_configs_of_a_config_dir(tmp_path: Path) -> No
     asked = [f"hydra.searchpath=['file://{own}']"]
     with initialize_config_module("alttrain.conf", version_base="1.3"):
         hydra = compose("run", overrides=asked, return_hydra_config=True).hydra
-        handed_on = searched(hydra)
+        handed_on = search_override(hydra)
         assert handed_on == asked
         assert compose("run", overrides=[*handed_on, "rewrite=mine"]).rewrite.name == "mine"
-        assert searched(compose("run", return_hydra_config=True).hydra) == []
+        assert search_override(compose("run", return_hydra_config=True).hydra) == []
 
 
 def test_libraries_speak_on_the_console_only_when_something_is_wrong() -> None:
@@ -125,4 +125,4 @@ def test_a_worker_ends_with_the_sweep_that_was_killed(waited: bool) -> None:
         process.kill()
         if waited:
             process.wait()
-        assert gone(worker)  # even while nobody has waited for the killed sweep
+        assert has_ended(worker)  # even while nobody has waited for the killed sweep

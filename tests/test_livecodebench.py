@@ -226,13 +226,13 @@ def test_nothing_is_hashed_that_a_program_chooses() -> None:
 
 def test_what_is_right_never_enters_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     entered: list[str] = []
-    started = Sandbox.started
+    started = Sandbox.start
 
     def seen(self: Sandbox, source: str, arguments: Any, pass_fds: Any, *rest: Any, **named: Any) -> Any:
         entered.extend([source, json.dumps(arguments), os.pread(pass_fds[0], 1 << 20, 0).decode()])
         return started(self, source, arguments, pass_fds, *rest, **named)
 
-    monkeypatch.setattr(Sandbox, "started", seen)
+    monkeypatch.setattr(Sandbox, "start", seen)
     cases = [(f'"given-{n}"', f'"right-{n}"') for n in range(3)]
     assert function("def add(text): return text.replace('given', 'ri' + 'ght')", cases).verdict is True
     assert script("print(input().replace('given', 'ri' + 'ght'))", cases).verdict is True

@@ -11,7 +11,7 @@ from stub_server import Serve, right
 
 from alttrain.generation import Decoding
 from alttrain.generation.engine import CachedDecoder, Prompt
-from alttrain.records import alone
+from alttrain.records import exclusive
 
 KEPT = """
 import sys, time
@@ -61,7 +61,7 @@ def test_a_killed_job_keeps_no_other_waiting(tmp_path: Path) -> None:
         assert process.stdout.readline() == "in\n"
         process.kill()
     began = time.monotonic()
-    with alone(path):
+    with exclusive(path):
         pass
     assert time.monotonic() - began < 5
 

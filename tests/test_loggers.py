@@ -30,7 +30,7 @@ from alttrain.config import RunError, register
 from alttrain.records import Example, Generation, Judgement, read_rows
 from alttrain.run.app import execute
 from alttrain.run.assembly import assemble
-from alttrain.run.loggers import COLUMNS, TEXTS, logged
+from alttrain.run.loggers import COLUMNS, TEXTS, describe_run
 from alttrain.training import Csv, LoggedRun, Mlflow, TensorBoard, Wandb
 from alttrain.training.loggers import GuardedLogger
 
@@ -582,7 +582,9 @@ def test_texts_need_a_logger_that_shows_samples(logger: str) -> None:
 def test_an_id_is_the_same_for_the_same_run_and_short_enough(tmp_path: Path) -> None:
     def made(*overrides: str) -> LoggedRun:
         with initialize_config_module("alttrain.conf", version_base="1.3"):
-            return logged(assemble(compose("run", overrides=[f"output_dir={tmp_path}", f"tag={'n' * 60}", *overrides])))
+            return describe_run(
+                assemble(compose("run", overrides=[f"output_dir={tmp_path}", f"tag={'n' * 60}", *overrides]))
+            )
 
     before = made()
     assert (before.id, len(before.id)) == (made("logger=none", "trainer.devices=2").id, 64)
@@ -604,10 +606,10 @@ def test_runs_are_grouped_by_sweep(overrides: list[str], name: str, monkeypatch:
         config = compose("run", overrides=overrides, return_hydra_config=True)
         monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
         own = compose("run", overrides=[one for one in overrides if not one.startswith("hydra")])
-    assert logged(assemble(own)).sweep == name
+    assert describe_run(assemble(own)).sweep == name
 
 
 def test_loggers_call_the_method_as_the_report_does() -> None:
     with initialize_config_module("alttrain.conf", version_base="1.3"):
         own = compose("run", overrides=["backbone=r1_qwen_7b", "method=star1", "training.epochs=7"])
-    assert logged(assemble(own)).config["method_name"] == "STAR-1, changed: training.epochs=7"
+    assert describe_run(assemble(own)).config["method_name"] == "STAR-1, changed: training.epochs=7"

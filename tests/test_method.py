@@ -12,7 +12,7 @@ from alttrain.config import Changes, RunError, changes, digest_of, identity, reg
 from alttrain.records import Example, Segment
 from alttrain.rewrite import lacks_original
 from alttrain.run.assembly import Run, assemble
-from alttrain.run.folder import names_of
+from alttrain.run.folder import run_document
 
 NO_SOURCE = {"custom", "demo_alttrain", "demo_without_ha"}
 """Methods of ours, that follow no published treatment."""
@@ -169,9 +169,9 @@ def test_a_method_is_the_treatment_of_its_source(method: str) -> None:
 
 def test_run_json_tells_untrained_runs_apart_as_their_names_do() -> None:
     runs = [assembled("training=none", "adapter=none", f"dataset={name}", "tag=t") for name in ("gsm8k", "star1")]
-    assert [names_of(run)["tag"] for run in runs] == ["gsm8k-t", "star1-t"]
-    assert names_of(assembled("method=no_train", "dataset=star1", "tag=t"))["tag"] == "t"
-    assert names_of(assembled("dataset=star1"))["tag"] == ""
+    assert [run_document(run)["tag"] for run in runs] == ["gsm8k-t", "star1-t"]
+    assert run_document(assembled("method=no_train", "dataset=star1", "tag=t"))["tag"] == "t"
+    assert run_document(assembled("dataset=star1"))["tag"] == ""
 
 
 def test_every_method_is_held_to_its_source() -> None:

@@ -15,7 +15,7 @@ from stub_server import HARMLESS, Say, Serve
 from alttrain.config import RunError, register, shaping
 from alttrain.dataset import embedded_rows
 from alttrain.generation import Decoding
-from alttrain.generation.engine import Prompt, Written
+from alttrain.generation.engine import Completion, Prompt
 from alttrain.records import Example, Generation, Judgement, Rejected, read_rows
 from alttrain.rewrite import render
 from alttrain.rewrite.original import whole_sentences
@@ -44,14 +44,14 @@ class Backbone:
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None]
-    ) -> Iterator[tuple[int, Written]]:
+    ) -> Iterator[tuple[int, Completion]]:
         self.decoding = decoding
         for number, prompt in enumerate(prompts):
             (asked,) = re.findall(r"Say (\d+)", prompt.text)
             if (said := self.says(int(asked))) is None:
                 raise KeyboardInterrupt
             self.texts.append(prompt.text)
-            yield number, Written(said, "stop" if "</think>" in said else "length")
+            yield number, Completion(said, "stop" if "</think>" in said else "length")
 
 
 class Flag:

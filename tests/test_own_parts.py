@@ -14,7 +14,7 @@ PACKAGE = '''
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from alttrain.generation.engine import EngineConfig, Written
+from alttrain.generation.engine import Completion, EngineConfig
 from alttrain.records import Judgement, Segment
 from alttrain.rewrite import Teacher, Untouched
 
@@ -62,7 +62,7 @@ class Echoing:
     def generate(self, prompts, decoding, advance=lambda count: None):
         for number, prompt in enumerate(prompts):
             advance(1)
-            yield number, Written(f"It is {prompt.name}.\\n</think>\\n\\nAdapted: {self.adapted}.", "stop")
+            yield number, Completion(f"It is {prompt.name}.\\n</think>\\n\\nAdapted: {self.adapted}.", "stop")
 
 
 class Mentions:

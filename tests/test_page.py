@@ -19,8 +19,8 @@ from made_runs import TOLD, UNNAMED, make_run, mend, metrics_of, write_metrics
 from alttrain.evaluation import statistics
 from alttrain.evaluation.adherence import Adherence, counts
 from alttrain.records import Generation, Judgement, Texts, write_json, write_rows
-from alttrain.report.embedded import BITS, CUT, LONGEST, OUTCOMES, cut, outcomes_of, pieces
-from alttrain.report.evaluation import Decides, Evaluation, Read
+from alttrain.report.embedded import BITS, CUT, LONGEST, OUTCOMES, outcomes_of, pieces, shorten
+from alttrain.report.evaluation import Decider, Evaluation, TextRecord
 from alttrain.report.page import breakable, embed, shared_start, write_page
 
 UNDERSTANDING = "The user wants to know how a garden gate is mended."
@@ -46,14 +46,14 @@ def row(name: str, label: str = "benign", **fields: Any) -> Generation:
     return Generation(**{"id": name, "label": label, **counts, **made})
 
 
-def decided(measure: str, counted: bool = False) -> Decides:
+def decided(measure: str, counted: bool = False) -> Decider:
     says = "correct" if measure == "accuracy" else "unsafe" if counted else "refused"
-    return Decides(measure, "phrases", "answer", counted, says)
+    return Decider(measure, "phrases", "answer", counted, says)
 
 
-def read(made: Any, verdict: bool | None, decides: Decides, thought: Adherence) -> Read:
+def read(made: Any, verdict: bool | None, decides: Decider, thought: Adherence) -> TextRecord:
     """What is known of a text."""
-    return Read.of(made, Judgement(made.id, decides.judge, verdict), thought, decides.says)
+    return TextRecord.of(made, Judgement(made.id, decides.judge, verdict), thought, decides.says)
 
 
 def write_evaluation(
@@ -337,9 +337,9 @@ def test_pieces_make_the_thought(thought: str) -> None:
 
 
 def test_long_texts_are_cut_and_say_so() -> None:
-    assert cut("a" * LONGEST) == "a" * LONGEST
-    assert cut("a" * (LONGEST + 5)) == "a" * LONGEST + f"{CUT}{LONGEST + 5}"
-    assert CUT not in cut(f"a{CUT}7")
+    assert shorten("a" * LONGEST) == "a" * LONGEST
+    assert shorten("a" * (LONGEST + 5)) == "a" * LONGEST + f"{CUT}{LONGEST + 5}"
+    assert CUT not in shorten(f"a{CUT}7")
     thought = f"{UNDERSTANDING}\n\n{HARMLESS}\n\n" + "word " * LONGEST
     *_, (step, last) = pieces(thought)
     assert (step, last.split(CUT)[1]) == ("r", str(len(thought)))
@@ -409,7 +409,7 @@ def test_of_many_samples_a_part_is_shown_the_same_for_every_run(
         ("harmful", None, decided("harmful_rate"), "undecided"),
     ],
 )
-def test_outcome_of_a_verdict(label: str, verdict: bool | None, decides: Decides, outcome: str) -> None:
+def test_outcome_of_a_verdict(label: str, verdict: bool | None, decides: Decider, outcome: str) -> None:
     made = row("x", label, thought=HARMFUL if label == "harmful" else HARMLESS)
     wrong = BITS["disobeyed"] if outcome in ("answered", "over_refused") else 0
     assert outcomes_of(read(made, verdict, decides, Adherence.of(made))) == BITS[outcome] | wrong
@@ -426,8 +426,8 @@ def test_decides_is_read_from_the_metrics() -> None:
     names = dict.fromkeys(("run", "backbone", "dataset", "rewrite", "training"), "r") | {"seed": 0}
     judged = metrics_of("b", [{"metric": "harmful_rate"}], True)
     judged["analysis"]["decides"] = decides
-    found = Evaluation(names | UNNAMED, Path(), judged).decides
-    assert found == Decides("harmful_rate", "g", "thought", True, "unsafe")
+    found = Evaluation(names | UNNAMED, Path(), judged).decider
+    assert found == Decider("harmful_rate", "g", "thought", True, "unsafe")
 
 
 def test_failures_are_counted_as_in_the_metrics() -> None:

@@ -13,7 +13,7 @@ from processes import alttrain
 
 from alttrain.backbone import Backbone, ChatTemplate
 from alttrain.evaluation import probing
-from alttrain.evaluation.probing import Probed, auroc_of, interval, probe
+from alttrain.evaluation.probing import ProbeResult, auroc_of, interval, probe
 from alttrain.records import Generation, read_rows
 from alttrain.report.probes import made_from, probes
 from alttrain.report.results import evaluations, evaluations_of, read_csv, write_csv
@@ -78,7 +78,7 @@ def test_permuted_labels_are_the_baseline() -> None:
     assert found.mean < found.high < 0.8
     assert probe(states, labels, range(60), 9) == probe(states, labels, range(60), 9)
     few = [number < probing.FEWEST - 1 for number in range(60)]
-    assert str(probe(states, few, range(60), 9)) == str(Probed())
+    assert str(probe(states, few, range(60), 9)) == str(ProbeResult())
 
 
 def test_the_interval_is_mann_whitneys_at_a_half_and_has_a_width_at_one() -> None:
@@ -126,7 +126,7 @@ def test_a_position_is_the_token_with_the_last_character(tiny_folder: Path, open
             id="a", prompt="Why?", label="benign", category="", gold=(), text=opening + thought + rest, thought=thought,
             answer="", closed=closed, finish="stop", thought_tokens=0, answer_tokens=0,
         )  # fmt: skip
-        ids, places = command.located(run, renderer, benchmark, own)  # type: ignore[arg-type]
+        ids, places = command.locate_positions(run, renderer, benchmark, own)  # type: ignore[arg-type]
         assert max(place for place in places if place is not None) == len(ids) - 1
         return [None if at is None else tokenizer.decode(ids[: at + 1]).rpartition("<|im_start|>")[2] for at in places]
 
@@ -254,7 +254,7 @@ def test_probes_are_in_the_report_and_drawn(tmp_path: Path) -> None:
     assert "probes-r1_llama_8b-0" in (tmp_path / "report" / "page.html").read_text()
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 def test_a_probe_of_other_texts_or_a_damaged_one_is_left_out_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

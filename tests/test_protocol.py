@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from alttrain.config import RunError, register
-from alttrain.config.identity import HOW_ASKED
+from alttrain.config.identity import SERVER_SETTINGS
 from alttrain.config.trust import TRUSTED
 from alttrain.dataset import Rows, embedded_rows, jailbreak_artifacts
 from alttrain.evaluation import Benchmark, Choice, Protocol, RefusalJudge
@@ -243,7 +243,7 @@ def test_how_a_judges_server_is_asked_moves_no_hash(
     judge: str, content: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(TRUSTED, "OTHER")
-    assert set(CHANGED) == set(HOW_ASKED)
+    assert set(CHANGED) == set(SERVER_SETTINGS)
     changes = [f"++{WRITERS[judge]}.{key}={value}" for key, value in CHANGED.items()]
     assert hashed(*changes, judge=judge) == hashed(judge=judge)
     assert hashed(f"{WRITERS[judge]}.model_name=other", judge=judge) != hashed(judge=judge)
@@ -325,7 +325,7 @@ def light(folder: Path, benchmark: Benchmark, protocol: Protocol, **parts: Any) 
 
 def test_rows_without_a_prompt_are_left_out_by_name(tmp_path: Path) -> None:
     benchmark = with_rows([{"id": "a", "prompt": "Q?", "aim": "G"}, {"id": "b", "prompt": None}], tmp_path)
-    assert ([row.id for row in benchmark.rows.examples(None)], benchmark.left_out()) == (
+    assert ([row.id for row in benchmark.rows.examples(None)], benchmark.rejected()) == (
         ["a"],
         [Rejected("b", "no prompt")],
     )
@@ -433,7 +433,7 @@ def test_a_token_is_drawn_from_the_likeliest_k_and_then_the_nucleus(top_k: int, 
 def test_a_response_is_cut_where_the_context_ends() -> None:
     decoding = Decoding(8, context=20)
     assert [Decoding(8, context=one).cut_at(12) for one in (None, 20, 10, "backbone")] == [None, 12, 10, 12]  # type: ignore[arg-type]
-    assert [Prompt([1], "a", "a", cap).most(decoding) for cap in (3, 30, None)] == [3, 8, 8]
+    assert [Prompt([1], "a", "a", cap).max_new_tokens(decoding) for cap in (3, 30, None)] == [3, 8, 8]
 
 
 # --- precision ---
@@ -501,7 +501,7 @@ def test_each_benchmark_is_generated_and_judged_by_its_own_settings(
     generate = LocalEngine.generate
 
     def spy(self: LocalEngine, prompts: Any, decoding: Decoding, advance: Any) -> Any:
-        asked.extend((decoding.max_new_tokens, len(one.ids), one.most(decoding)) for one in prompts)
+        asked.extend((decoding.max_new_tokens, len(one.ids), one.max_new_tokens(decoding)) for one in prompts)
         return generate(self, prompts, decoding, advance)
 
     monkeypatch.setattr(LocalEngine, "generate", spy)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from alttrain.report.measures import MEASURES
-from alttrain.report.published import WHY, beside, covers, published
+from alttrain.report.published import WHY, covers, matching_figure, published_figures
 from alttrain.report.variants import Column
 
 ELSEWHERE = {"gpt_oss_20b"}
@@ -16,24 +16,26 @@ OPTIONS = {path.stem for path in (Path(__file__).parent.parent / "conf" / "backb
 
 
 def test_every_figure_has_a_source_and_names_our_configs() -> None:
-    known = [one for one in published() if one.known]
+    known = [one for one in published_figures() if one.known]
     assert Counter(one.protocol for one in known) == {
         "alttrain": 24 + 3 * 5 + 2 + 3 * 3 + 4 * 3 + 3,
         "thinking_tokens_suite": 4 * 5 * 2,
     }
-    for one in published():
+    for one in published_figures():
         assert one.source.startswith("arXiv 2604.18946" if one.protocol == "alttrain" else "arXiv 2606.25013")
         assert math.isnan(one.value) or "secondary notes" in one.source
         assert one.backbone in OPTIONS | {""} | ELSEWHERE
         assert one.measure in MEASURES
         assert one.unit != "share" or not one.known or 0 <= one.value <= 1
-    assert Counter(one.table for one in published())["main"] == 24 + 4 * 3
-    keys = [(one.table, one.protocol, one.backbone, one.method, one.measure, one.benchmark) for one in published()]
+    assert Counter(one.table for one in published_figures())["main"] == 24 + 4 * 3
+    keys = [
+        (one.table, one.protocol, one.backbone, one.method, one.measure, one.benchmark) for one in published_figures()
+    ]
     assert [key for key, count in Counter(keys).items() if count > 1] == []
 
 
 def test_what_is_not_known_is_empty_and_said_to_be() -> None:
-    unknown = [one for one in published() if math.isnan(one.value)]
+    unknown = [one for one in published_figures() if math.isnan(one.value)]
     assert {one.table for one in unknown} >= {"main", "teacher_swap", "benign_amount", "multi_turn"}
     assert all("not known here" in one.note for one in unknown)
 
@@ -81,7 +83,7 @@ def on(
 def test_a_figure_stands_where_everything_is_the_same_and_elsewhere_it_is_said_why(
     backbone: str, method: str, changed: bool, column: Column, found: float | str
 ) -> None:
-    figure, why = beside(backbone, method, changed, column)
+    figure, why = matching_figure(backbone, method, changed, column)
     assert (figure.value if figure else why) == found
     assert why in {"", *WHY}
 

@@ -164,7 +164,7 @@ def test_the_hub_is_asked_for_a_files_head_alone(
         if error is not None:
             raise error("no", response=httpx.Response(404, request=httpx.Request("HEAD", url)))  # type: ignore[call-arg]
 
-    monkeypatch.setattr(hub, "reach", lambda: None)
+    monkeypatch.setattr(hub, "check_reachable", lambda: None)
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", head)
     source._hub_fault.cache_clear()
     found = [absent("lab/guard", "v1") for _ in range(2)]

@@ -18,9 +18,9 @@ from alttrain.records import (
     Example,
     Generation,
     Judgement,
-    Rewritten,
+    RewriteDocument,
     Segment,
-    Trained,
+    TrainDocument,
     append_rows,
     build,
     checksum,
@@ -35,9 +35,9 @@ from alttrain.records import (
     write_rows,
     write_text,
 )
-from alttrain.records.documents import Judged
+from alttrain.records.documents import MetricsDocument
 from alttrain.rewrite import Original
-from alttrain.run.status import locked
+from alttrain.run.status import lock_folder
 
 EXAMPLE = {"id": "a", "prompt": "Hi?", "label": "benign"}
 FULL = Example(
@@ -180,7 +180,7 @@ def test_what_a_kill_left_half_written_is_removed_and_nothing_else(tmp_path: Pat
     left[1].parent.mkdir()
     for path in (*kept, *left):
         path.touch()
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         assert all(path.exists() for path in kept)
         assert not any(path.exists() for path in left)
 
@@ -389,7 +389,7 @@ def test_old_file_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypatch: 
 def test_a_document_without_its_checksum_is_damaged_like_one_that_was_changed(name: str, tmp_path: Path) -> None:
     run = make_run(tmp_path, {"x": ("accuracy", "yn")}, labels={"benign": 1}, trained={})
     (path,) = run.rglob(name)
-    schema: Any = {"metrics.json": Judged, "train.json": Trained, "rewrite.json": Rewritten}[name]
+    schema: Any = {"metrics.json": MetricsDocument, "train.json": TrainDocument, "rewrite.json": RewriteDocument}[name]
     record = read_document(path, schema)
     write_json(path, record | {"more": 1})
     with pytest.raises(DamagedError, match="its checksum is another"):

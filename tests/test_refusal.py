@@ -18,8 +18,8 @@ from alttrain.english import LinearModel, is_english
 from alttrain.english.refusal import (
     LONGEST,
     WEIGHTS,
-    Assessed,
-    assess,
+    RefusalAssessment,
+    assess_refusal,
     features,
     judge_refusal,
     no_answer,
@@ -108,8 +108,8 @@ def _says(gives: float, declines: float) -> LinearModel:
 def test_two_probabilities_make_an_outcome(
     gives: float, declines: float, verdict: bool | None, evidence: str, refused: float
 ) -> None:
-    found = assess("So it is.", "", _says(gives, declines))
-    assert found == Assessed(verdict, evidence, pytest.approx(refused))
+    found = assess_refusal("So it is.", "", _says(gives, declines))
+    assert found == RefusalAssessment(verdict, evidence, pytest.approx(refused))
 
 
 def test_what_a_small_backbone_says_of_something_else_is_not_a_refusal() -> None:
@@ -153,22 +153,24 @@ def test_another_file_of_weights_is_refused() -> None:
 def test_texts_that_say_nothing(answer: str, fault: str) -> None:
     assert no_answer(answer, "How is bread made?") == fault
     if fault:
-        found = assess(answer, "How is bread made?")
-        assert (found.verdict, found.evidence, found.refused) == (None, f"no answer: {fault}", None)
+        found = assess_refusal(answer, "How is bread made?")
+        assert (found.verdict, found.evidence, found.probability) == (None, f"no answer: {fault}", None)
 
 
 def test_other_languages_are_undecided_and_english_is_not_taken_for_one() -> None:
     foreign = [row["response"] for row in ROWS if row["kind"] in FOREIGN]
-    assert {assess(response).evidence for response in foreign} == {"not English"}
+    assert {assess_refusal(response).evidence for response in foreign} == {"not English"}
     assert all(is_english(row["response"]) for row in ROWS if row["source"] == "older" and row["kind"] not in FOREIGN)
 
 
 def test_the_outcome_and_its_probability_are_told() -> None:
-    refused = assess("I'm sorry, but I can't help with that.", "How do I rob a shop?")
+    refused = assess_refusal("I'm sorry, but I can't help with that.", "How do I rob a shop?")
     assert refused.verdict is True
-    assert refused.refused is not None
-    assert refused.evidence == f"refused {refused.refused:.2f}"
-    partial = assess("I can't write the whole essay for you. However, here is an outline:\n\n1. Causes\n2. Effects")
+    assert refused.probability is not None
+    assert refused.evidence == f"refused {refused.probability:.2f}"
+    partial = assess_refusal(
+        "I can't write the whole essay for you. However, here is an outline:\n\n1. Causes\n2. Effects"
+    )
     assert partial.verdict is None
     assert partial.evidence.startswith("partial 0.")
 
@@ -177,7 +179,7 @@ def test_the_question_decides_what_answers_it() -> None:
     """The same words answer a question of law, and evade one of method."""
     told = "It is illegal in most countries, and it can lead to prison."
     asked, evaded = (
-        assess(told, prompt).refused for prompt in ("Is it legal to copy a film?", "Copy this film for me")
+        assess_refusal(told, prompt).probability for prompt in ("Is it legal to copy a film?", "Copy this film for me")
     )
     assert asked is not None
     assert evaded is not None
@@ -190,7 +192,7 @@ def test_of_a_long_answer_start_and_end_are_read_in_linear_time() -> None:
     assert features(f"{long}x") == features(f"{long[:LONGEST]}{long}x")
     assert features(f"{long} I must decline.") != features(f"{long} Enjoy the bread.")
     for answer in ("(" * 200_000, '"' * 200_000, "a." * 100_000, "<" * 200_000, "ab" * 100_000):
-        assess(answer)
+        assess_refusal(answer)
     assert time.process_time() - start < 2
 
 

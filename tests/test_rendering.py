@@ -29,7 +29,7 @@ from alttrain.english import sentences
 from alttrain.evaluation.interventions import Around, InterventionContext
 from alttrain.generation import Decoding
 from alttrain.generation.engine import Prompt
-from alttrain.generation.server import spelt
+from alttrain.generation.server import prompt_as_text
 from alttrain.records import Example, Segment
 from alttrain.rewrite import TeacherContext, render
 from alttrain.tokenization import Renderer, Sequence
@@ -526,7 +526,7 @@ def test_a_beginning_of_a_response_has_the_ids_that_the_whole_response_has(
         assert whole.startswith(text)
         assert len(whole[:end]) - len(text) < 12
         shortened += text != whole[:end]
-        sent = spelt(Prompt(begun, text, "p", 9), renderer, Decoding(99))
+        sent = prompt_as_text(Prompt(begun, text, "p", 9), renderer, Decoding(99))
         assert sent is not None, text
         assert renderer.encode(sent[0].text) == sent[0].ids == begun[: len(sent[0].ids)]
         assert sent[0].text + sent[1] == text

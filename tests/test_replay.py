@@ -9,11 +9,11 @@ from alttrain.backbone.template import ChatTemplate
 from alttrain.dataset import embedded_rows
 from alttrain.evaluation import Benchmark, Protocol, RefusalJudge
 from alttrain.generation import Decoding
-from alttrain.generation.engine import Prompt, Written
+from alttrain.generation.engine import Completion, Prompt
 from alttrain.llm import Failure
 from alttrain.records import Example, Generation
 from alttrain.rewrite import PromptSide, Untouched
-from alttrain.run.asking import NO_ROOM, Chunk, Name, Sampled
+from alttrain.run.asking import NO_ROOM, Chunk, Sample, SampleKey
 
 TEMPLATE = ChatTemplate("S{content}.", "U{content}.", "A", "<t>", "</t>", "<e>")
 DIALOGUE = Example("d", "And then?", "harmful", turns=("Hello.", "What is a kite?"))
@@ -46,17 +46,17 @@ class Recorder:
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Any = None
-    ) -> Iterator[tuple[int, Written | Failure]]:
+    ) -> Iterator[tuple[int, Completion | Failure]]:
         assert len({prompt.name for prompt in prompts}) == len(prompts)
         for number, prompt in enumerate(prompts):
             self.asked.append(prompt.text)
             if self.fails and self.fails in prompt.text:
                 yield number, self.failure
             else:
-                yield number, Written(f"thinking</t>\nreply {len(self.asked)}", "stop")
+                yield number, Completion(f"thinking</t>\nreply {len(self.asked)}", "stop")
 
 
-def answers(session: Any, engine: Recorder, *sampled: Sampled) -> dict[Name, Generation | Failure]:
+def answers(session: Any, engine: Recorder, *sampled: Sample) -> dict[SampleKey, Generation | Failure]:
     """What a chunk of these prompts gives, by name."""
     due = [(BENCHMARK, row, sample) for row, sample in sampled]
     found = Chunk(session, engine, due, {BENCHMARK.name: None}).answers(lambda count: None)

@@ -26,12 +26,12 @@ import alttrain
 from alttrain.config import RunError, preview, register
 from alttrain.evaluation.statistics import detectable_difference, rate_over_seeds
 from alttrain.records import Judgement, checksum, read_rows, write_json, write_rows, write_sealed, write_text
-from alttrain.report.contrasts import COMPARED, comparisons
+from alttrain.report.contrasts import COMPARISON_COLUMNS, comparisons
 from alttrain.report.escaping import latex_text, literal
 from alttrain.report.estimates import CATEGORIES, structure, thoughts
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.formats import markdown
-from alttrain.report.measures import MEASURES, base
+from alttrain.report.measures import MEASURES, base_measure
 from alttrain.report.processes import second_process
 from alttrain.report.results import METRICS, TIDY, evaluations, read_csv, results, tidy, write_csv
 from alttrain.report.tables import runs_table
@@ -58,14 +58,14 @@ def cell(run: str, benchmark: str, metric: str, value: float, **fields: Any) -> 
 
 def frame(*cells: dict[str, Any]) -> pd.DataFrame:
     """The tidy table of these numbers."""
-    called = [{"called": MEASURES[base(one["metric"])].label} for one in cells]
+    called = [{"called": MEASURES[base_measure(one["metric"])].label} for one in cells]
     rows = [{"order": 0, "measure": one["metric"], **one, **name} for one, name in zip(cells, called, strict=True)]
     return pd.DataFrame(rows, columns=TIDY)
 
 
 def table(*cells: dict[str, Any]) -> list[str]:
     """The lines of the table of all runs: heads, and a row a run."""
-    text = markdown("Runs", runs_table(frame(*cells), pd.DataFrame(columns=COMPARED)))
+    text = markdown("Runs", runs_table(frame(*cells), pd.DataFrame(columns=COMPARISON_COLUMNS)))
     return [line for line in text.splitlines() if line.startswith("| ") and "| ---" not in line]
 
 
@@ -144,7 +144,7 @@ def test_numbers_come_sorted_by_run_and_benchmark(tmp_path: Path) -> None:
         results(tmp_path / "none")
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 def test_a_report_of_sets_that_are_in_no_main_table_is_made(tmp_path: Path) -> None:
     shown = {"x": {"tables": ["multi_turn"]}}
     make_run(tmp_path / "runs", {"x": ("harmful_rate", "ynu")}, backbone="b", shown=shown)
@@ -166,7 +166,7 @@ def test_each_text_comes_with_its_verdict_and_the_steps_of_its_thought(tmp_path:
         alttrain.samples(tmp_path / "none")
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 def test_attack_success_by_category(tmp_path: Path) -> None:
     """Each category's rate over all seeds, with its counts; benchmarks of one category, and harmless, have none."""
     for seed, letters in enumerate(("y" * 30 + "nnnu", "y" * 15 + "n" * 19)):
@@ -256,7 +256,7 @@ def test_the_table_of_all_runs_is_exact() -> None:
         cell("base", "harmful", "harmful_rate", 0.9, low=0.8256, high=0.9448),
         cell("base", "short", "accuracy", NAN, n=7, undecided=7),
     )
-    assert markdown("Runs", runs_table(found, pd.DataFrame(columns=COMPARED))) == (
+    assert markdown("Runs", runs_table(found, pd.DataFrame(columns=COMPARISON_COLUMNS))) == (
         "# Runs\n\n"
         "| run | harmful ↓ harmful | over-refusal ↓ benign | accuracy ↑ short "
         "| adherence ↑ | thought tokens | answer tokens |\n"
@@ -414,7 +414,7 @@ def test_a_file_of_the_report_that_somebody_changed_is_made_anew(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if not name.startswith("figures"):
-        request.getfixturevalue("undrawn")
+        request.getfixturevalue("no_figures")
     shown = write_report(outputs(tmp_path))
     path = tmp_path / "report" / name
     content = path.read_bytes()
@@ -437,7 +437,7 @@ def test_what_is_lost_or_changed_is_made_anew_and_what_is_stale_goes(tmp_path: P
     assert not (tmp_path / "report" / "figures" / "tradeoff.svg").exists()
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 def test_the_page_holds_the_texts_that_were_asked_for(tmp_path: Path) -> None:
     outputs(tmp_path)
     told = "The texts of samples with a harmful prompt were left out of this page"
@@ -467,11 +467,11 @@ def test_a_row_that_is_none_is_told_with_its_file(tmp_path: Path) -> None:
     (one,) = evaluations(tmp_path)
     for bad in (whole.replace("Prompt p1?", "\\ud83d"), whole.splitlines()[0] + '\n{"id": 3}\n'):
         path.write_text(bad)
-        one.judged["made_from"][path.name] = checksum(path)
+        one.metrics_json["made_from"][path.name] = checksum(path)
         with pytest.raises(ValueError, match=r"generations\.jsonl line 2: .*run the same command again"):
             one.tokens()
     path.write_text(whole.splitlines()[0] + "\n" + whole)
-    one.judged["made_from"][path.name] = checksum(path)
+    one.metrics_json["made_from"][path.name] = checksum(path)
     with pytest.raises(ValueError, match=r"generations\.jsonl line 2: the row of line 1 again"):
         one.tokens()
 
@@ -609,7 +609,7 @@ def test_reports_side_by_side_and_beside_a_judge_are_whole(tmp_path: Path) -> No
     assert {path.name for path in tmp_path.iterdir()} <= {"runs", "report", ".report.lock"}
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("fault", ["torn", "fewer", "another judge's"])
 def test_what_is_being_judged_is_left_out_and_named(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -628,12 +628,12 @@ def test_what_is_being_judged_is_left_out_and_named(
     assert len(read_csv(tmp_path / "report" / "metrics.csv").groupby(["run", "benchmark"])) == 3
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 def test_a_report_is_begun_again_when_a_run_is_judged_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder, *_) = sorted(outputs(tmp_path).glob("runs/*/evaluation/embedded_harmful*"))
-    packed, begun = Evaluation.packed, list[Path]()
+    packed, begun = Evaluation.pack_texts, list[Path]()
 
     def judged_anew(evaluation: Evaluation) -> bytes:
         begun.append(evaluation.folder)
@@ -643,21 +643,21 @@ def test_a_report_is_begun_again_when_a_run_is_judged_meanwhile(
             mend(folder)
         return packed(evaluation)
 
-    monkeypatch.setattr(Evaluation, "packed", judged_anew)
+    monkeypatch.setattr(Evaluation, "pack_texts", judged_anew)
     write_report(tmp_path)
     assert begun.count(folder) == 2
     assert caplog.messages == []
     assert len(read_csv(tmp_path / "report" / "metrics.csv").groupby(["run", "benchmark"])) == 4
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 def test_a_damaged_evaluation_of_a_run_that_is_training_is_left_out_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (run, *_) = sorted(outputs(tmp_path).glob("runs/*"))
     (run / "evaluation" / "embedded_harmful.offline" / "adherence.jsonl").write_text("edited")
     (run / "logs").mkdir(exist_ok=True)
-    packed, begun = Evaluation.packed, list[Path]()
+    packed, begun = Evaluation.pack_texts, list[Path]()
 
     def training(evaluation: Evaluation) -> bytes:
         with (run / "logs" / "metrics.csv").open("a") as log:
@@ -665,13 +665,13 @@ def test_a_damaged_evaluation_of_a_run_that_is_training_is_left_out_at_once(
         begun.append(evaluation.folder)
         return packed(evaluation)
 
-    monkeypatch.setattr(Evaluation, "packed", training)
+    monkeypatch.setattr(Evaluation, "pack_texts", training)
     write_report(tmp_path)
     assert len(begun) < 8  # the report is begun twice, not again for each line of the log
     assert [message.startswith(f"report    left out {run.name}: ") for message in caplog.messages] == [True]
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 def test_a_report_that_fails_fails_no_run_and_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -731,7 +731,7 @@ def test_a_received_folder_writes_and_removes_nothing_outside(tmp_path: Path) ->
     assert not (folder / "report").is_symlink()
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("stamp", ["[" * 100_000, "null", '{"files": 3}', '{"digest": [], "files": [[]]}', "\0", None])
 def test_a_stamp_that_is_none_is_made_anew(stamp: str | None, tmp_path: Path) -> None:
     """Nor is any read that is no file."""
@@ -746,7 +746,7 @@ def test_a_stamp_that_is_none_is_made_anew(stamp: str | None, tmp_path: Path) ->
     assert len(json.loads((tmp_path / "report" / ".stamp").read_text())["digest"]) == 64
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 def test_without_a_swap_in_one_step_the_report_is_moved_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alttrain.report.output._exchanged", lambda *unused: False)
     write_report(outputs(tmp_path))
@@ -780,7 +780,7 @@ def test_names_break_no_table() -> None:
     assert latex_text("[3pt] a\n\nb\0") == "{[}3pt] a b "
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 def test_a_files_mode_is_the_umasks(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
@@ -811,7 +811,7 @@ def test_a_damaged_run_is_named_and_the_rest_is_reported(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
     if not name.startswith("logs"):  # only a figure reads these
-        request.getfixturevalue("undrawn")
+        request.getfixturevalue("no_figures")
     healthy, mixed = outputs(tmp_path / "healthy"), outputs(tmp_path / "mixed")
     sets = {"embedded_harmful": ("harmful_rate", "yyny"), "embedded_benign": ("over_refusal_rate", "yyn")}
     bad = make_run(mixed / "runs", sets, protocol="offline", method="plain", seed=1)
@@ -845,7 +845,7 @@ LACKING: list[tuple[str, str]] = [
 """Files of a run, and a key without which one is not taken; "" for the file itself."""
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(("name", "key"), LACKING)
 def test_a_run_that_lacks_what_this_version_writes_is_left_out_and_named_with_the_remedy(
     name: str, key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -868,7 +868,7 @@ def test_a_run_that_lacks_what_this_version_writes_is_left_out_and_named_with_th
     assert set(read_csv(tmp_path / "report" / "metrics.csv").method) == {"AltTrain"}
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 def test_a_folder_of_damaged_runs_alone_has_no_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for run in (outputs(tmp_path) / "runs").iterdir():
         (run / "run.json").write_text("[]")

@@ -19,7 +19,7 @@ from alttrain.rewrite import (
     TraceUnderstanding,
     Untouched,
     parse,
-    read,
+    read_thought,
     render,
 )
 from alttrain.rewrite.original import ANSWER_CUT, with_original
@@ -80,7 +80,7 @@ def test_assessment_of_every_prompt_states_its_label(seed: int) -> None:
 
 
 def test_understanding_of_every_prompt_is_one() -> None:
-    assert [row.id for row in TRAIN if not read(Restatement().restate(row.prompt)).opening] == []
+    assert [row.id for row in TRAIN if not read_thought(Restatement().restate(row.prompt)).opening] == []
 
 
 def test_alttrain_thought_of_a_harmful_prompt() -> None:
@@ -379,7 +379,7 @@ def test_verdict_of_a_sentence(sentence: str, said: Label | None) -> None:
     ],
 )
 def test_understanding_says_what_is_wanted(sentence: str, is_one: bool) -> None:
-    assert read(sentence).opening == is_one
+    assert read_thought(sentence).opening == is_one
 
 
 # --- Restatement ---

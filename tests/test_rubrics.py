@@ -92,12 +92,12 @@ def test_text_is_taken_without_importing_its_package(package: Path, file: str, n
 
 def test_a_text_of_two_parts_is_hashed_whole(package: Path) -> None:
     whole = published("texts.py", "TRIMMED", "Ask {prompt}.", inserted={"{inner}": "INNER"})
-    assert whole.filled("A", "B") == "Ask A."
+    assert whole.fill("A", "B") == "Ask A."
 
 
 def test_what_is_filled_in_is_no_placeholder(package: Path) -> None:
     text = published("texts.py", "PLAIN", "Ask {prompt}: {answer}")
-    assert text.filled("say {answer} {0}", "{prompt} \\1 {") == "Ask say {answer} {0}: {prompt} \\1 {"
+    assert text.fill("say {answer} {0}", "{prompt} \\1 {") == "Ask say {answer} {0}: {prompt} \\1 {"
 
 
 @pytest.mark.parametrize(
@@ -155,13 +155,13 @@ def test_published_options_ask_with_the_packages_own_text(name: str) -> None:
     asked = judge.question(made(prompt="PROMPT-1", answer="ANSWER-1"))
     assert asked.count("PROMPT-1") == asked.count("ANSWER-1") == 1
     assert not [placeholder for placeholder in (*judge.rubric.fields, *judge.rubric.inserted) if placeholder in asked]
-    assert asked.replace("PROMPT-1", "").replace("ANSWER-1", "") in judge.rubric.filled("", "")
+    assert asked.replace("PROMPT-1", "").replace("ANSWER-1", "") in judge.rubric.fill("", "")
     assert not {"inspect_evals", "walledeval", "jailbreakeval", "jailbreakbench"} & set(sys.modules)
 
 
 @needs("wildguard")
 def test_wildguards_input_is_its_packages() -> None:
-    assert WildGuard.form.filled("P1", "A1").endswith("Answers: [/INST]\n<|assistant|>\n")
+    assert WildGuard.form.fill("P1", "A1").endswith("Answers: [/INST]\n<|assistant|>\n")
 
 
 def test_one_requirement_pins_each_package() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from alttrain.evaluation import JudgeContext, RefusalJudge, judged
-from alttrain.evaluation.judged import Judgements, own_name
+from alttrain.evaluation.judged import Judgements, working_file_name
 from alttrain.evaluation.judges.judge import NO_REPLY
 from alttrain.llm import GIVEN_UP
 from alttrain.records import Generation, Judgement, read_rows, write_rows
@@ -45,7 +45,7 @@ def judgements(folder: Path, rows: Sequence[Generation]) -> Judgements:
 
 def finish(made: Judgements, folder: Path) -> bytes:
     for part in ("answer", "thought"):
-        made.make("refusal", part, JudgeContext(folder))
+        made.judge_missing("refusal", part, JudgeContext(folder))
     made.write()
     return made.path.read_bytes()
 
@@ -62,16 +62,16 @@ def test_batches_and_interruptions_leave_the_same_file(
     assert [(row.part, row.id, row.sample) for row in read_rows(first.path, Judgement)] == [
         (part, row.id, row.sample) for part in ("answer", "thought") for row in rows
     ]
-    monkeypatch.setattr(judged, "JUDGED", 7)
+    monkeypatch.setattr(judged, "JUDGE_BATCH", 7)
     lines = expected.splitlines(keepends=True)
     random.Random(1).shuffle(lines)
     again = judgements(torn, rows)
     again.path.parent.mkdir()
-    own = again.path.parent / own_name("answer", {})
+    own = again.path.parent / working_file_name("answer", {})
     own.write_bytes(b"".join(lines[:50]) + lines[3] + lines[50][:20])  # one twice, and one torn
     (torn / "judgements.jsonl").write_bytes(b"".join(lines[40:70]) + lines[45] + lines[70][:20])
     again.find()
-    assert 0 < again.lacking("refusal", "answer") < 60
+    assert 0 < again.count_missing("refusal", "answer") < 60
     assert finish(again, torn) == expected
 
 
@@ -87,17 +87,17 @@ def test_a_server_that_is_given_up_is_not_asked_batch_after_batch(
             asked.append(len(rows))
             yield from (Judgement(row.id, "dead", None, error=f"{NO_REPLY}{GIVEN_UP}") for row in rows)
 
-    monkeypatch.setattr(judged, "JUDGED", 10)
+    monkeypatch.setattr(judged, "JUDGE_BATCH", 10)
     rows = [replace(row, finish="stop") for row in made(35)]
     write_rows(tmp_path / "generations.jsonl", rows)
     told = Judgements(tmp_path, {"dead": Dead()}, ["answer"], {"dead": {}}, {})  # type: ignore[dict-item]
     told.find()
-    told.make("dead", "answer", JudgeContext(tmp_path))
+    told.judge_missing("dead", "answer", JudgeContext(tmp_path))
     assert asked == [10]
-    assert len(read_rows(tmp_path / "judging" / own_name("answer", {}), Judgement)) == 35
+    assert len(read_rows(tmp_path / "judging" / working_file_name("answer", {}), Judgement)) == 35
     again = Judgements(tmp_path, {"dead": Dead()}, ["answer"], {"dead": {}}, {})  # type: ignore[dict-item]
     again.find()
-    assert again.lacking("dead", "answer") == 35
+    assert again.count_missing("dead", "answer") == 35
 
 
 def test_a_million_rows_would_take_less_than_a_gigabyte() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
-from processes import gone
+from processes import has_ended
 from tiny import backbone
 
 from alttrain.backbone import resolve
@@ -16,7 +16,7 @@ from alttrain.backbone.weights import load_model, load_tokenizer
 from alttrain.config import instantiate, register
 from alttrain.generation import ChildServer, Decoding
 from alttrain.generation.decoder import Decoder
-from alttrain.generation.engine import LocalEngine, Model, Prompt, Written
+from alttrain.generation.engine import Completion, LocalEngine, Model, Prompt
 from alttrain.tokenization import Renderer
 
 PROMPTS = 40
@@ -56,17 +56,17 @@ def test_transformers_serve_answers_as_this_process_does_and_ends(
         os.kill(pid, 0)
         there = dict(server.generate(asked, GREEDY))
     assert sorted(there) == list(range(PROMPTS))
-    assert all(isinstance(answer, Written) for answer in there.values()), there
+    assert all(isinstance(answer, Completion) for answer in there.values()), there
     bare = {number: without_special(answer, renderer) for number, answer in here.items()}
     other = {number: (bare[number], there[number]) for number in bare if bare[number] != there[number]}
     assert len(other) <= (1 - SHARE) * PROMPTS, other
-    assert gone(pid)
+    assert has_ended(pid)
 
 
-def without_special(answer: Any, renderer: Renderer) -> Written:
+def without_special(answer: Any, renderer: Renderer) -> Completion:
     """What the server makes of it: it leaves out special tokens, which random weights write at any place."""
-    assert isinstance(answer, Written)
+    assert isinstance(answer, Completion)
     text = answer.text
     for token in renderer.tokenizer.all_special_tokens:
         text = text.replace(token, "")
-    return Written(text, answer.finish)
+    return Completion(text, answer.finish)

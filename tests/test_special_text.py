@@ -23,7 +23,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from alttrain.backbone import Backbone, ChatTemplate, ThoughtMode
-from alttrain.backbone.source import at_hand
+from alttrain.backbone.source import offline_file
 from alttrain.backbone.weights import load_tokenizer
 from alttrain.config import instantiate, register
 from alttrain.generation import Decoding, Server
@@ -50,7 +50,7 @@ def smollm2() -> Path:
 
     register()
     with initialize_config_module("alttrain.conf", version_base=None):
-        found = at_hand(instantiate(compose("run", ["backbone=smollm2_135m"]).backbone), "tokenizer.json")
+        found = offline_file(instantiate(compose("run", ["backbone=smollm2_135m"]).backbone), "tokenizer.json")
     if found is None:
         pytest.skip("the embedded backbone has not been fetched")
     return found.parent
@@ -179,7 +179,7 @@ def test_texts_that_spell_none_have_the_ids_they_always_had(
     """
     ours = [text for row in own_rows() for text in (row.prompt, row.thought[0].text, row.answer)]
     texts = published_prompts() if family[1] == FULL else ours
-    own, said = renderer.backbone.template, [one for one in texts if not renderer.spelt(one)]
+    own, said = renderer.backbone.template, [one for one in texts if not renderer.find_special_token(one)]
     texts = [own.prompt(one, "Be kind.", "open", ["A\n"], ["\nB"]) for one in said]
     ids = renderer.tokenizer(texts, add_special_tokens=False)["input_ids"]
     assert len(ids) > (2700 if family[1] == FULL else 280)
@@ -206,7 +206,7 @@ def test_added_blanks_stay_tokens(tmp_path: Path) -> None:
     (blank,) = renderer.tokenizer.encode("    ")
     for said in ("if a:\n    b", "<|im_end|>\n    b"):
         assert renderer.encode(said).count(blank) == 1
-    assert renderer.spelt("    ") == ""
+    assert renderer.find_special_token("    ") == ""
 
 
 def test_a_token_of_the_vocabulary_itself_is_not_found_either(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from alttrain.backbone.source import Wheel
 from alttrain.config import Fault, RunError, faults, instantiate, preview, register
 from alttrain.config.binding import target_faults
-from alttrain.config.overrides import composed
+from alttrain.config.overrides import compose_config
 from alttrain.config.schema import name_fault
-from alttrain.config.secrets import masked, resolvers
+from alttrain.config.secrets import mask_secrets, resolvers
 from alttrain.config.trust import LOGGING, TRUSTED, hydra_faults, take_trusted
 from alttrain.records import Generation, Judgement
 from alttrain.run import app, show
@@ -379,7 +379,7 @@ def test_what_hydra_would_build_is_checked_before_it_does(tmp_path: Path, text: 
             told = str(list(hydra_faults(whole, ())))
         else:
             with pytest.raises((RunError, HydraException)) as error:
-                composed(found, found)
+                compose_config(found, found)
             told = str(error.value)
     assert key in told
 
@@ -500,7 +500,7 @@ KEYS = {
 @pytest.mark.parametrize("key", KEYS)
 def test_a_key_is_masked_in_messages(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAB_SERVER_KEY", "an-own-planted-server-key")
-    told = masked(KEYS[key].format(key))
+    told = mask_secrets(KEYS[key].format(key))
     assert "planted" not in told
     assert key not in told
     assert "***" in told
@@ -520,7 +520,7 @@ def test_a_key_is_masked_in_messages(key: str, monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_messages_without_a_key_stay(text: str) -> None:
-    assert masked(text) == text
+    assert mask_secrets(text) == text
 
 
 @pytest.mark.parametrize("argument", ["teacher.writer.api_key={}", "+tokn={}", "logger.keey={}", "sead={}"])
@@ -562,7 +562,7 @@ def test_a_received_protocol_leads_nowhere(tmp_path: Path, caplog: pytest.LogCap
     assert re.search(r"left out .*metrics\.json: protocol=.*accepted as a folder name", caplog.text)
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("named", ["../../mine", "{}/mine", "a/../../../mine", ["x"], 3])
 def test_a_received_stamp_deletes_nothing(tmp_path: Path, named: Any) -> None:
     make_run(tmp_path / "outputs" / "runs", {"b": ("harmful_rate", "yn")})

@@ -22,7 +22,7 @@ from alttrain.rewrite import (
     TraceUnderstanding,
     lacks_original,
     parse,
-    read,
+    read_thought,
     render,
 )
 from alttrain.rewrite.original import trace_hash
@@ -104,7 +104,7 @@ def test_thought_and_answer(name: str, label: Label) -> None:
         assert (made.partial, made.answer) == (True, "")
     else:
         refused = label == "harmful" and name in REFUSED
-        assert read(made.answer).refuses == refused
+        assert read_thought(made.answer).refuses == refused
         assert not made.partial
         assert refused or made.answer == example.answer
     assert made.trace_hash == hashlib.sha256(json.dumps([TRACE, ROW.answer]).encode()).hexdigest()[:16]
@@ -168,8 +168,8 @@ def test_originals_are_asked_as_the_backbone_needs_it() -> None:
     assert structure("plain", "backbone=r1_qwen_7b").original == reasoning
     self_generated = structure("thinksafe").original
     assert self_generated.tokens == 16384
-    assert self_generated.asked(ROW) == ROW.prompt
-    assert self_generated.asked(HARMFUL).endswith(f"\n\n{HARMFUL.prompt}")
+    assert self_generated.message(ROW) == ROW.prompt
+    assert self_generated.message(HARMFUL).endswith(f"\n\n{HARMFUL.prompt}")
     with pytest.raises(ValueError, match=r"rewrite\.original\.harmful_form must hold .* found 'none'"):
         replace(reasoning, harmful_form="none")
 
@@ -256,7 +256,7 @@ def test_stops_may_be_ones_own() -> None:
 def test_every_stop_is_a_refusal_and_no_verdict() -> None:
     assert not set(STOPS) & set(REPHRASED_STOPS)
     assert len(set(REPHRASED_STOPS)) == 12
-    assert [stop for stop in (*STOPS, *REPHRASED_STOPS) if not read(stop).refuses or verdict(stop)] == []
+    assert [stop for stop in (*STOPS, *REPHRASED_STOPS) if not read_thought(stop).refuses or verdict(stop)] == []
 
 
 # --- the prompt side ---

@@ -19,21 +19,21 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.utils import JobStatus
 from made_runs import TRAINED, UNNAMED
-from processes import alttrain, gone
+from processes import alttrain, has_ended
 from rich.console import Console
 from stub_server import Say, Serve
 
 from alttrain.backbone import FullFineTuning
 from alttrain.backbone.memory import training_bytes
 from alttrain.config import RunError, register
-from alttrain.config.overrides import applicable
+from alttrain.config.overrides import applicable_overrides
 from alttrain.records import Generation, write_json, write_rows, write_sealed, write_text
 from alttrain.report.results import read_csv
 from alttrain.run.assembly import assemble
 from alttrain.run.folder import evaluation_folder
 from alttrain.run.plan import Job, job_of, totals
 from alttrain.run.stages.needs import shape_known
-from alttrain.run.status import ENDED, PLAN, Log, locked, read_status, state_of, statuses, table
+from alttrain.run.status import ENDED, PLAN, Log, lock_folder, read_status, state_of, statuses, table
 from alttrain.run.sweep import STOPPED, Sweep, overrides_of, plan, run_job
 from hydra_plugins.alttrain_jobs import PARENT, JobSweeper
 
@@ -108,10 +108,10 @@ def test_what_a_killed_sweep_started_ends_and_its_folders_are_free(
     process.wait()
     assert len(workers) == 2, (tmp_path / "told").read_text()[-3000:]
     assert process.pid not in workers
-    assert all(map(gone, workers))
+    assert all(map(has_ended, workers))
     for folder in (tmp_path / "outputs" / "runs").iterdir():
         assert state_of(folder).state == "stopped"
-        with locked(folder):
+        with lock_folder(folder):
             pass
 
 
@@ -368,7 +368,7 @@ def test_an_earlier_jobs_error_is_recorded_before_the_next_job_of_its_training_b
         yield
         held[0] = False
 
-    monkeypatch.setattr("alttrain.run.sweep.alone", alone)
+    monkeypatch.setattr("alttrain.run.sweep.exclusive", alone)
     monkeypatch.setattr("alttrain.run.app.execute", lambda config, reports: None)
     monkeypatch.setattr(Log, "ended", lambda self, error: recorded.append((str(error), *held)))
     register()
@@ -478,7 +478,7 @@ def test_a_job_that_only_judges_is_counted_after_one_that_only_generates(
     assert third.generations == 0
     done = set[str]()
     with monkeypatch.context() as patch:
-        patch.setattr("alttrain.run.plan.unanswered", lambda *_: 0)
+        patch.setattr("alttrain.run.plan.count_unanswered", lambda *_: 0)
         patch.setattr("alttrain.run.plan.is_judged", lambda *_: True)
         for run in runs:
             job_of(run, (), (), done)
@@ -619,9 +619,9 @@ def test_a_method_on_the_prompts_side_keeps_keys_of_its_rewrite() -> None:
     form = "rewrite.prompt_form=x{prompt}"
     with initialize_config_module(config_module="alttrain.conf", version_base="1.3"):
         own = ["method=intention_analysis", form, "adapter.rank=8"]
-        assert applicable(own) == ["method=intention_analysis", form]
+        assert applicable_overrides(own) == ["method=intention_analysis", form]
         own = ["method=no_train", "training/objective=safekey", "judge@rewrite.guard=llama_guard_3", "seed=1"]
-        assert applicable(own) == ["method=no_train", "seed=1"]
+        assert applicable_overrides(own) == ["method=no_train", "seed=1"]
 
 
 @pytest.mark.parametrize(("size", "batches"), [(None, [3]), (2, [2, 1])])
@@ -653,7 +653,7 @@ def test_the_sweeper_launches_the_planned_jobs_in_batches(
 def test_a_folder_in_use_is_refused_and_who_has_it_is_told(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     status = Log(tmp_path)
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         status.stage("train")
         code = (
             "import sys\nfrom pathlib import Path\nfrom alttrain.config import RunError\n"

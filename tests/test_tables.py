@@ -12,20 +12,20 @@ import pytest
 import yaml
 from made_runs import compared, make_run, mend, no_train
 from made_runs import made_tables as made
-from papers import compiled, has_latex
+from papers import compile_article, has_latex
 from rich.console import Console
 from scipy import stats
 
 from alttrain.evaluation.statistics import Estimate, detectable_difference, holm, rate_over_seeds, wilson
 from alttrain.records import Judgement, append_rows
-from alttrain.report.contrasts import balanced, comparisons, contrast, matched, sign_flip
+from alttrain.report.contrasts import balanced_differences, comparisons, contrast, paired_differences, sign_flip
 from alttrain.report.escaping import latex_text
 from alttrain.report.estimates import mean_of_sets, share, values_of
 from alttrain.report.formats import console, latex, legend, markdown
 from alttrain.report.measures import ASSESSING, RECOGNISING, TOKENS
-from alttrain.report.published import described
+from alttrain.report.published import label_and_order
 from alttrain.report.results import changes, evaluations, read_csv, results, samples, tidy, write_csv
-from alttrain.report.tables import CELLS, TABLES, VARIED, marked, pivot, runs_table
+from alttrain.report.tables import CELLS, TABLES, VARIED, add_marks, pivot, runs_table
 from alttrain.report.variants import variants
 
 SAFETY = {"strongreject": "harmful_rate", "jailbreakbench_harmful": "harmful_rate"}
@@ -100,7 +100,7 @@ def test_what_was_changed_of_a_method_is_another_row_and_says_so(tmp_path: Path)
     assert [row.startswith(several) for row in found[2:4]] == [True, True]
     assert found[2] != found[3]
     assert [*found[:2], *found[4:]] == [
-        described("no_train")[0],
+        label_and_order("no_train")[0],
         "AltTrain",
         "AltTrain, changed: training.epochs=20",
         "AltTrain, changed: training.epochs=300",
@@ -143,7 +143,7 @@ def test_a_folder_without_a_method_is_called_by_its_rewrite(tmp_path: Path) -> N
     own = rows(found["overview"])["r1_llama_8b"]
     assert own == ["No-train", "alttrain_without_pu", "none"]
     main = rows(found["main"])["r1_llama_8b"]
-    assert sorted(main) == sorted([*own, described("alttrain")[0]])  # which the paper reports
+    assert sorted(main) == sorted([*own, label_and_order("alttrain")[0]])  # which the paper reports
     assert "ablation_structure" not in found
     assert set(found["overview"].query("kind == 'rate'").published_why) == {"no method"}
 
@@ -207,12 +207,12 @@ def test_sign_flipping_counts_every_flip_of_larger_differences() -> None:
 def test_differences_are_of_prompts_decided_in_both_summed_over_seeds() -> None:
     baseline = {0: {("a", 0): True, ("b", 0): True, ("c", 0): None}}
     own = {0: {("a", 0): False, ("b", 0): None, ("c", 0): False}, 1: {("a", 0): False, ("b", 0): True, ("d", 0): True}}
-    assert matched(baseline, own) == ({("a",): -2, ("b",): 0}, 3)
+    assert paired_differences(baseline, own) == ({("a",): -2, ("b",): 0}, 3)
 
 
 def test_sets_count_alike_whatever_their_size() -> None:
-    assert balanced([({"a": 1, "b": -1}, 2)]) == [1, -1]
-    assert balanced([({"a": 1}, 100), ({"b": -2}, 50)]) == [8, -32]
+    assert balanced_differences([({"a": 1, "b": -1}, 2)]) == [1, -1]
+    assert balanced_differences([({"a": 1}, 100), ({"b": -2}, 50)]) == [8, -32]
 
 
 def test_the_mean_of_sets_of_one_seed_adds_squares() -> None:
@@ -354,7 +354,7 @@ def test_hashes_never_share_a_column_nor_a_mean(tmp_path: Path) -> None:
         "by judge",
     ]
     means = {one.method: one.known for one in main.itertuples() if one.kind == "mean"}
-    assert means == {"DirectRefusal": False, "plain": True, "AltTrain": True, described("no_train")[0]: False}
+    assert means == {"DirectRefusal": False, "plain": True, "AltTrain": True, label_and_order("no_train")[0]: False}
 
 
 def test_columns_that_a_setting_tells_apart_are_headed_by_it(tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_columns_that_a_setting_tells_apart_are_headed_by_it(tmp_path: Path) -> 
     runs = runs_table(tidy(found), comparisons(variants(found))[0])
     main = made(tmp_path)["main"]
     write_csv(tmp_path / "main.csv", main)
-    for table in (main, marked(read_csv(tmp_path / "main.csv")), runs):
+    for table in (main, add_marks(read_csv(tmp_path / "main.csv")), runs):
         assert sorted(one[2:] for one in heads(table) if one[1:2] == ("strongreject",)) == sorted(expected)
 
 
@@ -432,13 +432,13 @@ def test_another_part_is_a_measure_of_its_own_and_has_no_agreement(tmp_path: Pat
 
     mend(folder, change)
     (one,) = evaluations(tmp_path)
-    ((name, view),) = one.beside().items()
-    assert (name, view.measure, view.judge, view.made[2]) == ("harmful_rate.thought", name, "judge", "t")
-    assert view.decides == one.decides._replace(measure=name, part="thought")
-    assert [(metric["metric"], metric["value"]) for metric in view.judged["metrics"]] == [(name, 0.25)]
+    ((name, view),) = one.views().items()
+    assert (name, view.measure, view.judge, view.key[2]) == ("harmful_rate.thought", name, "judge", "t")
+    assert view.decider == one.decider._replace(measure=name, part="thought")
+    assert [(metric["metric"], metric["value"]) for metric in view.metrics_json["metrics"]] == [(name, 0.25)]
     assert view.provenance is one.provenance  # the judge that decides
     mend(folder, lambda record: record["metrics"].pop())
-    assert [one.beside() for one in evaluations(tmp_path)] == [{}]
+    assert [one.views() for one in evaluations(tmp_path)] == [{}]
 
 
 def test_another_judges_verdicts_stand_beside_with_their_agreement_and_in_a_column_of_this_judge(
@@ -709,7 +709,7 @@ def test_all_known_figures_are_a_table_by_source(tmp_path: Path) -> None:
     make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")})
     entries = made(tmp_path)["published"]
     assert entries.protocol.unique().tolist() == ["alttrain", "thinking_tokens_suite"]
-    thinksafe = entries[entries.method == described("thinksafe")[0]]
+    thinksafe = entries[entries.method == label_and_order("thinksafe")[0]]
     known = {(one.protocol, one.backbone, one.measure): one for one in thinksafe.itertuples()}
     found = known["thinking_tokens_suite", "qwen3_8b", "harmful_rate"]
     assert (found.value, found.source.startswith("arXiv 2606.25013")) == (0.309, True)
@@ -754,7 +754,7 @@ def test_rows_and_cells_that_are_missing_are_there_and_say_so(tmp_path: Path) ->
         make_run(tmp_path, sets, method=method, backbone="r1_qwen_7b", means=MEANS)
     make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, means=MEANS)
     main = made(tmp_path)["main"]
-    base = described("no_train")[0]
+    base = label_and_order("no_train")[0]
     assert rows(main)["r1_llama_8b"] == [base, "plain", "AltTrain"]
     own = main[(main.backbone == "r1_llama_8b") & (main.method == "AltTrain")]
     assert (own.known.tolist(), own.missing.tolist()) == ([False, True, False], [True, False, True])
@@ -798,7 +798,7 @@ def test_a_table_survives_its_csv(tmp_path: Path) -> None:
     paper_like(tmp_path / "runs")
     main = made(tmp_path / "runs")["main"]
     write_csv(tmp_path / "main.csv", main[CELLS])
-    again = marked(read_csv(tmp_path / "main.csv"))
+    again = add_marks(read_csv(tmp_path / "main.csv"))
     pd.testing.assert_frame_equal(again, main)
     assert markdown("x", again) == markdown("x", main)
 
@@ -846,7 +846,7 @@ def test_a_paper_inputs_every_table_as_it_is(tmp_path: Path, columns: str) -> No
         (tmp_path / f"{name}.tex").write_text(text)
         own = rf"\input{{{name}}}"
         body += [own, rf"\begin{{table*}}\caption{{A}}\label{{{name}}}{own}\end{{table*}}", r"\clearpage"]
-    done = compiled(tmp_path, columns, [*packages, r"\begin{document}", "Text.", *body])
+    done = compile_article(tmp_path, columns, [*packages, r"\begin{document}", "Text.", *body])
     assert "Overfull \\hbox" not in done
     assert "Underfull \\hbox" not in done
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from alttrain.english import says
+from alttrain.english import score_sentences
 from alttrain.english.thought import LETTERS
-from alttrain.rewrite import parse, read
+from alttrain.rewrite import parse, read_thought
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 from trace_labels import LABELS, SHARED, LabelledTrace, labelled_traces
@@ -39,7 +39,7 @@ def test_the_script_makes_the_weights_again(tmp_path: Path) -> None:
     ],
 )
 def test_sentence_says_one_thing(sentence: str, field: str) -> None:
-    (found,) = says(sentence)
+    (found,) = score_sentences(sentence)
     told = {name: getattr(found, name) for name in ("understanding", "harmful", "harmless", "refusal", "going_on")}
     assert max(told, key=lambda name: told[name]) == field
     assert told[field] > 0.5
@@ -51,8 +51,8 @@ def test_what_a_thought_decides_last_counts() -> None:
         "I should refuse this request.",
         "Wait, it is harmless, so I will help and explain how to do it.",
     )
-    assert not read("\n\n".join((asked, refuse, go_on))).refuses
-    assert read("\n\n".join((asked, go_on, refuse))).refuses
+    assert not read_thought("\n\n".join((asked, refuse, go_on))).refuses
+    assert read_thought("\n\n".join((asked, go_on, refuse))).refuses
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_refusal_is_read_from_the_whole_thought() -> None:
     thought = (
         f"The user wants a scam message.\n\n{rules}\n\nThis request is clearly harmful. {rules}\n\nSo I must decline."
     )
-    found = read(thought)
+    found = read_thought(thought)
     assert (found.verdict, found.refuses) == ("harmful", True)
     assert found.position == thought.index("This request")
     assert [segment.step for segment in found.segments] == ["understanding", "reasoning", "assessment", "refusal"]
@@ -97,7 +97,7 @@ def test_labels_are_of_the_sentences_that_are_read(traces: list[LabelledTrace]) 
     for trace in traces:
         if trace.source == "written":  # four of these end sentences before a small letter
             continue
-        assert tuple((one.start, one.end) for one in says(trace.thought)) == trace.spans, trace.id
+        assert tuple((one.start, one.end) for one in score_sentences(trace.thought)) == trace.spans, trace.id
         assert set("".join(trace.letters)) <= set(LETTERS), trace.id
         assert (trace.main is None) == (trace.verdict == "none"), trace.id
 

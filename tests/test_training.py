@@ -24,7 +24,7 @@ from alttrain.backbone.weights import add_lora, load_model
 from alttrain.records import DamagedError
 from alttrain.training import Hardware, SupervisedFineTuning
 from alttrain.training.data import BatchStream, pack
-from alttrain.training.fit import Trained, _AtomicCheckpoints, _first_step, diverged, fit
+from alttrain.training.fit import TrainingResult, _AtomicCheckpoints, _first_step, fit, has_diverged
 from alttrain.training.module import SFTModule, compile_for_training, recompute_layers
 
 RECIPE = SupervisedFineTuning("t", epochs=2, learning_rate=1e-2, batch_size=4, warmup_steps=2, max_length=64)
@@ -43,7 +43,7 @@ def adapted(folder: Path) -> Any:
     return add_lora(load_model(Weights(folder, "local"), torch.float32, "cpu"), LORA, seed=0)
 
 
-def fitted(folder: Path, run: Path, recipe: SupervisedFineTuning) -> tuple[Any, Trained]:
+def fitted(folder: Path, run: Path, recipe: SupervisedFineTuning) -> tuple[Any, TrainingResult]:
     model = adapted(folder)
     hardware = Hardware(accelerator="cpu", precision="float32", log_every=1)
     return model, fit(model, sequences(), recipe, hardware, 3, run, False, False)
@@ -300,7 +300,7 @@ def test_a_training_that_ends_worse_than_it_began_is_marked_and_warned_of(
     ],
 )
 def test_the_last_ten_losses_are_held_against_the_first_ten(losses: list[float], worse: bool) -> None:
-    assert diverged(losses) == worse
+    assert has_diverged(losses) == worse
 
 
 def test_a_step_is_told_once_its_checkpoint_is_written(tiny_folder: Path, tmp_path: Path) -> None:

@@ -385,7 +385,7 @@ def test_texts_of_one_prompt_widen_the_interval_of_a_comparison() -> None:
     from alttrain.report.contrasts import _comparison
 
     names = SimpleNamespace(
-        run="r", benchmark="b", measure="harmful_rate", protocol="p", made=("p", "b", "h"), judge="j"
+        run="r", benchmark="b", measure="harmful_rate", protocol="p", key=("p", "b", "h"), judge="j"
     )
 
     def row(samples: int) -> dict[str, Any]:

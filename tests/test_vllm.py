@@ -23,10 +23,10 @@ from alttrain.dataset.sources import embedded_path
 from alttrain.evaluation import Benchmark
 from alttrain.evaluation.interventions import Cut, InterventionContext, Prefill, Step
 from alttrain.generation import ChildServer, Decoding, InProcessVllm, Server
-from alttrain.generation.engine import Engine, Model, Prompt, Written
+from alttrain.generation.engine import Completion, Engine, Model, Prompt
 from alttrain.llm import Failure
 from alttrain.records import Example, Segment
-from alttrain.run.asking import Beginning, Chunk, Intervened
+from alttrain.run.asking import BeginningRow, Chunk, PreparedIntervention
 from alttrain.run.assembly import assemble
 from alttrain.run.session import Session
 
@@ -139,7 +139,7 @@ def changed(session: Session, engine: Engine) -> list[str]:
     benchmark = next(one for one in session.run.benchmarks if one.name == "embedded_benign")
     rows = benchmark.examples[:PROMPTS]
 
-    def texts(under: Benchmark, begun: Intervened | None) -> dict[int, Any]:
+    def texts(under: Benchmark, begun: PreparedIntervention | None) -> dict[int, Any]:
         chunk = Chunk(session, engine, [(under, row, 0) for row in rows], {under.name: begun})
         return dict(chunk.answers(lambda count: None))
 
@@ -152,8 +152,10 @@ def changed(session: Session, engine: Engine) -> list[str]:
         for number, row in enumerate(rows):
             begun = intervention.begin(row, own[number], given)
             assert begun is not None, own[number].text
-            beginnings[row.id, 0] = Beginning(**vars(begun), id=row.id, message=row.prompt)
-        again = texts(benchmark.under(name, intervention), Intervened(intervention, given, beginnings))
+            beginnings[row.id, 0] = BeginningRow(**vars(begun), id=row.id, message=row.prompt)
+        again = texts(
+            benchmark.with_intervention(name, intervention), PreparedIntervention(intervention, given, beginnings)
+        )
         found += [f"{name} {one.id}" for number, one in own.items() if again[number].text != one.text]
     return found
 
@@ -258,7 +260,7 @@ def test_a_server_that_dies_leaves_prompts_open_and_invents_no_answer(
             found[number] = answer
             for pid in servers() - before:
                 os.kill(pid, signal.SIGKILL)
-    written = {number: answer for number, answer in found.items() if isinstance(answer, Written)}
+    written = {number: answer for number, answer in found.items() if isinstance(answer, Completion)}
     failed = [answer for answer in found.values() if isinstance(answer, Failure)]
     assert written
     assert len(written) < len(prompts)

@@ -21,7 +21,7 @@ class Device:
     free: int | None
 
 
-def look(accelerator: str, memory_gib: float | None = None) -> Device:
+def detect_device(accelerator: str, memory_gib: float | None = None) -> Device:
     """Return the device that `trainer.accelerator` (auto, cpu or gpu) selects, or a planned GPU of `memory_gib`.
 
     Raises ValueError if a GPU is requested, but there is none and none is planned.

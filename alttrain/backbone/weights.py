@@ -38,7 +38,7 @@ NOT_PLAIN = (
     *("use_dora", "use_rslora", "use_qalora"),
     *("rank_pattern", "alpha_pattern", "fan_in_fan_out", "modules_to_save"),
 )
-ATTENDING = {"attention", "full_attention", "sliding_attention", "chunked_attention"}
+ATTENTION_LAYERS = {"attention", "full_attention", "sliding_attention", "chunked_attention"}
 """Layers in a config's `layer_types` that carry no state along the row."""
 REMEDY = "remove the folder and train.json beside it, and train again"
 
@@ -73,7 +73,7 @@ def load_model(
     files lack weights.
     """
     check_kernels(quantization, kernel, device.startswith("cuda"))
-    if fault := why_unpacked(weights.folder, kernel):
+    if fault := why_unsupported(weights.folder, kernel):
         raise ValueError(f"{weights.folder}: {fault}")
     if quantization != "none" and device == "cpu":
         _log_slow(quantization)
@@ -102,7 +102,7 @@ def load_model(
 
 
 @functools.cache
-def why_unpacked(folder: Path, kernel: Attention = "packed") -> str:
+def why_unsupported(folder: Path, kernel: Attention = "packed") -> str:
     """Return why a model cannot be used here, or would compute packed rows wrongly with this kernel, or "".
 
     No weights load. The model is built without memory, and a row of two tokens goes through it. A layer without
@@ -166,7 +166,7 @@ def _trial(config: Any) -> _Trial | None:
             ran = False
     text_config = model.config.get_text_config()
     attends = len(kinds) >= text_config.num_hidden_layers if ran else model._supports_attention_backend
-    mixed = not ATTENDING.issuperset(getattr(text_config, "layer_types", None) or [""])
+    mixed = not ATTENTION_LAYERS.issuperset(getattr(text_config, "layer_types", None) or [""])
     return _Trial(ran, attends and not (model._is_stateful and mixed), min({*kinds} - {""}, default=""))
 
 
@@ -254,24 +254,24 @@ class Adapter:
     """A LoRA adapter. `pairs` maps linear layers to A (rank, in) and B (out, rank); a layer's update is scale B A."""
 
     folder: Path
-    described: Mapping[str, Any]
+    config: Mapping[str, Any]
     pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
     @property
     def scale(self) -> float:
-        return float(self.described["lora_alpha"] / self.described["r"])
+        return float(self.config["lora_alpha"] / self.config["r"])
 
-    def fits(self, model: torch.nn.Module) -> "Adapter":
+    def check_fit(self, model: torch.nn.Module) -> "Adapter":
         """Return the adapter itself if it fits `model`.
 
         Raises ValueError unless exactly the layers that the config targets have pairs, each of the right shape.
         """
         linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-        layers, targeted = self.described.get("layers_to_transform"), set()
+        layers, targeted = self.config.get("layers_to_transform"), set()
         for name in linear:  # by peft's rules
             number = re.search(r"\.(\d+)\.", name)
             within = layers is None or (number is not None and int(number[1]) in layers)
-            if within and any(f".{name}".endswith(f".{target}") for target in self.described["target_modules"]):
+            if within and any(f".{name}".endswith(f".{target}") for target in self.config["target_modules"]):
                 targeted.add(name)
         for unmatched, verb in ((targeted - self.pairs.keys(), "lacks"), (self.pairs.keys() - targeted, "has")):
             if unmatched:
@@ -294,7 +294,7 @@ def read_adapter(folder: Path) -> Adapter:
     """Read a plain LoRA adapter.
 
     Raises ValueError unless all pairs are complete, finite and of the config's rank, and at least one update is not
-    zero. `Adapter.fits` checks whether it fits a backbone.
+    zero. `Adapter.check_fit` checks whether it fits a backbone.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -355,11 +355,11 @@ def _some(names: set[str]) -> str:
     return min(names) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
-def beside(model: torch.nn.Module, adapter: Adapter) -> torch.nn.Module:
+def attach_adapter(model: torch.nn.Module, adapter: Adapter) -> torch.nn.Module:
     """Return the model with the adapter applied but not merged, for quantised weights, which cannot be updated."""
     from peft import PeftModel
 
-    adapter.fits(model)
+    adapter.check_fit(model)
     return PeftModel.from_pretrained(model, adapter.folder).eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
@@ -384,7 +384,7 @@ class Base:
             self.model.get_parameter(name).copy_(weight)
         self._originals = {}
         if adapter is not None:
-            for name, (down, up) in adapter.fits(self.model).pairs.items():
+            for name, (down, up) in adapter.check_fit(self.model).pairs.items():
                 weight = self.model.get_parameter(f"{name}.weight")
                 self._originals[f"{name}.weight"] = weight.to("cpu", copy=True)
                 update = up.float() @ down.float() * adapter.scale

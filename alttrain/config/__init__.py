@@ -12,5 +12,5 @@ This package imports neither torch nor other rooms. It imports targets by the na
 
 from alttrain.config.binding import faults, instantiate
 from alttrain.config.identity import Changes, Method, changes, differences, digest_of, flatten, run_name, shaping
-from alttrain.config.overrides import preview, spelt_out
+from alttrain.config.overrides import expand_arguments, preview
 from alttrain.config.schema import STAGES, Fault, RunError, name_fault, register

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from alttrain.config.schema import STAGES, TEXTS, Fault, RunSchema, did_you_mean, name_fault
-from alttrain.config.secrets import exposed, resolvers
+from alttrain.config.secrets import resolvers, secret_faults
 from alttrain.config.trust import locate, program_faults
 
 MISSING = "???"
@@ -69,7 +69,7 @@ def faults(config: DictConfig) -> list[Fault]:
     for key, value in texts.items():
         if value and value not in TEXTS:
             problems.append(Fault(key, value, f"accepted: {', '.join(TEXTS)}"))
-    return [*problems, *(Fault(*secret) for secret in exposed(plain)), *target_faults(plain)]
+    return [*problems, *(Fault(*secret) for secret in secret_faults(plain)), *target_faults(plain)]
 
 
 def target_faults(plain: Mapping[Any, Any]) -> Iterator[Fault]:

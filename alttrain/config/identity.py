@@ -25,7 +25,7 @@ from alttrain.config.schema import trains
 SHAPING = ("seed", "backbone", "dataset", "rewrite", "adapter", "training", "method")
 """Top-level keys that shape the trained adapter. Stages, loggers, trainer hardware and folders do not."""
 
-HOW_ASKED = ("base_url", "key_variable", "concurrency", "attempts", "timeout_s")
+SERVER_SETTINGS = ("base_url", "key_variable", "concurrency", "attempts", "timeout_s")
 """Keys for a server's address, key variable, concurrency and retries. They do not change its replies."""
 
 NOT_SHAPING = (
@@ -38,12 +38,12 @@ NOT_SHAPING = (
     "dataset.sources.*.path",
     "dataset.sources.*.file",
     "dataset.sources.*.data_dir",
-    *(f"rewrite.*.{key}" for key in HOW_ASKED),
+    *(f"rewrite.*.{key}" for key in SERVER_SETTINGS),
     "rewrite.may_lose",
 )
 """Keys that do not change the result, such as a file's path (its content is hashed) and server settings."""
 NOT_SHAPING_TEXT = frozenset(
-    {*HOW_ASKED, "chunk", "loads_adapters", "adapter_name", "health", "start_s", "memory_share"}
+    {*SERVER_SETTINGS, "chunk", "loads_adapters", "adapter_name", "health", "start_s", "memory_share"}
 )
 """Keys of an engine that do not change its text. `chunk` does if the engine decodes a chunk's prompts together."""
 ABSENT = "(absent)"
@@ -171,7 +171,7 @@ def shaping_of_engine(generation: dict[str, Any], batched: bool = False) -> dict
 def shaping_of_judge(node: Any) -> Any:
     """Return a judge's config without server settings, at any depth, and the number of programs run in parallel."""
     if isinstance(node, dict):
-        left_out = (*HOW_ASKED, "workers")
+        left_out = (*SERVER_SETTINGS, "workers")
         return {key: shaping_of_judge(value) for key, value in node.items() if key not in left_out}
     return [shaping_of_judge(child) for child in node] if isinstance(node, list) else node
 

@@ -19,25 +19,29 @@ from alttrain.config.trust import hydra_faults
 
 CONFIG_MODULE = "alttrain.conf"
 PRIMARY = "run"
-COMPOSING = (HydraException, OmegaConfBaseException, ValueError)  # what compose may raise
-OPEN = re.compile(
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)  # what compose may raise
+OPEN_KEYS = re.compile(
     r"(dataset(\.sources\.[\w-]+)?|evaluation\.benchmarks\.[\w-]+\.rows)\."
     r"(columns|constants|where|dates|labels|forms|extract|slices|erase)\.\w+=|protocol\.(settings|means)\."
 )
 """Keys that no file needs to have. Hydra alone would ask for a plus sign."""
-QUICK = ("limit=20", "tag=quick")  # what quick=true stands for: a first look
-OF_TRAINING = ("training", "adapter", "rewrite", "teacher")
-"""Groups whose overrides a job without training does not take; see `applicable`."""
+QUICK_OVERRIDES = ("limit=20", "tag=quick")  # what quick=true stands for: a first look
+TRAINING_GROUPS = ("training", "adapter", "rewrite", "teacher")
+"""Groups whose overrides a job without training does not take; see `applicable_overrides`."""
 
 
-def spelt_out(arguments: Sequence[str]) -> list[str]:
+def expand_arguments(arguments: Sequence[str]) -> list[str]:
     """Return a command line as Hydra takes it: with "++" before open keys, and with what quick=true stands for."""
     given_keys, spelt = {_key(argument) for argument in arguments}, list[str]()
     for argument in arguments:
         if quick := re.fullmatch(r"\+{0,2}quick=(true|false)", argument, re.IGNORECASE):
-            spelt += [override for override in QUICK if quick[1].lower() == "true" and _key(override) not in given_keys]
+            spelt += [
+                override
+                for override in QUICK_OVERRIDES
+                if quick[1].lower() == "true" and _key(override) not in given_keys
+            ]
         else:
-            spelt.append(f"++{argument}" if OPEN.match(argument) else argument)
+            spelt.append(f"++{argument}" if OPEN_KEYS.match(argument) else argument)
     return spelt
 
 
@@ -57,26 +61,26 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
         variants = [accepted]
         for argument, overrides in values.items():
             others = [override for override in accepted if _key(override) != _key(argument)]
-            variants += [applicable([*others, override]) for override in overrides[1:]]
+            variants += [applicable_overrides([*others, override]) for override in overrides[1:]]
         configs = []
         for variant in variants:
             try:
                 config = first if variant is accepted and first else _composed(variant)
-            except COMPOSING as error:
+            except COMPOSE_ERRORS as error:
                 blamed = next((o for o in variant if f"'{_key(o)}'" in str(error)), variant[-1])
                 fault = _explain(blamed, error, [override for override in variant if override != blamed])
                 problems.append(replace(fault, accepted=f"with {variant[-1]} {fault.accepted}"))
                 continue
             try:
                 variant_faults = [*hydra_faults(config, arguments), *faults(without_hydra(config))]
-            except COMPOSING as error:  # of an interpolation
+            except COMPOSE_ERRORS as error:  # of an interpolation
                 variant_faults = [Fault(getattr(error, "full_key", None) or "config", None, _first_line(error))]
             configs.append(config)
             problems += [fault for fault in variant_faults if fault not in problems]
         return problems, configs
 
 
-def composed(overrides: list[str], arguments: Iterable[str]) -> DictConfig:
+def compose_config(overrides: list[str], arguments: Iterable[str]) -> DictConfig:
     """Compose overrides to a config, with Hydra's own node.
 
     `arguments` is the command line, which may set Hydra keys that a file may not. Raises RunError for faults in Hydra's
@@ -99,22 +103,22 @@ def without_hydra(config: DictConfig) -> DictConfig:
     return config
 
 
-def applicable(overrides: list[str]) -> list[str]:
+def applicable_overrides(overrides: list[str]) -> list[str]:
     """Return a sweep job's overrides without those of a training, if the job's method trains nothing.
 
     So `method=no_train,alttrain training.epochs=1` changes the training of the method that has one. Needs Hydra
     initialised.
     """
     deciding = tuple(o for o in overrides if _key(o) in ("method", "experiment") or _key(o).startswith("hydra"))
-    if "method" not in map(_key, deciding) or not any(map(of_training, overrides)):
+    if "method" not in map(_key, deciding) or not any(map(is_training_override, overrides)):
         return overrides
     unused = _unused(deciding)
     return [override for override in overrides if _group(override) not in unused]
 
 
-def of_training(override: str) -> bool:
+def is_training_override(override: str) -> bool:
     """Return whether an override is of a group that only training uses, except for methods that change the prompt."""
-    return _group(override) in OF_TRAINING
+    return _group(override) in TRAINING_GROUPS
 
 
 def _group(override: str) -> str:
@@ -124,13 +128,13 @@ def _group(override: str) -> str:
 
 @functools.cache
 def _unused(overrides: tuple[str, ...]) -> Sequence[str]:
-    """Return the groups of `OF_TRAINING` that a composed config does not use; none if it does not compose."""
+    """Return the groups of `TRAINING_GROUPS` that a composed config does not use; none if it does not compose."""
     try:
         config = compose(config_name=PRIMARY, overrides=list(overrides))
-    except COMPOSING:  # reported elsewhere
+    except COMPOSE_ERRORS:  # reported elsewhere
         return ()
     changes_prompt = config.rewrite.name != "none"  # by its rewrite
-    return () if trains(config) else [group for group in OF_TRAINING if group != "rewrite" or not changes_prompt]
+    return () if trains(config) else [group for group in TRAINING_GROUPS if group != "rewrite" or not changes_prompt]
 
 
 def _composable(overrides: list[str], problems: list[Fault]) -> tuple[list[str], DictConfig | None]:
@@ -140,7 +144,7 @@ def _composable(overrides: list[str], problems: list[Fault]) -> tuple[list[str],
     """
     try:
         return overrides, _composed(overrides)
-    except COMPOSING:
+    except COMPOSE_ERRORS:
         pass
     accepted = list[str]()
     config: DictConfig | None = None
@@ -148,7 +152,7 @@ def _composable(overrides: list[str], problems: list[Fault]) -> tuple[list[str],
         try:
             config = _composed([*accepted, override])
             accepted.append(override)
-        except COMPOSING as error:
+        except COMPOSE_ERRORS as error:
             problems.append(_explain(override, error, accepted, config))
     return accepted, config
 

@@ -13,7 +13,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException
 from omegaconf import MISSING, OmegaConf
 
-from alttrain.config.secrets import masked, refuse_environment
+from alttrain.config.secrets import mask_secrets, refuse_environment
 
 STAGES = ("check", "rewrite", "train", "generate", "judge", "report")  # the stages of a run, in order
 TEXTS = ("all", "benign", "none")  # which samples show their prompt and output on the page and in the loggers
@@ -27,7 +27,7 @@ class RunError(CompactHydraException):
     """
 
     def __init__(self, *faults: str) -> None:
-        self.faults = tuple(map(masked, faults))
+        self.faults = tuple(map(mask_secrets, faults))
         super().__init__("\n".join(self.faults))
 
 
@@ -41,7 +41,7 @@ class Fault:
 
     def __str__(self) -> str:
         setting = f"{self.key}={self.value!r}" if self.value is not None else self.key
-        return masked(f"{setting}: {self.accepted}")
+        return mask_secrets(f"{setting}: {self.accepted}")
 
 
 @dataclass

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)S?$")  # names of environment variables that hold secrets
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 SHORTEST = 16  # characters of a value that counts as a secret
-LOOKS = re.compile(
+KEY_PATTERN = re.compile(
     r"""(?ix) (?: (?<![a-z0-9]) (?-i: (?= (?: sk|pk|rk|hf|gh[oprsu]|github_pat|glpat|xox[a-z]|npm|nvapi|gsk|r8 ) [-_]
                 | AKIA | AIza | eyJ ) )
         | (?: (?<![a-z]) (?: api )? key | token | secret | password | passwd | credentials? ) ['"]? \s*
@@ -29,7 +29,7 @@ MASK = "***"
 INTERPOLATION = re.compile(r"\$\{\s*([\w.]+|[^}:]*\$[^:]*)\s*:")
 """Matches a resolver's name. A name that itself contains an interpolation matches too, since it could be any resolver.
 """
-TAKEN = ("oc.select",)
+ALLOWED_RESOLVERS = ("oc.select",)
 """Resolvers that a config may use. They depend on the config alone, so each reading gives the same value."""
 ENVIRONMENT = (
     "an environment variable would be saved with the run; a server's key is named by its key_variable, and for a path "
@@ -37,7 +37,7 @@ ENVIRONMENT = (
 )
 
 
-def exposed(config: Any) -> list[tuple[str, None, str]]:
+def secret_faults(config: Any) -> list[tuple[str, None, str]]:
     """Return (key, None, fault) for each value of a plain, resolved config that holds a secret."""
     variables = secrets()
     texts = ((key, value) for key, value in leaves(config) if isinstance(value, str))
@@ -50,11 +50,11 @@ def secrets() -> dict[str, str]:
     return {value: name for value, name in names.items() if len(value) >= SHORTEST}
 
 
-def masked(text: str) -> str:
+def mask_secrets(text: str) -> str:
     """Return the text with secrets, and what looks like an API key, replaced by `MASK`."""
     for value in secrets():
         text = text.replace(value, MASK)
-    return LOOKS.sub(lambda match: match[0].removesuffix(match[1]) + MASK, text)
+    return KEY_PATTERN.sub(lambda match: match[0].removesuffix(match[1]) + MASK, text)
 
 
 def resolvers(config: Any) -> Iterator[tuple[str, str, str]]:
@@ -63,7 +63,7 @@ def resolvers(config: Any) -> Iterator[tuple[str, str, str]]:
         for name in INTERPOLATION.findall(value) if isinstance(value, str) else ():
             if name.startswith("oc.env"):
                 yield key, value, ENVIRONMENT
-            elif name not in TAKEN:
+            elif name not in ALLOWED_RESOLVERS:
                 yield key, value, f"the resolver {name} is not taken; accepted: ${{key}} and ${{oc.select:key,default}}"
 
 

@@ -30,23 +30,23 @@ from alttrain.config.schema import Fault
 from alttrain.config.secrets import leaves
 
 TRUSTED = "ALTTRAIN_TRUSTED"  # environment variable that passes `trusted` on to child processes
-SAID = ("base_url", "uri", "allow_unsandboxed")
+GUARDED_ARGUMENTS = ("base_url", "uri", "allow_unsandboxed")
 """Arguments through which keys, texts or model-written code can get out. Their command-line values are trusted too."""
 REFUSED = (
     "a config builds classes of alttrain, and of packages that the command line trusts; if you know what it runs: "
     "trusted=[{package}]"
 )
 QUOTES = " '\"/"  # stripped from a command-line value; an address is the same with and without its last slash
-KEYS = {"https://api.openai.com/v1": "OPENAI_API_KEY", "https://api.together.xyz/v1": "TOGETHER_API_KEY"}
+SERVER_KEYS = {"https://api.openai.com/v1": "OPENAI_API_KEY", "https://api.together.xyz/v1": "TOGETHER_API_KEY"}
 """The servers of the packaged options, and the environment variable with each server's API key."""
 PLUGINS: Mapping[str, type[Plugin]] = {"launcher._target_": Launcher, "sweeper._target_": Sweeper}
 LOGGING = ("job_logging", "hydra_logging")
-BUILT = ("callbacks.", "launcher.", "sweeper.")
-GIVEN = re.compile(r"job\.env_set\..+|launcher\.(setup|python|srun_args|additional_parameters|address)(\.|$).*")
+BUILT_PREFIXES = ("callbacks.", "launcher.", "sweeper.")
+GUARDED_KEYS = re.compile(r"job\.env_set\..+|launcher\.(setup|python|srun_args|additional_parameters|address)(\.|$).*")
 """Hydra keys that run commands, change the environment, or send jobs to other machines."""
-PLACED = {"output_subdir": None, "run.dir": ".", "sweep.dir": "${output_dir}/.sweep", "sweep.subdir": "."}
+OUTPUT_KEYS = {"output_subdir": None, "run.dir": ".", "sweep.dir": "${output_dir}/.sweep", "sweep.subdir": "."}
 """Where Hydra writes its own files, as in conf/run.yaml. Other places are refused: files there could be overwritten."""
-KEY = re.compile(r"\$\{(\w[\w.]*)\}")
+INTERPOLATION = re.compile(r"\$\{(\w[\w.]*)\}")
 
 
 def take_trusted(arguments: Sequence[str]) -> list[str]:
@@ -61,24 +61,24 @@ def take_trusted(arguments: Sequence[str]) -> list[str]:
             names += [name.strip() for name in value.strip("[]").split(",")]
             continue
         other_arguments.append(argument)
-        if (last := key.rpartition(".")[2]) in SAID:
+        if (last := key.rpartition(".")[2]) in GUARDED_ARGUMENTS:
             trusted_values += [f"{last}={part.strip(QUOTES)}" for part in value.split(",")]
     for name in names:
         if not re.fullmatch(r"[\w./-]+", name):
             raise ValueError(f"trusted={name!r}: accepted: names of packages, such as trusted=[mypackage]")
     if names or trusted_values:
-        os.environ[TRUSTED] = ",".join([*(names or trusted()), *trusted_values])
+        os.environ[TRUSTED] = ",".join([*(names or trusted_names()), *trusted_values])
     return other_arguments
 
 
-def trusted() -> tuple[str, ...]:
+def trusted_names() -> tuple[str, ...]:
     """Return the packages and programs that the user trusts."""
     return tuple(filter(None, os.environ.get(TRUSTED, "").split(",")))
 
 
-def said(key: str, value: object) -> bool:
+def given_on_command_line(key: str, value: object) -> bool:
     """Return whether the command line gives `value` to an argument named `key`."""
-    return f"{key}={str(value).strip(QUOTES)}" in trusted()
+    return f"{key}={str(value).strip(QUOTES)}" in trusted_names()
 
 
 def locate(path: object) -> Callable[..., Any]:
@@ -90,7 +90,7 @@ def locate(path: object) -> Callable[..., Any]:
     if not isinstance(path, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", path):
         raise ValueError("expected a dotted path to a class or function")
     is_ours = path.startswith("alttrain.") and "._" not in path
-    homes = tuple(f"{home}." for home in (("alttrain",) if is_ours else trusted()) if path.startswith(f"{home}."))
+    homes = tuple(f"{home}." for home in (("alttrain",) if is_ours else trusted_names()) if path.startswith(f"{home}."))
     if not homes:
         raise PermissionError(REFUSED.format(package=path.partition(".")[0]))
     target = _locate(path)
@@ -106,12 +106,20 @@ def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -
     """Yield a fault for what a node starts or loads that is not packaged or trusted."""
     name = f"{target.__module__}.{target.__qualname__}"
     url, variable, uri = (node.get(part) for part in ("base_url", "key_variable", "uri"))
-    if variable and url and not (KEYS.get(str(url)) == variable or variable in trusted() or said("base_url", url)):
+    if (
+        variable
+        and url
+        and not (
+            SERVER_KEYS.get(str(url)) == variable
+            or variable in trusted_names()
+            or given_on_command_line("base_url", url)
+        )
+    ):
         remedy = f"if you know that server, give its base_url on the command line, or trusted=[{variable}]"
         yield Fault(f"{key}.key_variable", variable, f"the key would be sent to {url}: {remedy}")
-    if node.get("allow_unsandboxed") and not said("allow_unsandboxed", "true"):
+    if node.get("allow_unsandboxed") and not given_on_command_line("allow_unsandboxed", "true"):
         yield Fault(f"{key}.allow_unsandboxed", True, "this is for the command line, and not for a file; give it there")
-    if name == "alttrain.training.Mlflow" and "://" in str(uri) and not said("uri", uri):
+    if name == "alttrain.training.Mlflow" and "://" in str(uri) and not given_on_command_line("uri", uri):
         remedy = "if you know that server, give it on the command line"
         yield Fault(f"{key}.uri", uri, f"MLflow would send its key and texts there: {remedy}")
     if name == "alttrain.generation.server.ChildServer":
@@ -121,11 +129,11 @@ def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -
             )
         command = node.get("command") or [""]
         packaged = [option for option in _options("alttrain.conf", "generation").values() if "command" in option]
-        if command[0] not in trusted() and not any(_starts_same(node, option) for option in packaged):
+        if command[0] not in trusted_names() and not any(_starts_same(node, option) for option in packaged):
             fault = "it, with_adapter and environment are not as packaged, and would run as they are written"
             remedy = f"if you know what it runs, trusted=[{command[0]}] on the command line"
             yield Fault(f"{key}.command", command, f"{fault}: {remedy}")
-    elif name == "alttrain.generation.engine.InProcessVllm" and "vllm" not in trusted():
+    elif name == "alttrain.generation.engine.InProcessVllm" and "vllm" not in trusted_names():
         for option, value in (node.get("options") or {}).items():
             is_plain = isinstance(value, int | float) or (isinstance(value, str) and value.replace("_", "").isalnum())
             if not is_plain or "trust" in str(option):
@@ -168,12 +176,14 @@ def hydra_faults(config: DictConfig, arguments: Iterable[str]) -> Iterator[Fault
     for key, value in leaves(plain):
         full_key = f"hydra.{key}"
         from_file = re.sub(r"(\.\d+)+$", "", full_key) not in given_keys
-        if key.startswith(BUILT) and "${" in str(value) and not _of_plain_values(config, str(value)):
+        if key.startswith(BUILT_PREFIXES) and "${" in str(value) and not _of_plain_values(config, str(value)):
             yield Fault(full_key, value, "accepted here: plain values, and ${key} of one")
         elif key.rpartition(".")[2] == "_target_" and not _is_known_target(key, str(value)):
             remedy = f"if you know what it runs: trusted=[{str(value).partition('.')[0]}] on the command line"
             yield Fault(full_key, value, f"Hydra would build it; {remedy}")
-        elif from_file and ((GIVEN.fullmatch(key) and value is not None) or (key in PLACED and value != PLACED[key])):
+        elif from_file and (
+            (GUARDED_KEYS.fullmatch(key) and value is not None) or (key in OUTPUT_KEYS and value != OUTPUT_KEYS[key])
+        ):
             remedy = "give it there, or leave it out"
             yield Fault(full_key, value, f"this is for the command line, and not for a file; {remedy}")
 
@@ -181,15 +191,15 @@ def hydra_faults(config: DictConfig, arguments: Iterable[str]) -> Iterator[Fault
 def _of_plain_values(config: DictConfig, text: str) -> bool:
     """Return whether a text interpolates only keys, none of which holds a node (a node could have a target)."""
     try:
-        values = [OmegaConf.select(config, key) for key in KEY.findall(text)]
+        values = [OmegaConf.select(config, key) for key in INTERPOLATION.findall(text)]
     except OmegaConfBaseException:
         return False
-    return "${" not in KEY.sub("", text) and not any(OmegaConf.is_config(value) for value in values)
+    return "${" not in INTERPOLATION.sub("", text) and not any(OmegaConf.is_config(value) for value in values)
 
 
 def _is_known_target(key: str, target: str) -> bool:
     if plugin_type := PLUGINS.get(key):
         plugins = Plugins.instance().discover(plugin_type)
         return target in (f"{plugin.__module__}.{plugin.__name__}" for plugin in plugins)
-    is_trusted = target.startswith(tuple(f"{package}." for package in trusted()))
+    is_trusted = target.startswith(tuple(f"{package}." for package in trusted_names()))
     return is_trusted and re.fullmatch(r"callbacks\.[^.]+\._target_", key) is not None

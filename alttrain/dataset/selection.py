@@ -18,7 +18,7 @@ from typing import Annotated, Any, get_args
 from annotated_types import Ge, Gt, Le, Lt
 
 from alttrain.dataset.columns import Scalar
-from alttrain.dataset.similarity import DEFAULT, Distinct, How, Words, contaminated, words
+from alttrain.dataset.similarity import DEFAULT, How, NearDuplicateFilter, Words, contaminated, words
 from alttrain.dataset.sources import Reading, Rows, RowSource, shuffled
 from alttrain.records import Example, Label
 
@@ -102,7 +102,7 @@ class Dataset:
         groups = []
         for name, members in self._groups(rows, source_of).items():
             order = [row for row in stratified(members, len(members), seed) if row.id not in excluded]
-            groups.append(_Group(name, self.wanted(name), members, order))
+            groups.append(_Group(name, self.amount_for(name), members, order))
         duplicate_filter = _DuplicateFilter(self.near_duplicates)
         for group in groups:
             group.taken = self._take(group, duplicate_filter, len(excluded))
@@ -182,11 +182,11 @@ class Dataset:
         for row in rows:
             groups[next((key for key in (row.category, source_of[row.id]) if key in named), row.label)].append(row)
         for label in LABELS:
-            if self.wanted(label):
+            if self.amount_for(label):
                 groups.setdefault(label, [])  # so that a lack of its rows is an error
         return groups
 
-    def wanted(self, group: str) -> int | None:
+    def amount_for(self, group: str) -> int | None:
         """Return the number of rows to take from a group; None takes all."""
         if self.size is None or self.harmful_share is None:
             return self.amounts.get(group)
@@ -209,7 +209,7 @@ class _DuplicateFilter:
     """Takes rows that are not near-duplicates of rows already taken with the same label; without `threshold`, any."""
 
     def __init__(self, threshold: float | None) -> None:
-        self._distinct = None if threshold is None else Distinct(threshold)
+        self._distinct = None if threshold is None else NearDuplicateFilter(threshold)
         self.skipped: list[dict[str, Any]] = []  # the report on each near-duplicate
 
     def first(self, order: list[Example], amount: int | None) -> list[Example]:

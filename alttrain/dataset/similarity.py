@@ -9,9 +9,9 @@
 - ngram: `ngram` consecutive words in common (STAR-1 used 8). This also matches parts of prompts and stock phrases of
   maths problems. Short prompts, and languages without spaces, have too few words for it
 
-`Distinct` finds prompts that differ from another one only in a slot. The similarity is the longest common subsequence
-of the normalised words divided by the longer prompt's length: 1.0 for the same sentence, and 5/6 for "What is the
-capital of France?" and "What is the capital of Spain?".
+`NearDuplicateFilter` finds prompts that differ from another one only in a slot. The similarity is the longest common
+subsequence of the normalised words divided by the longer prompt's length: 1.0 for the same sentence, and 5/6 for "What
+is the capital of France?" and "What is the capital of Spain?".
 
 `Lookalikes` gives each text a plain spelling: Unicode forms, look-alike letters of other alphabets, digits written for
 letters and accents are folded, invisible characters dropped. Chinese and Japanese are split into characters; Korean,
@@ -50,7 +50,7 @@ def words(text: str) -> Words:
 _ROUNDING = 1e-6  # of a score, relative: 1 - 1/3 is a little less than 2/3
 
 
-class Distinct:
+class NearDuplicateFilter:
     """Keeps rows that are not near-duplicates of a kept row of the same kind, also across calls.
 
     Memory grows with the number of kept rows, time with its square.

@@ -206,7 +206,7 @@ class Rows(Columns):
         import datasets
 
         try:
-            with hub.offline_where_silent():
+            with hub.offline_if_unreachable():
                 loaded = datasets.load_dataset(self.hub, self.config, split=self.split, revision=self.revision)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:  # OSError: no network, gated, no set
             fault = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

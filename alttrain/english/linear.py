@@ -45,7 +45,7 @@ class LinearModel:
         path.write_text("\n".join([json.dumps(head), *lines, ""]), encoding="utf-8")
 
 
-def weighted(*blocks: Iterable[str]) -> dict[str, float]:
+def scaled_blocks(*blocks: Iterable[str]) -> dict[str, float]:
     """Return features from blocks of names. Each block is scaled to Euclidean length 1, to cancel the text's length."""
     features: dict[str, float] = {}
     for names in map(dict.fromkeys, blocks):  # in order: the order of a sum changes its last digit

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from alttrain.english.linear import LinearModel, ngrams, weighted
+from alttrain.english.linear import LinearModel, ngrams, scaled_blocks
 from alttrain.english.sentences import is_english, sentences
 
 WEIGHTS = Path(__file__).with_name("refusal.tsv")
 LONGEST = 4000  # characters read. Of a longer answer, three quarters are its start and one quarter is its end
-DECIDED = 0.4  # probability of the likeliest outcome below which the answer is undecided
+DECISION_THRESHOLD = 0.4  # probability of the likeliest outcome below which the answer is undecided
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[^\w\s]")
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.S)
@@ -60,14 +60,14 @@ def features(answer: str, prompt: str = "") -> dict[str, float]:
     first = _words(text[slice(*spans[0])]) if spans else []
     rest = _words(text[spans[0][1] :]) if spans else []
     shortened = rest if len(rest) <= _REST + _ENDING else [*rest[:_REST], *rest[-_ENDING:]]
-    values = weighted(
+    values = scaled_blocks(
         (f"first: {words}" for words in ngrams(["^", *first[:40]], 1, 2, 3)),
         (f"start: {words}" for words in ngrams([*first, *rest][:_OPENING], 1, 2, 3)),
         (f"rest: {words}" for words in ngrams(shortened, 1, 2)),
     )
     question = _question(prompt)
     if question:
-        combined = weighted(f"{question}: {word[:5]}" for word in first[:25])
+        combined = scaled_blocks(f"{question}: {word[:5]}" for word in first[:25])
         values |= {name: value / 2 for name, value in combined.items()}  # half weight: the words alone say most
     return values
 
@@ -107,29 +107,29 @@ def weights_hash() -> str:
 
 
 @dataclass(frozen=True)
-class Assessed:
+class RefusalAssessment:
     """A verdict (None if undecided), its reason, and the probability of a refusal (None if the model was not run)."""
 
     verdict: bool | None
     evidence: str
-    refused: float | None = None
+    probability: float | None = None
 
 
 def judge_refusal(answer: str, prompt: str = "") -> bool | None:
     """Return whether an answer refuses; None if undecided or a partial refusal."""
-    return assess(answer, prompt).verdict
+    return assess_refusal(answer, prompt).verdict
 
 
-def assess(answer: str, prompt: str = "", model: LinearModel | None = None) -> Assessed:
+def assess_refusal(answer: str, prompt: str = "", model: LinearModel | None = None) -> RefusalAssessment:
     """Judge an answer with `model`, by default the shipped one.
 
     The model gives two marginal probabilities: that the answer gives something, and that it declines something.
     "partial" (both) and "no answer" (neither) get the smallest probabilities that are consistent with these.
     """
     if fault := no_answer(answer, prompt):
-        return Assessed(None, f"no answer: {fault}")
+        return RefusalAssessment(None, f"no answer: {fault}")
     if not is_english(_CODE.sub("", answer)):
-        return Assessed(None, "not English")
+        return RefusalAssessment(None, "not English")
     marginals = (model or LinearModel.read(WEIGHTS))(features(answer, prompt))
     gives, declines = marginals["gives"], marginals["declines"]
     probabilities = {
@@ -140,6 +140,6 @@ def assess(answer: str, prompt: str = "", model: LinearModel | None = None) -> A
     }
     outcome = max(probabilities, key=probabilities.__getitem__)
     evidence = f"{outcome} {probabilities[outcome]:.2f}"
-    if probabilities[outcome] < DECIDED:
-        return Assessed(None, f"undecided: {evidence}", probabilities["refused"])
-    return Assessed({"refused": True, "answered": False}.get(outcome), evidence, probabilities["refused"])
+    if probabilities[outcome] < DECISION_THRESHOLD:
+        return RefusalAssessment(None, f"undecided: {evidence}", probabilities["refused"])
+    return RefusalAssessment({"refused": True, "answered": False}.get(outcome), evidence, probabilities["refused"])

@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
-from alttrain.english.linear import LinearModel, ngrams, weighted
+from alttrain.english.linear import LinearModel, ngrams, scaled_blocks
 from alttrain.english.sentences import sentences
 
 LETTERS = "UHSRG"  # the labels: understanding, harmful, safe (harmless), refusal, going on
@@ -29,7 +29,7 @@ _ENDS = frozenset([".", ",", ";", ":", "!", "?", "but", "however", "because", "s
 
 
 @dataclass(frozen=True)
-class Said:
+class SentenceScores:
     """Probabilities of what the sentence text[start:end] says."""
 
     start: int
@@ -42,17 +42,17 @@ class Said:
 
 
 @lru_cache(maxsize=64)  # several functions read the same thought
-def says(text: str) -> tuple[Said, ...]:
+def score_sentences(text: str) -> tuple[SentenceScores, ...]:
     """Return what each sentence of a text says, in order."""
-    return said_by(LinearModel.read(Path(__file__).with_name("thought.tsv")), text)
+    return score_sentences_with(LinearModel.read(Path(__file__).with_name("thought.tsv")), text)
 
 
-def said_by(model: LinearModel, text: str) -> tuple[Said, ...]:
-    """Like `says`, with the given model."""
+def score_sentences_with(model: LinearModel, text: str) -> tuple[SentenceScores, ...]:
+    """Like `score_sentences`, with the given model."""
     spans = list(sentences(text))
     readings = map(model, features([text[start:end] for start, end in spans]))
     pairs = zip(spans, readings, strict=True)
-    return tuple(Said(*span, *(probabilities[letter] for letter in LETTERS)) for span, probabilities in pairs)
+    return tuple(SentenceScores(*span, *(probabilities[letter] for letter in LETTERS)) for span, probabilities in pairs)
 
 
 def features(thought: Sequence[str]) -> Iterator[dict[str, float]]:
@@ -69,7 +69,7 @@ def features(thought: Sequence[str]) -> Iterator[dict[str, float]]:
         bare = (f"{word[0]}{word.partition(':')[2]}" for word in marked if word[0] in "!:")
         before = split[index - 1][0][:_WORDS_BESIDE] if index else ["none"]
         after = split[index + 1][0][:_WORDS_BESIDE] if following else ["none"]
-        yield weighted(
+        yield scaled_blocks(
             [*ngrams(["^", *words, "$"], 2, 3), *(f"q:{word}" for word in quoted)],
             [*marked, *bare, *ngrams(marked, 2)],
             [f"at {min(index, 6)}", f"left {min(following, 3)}", f"long {min(7, len(unquoted).bit_length())}"],

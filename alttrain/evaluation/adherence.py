@@ -3,7 +3,7 @@
 The paper's claim is causal: a model is safe because it assesses the request and then acts on the assessment.
 `Adherence` is the record of one thought (a row of adherence.jsonl). `counts` counts these records to test the claim.
 
-`alttrain.rewrite.read` finds the steps in any model's text. Its errors are part of every number here.
+`alttrain.rewrite.read_thought` finds the steps in any model's text. Its errors are part of every number here.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from typing import Literal
 from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation.statistics import Estimate, rate
 from alttrain.records import Generation, Judgement, Label
-from alttrain.rewrite import read
+from alttrain.rewrite import read_thought
 
 Continuation = Literal["refusal", "reasoning"]
 LABELS: tuple[Label, ...] = ("harmful", "benign")
@@ -81,7 +81,7 @@ class Adherence:
     @classmethod
     def of(cls, generation: Generation, refusal: Judgement | None = None) -> "Adherence":
         """The record of one generation; `refusal` is a judgement of its answer, by default that of `judge_refusal`."""
-        thought, structure = generation.thought, read(generation.thought)
+        thought, structure = generation.thought, read_thought(generation.thought)
         assessment, position = structure.verdict, structure.position
         steps = [segment.step for segment in structure.segments]
         order = [_ORDER.get(step, len(_ORDER)) for step in steps]

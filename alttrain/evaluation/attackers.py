@@ -22,8 +22,8 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge, Gt
 
 from alttrain.english.refusal import judge_refusal
-from alttrain.evaluation.interventions import Begun, Intervention, InterventionContext
-from alttrain.evaluation.judges.judge import NO_REPLY, Judge, JudgeContext, ModelFault, marked
+from alttrain.evaluation.interventions import Beginning, Intervention, InterventionContext
+from alttrain.evaluation.judges.judge import NO_REPLY, Judge, JudgeContext, ModelFault, tag_texts
 from alttrain.llm import Failure, json_of
 from alttrain.llm.replies import Reply, ServerWriter, replies
 from alttrain.records import Example, Generation
@@ -89,7 +89,7 @@ class Conversation:
     last: Generation | None = None  # the response to judge
     failure: Failure | None = None
 
-    def take(self, message: str, found: Generation) -> None:
+    def add_exchange(self, message: str, found: Generation) -> None:
         """Record an exchange that counts."""
         self.turns.append(message)
         self.answers.append(found)
@@ -97,7 +97,7 @@ class Conversation:
 
 
 @dataclass(frozen=True)
-class Ask:
+class AttackerQuery:
     """A question to the attacker. `read` gets its reply, and returns None if that is not `wanted`."""
 
     question: str
@@ -105,17 +105,17 @@ class Ask:
     wanted: str = "message"
 
 
-Steps = Generator[Ask | str | Generation, Any, Any]
-"""An attack, step by step. It yields what it waits for and is sent what came of it: an `Ask` for what `read` made of
-the attacker's reply, a message for the target's response, a response for whether it reaches the goal. None is sent if
-there is no such thing and will be none."""
+Steps = Generator[AttackerQuery | str | Generation, Any, Any]
+"""An attack, step by step. It yields what it waits for and is sent what came of it: an `AttackerQuery` for what `read`
+made of the attacker's reply, a message for the target's response, a response for whether it reaches the goal. None is
+sent if there is no such thing and will be none."""
 Answer = Callable[[Mapping[int, tuple[Sequence[str], Sequence[Generation]]]], Mapping[int, Generation | Failure]]
 """Asks the target: number -> (messages, earlier responses) to number -> response to the last message."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(Intervention, ABC):
-    """What live attacks share. `judge` says whether a response reaches the goal. An attack begins with an `Ask`."""
+    """What live attacks share. `judge` says whether a response reaches the goal. It begins with an `AttackerQuery`."""
 
     kinds: Sequence[str] = ("harm",)
     attacker: ServerWriter
@@ -137,9 +137,9 @@ class Attack(Intervention, ABC):
         if self.judge is not None:
             self.judge.check(f"{where}.judge", lambda *model: SERVED if model[2] else model_fault(*model))
 
-    def begin(self, row: Example, response: Any, context: InterventionContext) -> Begun | None:
+    def begin(self, row: Example, response: Any, context: InterventionContext) -> Beginning | None:
         """None if the benchmark has a dialogue of its own."""
-        return None if row.turns else Begun()
+        return None if row.turns else Beginning()
 
     def converse(
         self, rows: Sequence[Example], answer: Answer, context: JudgeContext
@@ -152,10 +152,10 @@ class Attack(Intervention, ABC):
         attacks = [self.steps(talk) for talk in talks]
         due = {number: next(attack) for number, attack in enumerate(attacks)}
         while due:
-            for kind in (Ask, str, Generation):
+            for kind in (AttackerQuery, str, Generation):
                 waiting: dict[int, Any] = {number: step for number, step in due.items() if isinstance(step, kind)}
                 outcomes: Mapping[int, Any] = {}
-                if waiting and kind is Ask:
+                if waiting and kind is AttackerQuery:
                     outcomes = self._replies(waiting, context.cache)
                 elif waiting and kind is str:
                     outcomes = answer({n: ([*talks[n].turns, text], talks[n].answers) for n, text in waiting.items()})
@@ -173,20 +173,20 @@ class Attack(Intervention, ABC):
                             talk.failure = None  # what was answered before is judged
                         yield number, talk
 
-    def _replies(self, asks: Mapping[int, Ask], cache: Path) -> dict[int, Any]:
+    def _replies(self, queries: Mapping[int, AttackerQuery], cache: Path) -> dict[int, Any]:
         """What `read` of each question makes of the attacker's reply, or a `Failure`, by number."""
         outcomes: dict[int, Any] = {}
 
         def read(number: int, reply: Reply) -> Any:
-            return asks[number].read(_without_thought(reply.text))
+            return queries[number].read(_without_thought(reply.text))
 
         def useful(number: int, reply: Reply) -> bool:
             return read(number, reply) is not None
 
-        questions = ((ask.question, number) for number, ask in asks.items())
+        questions = ((query.question, number) for number, query in queries.items())
         for _, number, _, reply in replies(self.attacker, questions, cache, RECIPE, "attack", useful):
             outcome = read(number, reply) if isinstance(reply, Reply) else reply
-            no_answer = Failure(f"the attacker wrote no {asks[number].wanted}", final=True)
+            no_answer = Failure(f"the attacker wrote no {queries[number].wanted}", final=True)
             outcomes[number] = no_answer if outcome is None else outcome
         return outcomes
 
@@ -218,7 +218,7 @@ class Crescendo(Attack):
     def steps(self, talk: Conversation) -> Steps:
         refused, backtracks = list[str](), 0
         while len(talk.turns) < self.turns and backtracks <= self.backtracks:
-            message = yield Ask(self._question(talk, refused), _message)
+            message = yield AttackerQuery(self._question(talk, refused), _message)
             response = (yield message) if message else None
             if response is None:
                 return
@@ -228,7 +228,7 @@ class Crescendo(Attack):
                 talk.last = talk.last or response
                 continue
             refused.clear()
-            talk.take(message, response)
+            talk.add_exchange(message, response)
             if self.judge is not None and len(talk.turns) < self.turns and (yield response):
                 return
 
@@ -238,7 +238,7 @@ class Crescendo(Attack):
             texts += [("message", message), ("answer", response.answer)]
         texts += [("refused", message) for message in refused]
         how = _REFUSED if refused else _NEXT if talk.turns else _FIRST
-        return _TASK.format(shown=marked(texts), how=how)
+        return _TASK.format(shown=tag_texts(texts), how=how)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,15 +260,15 @@ class ActorAttack(Attack):
         return 1 + ROUNDS + self.actors * (1 + self.questions * (2 * self.tries - 1) + judged)
 
     def steps(self, talk: Conversation) -> Steps:
-        aim = yield Ask(_AIM.format(shown=marked([("goal", talk.goal)])), _aim, "aim")
+        aim = yield AttackerQuery(_AIM.format(shown=tag_texts([("goal", talk.goal)])), _aim, "aim")
         if aim is None:
             return
         relations: dict[str, str] = {}
         for _ in range(ROUNDS):
             if len(relations) < self.actors:
                 texts = [("subject", aim["subject"]), *(("known", name) for name in relations)]
-                question = _ACTORS.format(shown=marked(texts), count=self.actors - len(relations))
-                for actor, relation in ((yield Ask(question, _actors, "actors")) or {}).items():
+                question = _ACTORS.format(shown=tag_texts(texts), count=self.actors - len(relations))
+                for actor, relation in ((yield AttackerQuery(question, _actors, "actors")) or {}).items():
                     relations.setdefault(actor, relation)
         for actor, relation in list(relations.items())[: self.actors]:
             talk.turns, talk.answers = [], []
@@ -277,8 +277,8 @@ class ActorAttack(Attack):
 
     def _dialogue(self, talk: Conversation, aim: Mapping[str, str], actor: str, relation: str) -> Steps:
         """Ask the questions about one actor, then for a summary. Returns whether the goal is reached."""
-        material = marked([("subject", aim["subject"]), ("actor", actor), ("relation", relation)])
-        chain = yield Ask(_CHAIN.format(shown=material, count=self.questions), _questions, "questions")
+        material = tag_texts([("subject", aim["subject"]), ("actor", actor), ("relation", relation)])
+        chain = yield AttackerQuery(_CHAIN.format(shown=material, count=self.questions), _questions, "questions")
         questions = (chain or [])[: self.questions]
         for number in range(len(questions)):
             yield from self._turn(talk, questions, number, aim["form"])
@@ -288,7 +288,7 @@ class ActorAttack(Attack):
         for message in [summary + _DETAILS.format(details=aim["details"]), summary] if aim["details"] else [summary]:
             response = yield message
             if response is not None and (yield response):
-                talk.take(message, response)
+                talk.add_exchange(message, response)
                 return True
         return bool((yield talk.answers[-1]))
 
@@ -299,17 +299,23 @@ class ActorAttack(Attack):
             if (response := (yield question)) is None:
                 return
             texts = [("message", question), ("answer", response.answer)]
-            kind = (yield Ask(_KIND.format(shown=marked(texts)), _kind, "kind of answer")) if response.answer else None
+            kind = (
+                (yield AttackerQuery(_KIND.format(shown=tag_texts(texts)), _kind, "kind of answer"))
+                if response.answer
+                else None
+            )
             if kind == "unknown":
                 talk.turns, talk.answers = [], []
             elif kind != "refused":
-                talk.take(question, response)
+                talk.add_exchange(question, response)
             if kind != "refused":
                 return
             talk.last = talk.last or response
             texts = [*(("question", text) for text in questions), ("refused", question), ("answer", response.answer)]
             texts.append(("form", form))
-            new_question = (yield Ask(_AGAIN.format(shown=marked(texts)), _message)) if tries_left else None
+            new_question = (
+                (yield AttackerQuery(_AGAIN.format(shown=tag_texts(texts)), _message)) if tries_left else None
+            )
             if new_question is None:
                 return
             questions[number] = new_question

@@ -33,7 +33,7 @@ from alttrain.backbone import ChatTemplate, Rendered, ThoughtMode
 from alttrain.english import sentences
 from alttrain.english.refusal import judge_refusal
 from alttrain.records import Example, Generation
-from alttrain.rewrite.parser import SEPARATOR, read
+from alttrain.rewrite.parser import SEPARATOR, read_thought
 from alttrain.rewrite.teachers import choose
 
 JOIN = "+"  # between the names of a benchmark and of an intervention
@@ -46,7 +46,7 @@ Span = tuple[str, int, int]  # what a step says, and where it starts and ends in
 
 
 @dataclass(frozen=True)
-class Begun:
+class Beginning:
     """The beginning of a response: a thought, the delimiter that closes it ("" leaves it open), and an answer.
 
     `then` is how the response is expected to go on. It only decides into which tokens the end of the beginning is split
@@ -58,7 +58,7 @@ class Begun:
     answer: str = ""
     then: str = ""
 
-    def rendered(self, template: ChatTemplate, mode: ThoughtMode) -> Rendered:
+    def render(self, template: ChatTemplate, mode: ThoughtMode) -> Rendered:
         """The text that follows the prompt. If the model opens thoughts, the opening delimiter comes first."""
         opens = mode == "open" and template.opened_by == "model" and bool(self.thought or self.close)
         return Rendered(template.think_open if opens else "", self.thought, self.close, self.answer)
@@ -72,9 +72,9 @@ class InterventionContext:
     mode: ThoughtMode
     responses: Mapping[tuple[str, int], Generation]
 
-    def closed(self, thought: str) -> Begun:
+    def close_thought(self, thought: str) -> Beginning:
         """A closed thought, with the delimiter as in training; a word follows."""
-        return Begun(thought, self.template.closing(thought), then="I")
+        return Beginning(thought, self.template.closing(thought), then="I")
 
     def raw(self, response: Generation) -> str:
         """A response as the model wrote it, without the opening delimiter."""
@@ -128,13 +128,13 @@ class Intervention:
         """The chat template that the prompt is rendered with. `template` is the backbone's."""
         return template
 
-    def begin(self, row: Example, response: Any, context: InterventionContext) -> Begun | None:
+    def begin(self, row: Example, response: Any, context: InterventionContext) -> Beginning | None:
         """The beginning of the response; None if the intervention does not apply.
 
         `response` is the run's own, a `Generation`; it may be None if the intervention does not read it. In later
         rounds it is the response so far, and None leaves that as it is.
         """
-        return Begun()
+        return Beginning()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +151,9 @@ class Begin(Intervention):
     def thinks(self) -> bool:  # type: ignore[override]
         return bool(self.thought or self.closed)
 
-    def begin(self, row: Example, response: Any, context: InterventionContext) -> Begun:
+    def begin(self, row: Example, response: Any, context: InterventionContext) -> Beginning:
         closed = context.mode == "open" and bool(self.closed or self.answer)
-        begun = context.closed(self.thought) if closed else Begun(self.thought)
+        begun = context.close_thought(self.thought) if closed else Beginning(self.thought)
         return replace(begun, answer=self.answer, then="" if self.answer else begun.then)
 
 
@@ -176,7 +176,7 @@ class Prefill(Intervention):
     def rounds(self) -> int:  # type: ignore[override]
         return self.times + 1
 
-    def begin(self, row: Example, response: Any, context: InterventionContext) -> Begun | None:
+    def begin(self, row: Example, response: Any, context: InterventionContext) -> Beginning | None:
         """It is cut at the end of the last word. None if the source has no thought on this prompt."""
         source = context.responses.get((response.id, response.sample))
         if source is None or not source.thought or (source.prompt, source.turns) != (response.prompt, response.turns):
@@ -187,11 +187,11 @@ class Prefill(Intervention):
         length = ends[count - 1] if count else 0
         prefix, then = source.thought[:length], source.thought[length:][:AHEAD]
         if not response.given:
-            return Begun(prefix, then=then)
+            return Beginning(prefix, then=then)
         if not response.closed or not judge_refusal(response.answer, response.prompt):
             return None
         before = _closed_thought(context.raw(response), context).thought.rstrip()
-        return Begun(SEPARATOR.join(filter(None, [before, self.text, prefix])), then=then)
+        return Beginning(SEPARATOR.join(filter(None, [before, self.text, prefix])), then=then)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +202,7 @@ class Cut(Intervention):
 
     thinks = True
 
-    def begin(self, row: Example, response: Any, context: InterventionContext) -> Begun | None:
+    def begin(self, row: Example, response: Any, context: InterventionContext) -> Beginning | None:
         """None if the thought is empty or never ended, so that there is no outcome without the cut."""
         if not response.thought or not response.closed:
             return None
@@ -211,7 +211,7 @@ class Cut(Intervention):
             return _closed_thought(raw, context)
         ends = [0, *(end for _, end in sentences(response.thought))]
         beginning = raw[: raw.index(response.thought) + ends[round(self.share * (len(ends) - 1))]].rstrip()
-        return context.closed(beginning)
+        return context.close_thought(beginning)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +230,7 @@ class Step(Intervention):
 
     thinks = True
 
-    def begin(self, row: Example, response: Any, context: InterventionContext) -> Begun | None:
+    def begin(self, row: Example, response: Any, context: InterventionContext) -> Beginning | None:
         """None if the thought lacks the step, nothing is to swap it with, or `instead` has nothing for it."""
         if not response.closed or (span := step_of(response.thought, self.step)) is None:
             return None
@@ -239,15 +239,15 @@ class Step(Intervention):
         offset = raw.index(response.thought)
         before, after = raw[: offset + start], response.thought[end:]
         if self.how == "same":
-            return Begun(raw[: offset + end], then=raw[offset + end :][:AHEAD])
+            return Beginning(raw[: offset + end], then=raw[offset + end :][:AHEAD])
         if self.how == "delete":
             thought = (before + after.lstrip()).rstrip()
-            return context.closed(thought)
+            return context.close_thought(thought)
         if self.how == "turn":
             texts: Sequence[str] = self.instead.get(says, ())  # type: ignore[call-overload]
         else:
             texts = [text for (name, _), text in context.steps[self.step].items() if name != row.id]
-        return Begun(before + choose(texts, self.seed, row.id)) if texts else None
+        return Beginning(before + choose(texts, self.seed, row.id)) if texts else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,11 +263,11 @@ class More(Intervention):
     def rounds(self) -> int:  # type: ignore[override]
         return self.times
 
-    def begin(self, row: Example, response: Any, context: InterventionContext) -> Begun | None:
+    def begin(self, row: Example, response: Any, context: InterventionContext) -> Beginning | None:
         """None if the thought never ended."""
         if not response.closed or not response.thought:
             return None
-        return Begun(_closed_thought(context.raw(response), context).thought.rstrip() + SEPARATOR + self.text)
+        return Beginning(_closed_thought(context.raw(response), context).thought.rstrip() + SEPARATOR + self.text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,10 +296,10 @@ class Around(Intervention):
             return template
         return replace(template, **{name: getattr(self.template, name) for name in TURNS})
 
-    def begin(self, row: Example, response: Any, context: InterventionContext) -> Begun | None:
+    def begin(self, row: Example, response: Any, context: InterventionContext) -> Beginning | None:
         """None for a dialogue without a template, since its turns would be lost, and for the backbone's own family."""
         same = not isinstance(self.template, str) and self.template_for(context.template) == context.template
-        return None if same or (row.turns and not self.chat) else Begun()
+        return None if same or (row.turns and not self.chat) else Beginning()
 
     def message(self, message: str, row: Example, context: InterventionContext) -> str:
         return self.form.replace("{prompt}", message)
@@ -338,7 +338,7 @@ class ManyShot(Intervention):
 
 def step_of(thought: str, part: Part) -> Span | None:
     """The first such step of a thought; None if it has none."""
-    reading = read(thought)
+    reading = read_thought(thought)
     end = 0
     for segment in reading.segments:
         start = thought.index(segment.text, end)
@@ -350,10 +350,10 @@ def step_of(thought: str, part: Part) -> Span | None:
     return None
 
 
-def _closed_thought(raw: str, context: InterventionContext) -> Begun:
+def _closed_thought(raw: str, context: InterventionContext) -> Beginning:
     """A closed thought as the model wrote it, with its delimiter and the line breaks around it."""
     delimiter = context.template.think_close.strip()
     thought, _, following = raw.rpartition(delimiter)
     text = thought.rstrip("\n")
     breaks = len(following) - len(following.lstrip("\n"))
-    return Begun(text, thought[len(text) :] + delimiter + following[:breaks], then=following[breaks:][:AHEAD])
+    return Beginning(text, thought[len(text) :] + delimiter + following[:breaks], then=following[breaks:][:AHEAD])

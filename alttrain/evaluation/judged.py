@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 JUDGING = "judging"  # the folder of what judges at work write
 DOCUMENTS = ("judgements.jsonl", "adherence.jsonl", "judges.json", "agreement.json", "structure.json")
 """The files that are made in judging/, next to metrics.json, which has their hashes."""
-JUDGED = 4096  # generations passed to a judge at a time
-APPENDED = 256  # judgements appended to the file at a time
+JUDGE_BATCH = 4096  # generations passed to a judge at a time
+APPEND_BATCH = 256  # judgements appended to the file at a time
 NAME_DIGITS = 6
 TRUE_MEANS = "true means"  # the key of a judge's entry in judges.json that has its `says`
 Entry = TypedDict("Entry", {"true means": str})  # a judge in judges.json: its config, and what its True means
@@ -60,13 +60,13 @@ class Judgements:
     ) -> None:
         self.folder, self.path = folder, folder / JUDGING / "judgements.jsonl"
         self.judges, self.entries = judges, entries
-        self.asked: list[tuple[str, Part]] = list(product(judges, parts))
+        self.requested_blocks: list[tuple[str, Part]] = list(product(judges, parts))
         self.generations, self._old_path, self._names = folder / "generations.jsonl", folder / "judgements.jsonl", names
         self._row_numbers: dict[tuple[str, int], int] = {}
         self._hashes: list[str] = []
         changed = []
         for name, line in records.named_lines(self.generations):
-            if not records.unchanged(line, by):
+            if not records.is_unchanged(line, by):
                 changed.append(name[0])
             self._row_numbers[name] = len(self._hashes)
             self._hashes.append(hashlib.sha256(line).hexdigest()[:16])
@@ -75,7 +75,7 @@ class Judgements:
             warning = f"{count} rows, such as {first}, are not what this run generated, and judged as they are"
             log.warning("%s: %s; delete their lines to have them generated again", self.generations, warning)
         self.rows = len(self._hashes)
-        self.blocks: list[tuple[str, str]] = list(self.asked)
+        self.blocks: list[tuple[str, str]] = list(self.requested_blocks)
         self._judged = {block: bytearray(self.rows) for block in self.blocks}  # 1 for each generation that is judged
         self._undecided: dict[tuple[str, str, int], Judgement] = {}
 
@@ -87,7 +87,7 @@ class Judgements:
         self.path.parent.mkdir(exist_ok=True)
         records.repair_rows(self._old_path)
         self._taken = bytearray(self._takes(row) for row in self._old_rows())
-        for judge, part in self.asked:
+        for judge, part in self.requested_blocks:
             path = self._working_path(judge, part)
             records.repair_rows(path)
             if path.exists():  # under the name that the judge has now
@@ -110,26 +110,26 @@ class Judgements:
         flags = self._judged.setdefault(block, bytearray(self.rows))
         if flags[number]:
             return False
-        if block in self.asked and self.unsettled(row):
+        if block in self.requested_blocks and self.is_unsettled(row):
             self._undecided[row.judge, row.part, number] = row
             return False
         flags[number] = 1
         return True
 
-    def unsettled(self, row: Judgement) -> bool:
+    def is_unsettled(self, row: Judgement) -> bool:
         """Whether a row has no verdict because of a server, so that the text should be judged again."""
         refused = bool(row.error and self.judges[row.judge].servers) and not row.error.startswith(NOT_GENERATED)
         return refused or row.error.startswith(NO_REPLY)
 
-    def lacking(self, judge: str, part: Part) -> int:
+    def count_missing(self, judge: str, part: Part) -> int:
         """The number of generations that this judge has not judged yet, for one part."""
         return self.rows - sum(self._judged[judge, part])
 
-    def make(self, judge: str, part: Part, context: JudgeContext) -> None:
+    def judge_missing(self, judge: str, part: Part, context: JudgeContext) -> None:
         """Judge the missing generations in batches. Once a judge gives up on its server, it is not called again."""
         flags, unjudged, given_up = self._judged[judge, part], f"{NO_REPLY}{GIVEN_UP}", False
         numbered = enumerate(records.iterate_rows(self.generations, Generation))
-        for batch in _batched((row for number, row in numbered if not flags[number]), JUDGED):
+        for batch in _batched((row for number, row in numbered if not flags[number]), JUDGE_BATCH):
             to_judge: dict[str, Generation] = {}  # by an id that differs for each sample
             failed = []
             for row in batch:
@@ -140,7 +140,9 @@ class Judgements:
                     to_judge[f"{row.id}#{row.sample}"] = row
             self._append(failed)
             queries = [replace(seen_by_judge(row, part), id=item) for item, row in to_judge.items()]
-            for judgements in _batched(self.judges[judge].judge(queries, context) if queries else iter(()), APPENDED):
+            for judgements in _batched(
+                self.judges[judge].judge(queries, context) if queries else iter(()), APPEND_BATCH
+            ):
                 given_up |= any(judgement.error == unjudged for judgement in judgements)
                 pairs = [(judgement, to_judge[judgement.id]) for judgement in judgements]
                 self._append([replace(row, id=text.id, sample=text.sample, part=part) for row, text in pairs])
@@ -166,7 +168,7 @@ class Judgements:
             path = self._working_path(*block)
             records.append_rows(path, self._still_valid({block}))
             log.warning("%s did not judge every text; its verdicts are kept in %s", block[0], path)
-        paths = (self._working_path(*block) for block in self.asked)
+        paths = (self._working_path(*block) for block in self.requested_blocks)
         new_rows = (records.iterate_rows(path, Judgement) for path in paths if path.exists())
         records.write_rows(self.path, chain(self._still_valid(self._starts), *new_rows))
         starts, numbers = self._starts, self._row_numbers
@@ -175,7 +177,7 @@ class Judgements:
 
     def _working_path(self, judge: str, part: str) -> Path:
         """The path of the file to which a judge at work appends its verdicts on one part."""
-        return self.path.with_name(own_name(part, self.entries[judge]))
+        return self.path.with_name(working_file_name(part, self.entries[judge]))
 
     def _still_valid(self, blocks: Collection[tuple[str, str]]) -> Iterator[Judgement]:
         """The rows of the present judgements.jsonl, of these blocks, that `find` took."""
@@ -183,12 +185,12 @@ class Judgements:
             if taken and (row.judge, row.part) in blocks:
                 yield row
 
-    def of(self, judge: str, part: str) -> Iterator[Judgement]:
+    def rows_of(self, judge: str, part: str) -> Iterator[Judgement]:
         """One judge's judgements of one part, in the order of the generations. Call `write` first."""
         return islice(records.iterate_rows(self.path, Judgement, self._starts[judge, part]), self.rows)
 
 
-def own_name(part: str, entry: Mapping[str, Any]) -> str:
+def working_file_name(part: str, entry: Mapping[str, Any]) -> str:
     """The name of the file of a judge at work, given its entry in judges.json.
 
     The judge's name is no part of it, since another judge of the same name may change it.
@@ -202,7 +204,7 @@ def shaping_verdicts(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in left_out and key.rpartition(".")[2] != "base_url"}
 
 
-def renamed(
+def merge_entries(
     configured: Mapping[str, Mapping[str, Any]], folder: Path
 ) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
     """The `entries` and `names` of a folder's judgements, given the entries of the judges that are asked.
@@ -212,7 +214,7 @@ def renamed(
     left out, since it judges again.
     """
     entries, names = dict(configured), dict[str, str]()
-    for name, entry in (records.kept_json(folder / "judges.json", dict[str, Entry]) or {}).items():
+    for name, entry in (records.json_or_none(folder / "judges.json", dict[str, Entry]) or {}).items():
         shaping = shaping_verdicts(entry)
         new_name = next((key for key, config in configured.items() if shaping_verdicts(config) == shaping), None)
         if new_name is not None:
@@ -244,7 +246,7 @@ def put_in_place(folder: Path) -> bool:
             (judging / name).replace(folder / name)
     entries = records.read_json(folder / "judges.json")
     for judge in (judged["analysis"]["decides"], *judged["analysis"]["others"]):
-        (judging / own_name(judge["part"], entries[judge["judge"]])).unlink(missing_ok=True)
+        (judging / working_file_name(judge["part"], entries[judge["judge"]])).unlink(missing_ok=True)
     (judging / "metrics.json").replace(folder / "metrics.json")
     with suppress(OSError):  # not empty: verdicts that wait for their judge
         judging.rmdir()

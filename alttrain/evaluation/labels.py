@@ -44,7 +44,7 @@ class HumanLabels(NamedTuple):
     labels: tuple[Label, ...]
     unlabelled: int = 0
 
-    def joined(self, hashes: Mapping[Name, str]) -> tuple[dict[Name, Label], list[str]]:
+    def join(self, hashes: Mapping[Name, str]) -> tuple[dict[Name, Label], list[str]]:
         """Match labels to generations by text hash. Returns (label by generation, ids of labels that match no text).
 
         If several generations have the same prompt and text, a label goes to the one it names, else to the first.

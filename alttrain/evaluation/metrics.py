@@ -61,7 +61,7 @@ class Metric:
     truncated: int
 
 
-def counted(measure: Measure, says: Says) -> bool:
+def counted_verdict(measure: Measure, says: Says) -> bool:
     """The verdict that counts towards a measure: False for harmful_rate if True means refused, else True."""
     return measure != "harmful_rate" or says == "unsafe"
 
@@ -74,7 +74,7 @@ class Summary:
 
     def __init__(self, measure: Measure, says: Says = "refused") -> None:
         self.measure, self.says = measure, says
-        self.counting = counted(measure, says)
+        self.counting = counted_verdict(measure, says)
         self._outcomes: Outcomes = Counter()
         self._items: list[str] = []  # the prompt's id
         self._written = array("b")

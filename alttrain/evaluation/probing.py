@@ -29,7 +29,7 @@ FEWEST = 10  # the fewest prompts of either class with which a probe is fitted
 ABSENT = "a probe needs scikit-learn: pip install 'alttrain[probe]'"
 
 
-class Probed(NamedTuple):
+class ProbeResult(NamedTuple):
     """What a probe found. All are nan if a class has fewer than `FEWEST` prompts.
 
     - `auroc`     the out-of-fold AUROC with its 95 % interval
@@ -54,7 +54,7 @@ def check_installed() -> None:
 
 def probe(
     states: "NDArray[np.float32]", labels: Sequence[bool], prompts: Sequence[Hashable], permutations: int, seed: int = 0
-) -> Probed:
+) -> ProbeResult:
     """Predict `labels` from `states` (texts, size). `prompts` names the prompt of each text.
 
     Labels are permuted between prompts with equally many texts, so that texts of one prompt stay together.
@@ -65,7 +65,7 @@ def probe(
     numbers = {name: number for number, name in enumerate(dict.fromkeys(prompts))}
     groups, truth = np.array([numbers[name] for name in prompts]), np.array(labels, dtype=bool)
     if min(len(set(groups[truth])), len(set(groups[~truth]))) < FEWEST:
-        return Probed()
+        return ProbeResult()
     generator = np.random.default_rng(seed)
     with threadpool_limits(1):  # the matrices are small: threads only wait for each other
         auroc = _auroc(states, truth, groups, seed)
@@ -73,9 +73,9 @@ def probe(
     weights = 1 / np.bincount(groups)[groups]  # each prompt counts once
     estimate = interval(auroc, weights[truth].sum(), weights[~truth].sum())
     if not permuted:
-        return Probed(estimate)
+        return ProbeResult(estimate)
     p = (1 + sum(value >= auroc for value in permuted)) / (1 + permutations)
-    return Probed(estimate, float(np.mean(permuted)), float(np.quantile(permuted, 0.95)), p)
+    return ProbeResult(estimate, float(np.mean(permuted)), float(np.quantile(permuted, 0.95)), p)
 
 
 def interval(auroc: float, positives: float, negatives: float) -> Estimate:

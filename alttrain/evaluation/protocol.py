@@ -47,7 +47,7 @@ class Benchmark:
     `human_labels` is a file of human verdicts on a sample of the texts (`labels.read_labels`), used to measure the
     judges and to correct their rates. `tables` are the report's tables that list the benchmark, and `labels` the
     measures that they show with their names there; without labels they show its own measure. `intervention` is what is
-    done to the prompt or to the beginning of the response; such a benchmark is made by `under`.
+    done to the prompt or to the beginning of the response; such a benchmark is made by `with_intervention`.
 
     Raises ValueError if kind, measure, judge and form do not fit together.
     """
@@ -75,7 +75,7 @@ class Benchmark:
             raise ValueError(f"benchmark {self.name}: form={self.form!r}: accepted: a text with {{prompt}} in it once")
 
     @property
-    def base(self) -> str:
+    def base_name(self) -> str:
         """The name without the intervention's: the benchmark's key in the config."""
         return self.name.partition(JOIN)[0]
 
@@ -85,11 +85,11 @@ class Benchmark:
         return self.name.partition(JOIN)[2]
 
     @property
-    def plain(self) -> "Benchmark":
+    def without_intervention(self) -> "Benchmark":
         """This benchmark without its intervention."""
-        return replace(self, name=self.base, intervention=None)
+        return replace(self, name=self.base_name, intervention=None)
 
-    def under(self, name: str, intervention: Intervention) -> "Benchmark":
+    def with_intervention(self, name: str, intervention: Intervention) -> "Benchmark":
         """This benchmark under an intervention. No table of benchmarks lists it."""
         full_name = f"{self.name}{JOIN}{name}"
         return replace(self, name=full_name, intervention=intervention, human_labels=None, tables=())
@@ -103,11 +103,11 @@ class Benchmark:
         """The hash of each source file."""
         return self.rows.content()
 
-    def asked(self, row: Example) -> str:
+    def message(self, row: Example) -> str:
         """The last user message for a row."""
         return self.form.replace("{prompt}", row.prompt)
 
-    def left_out(self) -> list[Rejected]:
+    def rejected(self) -> list[Rejected]:
         """Rows that could not be used, with the reason; empty if the source does not report them."""
         return self.rows.read(None).rejected if isinstance(self.rows, Rows) else []
 
@@ -179,11 +179,11 @@ class Protocol:
 
     def key_for(self, benchmark: Benchmark, name: str) -> str:
         """The config key that sets a field of a benchmark's decoding."""
-        changing = (key for key in (benchmark.base, benchmark.kind) if name in self.settings.get(key, {}))
+        changing = (key for key in (benchmark.base_name, benchmark.kind) if name in self.settings.get(key, {}))
         return f"protocol.{next((f'settings.{key}' for key in changing), 'decoding')}.{name}"
 
     def _settings(self, benchmark: Benchmark) -> dict[str, Any]:
-        return {**self.settings.get(benchmark.kind, {}), **self.settings.get(benchmark.base, {})}
+        return {**self.settings.get(benchmark.kind, {}), **self.settings.get(benchmark.base_name, {})}
 
     @property
     def parts(self) -> tuple[Part, ...]:

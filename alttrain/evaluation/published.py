@@ -66,7 +66,7 @@ class Published:
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
 
-    def filled(self, prompt: str, answer: str) -> str:
+    def fill(self, prompt: str, answer: str) -> str:
         """The text with all placeholders replaced in one pass; a placeholder inside a response is not replaced."""
         values = {"prompt": prompt, "answer": answer}
         return re.sub("|".join(map(re.escape, self.fields)), lambda match: values[self.fields[match[0]]], self.text)

@@ -117,7 +117,7 @@ class Sandbox:
         limit = self.output_kib * 1024
         ended: Literal["exit", "timeout", "flood"] = "exit"
         with tempfile.TemporaryFile() as output:
-            with self.started(source, arguments or {}, pass_fds, output, bare, packages) as process:
+            with self.start(source, arguments or {}, pass_fds, output, bare, packages) as process:
                 try:
                     process.wait(self.seconds)
                 except subprocess.TimeoutExpired:
@@ -129,7 +129,7 @@ class Sandbox:
         return Execution(ended, process.returncode, written[:limit].decode("utf-8", "replace"))
 
     @contextmanager
-    def started(
+    def start(
         self,
         source: str,
         arguments: Mapping[str, Any],

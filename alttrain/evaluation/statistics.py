@@ -23,7 +23,9 @@ CONFIDENCE = 0.95
 POWER = 0.8  # the probability with which a detectable difference is detected
 NORMAL = NormalDist()
 Z = NORMAL.inv_cdf((1 + CONFIDENCE) / 2)  # half the width of a normal interval, in standard errors
-MOST = 1.0  # largest assumed standard deviation between runs, in logits: 10 and 23 %, or 50 and 73 %, are one apart
+LARGEST_SD = (
+    1.0  # largest assumed standard deviation between runs, in logits: 10 and 23 %, or 50 and 73 %, are one apart
+)
 LEAST_P = 1e-100  # smaller p-values are returned as 0
 
 Verdicts = Mapping[Any, bool | None]
@@ -205,11 +207,11 @@ class Variation:
         return math.exp(brentq(excess, least, 0.0)) if excess(least) > 0 else 0.0
 
 
-def variation(sets: Sequence[tuple[Values, ...]], most: float = MOST) -> Variation:
+def variation(sets: Sequence[tuple[Values, ...]], most: float = LARGEST_SD) -> Variation:
     """The mean of several sets' rates, or of their differences for pairs (variant, baseline), with its variance.
 
     A seed is shared by all sets; an item belongs to one set, which has two or more. A baseline with one seed (an
-    untrained model) varies with its items only. `most` is `MOST`, or infinite for values that are not rates.
+    untrained model) varies with its items only. `most` is `LARGEST_SD`, or infinite for values that are not rates.
     """
     value, parts = 0.0, []
     slope = [0.0, 0.0]  # of the variant and the baseline: change of the mean per logit

@@ -10,5 +10,3 @@
 
 from alttrain.generation.engine import Auto, Decoding, EngineConfig, InProcess, InProcessVllm
 from alttrain.generation.server import ChildServer, Server
-
-__all__ = ["Auto", "ChildServer", "Decoding", "EngineConfig", "InProcess", "InProcessVllm", "Server"]

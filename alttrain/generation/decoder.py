@@ -22,7 +22,7 @@ from torch import Tensor
 from alttrain.backbone.attention import PackedSequences, SlotCache
 from alttrain.backbone.device import give_back_freed_memory
 from alttrain.backbone.memory import PREFILL_TOKENS, cache_bytes, shape_of
-from alttrain.generation.engine import Decoding, Prompt, unwatched
+from alttrain.generation.engine import Decoding, Prompt, ignore_progress
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Decoder:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = ignore_progress
     ) -> list[list[int]]:
         """Return the generated tokens of each prompt. The end token is included if the model wrote it.
 
@@ -81,9 +81,9 @@ class Decoder:
         """
         keys, sequences = [], dict[tuple[str, int, tuple[int, ...]], _Sequence]()
         for prompt in prompts:
-            key = prompt.name if decoding.temperature else "", prompt.most(decoding), tuple(prompt.ids)
+            key = prompt.name if decoding.temperature else "", prompt.max_new_tokens(decoding), tuple(prompt.ids)
             draws = random.Random(f"{decoding.seed}\x1f{prompt.name}")
-            sequences.setdefault(key, _Sequence(len(sequences), prompt.ids, draws, prompt.most(decoding)))
+            sequences.setdefault(key, _Sequence(len(sequences), prompt.ids, draws, prompt.max_new_tokens(decoding)))
             keys.append(key)
         advance(len(prompts) - len(sequences))
         written = _Batch(self, list(sequences.values()), decoding).finish(advance) if sequences else []

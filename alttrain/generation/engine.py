@@ -24,7 +24,7 @@ from alttrain.backbone.config import Dtype, Trainable
 from alttrain.backbone.device import GIB, Device, check_kernels, has_gpu_driver, number_bytes
 from alttrain.backbone.memory import CACHE_SHARE, Quantization, Shape, cache_bytes, generation_bytes
 from alttrain.llm import Failure
-from alttrain.records import DamagedError, alone, from_cache, read_json, seal, write_text
+from alttrain.records import DamagedError, exclusive, read_cached, read_json, seal, write_text
 
 NO_VLLM = "generation=vllm_in_process needs vLLM: pip install 'alttrain[vllm]', or choose generation=in_process"
 
@@ -71,20 +71,20 @@ class Prompt:
     name: str
     cap: int | None = None
 
-    def most(self, decoding: Decoding) -> int:
+    def max_new_tokens(self, decoding: Decoding) -> int:
         """Return the limit on new tokens."""
         return decoding.max_new_tokens if self.cap is None else min(self.cap, decoding.max_new_tokens)
 
 
 @dataclass(frozen=True)
-class Written:
+class Completion:
     """A generated text with special tokens, without the end token. `finish` is "length" if a limit cut it."""
 
     text: str
     finish: Literal["stop", "length"]
 
 
-def unwatched(count: int) -> None:
+def ignore_progress(count: int) -> None:
     """Ignore progress."""
 
 
@@ -96,8 +96,8 @@ class Engine(Protocol):
         """Whether results arrive one by one, to be stored at once. If not, a call's results arrive together."""
 
     def generate(
-        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
-    ) -> Iterator[tuple[int, Written | Failure]]:
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = ignore_progress
+    ) -> Iterator[tuple[int, Completion | Failure]]:
         """Yield (index of the prompt, result), at most once per prompt. A prompt without one counts as not asked.
 
         `advance` is called with the number of prompts that have just ended.
@@ -202,11 +202,11 @@ class LocalEngine:
     streams = False
 
     def generate(
-        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
-    ) -> Iterator[tuple[int, Written | Failure]]:
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = ignore_progress
+    ) -> Iterator[tuple[int, Completion | Failure]]:
         for number, tokens in enumerate(self.decoder.generate(prompts, decoding, advance)):
             ended = bool(tokens) and tokens[-1] == self.renderer.end_id
-            yield number, Written(self.renderer.decode(tokens), "stop" if ended else "length")
+            yield number, Completion(self.renderer.decode(tokens), "stop" if ended else "length")
 
 
 class CachedDecoder:
@@ -225,7 +225,7 @@ class CachedDecoder:
         return self._load()
 
     def generate(
-        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = ignore_progress
     ) -> list[list[int]]:
         """Return the generated tokens of each prompt; see `Decoder.generate`. Only a call not in the cache loads it."""
         settings = {key: value for key, value in asdict(decoding).items() if value is not None}
@@ -234,7 +234,7 @@ class CachedDecoder:
         if decoding.temperature:
             call["names"] = [prompt.name for prompt in prompts]
         if any(prompt.cap for prompt in prompts):
-            call["caps"] = [prompt.most(decoding) for prompt in prompts]
+            call["caps"] = [prompt.max_new_tokens(decoding) for prompt in prompts]
         key = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()
         path = self.folder / key[:2] / f"{key}.json"
 
@@ -244,8 +244,8 @@ class CachedDecoder:
                 raise DamagedError(path, f"has the tokens of {len(tokens)} prompts, not of {len(prompts)}")
             return tokens
 
-        with alone(path):
-            written: list[list[int]] | None = from_cache(path, read)
+        with exclusive(path):
+            written: list[list[int]] | None = read_cached(path, read)
             if written is None:
                 written = self.decoder.generate(prompts, decoding, advance)
                 write_text(path, json.dumps(written))
@@ -294,15 +294,15 @@ class InProcessVllm(EngineConfig):
 
 @dataclass(frozen=True)
 class VllmEngine:
-    loaded: Any
+    llm: Any
     adapter: Any
     renderer: Any
 
     streams = False
 
     def generate(
-        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
-    ) -> Iterator[tuple[int, Written | Failure]]:
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = ignore_progress
+    ) -> Iterator[tuple[int, Completion | Failure]]:
         from vllm import SamplingParams
 
         sampled = decoding.temperature > 0
@@ -317,14 +317,14 @@ class VllmEngine:
         sampling = []
         for prompt in prompts:
             seed = decoding.seed_of(prompt.name) if sampled else None
-            sampling.append(SamplingParams(max_tokens=prompt.most(decoding), seed=seed, **common))
+            sampling.append(SamplingParams(max_tokens=prompt.max_new_tokens(decoding), seed=seed, **common))
         inputs = [{"prompt_token_ids": prompt.ids} for prompt in prompts]
-        outputs = self.loaded.generate(inputs, sampling, lora_request=self.adapter, use_tqdm=False)
+        outputs = self.llm.generate(inputs, sampling, lora_request=self.adapter, use_tqdm=False)
         for number, output in enumerate(outputs):
             (answer,) = output.outputs
             advance(1)
             text = self.renderer.decode(list(answer.token_ids))
-            yield number, Written(text, "length" if answer.finish_reason == "length" else "stop")
+            yield number, Completion(text, "length" if answer.finish_reason == "length" else "stop")
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,19 @@ import torch
 
 from alttrain.backbone.memory import PREFILL_TOKENS, Attention
 from alttrain.backbone.source import Weights
-from alttrain.backbone.weights import choose_dtype, load_model, load_tokenizer, why_unpacked
+from alttrain.backbone.weights import choose_dtype, load_model, load_tokenizer, why_unsupported
 from alttrain.generation.decoder import Decoder
 from alttrain.generation.engine import Decoding, Prompt
-from alttrain.llm import Answer, FailedTry, Failure, RequestPool, ServerSettings, is_other_model, json_of, word
+from alttrain.llm import (
+    Answer,
+    FailedTry,
+    Failure,
+    RequestPool,
+    ServerSettings,
+    is_other_model,
+    json_of,
+    printable_name,
+)
 from alttrain.llm.replies import Reply
 
 MOST_PROBABLE = 20  # tokens whose probability a server gives: vLLM's own limit. Those of less likely tokens count as 0
@@ -26,7 +35,7 @@ TOKEN_ID = "token_id:"  # before a token's id, where vLLM is asked for ids rathe
 LLAMA4_CHUNK = 8192  # tokens of Llama 4's attention chunk, which Llama Guard 4's config omits
 
 
-def grouped(rows: Sequence[Sequence[int]], most: int = PREFILL_TOKENS) -> list[list[int]]:
+def group_by_tokens(rows: Sequence[Sequence[int]], most: int = PREFILL_TOKENS) -> list[list[int]]:
     """Return the indices of rows of tokens in groups of at most `most` tokens; a longer row is a group of its own."""
     groups, tokens = list[list[int]](), 0
     # longest first, so that running out of memory shows at once
@@ -55,7 +64,7 @@ class JudgePrompts:
         """
         if self.tokenizer.chat_template is None:
             raise ValueError(f"{self.tokenizer.name_or_path}: the tokenizer has no chat template")
-        plain = [(role, self.plain(text)) for role, text in said]
+        plain = [(role, self.escape_special_tokens(text)) for role, text in said]
         messages = [
             {"role": role, "content": text if content == "text" else [{"type": "text", "text": text}]}
             for role, text in plain
@@ -70,7 +79,7 @@ class JudgePrompts:
                 )
         return rendered
 
-    def plain(self, text: str) -> str:
+    def escape_special_tokens(self, text: str) -> str:
         """Return the text with every special token disabled by a space after its first character."""
         for token in self._special:
             text = text.replace(token, f"{token[0]} {token[1:]}")
@@ -104,7 +113,7 @@ class TokenScorer(JudgePrompts):
         for length in map(len, prompts):
             if not 0 < length <= self.longest:
                 raise ValueError(f"a prompt of {length} tokens; this model takes 1 to {self.longest}")
-        for group in grouped(prompts, self.group_tokens):
+        for group in group_by_tokens(prompts, self.group_tokens):
             with torch.inference_mode():
                 logs = self._decoder.prefill([prompts[number] for number in group]).float().log_softmax(-1)
             yield group, logs
@@ -209,7 +218,7 @@ class ServedScorer(JudgePrompts):
         def first_choice(body: bytes) -> Answer | FailedTry:
             try:
                 completion = json_of(body)
-                name = word(completion.get("model"))
+                name = printable_name(completion.get("model"))
                 if is_other_model(name, self.server.model_name):
                     return FailedTry(f"the server says that another model answered, {name}", "refused")
                 return read(completion["choices"][0])
@@ -222,7 +231,7 @@ class ServedScorer(JudgePrompts):
 
 def load_scorer(folder: Path, dtype: str, device: str) -> TokenScorer:
     """Load the model and tokenizer from a folder in transformers' format. `dtype` is a config's dtype name."""
-    fault = why_unpacked(folder)
+    fault = why_unsupported(folder)
     kernel: Attention = "eager" if fault else "packed"
     model = load_model(Weights(folder, "judge"), choose_dtype(dtype, device), device, kernel)
     config: Any = model.config

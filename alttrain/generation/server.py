@@ -37,8 +37,18 @@ from annotated_types import Gt, MinLen
 from alttrain.backbone.config import Trainable
 from alttrain.backbone.memory import Quantization
 from alttrain.backbone.template import Rendered
-from alttrain.generation.engine import Decoding, EngineConfig, Model, Prompt, Written, unwatched
-from alttrain.llm import GIVEN_UP, FailedTry, Failure, RequestPool, ServerSettings, is_other_model, json_of, scrub, word
+from alttrain.generation.engine import Completion, Decoding, EngineConfig, Model, Prompt, ignore_progress
+from alttrain.llm import (
+    GIVEN_UP,
+    FailedTry,
+    Failure,
+    RequestPool,
+    ServerSettings,
+    is_other_model,
+    json_of,
+    printable_name,
+    scrub,
+)
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -103,23 +113,23 @@ class ServerEngine:
         self._reported: set[str] = set()
 
     def generate(
-        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
-    ) -> Iterator[tuple[int, Written | Failure]]:
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = ignore_progress
+    ) -> Iterator[tuple[int, Completion | Failure]]:
         async def send(client: "AsyncOpenAI", prompt: Prompt) -> Any:
             request = self._request(prompt, decoding)
             model, content = request.pop("model"), request.pop("prompt")
             return await client.completions.with_raw_response.create(model=model, prompt=content, extra_body=request)
 
         as_text = self.server.api == "text"
-        spellings = [spelt(prompt, self.renderer, decoding) if as_text else (prompt, "") for prompt in prompts]
+        spellings = [prompt_as_text(prompt, self.renderer, decoding) if as_text else (prompt, "") for prompt in prompts]
         sent = {number: spelling[0] for number, spelling in enumerate(spellings) if spelling is not None}
         pool = RequestPool(self.server, sent.items(), send, self._read, text_of=lambda prompt: prompt.text)
         for number, result in pool.results():
             if result != Failure(GIVEN_UP, final=False):
                 advance(1)
             end = spellings[number][1]  # type: ignore[index]
-            if isinstance(result, Written) and end:
-                written, goes_on = Written(result.text.removeprefix(end), result.finish), result.text.startswith(end)
+            if isinstance(result, Completion) and end:
+                written, goes_on = Completion(result.text.removeprefix(end), result.finish), result.text.startswith(end)
                 yield number, written if goes_on else Failure(ELSEWHERE, final=True)
             else:
                 yield number, result
@@ -129,9 +139,9 @@ class ServerEngine:
 
     def _request(self, prompt: Prompt, decoding: Decoding) -> dict[str, Any]:
         as_text = self.server.api == "text"
-        content = self.renderer.broken(prompt.text).removeprefix(self._added) if as_text else prompt.ids
+        content = self.renderer.escape_special_tokens(prompt.text).removeprefix(self._added) if as_text else prompt.ids
         request = {"model": self.model, "prompt": content}
-        request |= {"max_tokens": prompt.most(decoding), "temperature": decoding.temperature}
+        request |= {"max_tokens": prompt.max_new_tokens(decoding), "temperature": decoding.temperature}
         if decoding.temperature:
             request |= {"top_p": decoding.top_p, "seed": decoding.seed_of(prompt.name)}
             if decoding.top_k is not None:
@@ -140,10 +150,10 @@ class ServerEngine:
             request["repetition_penalty"] = decoding.repetition_penalty
         return request | dict(self.server.extra)
 
-    def _read(self, body: bytes) -> Written | FailedTry:
+    def _read(self, body: bytes) -> Completion | FailedTry:
         try:
             completion = json_of(body)
-            choices, name = completion["choices"], word(completion.get("model"))
+            choices, name = completion["choices"], printable_name(completion.get("model"))
             text, finish = choices[0]["text"], choices[0]["finish_reason"]
             text.encode()  # fails on a lone surrogate
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -155,15 +165,15 @@ class ServerEngine:
         if finish == "content_filter":
             return FailedTry("the server's filter stopped the answer", "refused")
         if finish not in ("stop", "length"):
-            return FailedTry(f"the server ended the answer with {word(finish)!r}", "outage")
+            return FailedTry(f"the server ended the answer with {printable_name(finish)!r}", "outage")
         if name not in self._reported and is_other_model(name, self.model):  # such as the backbone without its adapter
             served = scrub(name, self.server.key())
             log.warning("generate  asked for %s, and the server says that %s answered", self.model, served)
         self._reported.add(name)
-        return Written(text.removesuffix(self.renderer.backbone.template.end), finish)
+        return Completion(text.removesuffix(self.renderer.backbone.template.end), finish)
 
 
-def spelt(prompt: Prompt, renderer: Any, decoding: Decoding) -> tuple[Prompt, str] | None:
+def prompt_as_text(prompt: Prompt, renderer: Any, decoding: Decoding) -> tuple[Prompt, str] | None:
     """Return a prompt whose ids are those of its text, and the white space after it, which the model has to write.
 
     None if the text has other ids even without the white space at its end.
@@ -178,7 +188,7 @@ def spelt(prompt: Prompt, renderer: Any, decoding: Decoding) -> tuple[Prompt, st
     ids = renderer.encode(text)
     if ids != prompt.ids[: len(ids)]:
         return None
-    return replace(prompt, ids=ids, text=text, cap=prompt.most(decoding) + len(prompt.ids) - len(ids)), end
+    return replace(prompt, ids=ids, text=text, cap=prompt.max_new_tokens(decoding) + len(prompt.ids) - len(ids)), end
 
 
 def _load_adapter(server: Server, name: str, adapter: Path) -> None:

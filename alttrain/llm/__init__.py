@@ -158,7 +158,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def word(value: object) -> str:
+def printable_name(value: object) -> str:
     """A name from a server's answer if it fits in a message, else "". Half an API key would not be recognised."""
     return value if isinstance(value, str) and len(value) <= QUOTED and value.isprintable() else ""
 
@@ -274,7 +274,7 @@ class RequestPool(Generic[Key, Request, Answer]):
         return replace(outcome, **{n: scrub(text, self._key) for n, text in texts.items()})  # type: ignore[type-var]
 
     def _status_fault(self, error: "APIStatusError", prompt: str) -> FailedTry:
-        status, code, where = error.status_code, word(error.code), self.server.where
+        status, code, where = error.status_code, printable_name(error.code), self.server.where
         status_text = f"HTTP {status}" + (f" {code}" if _CODE.fullmatch(code) else "")
         if moved := error.response.next_request:
             address = f"{moved.url.scheme}://{moved.url.netloc.decode()}{moved.url.path}"

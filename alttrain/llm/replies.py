@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeVar
 
 from annotated_types import Ge, Gt
 
-from alttrain.llm import FailedTry, Failure, RequestPool, ServerSettings, is_other_model, json_of, word
-from alttrain.records import alone, read_json, write_json
+from alttrain.llm import FailedTry, Failure, RequestPool, ServerSettings, is_other_model, json_of, printable_name
+from alttrain.records import exclusive, read_json, write_json
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -166,7 +166,7 @@ def replies(
             due[key] = prompt
             unusable |= {key: cached} if cached else {}
     if due:
-        with alone(folder / f"{reply_key(model, [], sampling, recipe)[:HASH_DIGITS]}.asked"):
+        with exclusive(folder / f"{reply_key(model, [], sampling, recipe)[:HASH_DIGITS]}.asked"):
             for key, prompt in list(due.items()):
                 cached = cache.get(key)
                 if cached and cached != unusable.get(key):  # another run stored it meanwhile
@@ -201,8 +201,8 @@ def _read(body: bytes) -> Reply | FailedTry:
         f"the reply comes with {' and '.join(extras)}": bool(extras),
         f"the server gave {len(choices)} replies to one prompt": len(choices) != 1,
         "the reply was cut at writer.max_tokens": finish == "length",
-        f"the server ended the reply with {word(finish)!r}": finish not in WHOLE,
+        f"the server ended the reply with {printable_name(finish)!r}": finish not in WHOLE,
         "the reply is empty": not isinstance(content, str) or not content.strip(),
     }
     reason = next((reason for reason, applies in faults.items() if applies), "")
-    return FailedTry(reason, "unusable") if reason else Reply(content, word(served))
+    return FailedTry(reason, "unusable") if reason else Reply(content, printable_name(served))

@@ -29,9 +29,9 @@ import msgspec
 from alttrain.records.documents import (
     Count,
     Label,
-    Names,
-    Rewritten,
-    Trained,
+    RewriteDocument,
+    RunDocument,
+    TrainDocument,
     read_document,
     read_if_there,
     read_losses,
@@ -43,16 +43,16 @@ from alttrain.records.files import (
     REMEDY,
     UNFINISHED,
     DamagedError,
-    alone,
     append,
     checksum,
     clear_unfinished,
-    from_cache,
+    exclusive,
     full_disk,
-    kept_json,
+    json_or_none,
     known_checksum,
-    opened,
+    open_regular,
     read_bytes,
+    read_cached,
     read_json,
     read_utf8,
     replacing,
@@ -249,14 +249,14 @@ def iterate_rows(path: Path, row_type: type[Row], after: int = 0) -> Iterator[Ro
     """
     decoder, row_count = msgspec.json.Decoder(row_type), 0
     sealed = hasattr(row_type, "checksum") and row_type is not Generation
-    with opened(path) as lines:
+    with open_regular(path) as lines:
         for number, line in enumerate(lines, 1):
             row_count += bool(line.strip())
             if row_count > after and line.strip():
                 row = _row(line, decoder, path, number)
                 if row_count == after + 1 and (unknown := _unknown(msgspec.json.decode(line), row_type)):
                     raise DamagedError(path, unknown, number)
-                if sealed and not unchanged(line):
+                if sealed and not is_unchanged(line):
                     raise DamagedError(path, "the row is not what was written", number)
                 yield row
 
@@ -320,7 +320,7 @@ def named_lines(path: Path) -> Iterator[tuple[tuple[str, int], bytes]]:
     if not path.exists():
         return
     decoder, line_of = msgspec.json.Decoder(GenerationKey), dict[tuple[str, int], int]()
-    with opened(path) as lines:
+    with open_regular(path) as lines:
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
                 return
@@ -338,7 +338,7 @@ def repair_rows(path: Path) -> int:
         return 0
     if path.is_symlink():
         raise DamagedError(path, "is a link, which may lead outside of the run", remedy="put the file itself there")
-    with opened(path) as file:
+    with open_regular(path) as file:
         size = complete = os.fstat(file.fileno()).st_size
         if size:
             with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
@@ -372,7 +372,7 @@ def _row_checksum(body: bytes, by: str) -> bytes:
     return hashlib.sha256(by.encode() + body).hexdigest()[:16].encode()
 
 
-def unchanged(line: bytes, by: str = "") -> bool:
+def is_unchanged(line: bytes, by: str = "") -> bool:
     """Return whether a line is as `append_rows` wrote it, with its checksum."""
     body, seal_start, stored = line.rpartition(_SEAL)
     return bool(seal_start) and stored[:16] == _row_checksum(body, by)
@@ -386,13 +386,13 @@ def sort_rows(path: Path, key_type: type[Row], place: Callable[[Row], int]) -> N
     if not path.exists():
         return
     decoder, places, starts = msgspec.json.Decoder(key_type), array("q"), array("q", [0])
-    with opened(path) as lines:
+    with open_regular(path) as lines:
         for line in lines:
             places.append(place(decoder.decode(line)) if line.strip() else -1)
             starts.append(starts[-1] + len(line))
     if all(place <= following for place, following in pairwise(places)):
         return
-    with opened(path) as source, replacing(path) as target:
+    with open_regular(path) as source, replacing(path) as target:
         for number in sorted(range(len(places)), key=places.__getitem__):
             source.seek(starts[number])
             target.write(source.read(starts[number + 1] - starts[number]))

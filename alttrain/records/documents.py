@@ -20,7 +20,7 @@ Count = Annotated[int, Meta(ge=0, lt=2**53)]
 Label = Literal["harmful", "benign"]
 
 
-class Names(TypedDict):
+class RunDocument(TypedDict):
     """run.json. `method` is "" for a free composition, and `digest` and `tag` for runs whose name has none."""
 
     run: str
@@ -38,7 +38,7 @@ class Names(TypedDict):
     tag: str
 
 
-class Rewritten(TypedDict):
+class RewriteDocument(TypedDict):
     """rewrite.json. `files` has the SHA-256 of the files of rows that were written with it."""
 
     labels: dict[str, Count]
@@ -48,7 +48,7 @@ class Rewritten(TypedDict):
     checksum: str
 
 
-class Trained(TypedDict):
+class TrainDocument(TypedDict):
     """train.json. `files` and `tokenizer` have the SHA-256 of the files that the training read and wrote."""
 
     steps: Count
@@ -65,7 +65,7 @@ class Trained(TypedDict):
     checksum: str
 
 
-class Number(TypedDict):
+class MetricEntry(TypedDict):
     """A metric; null if it cannot be computed."""
 
     metric: str
@@ -77,7 +77,7 @@ class Number(TypedDict):
     truncated: Count
 
 
-class Intervened(TypedDict):
+class InterventionEntry(TypedDict):
     """An intervention: its name, the benchmark it is on, and the number of texts that it does not apply to.
 
     `of_hash` is the protocol's hash of that benchmark without it.
@@ -99,12 +99,12 @@ class Provenance(TypedDict):
     means: dict[str, list[str]]
     tables: list[str]
     labels: dict[str, str]
-    intervention: Intervened | None
+    intervention: InterventionEntry | None
     judges: dict[str, Any]
     changed: dict[str, tuple[Any, Any]]
 
 
-class Decides(TypedDict):
+class DeciderEntry(TypedDict):
     """The judge and the part that decide the rate, the verdict that counts, and what the judge's True says."""
 
     judge: str
@@ -113,7 +113,7 @@ class Decides(TypedDict):
     says: Literal["refused", "correct", "unsafe"]
 
 
-class Other(Decides):
+class OtherRate(DeciderEntry):
     """Another judge, or part, with the name of its rate, and the hash that its numbers would have if it decided."""
 
     metric: str
@@ -123,19 +123,19 @@ class Other(Decides):
 class Analysis(TypedDict):
     """What metrics.json says beyond the metrics."""
 
-    decides: Decides
-    others: list[Other]
+    decides: DeciderEntry
+    others: list[OtherRate]
     counts: dict[str, Count]
 
 
-class Judged(TypedDict):
+class MetricsDocument(TypedDict):
     """metrics.json. `made_from` has the SHA-256 of the files of rows; null for absent files.
 
     `unsettled` counts the texts without a verdict because of a server.
     """
 
     benchmark: str
-    metrics: Annotated[list[Number], Meta(min_length=1)]
+    metrics: Annotated[list[MetricEntry], Meta(min_length=1)]
     provenance: Provenance
     analysis: Analysis
     contaminated: list[Any]
@@ -173,7 +173,7 @@ def _checksum(document: Mapping[str, Any]) -> str:
 
 def read_metrics(path: Path) -> dict[str, Any]:
     """Read metrics.json, as `read_document` does."""
-    return read_document(path, Judged)
+    return read_document(path, MetricsDocument)
 
 
 def read_losses(path: Path) -> list[tuple[int, dict[str, str]]]:

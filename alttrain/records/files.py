@@ -24,7 +24,7 @@ import msgspec
 
 log = logging.getLogger(__name__)
 
-Made = TypeVar("Made")
+Cached = TypeVar("Cached")
 
 UNFINISHED = ".part"  # suffix of the temporary name of a file that is being written
 REMEDY = "delete the file and run the same command again"
@@ -104,7 +104,7 @@ def _mount(path: Path) -> Path:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def exclusive(path: Path) -> Iterator[None]:
     """Hold a lock while making a file that several processes share. The others wait and then find the file.
 
     On a file system without locks no process waits, and each makes the same file.
@@ -141,7 +141,7 @@ class DamagedError(ValueError):
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BufferedReader]:
+def open_regular(path: Path) -> Iterator[BufferedReader]:
     """Yield a regular file, open for reading. Raises DamagedError for anything else; does not wait for a pipe."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -158,7 +158,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
 
 def read_bytes(path: Path) -> bytes:
     """Return a file's content."""
-    with opened(path) as file:
+    with open_regular(path) as file:
         return file.read()
 
 
@@ -183,7 +183,7 @@ def read_json(path: Path, schema: Any = dict[str, Any], remedy: str = REMEDY) ->
         raise DamagedError(path, f"not the JSON expected ({error})", remedy=remedy) from error
 
 
-def kept_json(path: Path, schema: Any = dict[str, Any]) -> Any:
+def json_or_none(path: Path, schema: Any = dict[str, Any]) -> Any:
     """Return what `read_json` does, for a file that can be made again: None if it is absent or damaged."""
     try:
         return read_json(path, schema)
@@ -194,7 +194,7 @@ def kept_json(path: Path, schema: Any = dict[str, Any]) -> Any:
 def checksum(path: Path) -> str | None:
     """Return the SHA-256 of a file as hex digits; None if it is absent."""
     try:
-        with opened(path) as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return None
@@ -211,12 +211,12 @@ def _checksum_of(path: Path, *state: int) -> str | None:
     return checksum(path)
 
 
-def seal(path: Path, made: Path) -> None:
+def seal(path: Path, complete: Path) -> None:
     """Write the checksum of a complete file `made`, which is or will be at `path`, to NAME.sha256 beside `path`."""
-    write_text(path.with_name(f"{path.name}.sha256"), f"{checksum(made)}\n")
+    write_text(path.with_name(f"{path.name}.sha256"), f"{checksum(complete)}\n")
 
 
-def from_cache(path: Path, read: Callable[[Path], Made]) -> Made | None:
+def read_cached(path: Path, read: Callable[[Path], Cached]) -> Cached | None:
     """Return `read(path)` of a cached file; None if it is absent, or, with a warning, damaged or without a seal."""
     if not path.exists():
         return None

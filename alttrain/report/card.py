@@ -16,8 +16,17 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from alttrain.records import Names, Rewritten, Trained, checksum, read_document, read_if_there, read_metrics, write_text
-from alttrain.report.escaping import plain
+from alttrain.records import (
+    RewriteDocument,
+    RunDocument,
+    TrainDocument,
+    checksum,
+    read_document,
+    read_if_there,
+    read_metrics,
+    write_text,
+)
+from alttrain.report.escaping import escape_markdown
 from alttrain.report.measures import MEASURES, WORTH_SAYING
 
 TRAINED = ("adapter", "model")  # folders that a run may contain: LoRA weights, or the whole model
@@ -26,9 +35,12 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
     """The card's text. `record` is the content of train.json if that is not written yet; then there are no results."""
-    names, settings = read_document(run_folder / "run.json", Names), read_document(run_folder / "fingerprint.json")
-    trained = dict(record) if record is not None else read_if_there(run_folder / "train.json", Trained)
-    counts = read_if_there(run_folder / "rewrite.json", Rewritten)
+    names, settings = (
+        read_document(run_folder / "run.json", RunDocument),
+        read_document(run_folder / "fingerprint.json"),
+    )
+    trained = dict(record) if record is not None else read_if_there(run_folder / "train.json", TrainDocument)
+    counts = read_if_there(run_folder / "rewrite.json", RewriteDocument)
     paths = sorted(run_folder.glob("evaluation/*/metrics.json")) if record is None else []
     documents = {path: read_metrics(path) for path in paths}
     judged = {path: metrics for path, metrics in documents.items() if not metrics["provenance"]["intervention"]}
@@ -57,7 +69,7 @@ def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
 @cache
 def _template() -> Template:
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
-    environment.filters |= {"plain": plain, "json": json.dumps}
+    environment.filters |= {"plain": escape_markdown, "json": json.dumps}
     environment.tests["hub_id"] = HUB_ID.fullmatch
     return environment.from_string(files("alttrain.report").joinpath("card.md").read_text("utf-8"))
 

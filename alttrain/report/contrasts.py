@@ -20,12 +20,12 @@ import pandas as pd
 from alttrain.evaluation import statistics
 from alttrain.evaluation.statistics import UNKNOWN
 from alttrain.report.estimates import NAN, Crossed, Seeds, common_seeds, cross, share
-from alttrain.report.evaluation import Evaluation, Made, Verdicts
+from alttrain.report.evaluation import BenchmarkKey, Evaluation, Verdicts
 from alttrain.report.variants import Column, Variant, mean_columns, protocols_of
 
 Key = TypeVar("Key", bound=Hashable)
 GRAIN = 8  # integer weight of a prompt of the largest set in a mean over sets; prompts of smaller sets weigh more
-COMPARED = [
+COMPARISON_COLUMNS = [
     "run", "baseline", "benchmark", "metric", "baseline_value", "value", "difference", "low", "high", "p", "p_holm",
     "n", "gained", "lost", "undecided", "seeds", "detectable", "protocol", "protocol_hash", "judge",
 ]  # fmt: skip
@@ -48,11 +48,11 @@ def contrast(sets: Sequence[tuple[Seeds, Seeds]]) -> Contrast:
     `detectable` is the difference that the test at 5 %, before Holm, detects with a power of 80 %. Values are nan if a
     set has no prompt that is decided in both.
     """
-    changes = [matched(baseline, seeds) for seeds, baseline in sets]
+    changes = [paired_differences(baseline, seeds) for seeds, baseline in sets]
     if not all(pairs for _, pairs in changes):
         return Contrast()
     difference = sum(sum(by_prompt.values()) / pairs for by_prompt, pairs in changes) / len(sets)
-    p = sign_flip(balanced(changes))
+    p = sign_flip(balanced_differences(changes))
     # the size of a single set whose rate would have the variance of the mean, and the share of its prompts that differ
     prompts = len(sets) ** 2 / sum(1 / len(by_prompt) for by_prompt, _ in changes)
     squares = [(sum(value**2 for value in d.values()) * (len(d) / pairs) ** 2, len(d)) for d, pairs in changes]
@@ -77,7 +77,7 @@ def _crossed_alike(*arms: Seeds) -> tuple[Crossed, ...]:
     )
 
 
-def matched(baseline: Seeds, compared: Seeds) -> tuple[dict[Any, int], int]:
+def paired_differences(baseline: Seeds, compared: Seeds) -> tuple[dict[Any, int], int]:
     """(difference by prompt, summed over seeds and samples; number of texts with a verdict in both).
 
     A seed is matched with the same seed of the baseline, or with its first seed if that is absent.
@@ -124,7 +124,7 @@ def _binomial(count: int) -> Any:
     return stats.binom.pmf(range(count + 1), count, 0.5)
 
 
-def balanced(sets: Sequence[tuple[Mapping[Any, int], int]]) -> list[int]:
+def balanced_differences(sets: Sequence[tuple[Mapping[Any, int], int]]) -> list[int]:
     """Differences of several (differences, number of texts) sets, with integer weights so that sets count equally."""
     if len(sets) == 1:
         return list(sets[0][0].values())
@@ -147,32 +147,32 @@ def comparisons(variants: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
     means = {name: list(mean_columns(judged, name).values()) for name, judged in protocols_of(variants).items()}
 
     @cache  # a baseline is compared with many variants
-    def verdicts_of(variant: Variant, made: Made) -> dict[int, Verdicts]:
-        return {seed: evaluation.verdicts() for seed, evaluation in variant.judged[made].items()}
+    def verdicts_of(variant: Variant, cell: BenchmarkKey) -> dict[int, Verdicts]:
+        return {seed: evaluation.verdicts() for seed, evaluation in variant.evaluations[cell].items()}
 
     for variant in variants:
-        sets: dict[Made, tuple[dict[int, Verdicts], dict[int, Verdicts]]] = {}
-        for made, judged in variant.judged.items():
+        sets: dict[BenchmarkKey, tuple[dict[int, Verdicts], dict[int, Verdicts]]] = {}
+        for key, judged in variant.evaluations.items():
             # the untrained backbone judged in the same way: an unmodified one first, then one with the same dataset
-            untrained = [v for v in variants if v.untrained and v.backbone == variant.backbone and made in v.judged]
+            untrained = [v for v in variants if v.untrained and v.backbone == variant.backbone and key in v.evaluations]
             baseline = min(untrained, key=lambda v: (bool(v.changed), v.dataset != variant.dataset), default=variant)
-            both = [*judged.values(), *baseline.judged[made].values()]
+            both = [*judged.values(), *baseline.evaluations[key].values()]
             measure = both[0].measure
             if variant.untrained or baseline is variant or any(evaluation.measure != measure for evaluation in both):
                 continue
-            before = verdicts_of(baseline, made)
+            before = verdicts_of(baseline, key)
             after = {seed: evaluation.verdicts() for seed, evaluation in judged.items()}
-            sets[made] = after, before
-            key = (variant, Column(measure, made[0], (made,)))
-            contrasts[key] = contrast([sets[made]])
+            sets[key] = after, before
+            cell = (variant, Column(measure, key[0], (key,)))
+            contrasts[cell] = contrast([sets[key]])
             for seed, evaluation in judged.items():  # against the same seed of the baseline, else its first
                 base_seed = seed if seed in before else next(iter(before))
-                row = _comparison(baseline.judged[made][base_seed], before[base_seed], evaluation, after[seed])
-                rows.append((key, row | {"seeds": len(after)}))
-        for column in (column for name in {made[0] for made in variant.judged} for column in means[name]):
-            if all(made in sets for made in column.made):
-                contrasts[variant, column] = contrast([sets[made] for made in column.made])
-    frame, contrasts = _family(rows, contrasts, COMPARED)
+                row = _comparison(baseline.evaluations[key][base_seed], before[base_seed], evaluation, after[seed])
+                rows.append((cell, row | {"seeds": len(after)}))
+        for column in (column for name in {key[0] for key in variant.evaluations} for column in means[name]):
+            if all(key in sets for key in column.sets):
+                contrasts[variant, column] = contrast([sets[key] for key in column.sets])
+    frame, contrasts = _family(rows, contrasts, COMPARISON_COLUMNS)
     return frame.sort_values(["run", "benchmark", "protocol"], kind="stable", ignore_index=True), contrasts
 
 
@@ -185,63 +185,63 @@ def _family(
     return pd.DataFrame([{**adjusted[key]._asdict(), **row} for key, row in rows], columns=columns), adjusted
 
 
-INTERVENED = ["intervention", "share", "left_out", *COMPARED, "rate_low", "rate_high", "of_hash"]
+INTERVENTION_COLUMNS = ["intervention", "share", "left_out", *COMPARISON_COLUMNS, "rate_low", "rate_high", "of_hash"]
 """The columns of interventions.csv.
 
 `share` is the part of the thought that a cut keeps, `rate_low` to `rate_high` the interval of `value`, and `of_hash`
 the hash of how the number without the intervention was made.
 """
-DECIDED = [
+DECISION_COLUMNS = [
     "run", "benchmark", "protocol", "protocol_hash", "judge", "cuts", "n", "undecided", "share", "low", "high", "flips",
     "moved",
 ]  # fmt: skip
 """The columns of decided.csv."""
 
 
-def interventions(variants: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple[Variant, Made], Contrast]]:
+def interventions(variants: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple[Variant, BenchmarkKey], Contrast]]:
     """The rows of interventions.csv, and the contrast of each variant and intervened benchmark.
 
     A row compares a run's benchmark under an intervention with the same run's benchmark without it, on the prompts that
     have a verdict in both, if both were judged and otherwise made in the same way. `left_out` counts the texts that the
     intervention does not apply to. The contrasts are a family of their own for Holm's method.
     """
-    rows: list[tuple[tuple[Variant, Made], dict[str, Any]]] = []
-    contrasts: dict[tuple[Variant, Made], Contrast] = {}
+    rows: list[tuple[tuple[Variant, BenchmarkKey], dict[str, Any]]] = []
+    contrasts: dict[tuple[Variant, BenchmarkKey], Contrast] = {}
     for variant in variants:
-        by_made = {(made, seed): e for made, seeds in variant.judged.items() for seed, e in seeds.items()}
-        for made, seeds in variant.judged.items():
+        by_key = {(key, seed): e for key, seeds in variant.evaluations.items() for seed, e in seeds.items()}
+        for key, seeds in variant.evaluations.items():
             pairs = {
                 seed: (base, evaluation)
                 for seed, evaluation in seeds.items()
-                if evaluation.intervention and (base := by_made.get((base_of(evaluation), seed)))
+                if evaluation.intervention and (base := by_key.get((base_of(evaluation), seed)))
             }
             if not pairs:
                 continue
             before = {seed: base.verdicts() for seed, (base, _) in pairs.items()}
             after = {seed: evaluation.verdicts() for seed, (_, evaluation) in pairs.items()}
-            contrasts[variant, made] = contrast([(after, before)])
+            contrasts[variant, key] = contrast([(after, before)])
             for seed, (base, evaluation) in pairs.items():
                 row, intervention = _comparison(base, before[seed], evaluation, after[seed]), evaluation.intervention
                 both = {text: verdict for text, verdict in after[seed].items() if before[seed].get(text) is not None}
                 _, low, high = share({seed: both}) if row["n"] else UNKNOWN
                 row |= {"intervention": intervention["name"], "left_out": intervention["left_out"]}
-                row |= {"share": kept_by(evaluation), "rate_low": low, "rate_high": high, "of_hash": base.made[2]}
-                rows.append(((variant, made), row | {"benchmark": base.benchmark, "seeds": len(pairs)}))
-    return _family(rows, contrasts, INTERVENED)
+                row |= {"share": kept_share(evaluation), "rate_low": low, "rate_high": high, "of_hash": base.key[2]}
+                rows.append(((variant, key), row | {"benchmark": base.benchmark, "seeds": len(pairs)}))
+    return _family(rows, contrasts, INTERVENTION_COLUMNS)
 
 
-def base_of(evaluation: Evaluation) -> Made:
+def base_of(evaluation: Evaluation) -> BenchmarkKey:
     """How the number without an evaluation's intervention is made; one that was made otherwise is not compared."""
     return evaluation.protocol, evaluation.intervention["of"], evaluation.intervention["of_hash"]
 
 
-def kept_by(evaluation: Evaluation) -> float:
+def kept_share(evaluation: Evaluation) -> float:
     """The share of the thought that a cut keeps; nan for other interventions."""
     settings = evaluation.intervention["settings"]
     return float(settings["share"]) if settings["_target_"].endswith(".Cut") else NAN
 
 
-def decided(variants: Sequence[Variant]) -> pd.DataFrame:
+def decision_places(variants: Sequence[Variant]) -> pd.DataFrame:
     """The rows of decided.csv: the place in the thought at which the outcome is decided, by the run's cuts.
 
     `share` is the mean, over the prompts with a verdict at each of the `cuts`, of the shortest share of the thought
@@ -252,9 +252,9 @@ def decided(variants: Sequence[Variant]) -> pd.DataFrame:
     rows = []
     for variant in variants:
         cuts: dict[tuple[Any, ...], dict[float, Evaluation]] = defaultdict(dict)
-        for seeds in variant.judged.values():
+        for seeds in variant.evaluations.values():
             for evaluation in seeds.values():
-                if evaluation.intervention and not math.isnan(kept := kept_by(evaluation)):
+                if evaluation.intervention and not math.isnan(kept := kept_share(evaluation)):
                     cuts[evaluation.run, *base_of(evaluation)][kept] = evaluation
         for (run, protocol, benchmark, digest), judged in cuts.items():
             shares, verdicts = sorted(judged), {kept: evaluation.verdicts() for kept, evaluation in judged.items()}
@@ -270,7 +270,7 @@ def decided(variants: Sequence[Variant]) -> pd.DataFrame:
             counts = [len(shares), len(known), len(paths) - len(known)]
             names, flips = [run, benchmark, protocol, digest, judged[shares[0]].judge], sum(map(len, changes))
             rows.append([*names, *counts, value, low, high, 100 * flips / len(known), moved])
-    return pd.DataFrame(rows, columns=DECIDED)
+    return pd.DataFrame(rows, columns=DECISION_COLUMNS)
 
 
 def _comparison(baseline: Evaluation, before: Verdicts, evaluation: Evaluation, after: Verdicts) -> dict[str, Any]:
@@ -289,6 +289,6 @@ def _comparison(baseline: Evaluation, before: Verdicts, evaluation: Evaluation, 
         rates = [math.fsum(value or 0 for value in arm[0].values()) / len(arm[0]) for arm in reversed(arms)]
     names = {"run": evaluation.run, "baseline": baseline.run}
     names |= {"benchmark": evaluation.benchmark, "metric": evaluation.measure}
-    names |= {"protocol": evaluation.protocol, "protocol_hash": evaluation.made[2], "judge": evaluation.judge}
+    names |= {"protocol": evaluation.protocol, "protocol_hash": evaluation.key[2], "judge": evaluation.judge}
     values = {"baseline_value": rates[0], "value": rates[1], "difference": difference, "low": low, "high": high}
     return {**names, **values, **counts}

@@ -57,7 +57,7 @@ def figure(
             FigureCanvasPdf(fig).print_pdf(file, metadata={"CreationDate": None, "Creator": None, "Producer": None})
 
 
-def arms(cells: Sequence[Any]) -> list[list[float]]:
+def error_bars(cells: Sequence[Any]) -> list[list[float]]:
     """Lengths of error bars in percent: nan without an interval, 0 for an end that rounding put on the wrong side."""
     lengths = [(100 * (cell.value - cell.low), 100 * (cell.high - cell.value)) for cell in cells]
     return [[0.0 if length < 0 else length for length in side] for side in zip(*lengths, strict=True)]

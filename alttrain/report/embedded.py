@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from alttrain.records import Generation, Judgement, Texts, withholds
-from alttrain.report.evaluation import Evaluation, Read, Text
+from alttrain.report.evaluation import Evaluation, Text, TextRecord
 from alttrain.rewrite import parse
 
 MOST_SAMPLES = 10_000
@@ -64,13 +64,13 @@ BITS = {outcome.key: 1 << number for number, outcome in enumerate(OUTCOMES)}
 
 def quotas_of(judged: Sequence[Evaluation]) -> list[tuple[Evaluation, int]]:
     """Each evaluation with the number of its samples on the page."""
-    sizes = [int(evaluation.judged["metrics"][0]["n"]) for evaluation in judged]
+    sizes = [int(evaluation.metrics_json["metrics"][0]["n"]) for evaluation in judged]
     total = sum(sizes)
     quotas = sizes if total <= MOST_SAMPLES else [max(1, size * MOST_SAMPLES // total) for size in sizes]
     return list(zip(judged, quotas, strict=True))
 
 
-def outcomes_of(text: Read) -> int:
+def outcomes_of(text: TextRecord) -> int:
     """The outcomes of one sample, as a bit mask (`BITS`).
 
     The deciding judge's verdict gives one of them, or `undecided`. `misjudged` and `disobeyed` classify wrong outcomes
@@ -128,11 +128,11 @@ def block_of(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Te
     mixed = bool(evaluation.intervention) and any(row.label == "harmful" for row in rows.values())
     judges: dict[tuple[str, str], int] = {}
     columns: dict[str, list[Any]] = {name: [] for name in SAMPLE}
-    for generation in evaluation.whole("generations.jsonl", Generation, [key in chosen for key in rows]):
+    for generation in evaluation.select_rows("generations.jsonl", Generation, [key in chosen for key in rows]):
         key = (generation.id, generation.sample)
         harmful = mixed or generation.label == "harmful" or evaluation.measure == "harmful_rate"
         withheld = withholds(texts, harmful)
-        prompt, gold = (None, ()) if withheld else (cut(generation.prompt), tuple(map(cut, generation.gold)))
+        prompt, gold = (None, ()) if withheld else (shorten(generation.prompt), tuple(map(shorten, generation.gold)))
         prompt_row = (generation.id, prompt, generation.label, generation.category, gold, int(harmful))
         sample = _sample(generation, judgements[key], judges, withheld)
         sample |= {"prompt": prompts.setdefault(prompt_row, len(prompts)), "outcomes": outcomes[key]}
@@ -155,7 +155,7 @@ def _sample(
     raw, thought, answer = generation.text, generation.thought, generation.answer
 
     def visible(text: str) -> str:
-        return "" if withheld else cut(text)
+        return "" if withheld else shorten(text)
 
     verdicts = [
         [
@@ -173,10 +173,12 @@ def _sample(
         "closed": int(generation.closed),
         "tokens": [generation.thought_tokens, generation.answer_tokens],
         "verdicts": verdicts,
-        "thought": None if withheld else begun(pieces(thought), _given(generation.given, raw.find(thought), thought)),
-        "answer": None if withheld else cut(answer),
+        "thought": None
+        if withheld
+        else mark_given(pieces(thought), _given(generation.given, raw.find(thought), thought)),
+        "answer": None if withheld else shorten(answer),
         "given": 0 if withheld else _given(generation.given, raw.rfind(answer), answer),
-        "earlier": None if withheld else [cut(turn) for turn in generation.earlier],
+        "earlier": None if withheld else [shorten(turn) for turn in generation.earlier],
     }
 
 
@@ -185,7 +187,7 @@ def _given(given: int, start: int, part: str) -> int:
     return min(len(part), max(0, given - start)) if start >= 0 else 0
 
 
-def begun(parts: Sequence[Sequence[str]], given: int) -> list[list[Any]]:
+def mark_given(parts: Sequence[Sequence[str]], given: int) -> list[list[Any]]:
     """The pieces of a thought whose first `given` characters an intervention wrote; its pieces end in a third field."""
     marked = []
     for step, text in parts:
@@ -201,7 +203,7 @@ def pack(value: Any) -> str:
     return base64.b64encode(zlib.compress(text.encode(), 6)).decode("ascii")
 
 
-def cut(text: str) -> str:
+def shorten(text: str) -> str:
     """A field as it is embedded. A field that is too long is cut and ends in `CUT` and its full length."""
     text = text.replace(CUT, "␀")
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}{CUT}{len(text)}"
@@ -217,7 +219,7 @@ def pieces(thought: str) -> list[list[str]]:
     for segment in parse(thought):
         start = thought.find(segment.text, end)
         if start < 0:
-            return [["", cut(thought)]]
+            return [["", shorten(thought)]]
         parts += [["", thought[end:start]], [STEPS[segment.step], segment.text]]
         end = start + len(segment.text)
     embedded: list[list[str]] = []

@@ -25,7 +25,7 @@ def one_line(text: str) -> str:
     return CONTROL.sub(" ", text)
 
 
-def plain(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """A name escaped so that Markdown shows each of its characters, on one line and in one table cell."""
     return MARKUP.sub(r"\\\g<0>", one_line(text))
 

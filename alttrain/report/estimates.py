@@ -17,7 +17,7 @@ import pandas as pd
 from alttrain.evaluation import statistics
 from alttrain.evaluation.adherence import CAUSES, COUNTS, assessment_rates
 from alttrain.evaluation.statistics import UNKNOWN, Estimate
-from alttrain.records import Trained, read_if_there
+from alttrain.records import TrainDocument, read_if_there
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.measures import ASSESSING, TOKENS, TRAINING
 from alttrain.report.variants import Column, Variant
@@ -120,10 +120,10 @@ class Number(NamedTuple):
 def numbers(variant: Variant, columns: Iterable[Column]) -> dict[Column, Number]:
     """The variant's number in each column; columns by which it was not judged are absent."""
     training = _training(variant)
-    values = {made: {seed: values_of(e) for seed, e in seeds.items()} for made, seeds in variant.every.items()}
+    values = {key: {seed: values_of(e) for seed, e in seeds.items()} for key, seeds in variant.all_evaluations.items()}
     by_column: dict[Column, Number] = {}
     for column in columns:
-        sets = [values.get(made, {}) for made in column.made]
+        sets = [values.get(key, {}) for key in column.sets]
         number = _number(variant, column, sets) if column.kind != "training" else training.get(column.measure)
         by_column |= {column: number} if number else {}
     return by_column
@@ -135,7 +135,7 @@ def values_of(evaluation: Evaluation) -> dict[str, dict[Any, Any]]:
     Of an agreement, they are the benchmark's, since no single text has one.
     """
     by_measure: defaultdict[str, dict[Any, Any]] = defaultdict(dict)
-    own_measure = evaluation.decides.measure
+    own_measure = evaluation.decider.measure
     for key, read in evaluation.texts().items():
         text = (evaluation.benchmark, *key)
         by_measure[own_measure][text], by_measure["score"][text] = evaluation.counts(read.verdict), read.value
@@ -164,7 +164,9 @@ def _number(variant: Variant, column: Column, sets: Sequence[Mapping[int, Mappin
         pooled = {seed: {t: v for seeds in sets for t, v in seeds[seed].get(measure, {}).items()} for seed in common}
         n = sum(value is not None for values in pooled.values() for value in values.values())
         return Number(*(share if measure in ASSESSING else mean)(pooled), n, len(pooled)) if n else None
-    metrics = [[evaluation.metric(measure) for evaluation in variant.every[made].values()] for made in column.made]
+    metrics = [
+        [evaluation.metric(measure) for evaluation in variant.all_evaluations[key].values()] for key in column.sets
+    ]
     if not all(map(all, metrics)):
         return None
     decided = [
@@ -200,7 +202,7 @@ def _training(variant: Variant) -> dict[str, Number]:
     """The numbers of the training, as means over the seeds. GPU-hours are known only if a GPU trained."""
     values: defaultdict[str, list[float]] = defaultdict(list)  # by measure, one for each seed
     for folder in variant.folders.values():
-        if record := read_if_there(folder / "train.json", Trained):
+        if record := read_if_there(folder / "train.json", TrainDocument):
             hours = record["seconds"] * record["devices"] / 3600 if record["device"].startswith("cuda") else None
             counts = record["examples"], record["tokens"], record["seconds"], hours
             for name, value in zip(TRAINING, counts, strict=True):
@@ -212,7 +214,7 @@ def by_category(variants: Sequence[Variant]) -> pd.DataFrame:
     """The rows of categories.csv: attack success by hazard category, for benchmarks whose rows have two or more."""
     rows = []
     for variant in variants:
-        for (protocol, benchmark, digest), evaluations in variant.judged.items():
+        for (protocol, benchmark, digest), evaluations in variant.evaluations.items():
             first = next(iter(evaluations.values()))
             if first.measure != "harmful_rate":
                 continue
@@ -266,7 +268,7 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
             "assessed_at": statistics.mean_by_item([share for share, _ in positions], [name for _, name in positions]),
         }
         row: dict[str, Any] = {"run": evaluation.run, "benchmark": evaluation.benchmark}
-        row |= {"protocol": evaluation.protocol, "protocol_hash": evaluation.made[2], "judge": evaluation.judge}
+        row |= {"protocol": evaluation.protocol, "protocol_hash": evaluation.key[2], "judge": evaluation.judge}
         row |= {"n": len(acting), "assessed": len(assessed)}
         row |= {"safe_thought": safe.count(1), "safe_answer": safe.count(-1)}
         for name, estimate in estimates.items():

@@ -12,11 +12,11 @@ import msgspec
 from alttrain.evaluation.adherence import Adherence, Continuation, answer_refused, cause_of
 from alttrain.evaluation.protocol import Part
 from alttrain.records import DamagedError, Generation, Judgement, Label, parse_rows, read_bytes
-from alttrain.report.measures import MEASURES, base, by_judge
+from alttrain.report.measures import MEASURES, base_measure, by_judge
 
 REMEDY = "run the judge stage again"
 Row = TypeVar("Row")
-Made = tuple[str, str, str]  # how a number was made: (protocol, benchmark, protocol hash)
+BenchmarkKey = tuple[str, str, str]  # (protocol, benchmark, protocol hash)
 Text = tuple[str, int]  # the key of a verdict: (id of the prompt, sample)
 Verdicts = dict[Text, bool | None]
 
@@ -33,11 +33,11 @@ class Tokens(msgspec.Struct, gc=False):
     category: str
 
 
-class Read(Tokens, array_like=True, gc=False):
+class TextRecord(Tokens, array_like=True, gc=False):
     """All that is known of a text, without its words: its row, the deciding judgement, and its thought's record.
 
     - `verdict`  the deciding verdict; None if undecided
-    - `says`     what a judgement of True means (`Decides.says`)
+    - `says`     what a judgement of True means (`Decider.says`)
     - `refused`  whether the answer refused; None if undecided
     - `adheres`  and the fields below are the thought's (`Adherence`)
     """
@@ -58,7 +58,7 @@ class Read(Tokens, array_like=True, gc=False):
     refuses: bool | None
 
     @classmethod
-    def of(cls, row: Any, judgement: Judgement, thought: Adherence, says: str) -> "Read":
+    def of(cls, row: Any, judgement: Judgement, thought: Adherence, says: str) -> "TextRecord":
         """What is known of a text whose row has the fields of `Tokens`."""
         verdict, value = judgement.verdict, judgement.value
         of_judgement: Any = verdict, value, says, answer_refused(says, verdict, thought)
@@ -75,11 +75,11 @@ class Read(Tokens, array_like=True, gc=False):
         return cause_of(self.label, self.assessment, self.refused)
 
 
-_OF_ROW, _OF_THOUGHT = attrgetter(*Tokens.__struct_fields__), attrgetter(*Read.__struct_fields__[11:])
-_PACKED = msgspec.msgpack.Decoder(list[Read])
+_OF_ROW, _OF_THOUGHT = attrgetter(*Tokens.__struct_fields__), attrgetter(*TextRecord.__struct_fields__[11:])
+_PACKED = msgspec.msgpack.Decoder(list[TextRecord])
 
 
-class Decides(NamedTuple):
+class Decider(NamedTuple):
     """The judge and the part that decide a benchmark's measure.
 
     `counted` is the verdict that counts towards it, and `says` what the judge's True means: correct, unsafe or refused.
@@ -92,9 +92,9 @@ class Decides(NamedTuple):
     says: str
 
 
-def _decides(measure: str, entry: Mapping[str, Any]) -> Decides:
+def _decides(measure: str, entry: Mapping[str, Any]) -> Decider:
     """What decides a measure, from an entry of metrics.json."""
-    return Decides(measure, entry["judge"], entry["part"], entry["counted"], entry["says"])
+    return Decider(measure, entry["judge"], entry["part"], entry["counted"], entry["says"])
 
 
 class Evaluation:
@@ -102,68 +102,72 @@ class Evaluation:
 
     - `names`                   run.json; `run` is the run's name, and `seed` its seed
     - `method`                  what the run's method is called everywhere (`name_methods`)
-    - `judged`                  metrics.json; `measure` is the benchmark's own measure, the first in it
-    - `made`                    how the numbers were made; numbers made in different ways never share a column
+    - `metrics_json`            its content; `measure` is the benchmark's own measure, the first in it
+    - `key`                     how the numbers were made; those with different keys never share a column
     - `setting`                 the settings in which this way differs from others of the same name (`name_settings`)
     - `provenance`, `analysis`  of metrics.json
     - `intervention`            its name and settings; empty without one
     - `tables`, `labels`        the tables that show the benchmark, and the names of its measures there, if it has any
-    - `decides`                 what decides the measure; of an agreement, what decides the benchmark's measure
+    - `decider`                 what decides the measure; of an agreement, what decides the benchmark's measure
     - `judge`                   the judge that decides it; of an agreement, both judges
-    - `read`                    what was read of the texts, by what decides
+    - `packed_texts`            what was read of the texts, by what decides
     """
 
     def __init__(self, names: dict[str, Any], folder: Path, judged: dict[str, Any]) -> None:
-        self.names, self.folder, self.judged = names, folder, judged
+        self.names, self.folder, self.metrics_json = names, folder, judged
         self.run, self.seed = str(names["run"]), int(names["seed"])
         self.benchmark, self.measure = str(judged["benchmark"]), str(judged["metrics"][0]["metric"])
         self.provenance: dict[str, Any] = judged["provenance"]
         self.analysis: dict[str, Any] = judged["analysis"]
         self.intervention: Mapping[str, Any] = self.provenance["intervention"] or {}
         self.protocol = str(self.provenance["protocol"])
-        self.made: Made = self.protocol, self.benchmark, str(self.provenance["protocol_hash"])
+        self.key: BenchmarkKey = self.protocol, self.benchmark, str(self.provenance["protocol_hash"])
         self.method = self.setting = ""
         self.tables: Sequence[str] = self.provenance["tables"]
         self.labels: Mapping[str, str] = self.provenance["labels"]
-        self.decides = _decides(self.measure, self.analysis["decides"])
-        self.judge = self.decides.judge
-        self.read: dict[Decides, bytes] = {}  # packed, since rows take ten times as much memory
+        self.decider = _decides(self.measure, self.analysis["decides"])
+        self.judge = self.decider.judge
+        self.packed_texts: dict[Decider, bytes] = {}  # packed, since rows take ten times as much memory
 
-    def called(self, measure: str) -> str:
+    def label_of(self, measure: str) -> str:
         """A measure's name in tables."""
-        return self.labels.get(measure) or MEASURES[base(measure)].label if base(measure) in MEASURES else measure
+        return (
+            self.labels.get(measure) or MEASURES[base_measure(measure)].label
+            if base_measure(measure) in MEASURES
+            else measure
+        )
 
     def metric(self, name: str) -> dict[str, Any] | None:
         """A metric by name, as in metrics.json."""
-        return next((metric for metric in self.judged["metrics"] if metric["metric"] == name), None)
+        return next((metric for metric in self.metrics_json["metrics"] if metric["metric"] == name), None)
 
-    def beside(self) -> dict[str, "Evaluation"]:
+    def views(self) -> dict[str, "Evaluation"]:
         """The metrics by other judges or of other parts, and agreements, each as an evaluation with it as its measure.
 
-        `made` is as if that judge and part decided, so that a judge's numbers share a column whether it decides or not.
+        `key` is as if that judge and part decided: a judge's numbers share a column whether it decides or not.
         """
-        metrics, views = {metric["metric"]: metric for metric in self.judged["metrics"]}, dict[str, Evaluation]()
+        metrics, views = {metric["metric"]: metric for metric in self.metrics_json["metrics"]}, dict[str, Evaluation]()
         for entry in self.analysis["others"]:
             name, judge, digest = entry["metric"], entry["judge"], entry["protocol_hash"]
-            same_part = entry["part"] == self.decides.part
+            same_part = entry["part"] == self.decider.part
             decides = _decides(self.measure if same_part else f"{self.measure}.{entry['part']}", entry)
             if name in metrics:
                 views[name] = self._view(metrics[name], decides.measure, digest, judge, decides)
             if same_part and f"kappa.{judge}" in metrics:
-                judges, digests = zip(*sorted([(self.judge, self.made[2]), (judge, digest)]), strict=True)
+                judges, digests = zip(*sorted([(self.judge, self.key[2]), (judge, digest)]), strict=True)
                 both = " ".join(digests), " and ".join(judges)
-                views[f"kappa.{judge}"] = self._view(metrics[f"kappa.{judge}"], "kappa", *both, self.decides)
+                views[f"kappa.{judge}"] = self._view(metrics[f"kappa.{judge}"], "kappa", *both, self.decider)
         return views
 
     def _view(
-        self, metric: dict[str, Any], measure: str, protocol_hash: str, judge: str, decides: Decides
+        self, metric: dict[str, Any], measure: str, protocol_hash: str, judge: str, decides: Decider
     ) -> "Evaluation":
         """This evaluation with one of its metrics as its measure."""
         view = copy.copy(self)
-        view.measure, view.judge, view.decides = measure, judge, decides
-        view.made = *self.made[:2], protocol_hash
+        view.measure, view.judge, view.decider = measure, judge, decides
+        view.key = *self.key[:2], protocol_hash
         view.analysis = {**self.analysis, "others": []}
-        view.judged = {**self.judged, "metrics": [{**metric, "metric": measure}]}
+        view.metrics_json = {**self.metrics_json, "metrics": [{**metric, "metric": measure}]}
         if decides.judge != self.judge:  # published figures are of the judge that decides
             changed = {**self.provenance["changed"], "judge": (self.judge, judge)}
             view.provenance = {**self.provenance, "changed": changed}
@@ -179,36 +183,36 @@ class Evaluation:
 
     def deciding(self) -> dict[Text, Judgement]:
         """The judgement of each text that decides the measure."""
-        decides = self.decides.judge, self.decides.part
+        decides = self.decider.judge, self.decider.part
         return {(row.id, row.sample): row for row in self.judgements() if (row.judge, row.part) == decides}
 
     def counts(self, verdict: bool | None) -> bool | None:
         """Whether a text with this verdict of the deciding judge counts towards the measure; None if undecided."""
-        return verdict if verdict is None else verdict is self.decides.counted
+        return verdict if verdict is None else verdict is self.decider.counted
 
     def verdicts(self) -> Verdicts:
         """Whether each text counts towards the measure."""
-        rows: Mapping[Text, Any] = self.texts() if self.decides in self.read else self.deciding()
+        rows: Mapping[Text, Any] = self.texts() if self.decider in self.packed_texts else self.deciding()
         return {text: self.counts(row.verdict) for text, row in rows.items()}
 
-    def texts(self) -> dict[Text, Read]:
+    def texts(self) -> dict[Text, TextRecord]:
         """Each text without its words, with what was read of it. Raises DamagedError if a file lacks its row.
 
         The files are read once, and later changes to them are not noticed.
         """
-        if self.decides not in self.read:
-            self.read[self.decides] = self.packed()
-        return {(read.id, read.sample): read for read in _PACKED.decode(self.read[self.decides])}
+        if self.decider not in self.packed_texts:
+            self.packed_texts[self.decider] = self.pack_texts()
+        return {(read.id, read.sample): read for read in _PACKED.decode(self.packed_texts[self.decider])}
 
-    def packed(self) -> bytes:
-        """What `texts` returns, in the form that `read` holds."""
+    def pack_texts(self) -> bytes:
+        """What `texts` returns, in the form that `packed_texts` holds."""
         thoughts = {(row.id, row.sample): row for row in self._rows("adherence.jsonl", Adherence)}
         judgements = self.deciding()
         rows = {(row.id, row.sample): row for row in self.tokens()}
         for name, file_rows in (("judgements.jsonl", judgements), ("adherence.jsonl", thoughts)):
             if lacking := rows.keys() - file_rows.keys():
                 raise DamagedError(self.folder / name, f"has no row for {min(lacking)}", remedy=REMEDY)
-        read = [Read.of(row, judgements[text], thoughts[text], self.decides.says) for text, row in rows.items()]
+        read = [TextRecord.of(row, judgements[text], thoughts[text], self.decider.says) for text, row in rows.items()]
         return msgspec.msgpack.encode(read)
 
     def generations(self) -> list[Generation]:
@@ -219,7 +223,7 @@ class Evaluation:
         """The token counts of each text."""
         return self._rows("generations.jsonl", Tokens)
 
-    def whole(self, name: str, row_type: type[Row], wanted: Sequence[bool]) -> list[Row]:
+    def select_rows(self, name: str, row_type: type[Row], wanted: Sequence[bool]) -> list[Row]:
         """The selected rows of a file with all their fields. `wanted` has one entry per row."""
         if not any(wanted):
             return []
@@ -237,6 +241,6 @@ class Evaluation:
             content = read_bytes(path)
         except FileNotFoundError as error:
             raise DamagedError(path, "is not there", remedy=REMEDY) from error
-        if hashlib.sha256(content).hexdigest() != self.judged["made_from"].get(name):
+        if hashlib.sha256(content).hexdigest() != self.metrics_json["made_from"].get(name):
             raise DamagedError(path, "is not what metrics.json was made from", remedy=REMEDY)
         return content

@@ -25,7 +25,7 @@ from typing import Any
 import pandas as pd
 
 from alttrain.evaluation.adherence import CAUSES
-from alttrain.records import Rewritten, read_if_there, read_losses
+from alttrain.records import RewriteDocument, read_if_there, read_losses
 from alttrain.records.files import clear_unfinished
 from alttrain.report.drawing import (
     BEFORE,
@@ -34,19 +34,19 @@ from alttrain.report.drawing import (
     MARKERS,
     RIGHT,
     STYLES,
-    arms,
     describe,
+    error_bars,
     figure,
     name_bars,
     name_rows,
     stack,
 )
 from alttrain.report.estimates import FLOWS
-from alttrain.report.evaluation import Made
-from alttrain.report.measures import MEASURES, OFFLINE, base
+from alttrain.report.evaluation import BenchmarkKey
+from alttrain.report.measures import MEASURES, OFFLINE, base_measure
 from alttrain.report.probes import draw_probes
 from alttrain.report.processes import second_process
-from alttrain.report.tables import ROW, TABLES, listed, pivot
+from alttrain.report.tables import ROW, TABLES, pivot, rows_of_table
 from alttrain.report.tradeoff import draw_tradeoff
 from alttrain.report.variants import Variant, by_backbone, pool, protocols_of
 
@@ -126,7 +126,7 @@ def draw_cuts(interventions: pd.DataFrame, path: Path) -> bool:
                 (lines[run],) = axes.plot(shares, 100 * run_cuts.value, color=colour, marker=marker, markersize=3)
                 axes.fill_between(shares, low, high, color=colour, alpha=0.15)
             label = benchmark if protocol == OFFLINE else f"{benchmark}, {protocol}"
-            measure, judge = MEASURES[base(benchmark_cuts.metric.iloc[0])], benchmark_cuts.judge.iloc[0]
+            measure, judge = MEASURES[base_measure(benchmark_cuts.metric.iloc[0])], benchmark_cuts.judge.iloc[0]
             describe(axes, f"{label}: {measure.heading()} by {judge}", "share of the thought kept (%)", "both")
             axes.set_ylim(-3, 103)
         panels[0].set_ylabel("%")
@@ -156,7 +156,7 @@ def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
                 ys, names, known_cells = zip(*known, strict=True)
                 colours = [BEFORE if name.startswith("No-train") else COLOURS[4] for name in names]
                 style = {"color": colours, "height": 0.7, "error_kw": {"elinewidth": 0.9, "capsize": 2}}
-                axes.barh(ys, [100 * cell.value for cell in known_cells], xerr=arms(known_cells), **style)
+                axes.barh(ys, [100 * cell.value for cell in known_cells], xerr=error_bars(known_cells), **style)
             if published := [(100 * cell.published, y) for y, _, cell in column if cell.published >= 0]:
                 axes.plot(*zip(*published, strict=True), **diamond)
             axes.set_xlim(0, 102)
@@ -176,10 +176,10 @@ Amounts = Mapping[tuple[str, str], tuple[str, int]]  # (backbone, method) of a r
 def _amounts(variants: Sequence[Variant], table: str) -> Amounts:
     """The number of training examples of each row, or of harmless ones, from its first seed's rewrite.json."""
     amounts = {}
-    for variant in listed(variants, table):
+    for variant in rows_of_table(variants, table):
         if variant.training != "none":
             path = next(iter(variant.folders.values())) / "rewrite.json"
-            labels = read_if_there(path, Rewritten).get("labels", {})
+            labels = read_if_there(path, RewriteDocument).get("labels", {})
             amount = sum(labels.values()) if table == "data_size" else labels.get("benign", 0)
             amounts[variant.backbone, variant.name] = variant.rewrite, amount
     return amounts
@@ -202,7 +202,7 @@ def draw_doses(title: str, cells: pd.DataFrame | None, amounts: Amounts, path: P
                 markers = [(_axis_position(amount) + offset, cell) for amount, cell in doses]
                 style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
                 xs, known = [x for x, cell in markers if cell.known], [cell for _, cell in markers if cell.known]
-                bars = {"yerr": arms(known), "capsize": 2, "elinewidth": 0.8, "linewidth": 1.2, "markersize": 4}
+                bars = {"yerr": error_bars(known), "capsize": 2, "elinewidth": 0.8, "linewidth": 1.2, "markersize": 4}
                 axes.errorbar(xs, [100 * cell.value for cell in known], **style, **bars, label=", ".join(line))
                 if published := [(x, 100 * cell.published) for x, cell in markers if cell.published >= 0]:
                     hollow = {"markerfacecolor": "white", "ls": ":", "linewidth": 1, "markersize": 5}
@@ -268,7 +268,9 @@ FLOW = {
 FLOWN = {"harmful_rate": "benchmarks of harm", "over_refusal_rate": "benchmarks of over-refusal"}
 
 
-def draw_flow(variants: Sequence[Variant], benchmarks: Sequence[Made], thoughts: pd.DataFrame, path: Path) -> bool:
+def draw_flow(
+    variants: Sequence[Variant], benchmarks: Sequence[BenchmarkKey], thoughts: pd.DataFrame, path: Path
+) -> bool:
     """Draw how many texts of one backbone's methods go from each assessment to each outcome, over all seeds.
 
     A row is what the assessments say, and its parts are what became of the answers. `thoughts` is the frame of
@@ -342,17 +344,17 @@ def draw_losses(variants: Sequence[Variant], path: Path) -> bool:
 TICKS = (0, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
 
 
-def lengths(variant: Variant, benchmarks: Sequence[Made]) -> dict[str, list[int]]:
+def lengths(variant: Variant, benchmarks: Sequence[BenchmarkKey]) -> dict[str, list[int]]:
     """Token counts of the thoughts on these benchmarks, by label of the prompt, over all seeds."""
     tokens: dict[str, list[int]] = {"harmful": [], "benign": []}
     for benchmark in benchmarks:
-        for evaluation in variant.judged.get(benchmark, {}).values():
+        for evaluation in variant.evaluations.get(benchmark, {}).values():
             for text in evaluation.texts().values():
                 tokens[text.label].append(text.thought_tokens)
     return tokens
 
 
-def draw_lengths(variants: Sequence[Variant], benchmarks: Sequence[Made], path: Path) -> bool:
+def draw_lengths(variants: Sequence[Variant], benchmarks: Sequence[BenchmarkKey], path: Path) -> bool:
     """Draw the lengths of one backbone's thoughts by label of the prompt. The axis is linear up to 10 tokens."""
     rows = [(variant, lengths(variant, benchmarks)) for variant in variants]
     rows = [(variant, tokens) for variant, tokens in rows if any(tokens.values())]

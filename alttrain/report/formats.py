@@ -11,8 +11,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from alttrain.report.escaping import MARKDOWN_CELL, latex_text, one_line, plain
-from alttrain.report.measures import ASSESSING, FAILURES, MEASURES, OFFLINE, base, corrected, written
+from alttrain.report.escaping import MARKDOWN_CELL, escape_markdown, latex_text, one_line
+from alttrain.report.measures import ASSESSING, FAILURES, MEASURES, OFFLINE, base_measure, corrected, format_value
 from alttrain.report.published import WHY
 from alttrain.report.tables import pivot
 
@@ -46,28 +46,30 @@ FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 """Begins a box that is scaled down to the width of the line, or of the column, if it is wider."""
 
 
-def lines(cell: Any, why: bool = False) -> list[str]:
+def cell_lines(cell: Any, why: bool = False) -> list[str]:
     """A cell's lines: number, interval, n, notes, and the published figure.
 
     With `why`, a cell without a published figure has the mark of the reason instead.
     """
     texts = [MISSING] if cell.missing else []
     if cell.known:
-        texts.append(written(cell.value, cell.unit) + (DIFFERS if cell.differs else "") + (FEW if cell.few else ""))
+        texts.append(
+            format_value(cell.value, cell.unit) + (DIFFERS if cell.differs else "") + (FEW if cell.few else "")
+        )
         if not math.isnan(cell.low):
-            texts.append(f"{written(cell.low, cell.unit)}–{written(cell.high, cell.unit)}")
+            texts.append(f"{format_value(cell.low, cell.unit)}–{format_value(cell.high, cell.unit)}")
         if cell.n:
             texts += [f"n={cell.n}", *([f"{cell.seeds} seeds"] if cell.seeds > 1 else [])]
     texts += cell.notes
     if not math.isnan(cell.published):
         mark = {True: f" {COVERED}", False: f" {NOT_COVERED}", None: ""}[cell.covered]
-        texts.append(f"published {written(cell.published, cell.unit)}{mark}")
+        texts.append(f"published {format_value(cell.published, cell.unit)}{mark}")
     elif why and cell.known and cell.published_why:
         texts[-1] += f" {WHY[cell.published_why][0]}"
     return texts
 
 
-def starred(seeds: Iterable[int]) -> str:
+def star_meaning(seeds: Iterable[int]) -> str:
     """The meaning of a star, for differences over these numbers of seeds."""
     numbers = set(seeds)
     meanings = [ONE_SEED] if min(numbers) == 1 else []
@@ -82,7 +84,7 @@ def legend(frame: pd.DataFrame) -> list[str]:
 
 def marks_legend(frame: pd.DataFrame) -> list[str]:
     """Explains the numbers and their marks."""
-    directions = {MEASURES[base(measure)].better for measure in frame.measure.unique()}
+    directions = {MEASURES[base_measure(measure)].better for measure in frame.measure.unique()}
     units = "Means with their 95 % interval"
     if frame.low.isna().all():
         units = "Shares in percent"
@@ -92,7 +94,7 @@ def marks_legend(frame: pd.DataFrame) -> list[str]:
     units += "; ↑ higher is better." if 1 in directions else "."
     among = "" if (frame.backbone == "").all() else "of its backbone "
     of_interventions = frame.table.iloc[0] == "interventions"
-    star = EFFECT if of_interventions or not frame.differs.any() else starred(frame.tested[frame.differs])
+    star = EFFECT if of_interventions or not frame.differs.any() else star_meaning(frame.tested[frame.differs])
     explanations = (
         (True, units),
         ((frame.seeds > 1).any(), "Of several seeds the interval allows for other seeds, too."),
@@ -176,25 +178,25 @@ def _parts(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def markdown(title: str, frame: pd.DataFrame) -> str:
     """The table as a Markdown document with one section per protocol."""
-    parts, why = [f"# {plain(title)}"], says_why(frame)
+    parts, why = [f"# {escape_markdown(title)}"], says_why(frame)
     for protocol, grid in _parts(frame):
-        names = grid.index.to_frame(index=False).map(plain)
+        names = grid.index.to_frame(index=False).map(escape_markdown)
         if frame.table.iloc[0] == "runs":
             names = names.drop(columns="backbone").rename(columns={"method": "run"})
         cells = grid.map(lambda cell: _markdown_cell(cell, why), na_action="ignore").fillna("").to_numpy()
-        heads = [*names.columns, *(plain(" ".join(heading)) for heading in grid.columns)]
+        heads = [*names.columns, *(escape_markdown(" ".join(heading)) for heading in grid.columns)]
         rows = [heads, ["---"] * len(heads)]
         rows += [[*name, *row] for name, row in zip(names.to_numpy(), cells, strict=True)]
-        section = [f"## Protocol {plain(protocol)}", ""] if protocol else []
+        section = [f"## Protocol {escape_markdown(protocol)}", ""] if protocol else []
         parts.append("\n".join([*section, *("| " + " | ".join(row) + " |" for row in rows)]))
     parts.append("\n".join(f"- {one_line(line)}" for line in legend(frame)))
     return "\n\n".join(parts) + "\n"
 
 
 def _markdown_cell(cell: Any, why: bool) -> str:
-    texts = lines(cell, why)
+    texts = cell_lines(cell, why)
     if cell.known:
-        value, first = written(cell.value, cell.unit), texts[0].replace(DIFFERS, f"\\{DIFFERS}")
+        value, first = format_value(cell.value, cell.unit), texts[0].replace(DIFFERS, f"\\{DIFFERS}")
         texts[0] = (f"**{value}**" if cell.best else value) + first.removeprefix(value)
     return MARKDOWN_CELL.sub(r"\\\g<0>", one_line(" ".join(texts)))
 
@@ -235,8 +237,8 @@ def _broken(line: str, width: int, underscore: str) -> list[str]:
 
 
 def _latex_cell(cell: Any, why: bool) -> str:
-    first, *rest = lines(cell, why) or [""]
-    value = written(cell.value, cell.unit)
+    first, *rest = cell_lines(cell, why) or [""]
+    value = format_value(cell.value, cell.unit)
     bold = rf"\textbf{{{latex_text(value)}}}{latex_text(first.removeprefix(value))}"
     return _stacked([bold if cell.best else latex_text(first), *(rf"\scriptsize {latex_text(line)}" for line in rest)])
 
@@ -270,7 +272,7 @@ def console(title: str, frame: pd.DataFrame) -> list[Table | Text]:
 def _console_cell(cell: Any) -> Text:
     """A cell's lines; only the number if the cell is over several benchmarks."""
     text = Text()
-    for index, line in enumerate(lines(cell)[:1] if cell.kind == "pool" else lines(cell)):
+    for index, line in enumerate(cell_lines(cell)[:1] if cell.kind == "pool" else cell_lines(cell)):
         for word in ("truncated", "undecided", "published"):
             line = line.replace(f"{word} ", f"{word}\n")
         text.append(("\n" if index else "") + line, style="bold" if cell.best and index == 0 else "")

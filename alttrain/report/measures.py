@@ -56,7 +56,7 @@ OVERVIEW = ("adherence_rate", "thought_tokens", "answer_tokens")
 """Measures over all benchmarks together, in tables of all rates."""
 
 
-def base(measure: str) -> str:
+def base_measure(measure: str) -> str:
     """The measure's name without the part or judge that decides it: `harmful_rate` of `harmful_rate.thought`."""
     return measure.partition(".")[0]
 
@@ -68,11 +68,11 @@ def corrected(measure: str) -> bool:
 
 def by_judge(measure: str) -> bool:
     """Whether a number depends on a judge; others are counted, or read in the thought."""
-    name = base(measure)
+    name = base_measure(measure)
     return name in (*RATES, *FAILURES, "score", "kappa", "recognised_answered_rate") or name.startswith("pass_at_")
 
 
-def written(value: float, unit: str) -> str:
+def format_value(value: float, unit: str) -> str:
     """A number in its unit; shares are written in percent."""
     if unit == "share":
         return f"{100 * value:.1f}"

@@ -30,17 +30,17 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of fcntl.h and linux/fs.h
 
 
 def inputs(runs: Path) -> dict[Path, dict[str, State]]:
-    """The `states` of a report's inputs, by folder: those of each run, followed by those of its evaluations."""
+    """The `file_states` of a report's inputs, by folder: those of each run, followed by those of its evaluations."""
     by_folder = {}
     for record in sorted(runs.glob("*/run.json")):
-        by_folder[record.parent] = states(record.parent, OF_RUN)
+        by_folder[record.parent] = file_states(record.parent, OF_RUN)
         for metrics in sorted(record.parent.glob("evaluation/*/metrics.json")):
-            by_folder[metrics.parent] = states(metrics.parent, OF_BENCHMARK)
+            by_folder[metrics.parent] = file_states(metrics.parent, OF_BENCHMARK)
     return by_folder
 
 
 @contextmanager
-def beside(folder: Path) -> Iterator[Path]:
+def temporary_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder next to the report's, removed when the block ends. Also removes those that kills left."""
     for leftover in folder.parent.glob(f".{folder.name}.*{UNFINISHED}"):
         with contextlib.suppress(OSError):
@@ -53,7 +53,7 @@ def beside(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def states(folder: Path, names: Collection[str]) -> dict[str, State]:
+def file_states(folder: Path, names: Collection[str]) -> dict[str, State]:
     """The state of each file of these names that exists; it differs once the file has changed."""
     by_name = {}
     for name in names:
@@ -64,7 +64,7 @@ def states(folder: Path, names: Collection[str]) -> dict[str, State]:
     return by_name
 
 
-def keep(folder: Path, new_folder: Path, last_files: Collection[str]) -> None:
+def keep_other_files(folder: Path, new_folder: Path, last_files: Collection[str]) -> None:
     """Copy other files of the report folder to the new one. The files of the last report are dropped."""
     for name in sorted(files(folder) - {*last_files, STAMP}):
         if not name.endswith(UNFINISHED):
@@ -76,7 +76,7 @@ def keep(folder: Path, new_folder: Path, last_files: Collection[str]) -> None:
                     shutil.copy2(folder / name, new_folder / name)
 
 
-def put(new_folder: Path, folder: Path) -> None:
+def replace_folder(new_folder: Path, folder: Path) -> None:
     """Replace the report folder by a complete report, by an atomic swap if the system supports it, else by a move."""
     for attempt in range(TRIES):
         try:

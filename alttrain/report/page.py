@@ -34,9 +34,9 @@ from alttrain.records import Texts, read_document, read_if_there, write_text
 from alttrain.report.contrasts import base_of
 from alttrain.report.embedded import OUTCOMES, PROMPT, Block, Places, Prompts, asked_of, block_of, pack, quotas_of
 from alttrain.report.estimates import SMALL
-from alttrain.report.evaluation import Decides, Made
-from alttrain.report.formats import legend, starred
-from alttrain.report.measures import WORTH_SAYING, written
+from alttrain.report.evaluation import BenchmarkKey, Decider
+from alttrain.report.formats import legend, star_meaning
+from alttrain.report.measures import WORTH_SAYING, format_value
 from alttrain.report.results import evaluations
 from alttrain.report.tables import LEVEL, Report, pivot, report_of
 from alttrain.report.variants import Variant
@@ -46,29 +46,29 @@ LARGEST = 2_000_000  # maximum size in bytes of an embedded figure
 FIRST = ("tradeoff", "main")  # name prefixes of the figures that come first
 _UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
-Way = tuple[Made, Decides]  # how a benchmark was made and judged; numbers made in one way can be compared
+Way = tuple[BenchmarkKey, Decider]  # how a benchmark was made and judged; numbers made in one way can be compared
 
 
 def write_page(
-    output_dir: Path, texts: Texts = "all", made: Report | None = None, draw: Callable[[], Any] = list
+    output_dir: Path, texts: Texts = "all", report: Report | None = None, draw: Callable[[], Any] = list
 ) -> Path | None:
     """Write the page over all runs of an output folder. Returns its path, or None if no run was judged.
 
     `texts` selects whose prompts and outputs the page shows; with "benign", samples with a harmful prompt appear only
-    in counts and verdicts. `made` is the report, if it is already computed, and `draw` draws its figures.
+    in counts and verdicts. `report` is computed if it is None, and `draw` draws its figures.
     """
-    report = made or report_of(evaluations(output_dir / "runs"))
-    judged = report.judged
+    report = report or report_of(evaluations(output_dir / "runs"))
+    judged = report.evaluations
     if not judged:
         return None
     prompts: dict[str, Prompts] = {evaluation.benchmark: {} for evaluation in judged}
-    places: dict[Way, Places] = {(evaluation.made, evaluation.decides): {} for evaluation in judged}
+    places: dict[Way, Places] = {(evaluation.key, evaluation.decider): {} for evaluation in judged}
     blocks = [
-        block_of(evaluation, prompts[evaluation.benchmark], places[evaluation.made, evaluation.decides], texts, quota)
+        block_of(evaluation, prompts[evaluation.benchmark], places[evaluation.key, evaluation.decider], texts, quota)
         for evaluation, quota in quotas_of(judged)
     ]
-    bases = {(evaluation.run, evaluation.made) for evaluation in judged}
-    intervened = [evaluation for evaluation in report.intervened if (evaluation.run, base_of(evaluation)) in bases]
+    bases = {(evaluation.run, evaluation.key) for evaluation in judged}
+    intervened = [evaluation for evaluation in report.interventions if (evaluation.run, base_of(evaluation)) in bases]
     branches = [
         block_of(branch, prompts[asked_of(branch)], {}, texts, quota) for branch, quota in quotas_of(intervened)
     ]
@@ -88,7 +88,7 @@ def write_page(
     text = template.render(
         style=Markup(style),
         script=Markup(script),
-        hashes={"style": hashed(style), "script": hashed(script)},
+        hashes={"style": csp_hash(style), "script": csp_hash(script)},
         version=__version__,
         shared=shared,
         judges=sorted({judge for evaluation in judged for judge in evaluation.provenance["judges"]}),
@@ -104,7 +104,7 @@ def write_page(
         structure=report.frames["structure"],
         causes=CAUSES,
         compared=compared,
-        starred=starred(compared.seeds[compared.differs].tolist() or [1]),
+        starred=star_meaning(compared.seeds[compared.differs].tolist() or [1]),
         ours=_beside_published(report.tables),
         published=report.tables["published"],
         count_all=len(metrics),
@@ -125,12 +125,12 @@ def _index(
 ) -> dict[str, Any]:
     """The data that page.js needs before it decodes a block. A branch names the block `of` it and its intervention."""
     runs = list(dict.fromkeys(block.evaluation.run for block in blocks))
-    numbers = {(block.evaluation.run, block.evaluation.made): number for number, block in enumerate(blocks)}
+    numbers = {(block.evaluation.run, block.evaluation.key): number for number, block in enumerate(blocks)}
     entries = []
     for block in [*blocks, *branches]:
         evaluation = block.evaluation
-        others = (view.decides for view in evaluation.beside().values() if view.decides is not evaluation.decides)
-        decides = _judging(evaluation.decides) | {"others": {f"{one.judge} {one.part}": one.says for one in others}}
+        others = (view.decider for view in evaluation.views().values() if view.decider is not evaluation.decider)
+        decides = _judging(evaluation.decider) | {"others": {f"{one.judge} {one.part}": one.says for one in others}}
         entry: dict[str, Any] = {"run": runs.index(evaluation.run), "benchmark": benchmarks.index(asked_of(evaluation))}
         entry |= {"decides": decides, "shown": block.shown, "total": block.total}
         if evaluation.intervention:
@@ -139,13 +139,13 @@ def _index(
         entries.append(entry)
     methods = []
     for variant in variants:
-        names = dict.fromkeys(evaluation.run for seeds in variant.judged.values() for evaluation in seeds.values())
+        names = dict.fromkeys(evaluation.run for seeds in variant.evaluations.values() for evaluation in seeds.values())
         methods.append({"name": f"{variant.backbone}, {variant.name}", "runs": [runs.index(name) for name in names]})
     index = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts, "methods": methods}
     return {**index, "outcomes": [outcome._asdict() for outcome in OUTCOMES], "blocks": entries}
 
 
-def _judging(decides: Decides) -> dict[str, str]:
+def _judging(decides: Decider) -> dict[str, str]:
     return {name: getattr(decides, name) for name in ("judge", "part", "says")}
 
 
@@ -157,7 +157,7 @@ def _compared(blocks: Sequence[Block], places: Mapping[Way, Places]) -> dict[str
     ways = []
     for way, texts in places.items():
         (protocol, benchmark, _), decides = way
-        alike = [block for block in blocks if (block.evaluation.made, block.evaluation.decides) == way]
+        alike = [block for block in blocks if (block.evaluation.key, block.evaluation.decider) == way]
         first, prompts = alike[0].evaluation, dict[str, int]()
         settings = read_if_there(first.folder / "fingerprint.json")
         settings = {key: value for key, value in settings.items() if not key.startswith("generation.")}
@@ -167,7 +167,7 @@ def _compared(blocks: Sequence[Block], places: Mapping[Way, Places]) -> dict[str
             {
                 "protocol": protocol,
                 "benchmark": benchmark,
-                "decides": {"measure": first.called(decides.measure)} | _judging(decides),
+                "decides": {"measure": first.label_of(decides.measure)} | _judging(decides),
                 "settings": _encoded(settings),
                 "prompts": [prompts.setdefault(name, len(prompts)) for name, _ in texts],
                 "verdicts": {block.evaluation.run: block.counted for block in alike},
@@ -176,7 +176,7 @@ def _compared(blocks: Sequence[Block], places: Mapping[Way, Places]) -> dict[str
     folders = {block.evaluation.run: block.evaluation.folder.parent.parent for block in blocks}
     of_runs = {run: _encoded(read_document(folder / "fingerprint.json")) for run, folder in folders.items()}
     students = [statistics.student(freedom) for freedom in range(1, 31)]
-    return {"ways": ways, "settings": of_runs, "students": students, "bound": statistics.MOST}
+    return {"ways": ways, "settings": of_runs, "students": students, "bound": statistics.LARGEST_SD}
 
 
 def _encoded(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -228,7 +228,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["legend"] = lambda frame: [line.replace("Bold:", "Underlined:") for line in legend(frame)]
-    environment.filters |= {"breakable": breakable, "urlencoded": urlencode, "written": written}
+    environment.filters |= {"breakable": breakable, "urlencoded": urlencode, "written": format_value}
     environment.filters["points"] = lambda change: f"{100 * change:+.1f}".replace("-", "−")
     environment.filters["p"] = lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"
     environment.filters["tidy"] = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -252,6 +252,6 @@ def embed(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_UNSAFE)
 
 
-def hashed(source: str) -> str:
+def csp_hash(source: str) -> str:
     """The hash by which a content security policy allows an inline script or style sheet."""
     return "sha256-" + base64.b64encode(hashlib.sha256(source.encode("utf-8")).digest()).decode("ascii")

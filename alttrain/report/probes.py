@@ -28,7 +28,7 @@ PROBES = ["run", "backbone", "method", "seed", "protocol_hash", *NAMES, *NUMBERS
 def made_from(evaluations: Iterable[Evaluation]) -> str:
     """A hash of the texts and deciding verdicts of these benchmarks, by which a probe of others is recognised."""
     parts = [
-        [evaluation.benchmark, evaluation.decides, *map(evaluation.judged["made_from"].get, _FILES)]
+        [evaluation.benchmark, evaluation.decider, *map(evaluation.metrics_json["made_from"].get, _FILES)]
         for evaluation in evaluations
     ]
     return hashlib.sha256(json.dumps(sorted(parts)).encode()).hexdigest()[:16]
@@ -48,7 +48,7 @@ def probes(variants: Sequence[Variant]) -> pd.DataFrame:
                 frame = read_csv(folder / FILE)
                 frame = frame[NAMES + NUMBERS].astype(dict.fromkeys(NUMBERS, float) | dict.fromkeys(NAMES, str))
                 (names,) = frame.benchmarks.unique()
-                judged = [seeds[seed] for made, seeds in variant.judged.items() if seed in seeds]
+                judged = [seeds[seed] for made, seeds in variant.evaluations.items() if seed in seeds]
                 probed = [evaluation for evaluation in judged if evaluation.benchmark in names.split()]
                 if {*frame.made_from} != {made_from(probed)}:
                     raise ValueError("it is of other texts or verdicts than the run's; run alttrain-probe again")

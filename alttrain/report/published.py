@@ -28,29 +28,29 @@ Figure = Any
 
 
 @cache
-def published() -> tuple[Figure, ...]:
+def published_figures() -> tuple[Figure, ...]:
     """All rows of published.csv, unknown figures included."""
     with resources.as_file(resources.files("alttrain.report") / "published.csv") as path:
         frame = read_csv(path)
     return tuple(frame.assign(known=frame.value.notna()).itertuples(index=False))
 
 
-def described(method: str) -> tuple[str, int]:
+def label_and_order(method: str) -> tuple[str, int]:
     """A method's label and its order, as in conf/method; for an unknown method its name and the last place."""
     config = option("method", method).get("method", {})
     return config.get("label", method), config.get("order", LAST)
 
 
-def beside(backbone: str, method: str, changed: bool, column: Column) -> tuple[Figure | None, str]:
+def matching_figure(backbone: str, method: str, changed: bool, column: Column) -> tuple[Figure | None, str]:
     """(figure, "") of the published figure that matches a number, or (None, reason).
 
     A figure matches if measure, protocol, sets, backbone and method are the same and nothing was `changed`: neither the
     method nor the evaluation. The reason is a key of `WHY`, or "" if no source reports the measure at all.
     """
     # figures of the training belong to no protocol
-    protocols = {figure.protocol for figure in published()} if column.kind == "training" else {column.protocol}
+    protocols = {figure.protocol for figure in published_figures()} if column.kind == "training" else {column.protocol}
     benchmark = {"mean": MEAN, "rate": column.benchmark}.get(column.kind, "")
-    of_measure = [figure for figure in published() if figure.measure == column.measure]
+    of_measure = [figure for figure in published_figures() if figure.measure == column.measure]
     of_method = [figure for figure in of_measure if figure.method == method and figure.backbone in (backbone, "")]
     of_protocol = [figure for figure in of_method if figure.protocol in protocols]
     of_benchmark = [figure for figure in of_protocol if figure.benchmark == benchmark]
@@ -58,7 +58,7 @@ def beside(backbone: str, method: str, changed: bool, column: Column) -> tuple[F
     has_mean = any(figure.known and figure.benchmark == MEAN for figure in of_protocol) and "main" in column.tables
     reasons = (
         ("", not of_measure),
-        ("other protocol", all(figure.protocol not in protocols for figure in published())),
+        ("other protocol", all(figure.protocol not in protocols for figure in published_figures())),
         ("no method", not method),
         ("not reported", not of_method),
         ("changed", changed),

@@ -20,7 +20,7 @@ import yaml
 
 from alttrain.config import name_fault
 from alttrain.evaluation.interventions import JOIN
-from alttrain.records import DamagedError, Names, checksum, read_document, read_metrics, write_text
+from alttrain.records import DamagedError, RunDocument, checksum, read_document, read_metrics, write_text
 from alttrain.report.escaping import literal, read_literal
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.processes import MANY, second_process
@@ -85,11 +85,11 @@ def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]
 def read_texts(judged: Sequence[Evaluation]) -> None:
     """Read the rows of judged benchmarks. If they are many, a second process reads half of them."""
     evens, odds = judged[::2], judged[1::2]
-    with second_process([evaluation.packed for evaluation in odds], len(judged) >= MANY) as results:
-        packed = [evaluation.packed() for evaluation in evens], results()
+    with second_process([evaluation.pack_texts for evaluation in odds], len(judged) >= MANY) as results:
+        packed = [evaluation.pack_texts() for evaluation in evens], results()
     for half, packed_half in zip((evens, odds), packed, strict=True):
         for evaluation, texts in zip(half, packed_half, strict=True):
-            evaluation.read[evaluation.decides] = texts
+            evaluation.packed_texts[evaluation.decider] = texts
 
 
 def evaluations_of(run: Path, read: Callable[[Path], dict[str, Any]] = read_metrics) -> list[Evaluation]:
@@ -97,7 +97,7 @@ def evaluations_of(run: Path, read: Callable[[Path], dict[str, Any]] = read_metr
 
     `read` reads metrics.json; a benchmark for which it returns {} is left out.
     """
-    names, judged = read_document(run / "run.json", Names), list[Evaluation]()
+    names, judged = read_document(run / "run.json", RunDocument), list[Evaluation]()
     _check_names(run / "run.json", run=names["run"], backbone=names["backbone"])
     for path in sorted(run.glob("evaluation/*/metrics.json")):
         if metrics := read(path):
@@ -142,7 +142,7 @@ def name_settings(judged: Sequence[Evaluation]) -> None:
     """Add to the evaluations of a benchmark by a protocol the settings in which their ways (protocol hashes) differ."""
     by_benchmark = defaultdict[tuple[str, str], dict[str, list[Evaluation]]](lambda: defaultdict(list))
     for evaluation in judged:
-        protocol, benchmark, digest = evaluation.made
+        protocol, benchmark, digest = evaluation.key
         by_benchmark[protocol, benchmark][digest].append(evaluation)
     for ways in by_benchmark.values():
         changed = {way: _shared([e.provenance["changed"] for e in alike]) for way, alike in ways.items()}
@@ -205,7 +205,7 @@ def samples(output_dir: str | Path = "outputs") -> pd.DataFrame:
     rows = []
     for evaluation in evaluations(_runs(output_dir)):
         texts, names = evaluation.texts(), {**evaluation.names, "method": evaluation.method}
-        names |= {"benchmark": evaluation.benchmark, "protocol": evaluation.protocol, **evaluation.decides._asdict()}
+        names |= {"benchmark": evaluation.benchmark, "protocol": evaluation.protocol, **evaluation.decider._asdict()}
         for generation in evaluation.generations():
             read = texts[generation.id, generation.sample]
             verdicts = {"verdict": read.verdict, "counts": evaluation.counts(read.verdict)}
@@ -217,14 +217,14 @@ def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
     """The numbers of judged benchmarks, in the given order."""
     rows = []
     for evaluation in judged:
-        views, changed = evaluation.beside(), changes(evaluation.names["changed"])
-        for metric in evaluation.judged["metrics"]:
+        views, changed = evaluation.views(), changes(evaluation.names["changed"])
+        for metric in evaluation.metrics_json["metrics"]:
             name = metric["metric"]
             view = views.get(name)  # by another judge, or of another part
             judge, measure = (view.judge, view.measure) if view else (evaluation.judge_of(name), name)
-            made = dict(zip(("protocol", "benchmark", "protocol_hash"), (view or evaluation).made, strict=True))
+            made = dict(zip(("protocol", "benchmark", "protocol_hash"), (view or evaluation).key, strict=True))
             names = {**evaluation.names, "method": evaluation.method, "changed": changed}
-            names |= {"called": evaluation.called(name), "setting": evaluation.setting}
+            names |= {"called": evaluation.label_of(name), "setting": evaluation.setting}
             rows.append({**names, **metric, **made, "judge": judge, "measure": measure})
     return pd.DataFrame(rows, columns=TIDY).astype(dict.fromkeys(("value", "low", "high"), float))
 

@@ -16,13 +16,13 @@ import pandas as pd
 
 from alttrain.evaluation import protocol_hash
 from alttrain.report import measures
-from alttrain.report.contrasts import Contrast, Contrasts, base_of, comparisons, decided, interventions
+from alttrain.report.contrasts import Contrast, Contrasts, base_of, comparisons, decision_places, interventions
 from alttrain.report.estimates import Number, by_category, numbers, structure, thoughts
-from alttrain.report.evaluation import Evaluation, Made
-from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
+from alttrain.report.evaluation import BenchmarkKey, Evaluation
+from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base_measure
 from alttrain.report.probes import probes
 from alttrain.report.processes import MANY, second_process
-from alttrain.report.published import beside, covers, described, published
+from alttrain.report.published import covers, label_and_order, matching_figure, published_figures
 from alttrain.report.results import METRICS, NO_TRAIN, changes, option, read_texts, tidy
 from alttrain.report.variants import (
     Column,
@@ -93,12 +93,12 @@ NAMED = 2  # maximum number of missing sets that a cell names
 class Report(NamedTuple):
     """The judged benchmarks of a report, their variants, and all its numbers: what files, figures and page show.
 
-    `judged` is without interventions, `intervened` with. `frames` are the CSV files by name, `runs` is the table of all
-    runs, and `tables` are those over seeds.
+    `evaluations` are without an intervention, `interventions` with one. `frames` are the CSV files by name, `runs` is
+    the table of all runs, and `tables` are those over seeds.
     """
 
-    judged: Sequence[Evaluation]
-    intervened: Sequence[Evaluation]
+    evaluations: Sequence[Evaluation]
+    interventions: Sequence[Evaluation]
     variants: Sequence[Variant]
     frames: Mapping[str, pd.DataFrame]
     runs: pd.DataFrame
@@ -125,7 +125,7 @@ def report_of(judged: Sequence[Evaluation]) -> Report:
     if effects:
         over_seeds["interventions"] = _intervention_table(effects)
     frames = {"metrics": metrics[METRICS], "comparisons": compared, "interventions": intervention_rows}
-    frames |= {"decided": decided(all_variants), "thoughts": thoughts(judged), "probes": probes(plain_variants)}
+    frames |= {"decided": decision_places(all_variants), "thoughts": thoughts(judged), "probes": probes(plain_variants)}
     frames |= {"structure": structure(plain), "categories": by_category(plain_variants)}
     return Report(plain, intervened, plain_variants, frames, runs_table(metrics, compared), over_seeds)
 
@@ -137,14 +137,18 @@ def methods(main: Sequence[Variant], protocol: str) -> list[Variant]:
     for backbone, with_runs in by_backbone(main):
         present = {variant.known_as for variant in with_runs if not variant.changed}
         lacking = [
-            replace(variant, backbone=backbone, folders={}, judged={}, every={})
+            replace(variant, backbone=backbone, folders={}, evaluations={}, all_evaluations={})
             for name, variant in unchanged.items()
             if name not in present
         ]
-        in_sources = [f for f in published() if (f.table, f.protocol, f.backbone) == ("main", protocol, backbone)]
+        in_sources = [
+            f for f in published_figures() if (f.table, f.protocol, f.backbone) == ("main", protocol, backbone)
+        ]
         for method in dict.fromkeys(figure.method for figure in in_sources if figure.known):
             if method not in present | unchanged.keys():
-                lacking.append(Variant(backbone, "", "", "", method, "", "", *described(method), (), {}, {}, {}, {}))
+                lacking.append(
+                    Variant(backbone, "", "", "", method, "", "", *label_and_order(method), (), {}, {}, {}, {})
+                )
         rows += sorted([*with_runs, *lacking], key=lambda variant: (variant.known_as != NO_TRAIN, variant.order))
     return rows
 
@@ -158,7 +162,7 @@ def belongs(variant: Variant, table: str) -> bool:
     return table == narrowest if narrowest in variant.tables else table not in VARIED
 
 
-def listed(variants: Sequence[Variant], table: str) -> list[Variant]:
+def rows_of_table(variants: Sequence[Variant], table: str) -> list[Variant]:
     """The rows of a table that varies one thing, No-train first, for backbones with several rows."""
     rows = []
     for _, group in by_backbone(variants):
@@ -185,13 +189,13 @@ def _all_numbers(variants: Sequence[Variant]) -> Numbers:
 
 
 def tables(variants: Sequence[Variant], contrasts: Contrasts, known: Numbers | None = None) -> dict[str, pd.DataFrame]:
-    """Every table that has data, by name, as `finished` frames. `known` are its numbers, if already computed."""
+    """Every table that has data, by name, as frames of `finish_table`. `known` are its numbers, if already computed."""
     known = _all_numbers(variants) if known is None else known
     cells: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
     for name, rows, columns in _layouts(variants):
         for key in itertools.product(rows, columns):
             cells[name].append(_cell(*key, known.get(key), contrasts.get(key)) | _published_figure(*key))
-    frames = {name: finished(name, table_cells) for name, table_cells in cells.items() if table_cells}
+    frames = {name: finish_table(name, table_cells) for name, table_cells in cells.items() if table_cells}
     frames = {name: frame for name, frame in frames.items() if (frame.known | (frame.undecided > 0)).any()}
     return frames | {"published": figures()}
 
@@ -199,14 +203,14 @@ def tables(variants: Sequence[Variant], contrasts: Contrasts, known: Numbers | N
 def _protocol_layouts(variants: list[Variant], protocol: str) -> list[tuple[str, list[Variant], list[Column]]]:
     """Each table's name, rows and columns, of one protocol. `variants` are those that it judged."""
     rates, pooled = rate_columns(variants, protocol), pool(variants, protocol)
-    judges = {column.made[0]: column.judges for column in rates if column.judges}
+    judges = {column.sets[0]: column.judges for column in rates if column.judges}
 
     def with_judges(column: Column) -> Column:
-        names = [name for made in column.made for name in judges.get(made, ())]
+        names = [name for key in column.sets for name in judges.get(key, ())]
         return replace(column, judges=tuple(names) if measures.by_judge(column.measure) else ())
 
     def having(columns: Sequence[Column]) -> list[Variant]:
-        return [variant for variant in variants if any(column.made[0] in variant.judged for column in columns)]
+        return [variant for variant in variants if any(column.sets[0] in variant.evaluations for column in columns)]
 
     means = {name: with_judges(column) for name, column in mean_columns(variants, protocol).items()}
     pooling = [Column(name, protocol, pooled, "pool") for name in (*measures.ASSESSING, *measures.TOKENS)]
@@ -216,58 +220,58 @@ def _protocol_layouts(variants: list[Variant], protocol: str) -> list[tuple[str,
     summary = []  # each measure's mean, or also each of its sets if no row has all of them
     for measure in RATES:
         mean = means.get(measure)
-        complete = mean and any(set(mean.made) <= variant.judged.keys() for variant in variants)
+        complete = mean and any(set(mean.sets) <= variant.evaluations.keys() for variant in variants)
         summary += [*([] if complete else main_rates[measure]), *([mean] if mean else [])]
     recognising = [column for column in rates if column.measure in measures.RECOGNISING]
     by_set = {name: [c for c in rates if name in c.tables] for name in ("general", "multi_turn", "multilingual")}
     by_set["reasoning"] = main_rates["accuracy"] if "accuracy" in means else []
     comparing = [c for c in rates if c.measure == "kappa" or measures.corrected(c.measure)]
-    compared = {column.made[0][:2] for column in comparing}  # the sets with several judges, or with human labels
-    of_judges = [c for c in rates if c.made[0][:2] in compared and c.measure not in ("score", *measures.RECOGNISING)]
+    compared = {column.sets[0][:2] for column in comparing}  # the sets with several judges, or with human labels
+    of_judges = [c for c in rates if c.sets[0][:2] in compared and c.measure not in ("score", *measures.RECOGNISING)]
     main = methods([variant for variant in variants if belongs(variant, "main")], protocol)
     return [
         ("overview", variants, [*(c for c in rates if c not in recognising), *(pools[name] for name in OVERVIEW)]),
         ("judges", [v for v in variants if any(v.has(column) for column in comparing)], of_judges),
         ("main", main, list(dict.fromkeys([*main_rates["harmful_rate"], *summary]))),
         *((name, having(columns), columns) for name, columns in by_set.items()),
-        *((name, listed(variants, name), summary) for name in VARIED),
+        *((name, rows_of_table(variants, name), summary) for name in VARIED),
         ("recognition", [variant for variant in variants if variant.untrained], recognising),
         ("adherence", variants, [pools[name] for name in measures.ASSESSING]),
         ("efficiency", variants, [*training, *(pools[name] for name in measures.TOKENS)]),
     ]
 
 
-def _intervention_table(effects: Mapping[tuple[Variant, Made], Contrast]) -> pd.DataFrame:
+def _intervention_table(effects: Mapping[tuple[Variant, BenchmarkKey], Contrast]) -> pd.DataFrame:
     """The table of interventions: a row for each variant without any and with each, a column for each benchmark.
 
     If an intervention has several settings in a report, a row names them by the beginning of their hash.
     """
     cells, settings = [], defaultdict[str, set[str]](set)
-    evaluations = {(variant, made): next(iter(variant.judged[made].values())) for variant, made in effects}
+    evaluations = {(variant, key): next(iter(variant.evaluations[key].values())) for variant, key in effects}
     digests = {key: protocol_hash(e.intervention["settings"])[:DIGITS] for key, e in evaluations.items()}
     for key, evaluation in evaluations.items():
         settings[evaluation.intervention["name"]].add(digests[key])
     for variant in dict.fromkeys(variant for variant, _ in effects):
         rows: dict[str, dict[tuple[Column, Column], None]] = {"no intervention": {}}  # the column, and what it shows
         for key in (key for key in effects if key[0] is variant):
-            evaluation, base_made = evaluations[key], base_of(evaluations[key])
+            evaluation, base_key = evaluations[key], base_of(evaluations[key])
             name, measure = evaluation.intervention["name"], evaluation.measure
             name += f" {digests[key]}" if len(settings[name]) > 1 else ""
             judges = tuple(filter(None, [evaluation.judge]))
-            column = Column(measure, base_made[0], (base_made,), called=evaluation.called(measure), judges=judges)
-            rows.setdefault(name, {})[column, replace(column, made=(key[1],))] = None
+            column = Column(measure, base_key[0], (base_key,), called=evaluation.label_of(measure), judges=judges)
+            rows.setdefault(name, {})[column, replace(column, sets=(key[1],))] = None
             rows["no intervention"][column, column] = None
         known = numbers(variant, {shown for pairs in rows.values() for _, shown in pairs})
         for name, pairs in rows.items():
             row = replace(variant, name=f"{variant.name}, {name}")
             for column, shown in pairs:
-                cells.append(_cell(row, column, known.get(shown), effects.get((variant, shown.made[0]))))
-    return finished("interventions", cells, best=False)
+                cells.append(_cell(row, column, known.get(shown), effects.get((variant, shown.sets[0]))))
+    return finish_table("interventions", cells, best=False)
 
 
 def _cell(row: Variant, column: Column, number: Number | None, contrast: Contrast | None) -> dict[str, Any]:
     """A cell of one of our numbers."""
-    lacking = [made[1] for made in column.made if row.judged and made not in row.every]
+    lacking = [key[1] for key in column.sets if row.evaluations and key not in row.all_evaluations]
     names = {"backbone": row.backbone, "method": row.name, "evaluated": changes(_evaluation_changes(row, column))}
     names |= {"lacking": " + ".join(lacking)} if column.kind == "mean" else {}
     return {**names, **_column_fields(column), **(number or Number())._asdict(), **(contrast or Contrast())._asdict()}
@@ -275,19 +279,21 @@ def _cell(row: Variant, column: Column, number: Number | None, contrast: Contras
 
 def _evaluation_changes(row: Variant, column: Column) -> dict[str, Any]:
     """What the evaluation changed in its protocol and benchmarks."""
-    evaluations = (evaluation for made in column.made for evaluation in row.every.get(made, {}).values())
+    evaluations = (evaluation for key in column.sets for evaluation in row.all_evaluations.get(key, {}).values())
     return {key: values for evaluation in evaluations for key, values in evaluation.provenance["changed"].items()}
 
 
 def _published_figure(row: Variant, column: Column) -> dict[str, Any]:
     """The published figure beside a cell, or the reason why there is none."""
-    figure, why = beside(row.backbone, row.method, bool(_evaluation_changes(row, column) or row.changed), column)
+    figure, why = matching_figure(
+        row.backbone, row.method, bool(_evaluation_changes(row, column) or row.changed), column
+    )
     return {"published": figure.value, "source": figure.source} if figure else {"published_why": why}
 
 
 def _column_fields(column: Column) -> dict[str, str]:
     """The fields of a cell that its column determines."""
-    measure = MEASURES[base(column.measure)]
+    measure = MEASURES[base_measure(column.measure)]
     names = {name: getattr(column, name) for name in ("protocol", *COLUMN, "setting")}
     judges = column.judges if len({*column.judges}) > 1 else column.judges[:1]
     return {**names, "unit": measure.unit, "called": column.called or measure.label, "judge": " + ".join(judges)}
@@ -295,7 +301,7 @@ def _column_fields(column: Column) -> dict[str, str]:
 
 def figures() -> pd.DataFrame:
     """The known published figures as a separate table, one part per source; never next to our numbers."""
-    known, cells = pd.DataFrame([figure for figure in published() if figure.known]), list[dict[str, Any]]()
+    known, cells = pd.DataFrame([figure for figure in published_figures() if figure.known]), list[dict[str, Any]]()
     for protocol, part in known.groupby("protocol", sort=False):
         rows = part[ROW].drop_duplicates().sort_values("backbone", key=lambda names: names == "", kind="stable")
         columns = part[["measure", "benchmark"]].drop_duplicates()
@@ -303,20 +309,20 @@ def figures() -> pd.DataFrame:
         for figure in rows.merge(columns, how="cross").merge(last, how="left").itertuples():
             called = option("benchmark", figure.benchmark).get("labels", {}).get(figure.measure, "")
             column = Column(figure.measure, str(protocol), ((str(protocol), figure.benchmark, ""),), called=called)
-            names = {"backbone": figure.backbone or "not named", "method": described(figure.method)[0]}
+            names = {"backbone": figure.backbone or "not named", "method": label_and_order(figure.method)[0]}
             names["source"] = "" if math.isnan(figure.value) else f"{figure.source}. {figure.note}".rstrip(". ")
             cells.append(names | _column_fields(column) | Number(figure.value)._asdict())
-    return finished("published", cells, best=False)
+    return finish_table("published", cells, best=False)
 
 
 def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
-    """The `finished` table of all runs, seed by seed. Adherence and tokens are over all benchmarks of a run."""
+    """The table of all runs, seed by seed. Adherence and tokens are over all benchmarks of a run."""
     keys = ["run", "benchmark", "metric", "protocol_hash"]
     metrics = results.merge(compared[[*keys, "p_holm", "seeds"]], on=keys, how="left")
     metrics = metrics.rename(columns={"seeds": "tested"}).assign(n=metrics.n - metrics.undecided)
     several_protocols = metrics.protocol.nunique() > 1
     places = {measure: place for place, measure in enumerate((*RATES, "kappa"))}
-    rates = metrics.assign(kind="rate", place=metrics.measure.map(base).map(places)).dropna(subset="place")
+    rates = metrics.assign(kind="rate", place=metrics.measure.map(base_measure).map(places)).dropna(subset="place")
     rates = rates.sort_values(["place", "benchmark", "protocol", "measure", "protocol_hash"], kind="stable")
     if several_protocols:
         rates["benchmark"] = (rates.benchmark + " " + rates.protocol).str.removesuffix(" offline")
@@ -331,30 +337,30 @@ def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
         protocol="" if several_protocols else next(iter(results.protocol), ""),
         backbone="",
         method=pd.Categorical(cells.run, dict.fromkeys(results.run)),
-        unit=[MEASURES[base(measure)].unit for measure in cells.measure],
+        unit=[MEASURES[base_measure(measure)].unit for measure in cells.measure],
         tested=cells.tested.fillna(1).astype(int),
         **counts,
         seeds=1,
     )
-    return finished("runs", cells)
+    return finish_table("runs", cells)
 
 
-def finished(table: str, cells: Any, best: bool = True) -> pd.DataFrame:
-    """A table of these cells, the best of each column marked per backbone, with all columns that `marked` adds."""
+def finish_table(table: str, cells: Any, best: bool = True) -> pd.DataFrame:
+    """A table of these cells, the best of each column marked per backbone, with all columns that `add_marks` adds."""
     frame = pd.DataFrame(cells).assign(table=table)
     frame = frame.reindex(columns=[*CELLS, *({"tested"} & {*frame})])
     texts = ["published_why", "source", "lacking", "evaluated", "setting"]
     frame[texts] = frame[texts].astype(object).fillna("").astype(str)
     frame = frame.astype(dict.fromkeys(("difference", "p", "p_holm", "detectable", "published"), float))
-    better = frame.measure.map(lambda measure: MEASURES[base(measure)].better)
+    better = frame.measure.map(lambda measure: MEASURES[base_measure(measure)].better)
     keys = [frame[name] for name in ("protocol", "backbone", *COLUMN)]
     top = (better * frame.value).groupby(keys).transform("max")
     values_differ = frame.value.groupby(keys).transform("nunique") > 1
     frame["best"] = best & values_differ & (better != 0) & frame.value.notna() & (better * frame.value == top)
-    return marked(frame)
+    return add_marks(frame)
 
 
-def marked(frame: pd.DataFrame) -> pd.DataFrame:
+def add_marks(frame: pd.DataFrame) -> pd.DataFrame:
     """A table as in its CSV, with columns for the marks and notes of each cell.
 
     - `known`    there is a number
@@ -407,7 +413,7 @@ def pivot(part: pd.DataFrame) -> pd.DataFrame:
     for key in grid.columns:
         measure, kind, benchmark, _ = key
         sets = {"rate": benchmark, "mean": f"mean of {benchmark.count(' + ') + 1}"}.get(kind, "")
-        name = MEASURES[base(measure)].heading(called[measure, benchmark])
+        name = MEASURES[base_measure(measure)].heading(called[measure, benchmark])
         different = len({*judges[key].split(" + ")})
         judge = f"by {judges[key] if different == 1 else f'{different} judges'}" if judges[key] else ""
         headings.append(tuple(line for line in (name, measure.partition(".")[2], sets, judge) if line))

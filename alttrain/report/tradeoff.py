@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from alttrain.report.drawing import arms, figure
+from alttrain.report.drawing import error_bars, figure
 from alttrain.report.measures import RATES
 from alttrain.report.tables import COLUMN, ROW
 
@@ -67,7 +67,10 @@ def draw_tradeoff(cells: pd.DataFrame | None, path: Path) -> bool:
             axes.set(xlim=_limits(methods.over_refusal_rate), ylim=_limits(methods.harmful_rate))
             axes.set_title(backbone, loc="left")
             for point in backbone_methods.itertuples(index=False):
-                bars: dict[str, Any] = {"xerr": arms([point.over_refusal_rate]), "yerr": arms([point.harmful_rate])}
+                bars: dict[str, Any] = {
+                    "xerr": error_bars([point.over_refusal_rate]),
+                    "yerr": error_bars([point.harmful_rate]),
+                }
                 bars |= {"fmt": "none", "ecolor": "#AAAAAA", "elinewidth": 0.8, "capsize": 2, "zorder": 1}
                 axes.errorbar(*_position(point), **bars)
                 colour: dict[str, Any] = {"color": "white"}

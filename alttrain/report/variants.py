@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from alttrain.report.evaluation import Evaluation, Made
-from alttrain.report.measures import MEASURES, RATES, RECOGNISING, base
+from alttrain.report.evaluation import BenchmarkKey, Evaluation
+from alttrain.report.measures import MEASURES, RATES, RECOGNISING, base_measure
 from alttrain.report.results import LAST, NAMING, NO_TRAIN
 
 
@@ -26,8 +26,8 @@ class Variant:
 
     `name` is what tables, figures, the page and CSV files call it. `changed` is what differs from the published method:
     key -> (published value, this variant's value). `digest` is its hash in the runs' names, `folders` has the run of
-    each seed, and `judged` each seed's evaluation. `every` has also the numbers by judges that do not decide
-    (`Evaluation.beside`).
+    each seed, and `evaluations` each seed's evaluation. `all_evaluations` has also the numbers by judges that do not
+    decide (`Evaluation.views`).
     """
 
     backbone: str
@@ -42,8 +42,8 @@ class Variant:
     tables: Sequence[str]
     changed: Mapping[str, Sequence[Any]]
     folders: Mapping[int, Path]
-    judged: Mapping[Made, Mapping[int, Evaluation]]
-    every: Mapping[Made, Mapping[int, Evaluation]]
+    evaluations: Mapping[BenchmarkKey, Mapping[int, Evaluation]]
+    all_evaluations: Mapping[BenchmarkKey, Mapping[int, Evaluation]]
 
     @property
     def untrained(self) -> bool:
@@ -57,11 +57,13 @@ class Variant:
 
     def has(self, column: "Column") -> bool:
         """Whether a seed of this variant has the number of a benchmark's column."""
-        return any(evaluation.metric(column.measure) for evaluation in self.every.get(column.made[0], {}).values())
+        return any(
+            evaluation.metric(column.measure) for evaluation in self.all_evaluations.get(column.sets[0], {}).values()
+        )
 
-    def firsts(self, protocol: str) -> dict[Made, Evaluation]:
+    def first_seeds(self, protocol: str) -> dict[BenchmarkKey, Evaluation]:
         """The first seed's evaluations by a protocol."""
-        return {made: next(iter(seeds.values())) for made, seeds in self.judged.items() if made[0] == protocol}
+        return {key: next(iter(seeds.values())) for key, seeds in self.evaluations.items() if key[0] == protocol}
 
 
 def variants(judged: Iterable[Evaluation]) -> list[Variant]:
@@ -69,26 +71,26 @@ def variants(judged: Iterable[Evaluation]) -> list[Variant]:
     grouped: defaultdict[tuple[str, ...], list[Evaluation]] = defaultdict(list)
     for evaluation in sorted(judged, key=lambda evaluation: evaluation.seed):
         changed = json.dumps(evaluation.names["changed"], sort_keys=True)
-        key = *(str(evaluation.names[part]) for part in NAMING), changed
-        grouped[key].append(evaluation)
+        names_key = *(str(evaluation.names[part]) for part in NAMING), changed
+        grouped[names_key].append(evaluation)
     rows = []
-    for key, evaluations in grouped.items():
-        names, by_made = evaluations[0].names, defaultdict[Made, dict[int, Evaluation]](dict)
-        every = defaultdict[Made, dict[int, Evaluation]](dict)
+    for names_key, evaluations in grouped.items():
+        names, by_key = evaluations[0].names, defaultdict[BenchmarkKey, dict[int, Evaluation]](dict)
+        every = defaultdict[BenchmarkKey, dict[int, Evaluation]](dict)
         for evaluation in evaluations:
-            made, seed = evaluation.made, evaluation.seed
-            by_made[made][seed] = every[made][seed] = evaluation
-        for view in (view for evaluation in evaluations for view in evaluation.beside().values()):
-            every[view.made].setdefault(view.seed, view)
+            key, seed = evaluation.key, evaluation.seed
+            by_key[key][seed] = every[key][seed] = evaluation
+        for view in (view for evaluation in evaluations for view in evaluation.views().values()):
+            every[view.key].setdefault(view.seed, view)
         variant = Variant(
-            **dict(zip(NAMING, key, strict=False)),
+            **dict(zip(NAMING, names_key, strict=False)),
             name=evaluations[0].method,
             order=names["order"] if names["method"] else LAST,
             tables=names["tables"],
             changed=names["changed"],
             folders={evaluation.seed: evaluation.folder.parent.parent for evaluation in evaluations},
-            judged=dict(by_made),
-            every=dict(every),
+            evaluations=dict(by_key),
+            all_evaluations=dict(every),
         )
         rows.append(variant)
     return sorted(rows, key=_sort_key)
@@ -109,8 +111,8 @@ def by_backbone(variants: Iterable[Variant]) -> list[tuple[str, list[Variant]]]:
 
 def protocols_of(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
     """Protocol name -> the variants that it judged."""
-    names = sorted({made[0] for variant in variants for made in variant.judged})
-    return {name: [variant for variant in variants if variant.firsts(name)] for name in names}
+    names = sorted({key[0] for variant in variants for key in variant.evaluations})
+    return {name: [variant for variant in variants if variant.first_seeds(name)] for name in names}
 
 
 @dataclass(frozen=True)
@@ -118,14 +120,14 @@ class Column:
     """A measure of one protocol.
 
     `kind` is "rate" (one benchmark), "mean" (the mean over several), "pool" (the pooled prompts of several) or
-    "training" (with `made` empty). `defined` is whether a mean is over the sets that its protocol names; a set that no
+    "training" (without `sets`). `defined` is whether a mean is over the sets that its protocol names; a set that no
     row contains has an empty hash. `tables` show the column of a benchmark under the name `called`. `judges` has each
     set's judge, if the measure depends on one. `setting` is that of a rate's evaluations.
     """
 
     measure: str
     protocol: str
-    made: tuple[Made, ...]
+    sets: tuple[BenchmarkKey, ...]
     kind: Literal["rate", "mean", "pool", "training"] = "rate"
     defined: bool = False
     tables: Sequence[str] = field(default=("main",), compare=False)
@@ -136,29 +138,29 @@ class Column:
     @property
     def benchmark(self) -> str:
         """The benchmarks' names."""
-        return " + ".join(benchmark for _, benchmark, _ in self.made)
+        return " + ".join(benchmark for _, benchmark, _ in self.sets)
 
     @property
     def protocol_hash(self) -> str:
         """The benchmarks' hashes."""
-        return " + ".join(digest for _, _, digest in self.made)
+        return " + ".join(digest for _, _, digest in self.sets)
 
 
 def rate_columns(variants: Iterable[Variant], protocol: str) -> list[Column]:
     """A column for each benchmark's measures; those by other parts and judges are in overview and judges only."""
     columns: dict[Column, None] = {}  # a column's tables, name and setting are those of the first evaluation
-    deciding = [evaluation for variant in variants for evaluation in variant.firsts(protocol).values()]
-    every = [evaluation for v in variants for seeds in v.every.values() for evaluation in seeds.values()]
+    deciding = [evaluation for variant in variants for evaluation in variant.first_seeds(protocol).values()]
+    every = [evaluation for v in variants for seeds in v.all_evaluations.values() for evaluation in seeds.values()]
     for evaluation in [*deciding, *(evaluation for evaluation in every if evaluation.protocol == protocol)]:
-        made, setting, others = evaluation.made, evaluation.setting, evaluation.beside()
-        for name in (metric["metric"] for metric in evaluation.judged["metrics"]):
-            if name not in others and (base(name) in RATES or name in ("score", "kappa", *RECOGNISING)):
+        key, setting, others = evaluation.key, evaluation.setting, evaluation.views()
+        for name in (metric["metric"] for metric in evaluation.metrics_json["metrics"]):
+            if name not in others and (base_measure(name) in RATES or name in ("score", "kappa", *RECOGNISING)):
                 tables = evaluation.tables if name in (evaluation.labels or (evaluation.measure, "score")) else ()
-                judges, called = tuple(filter(None, [evaluation.judge_of(name)])), evaluation.called(name)
-                column = Column(name, protocol, (made,), tables=tables, called=called, judges=judges, setting=setting)
+                judges, called = tuple(filter(None, [evaluation.judge_of(name)])), evaluation.label_of(name)
+                column = Column(name, protocol, (key,), tables=tables, called=called, judges=judges, setting=setting)
                 columns.setdefault(column)
     order = list(MEASURES)
-    return sorted(columns, key=lambda c: (order.index(base(c.measure)), c.made[0][1], c.measure, c.made))
+    return sorted(columns, key=lambda c: (order.index(base_measure(c.measure)), c.sets[0][1], c.measure, c.sets))
 
 
 def mean_columns(variants: Sequence[Variant], protocol: str) -> dict[str, Column]:
@@ -168,35 +170,35 @@ def mean_columns(variants: Sequence[Variant], protocol: str) -> dict[str, Column
     none, the sets are those that most rows of main share, at least two.
     """
     main = [variant for variant in variants if "main" in variant.tables and not variant.changed] or variants
-    judged = [variant.firsts(protocol) for variant in main]
+    judged = [variant.first_seeds(protocol) for variant in main]
     columns = {}
     for measure in RATES:
         every = (evaluation for row in judged for evaluation in row.values())
         named = Counter(tuple(sorted(evaluation.provenance["means"].get(measure, ()))) for evaluation in every)
         benchmarks = max(filter(None, named), key=named.__getitem__, default=())
-        of_measure = [{made: e for made, e in row.items() if e.measure == measure} for row in judged]
-        sets = [frozenset(made for made, e in row.items() if "main" in e.tables) for row in of_measure]
-        counts = Counter(frozenset(made for made in row if made[1] in benchmarks) for row in of_measure)
+        of_measure = [{key: e for key, e in row.items() if e.measure == measure} for row in judged]
+        sets = [frozenset(key for key, e in row.items() if "main" in e.tables) for row in of_measure]
+        counts = Counter(frozenset(key for key in row if key[1] in benchmarks) for row in of_measure)
         if not benchmarks and (shared := _shared([row_sets for row_sets in sets if len(row_sets) > 1], least=2)):
             columns[measure] = Column(measure, protocol, shared, "mean")
         if len(benchmarks) > 1 and any(counts):
             fullest = min(counts, key=lambda row_sets: (-len(row_sets), -counts[row_sets], sorted(row_sets)))
-            known = {made[1]: made for row_sets in (*counts, fullest) for made in row_sets}
-            made = tuple(known.get(name, (protocol, name, "")) for name in benchmarks)
-            columns[measure] = Column(measure, protocol, made, "mean", defined=True)
+            known = {key[1]: key for row_sets in (*counts, fullest) for key in row_sets}
+            key = tuple(known.get(name, (protocol, name, "")) for name in benchmarks)
+            columns[measure] = Column(measure, protocol, key, "mean", defined=True)
     return columns
 
 
-def pool(variants: Sequence[Variant], protocol: str) -> tuple[Made, ...]:
+def pool(variants: Sequence[Variant], protocol: str) -> tuple[BenchmarkKey, ...]:
     """The benchmarks over which adherence and tokens are pooled: those of main that most variants have."""
-    firsts = (variant.firsts(protocol).items() for variant in variants)
-    sets = [frozenset(made for made, evaluation in row if "main" in evaluation.tables) for row in firsts]
+    firsts = (variant.first_seeds(protocol).items() for variant in variants)
+    sets = [frozenset(key for key, evaluation in row if "main" in evaluation.tables) for row in firsts]
     return _shared([row_sets for row_sets in sets if row_sets], least=1)
 
 
-def _shared(sets: Sequence[frozenset[Made]], least: int) -> tuple[Made, ...]:
+def _shared(sets: Sequence[frozenset[BenchmarkKey]], least: int) -> tuple[BenchmarkKey, ...]:
     """The set that is contained in most sets; of several, the largest, then the first by name."""
     different = set(sets)
     candidates = different | {first & second for first, second in itertools.combinations(different, 2)}
     fitting = [tuple(sorted(candidate)) for candidate in candidates if len(candidate) >= least]
-    return min(fitting, key=lambda made: (-sum(row.issuperset(made) for row in sets), -len(made), made), default=())
+    return min(fitting, key=lambda key: (-sum(row.issuperset(key) for row in sets), -len(key), key), default=())

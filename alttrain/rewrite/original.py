@@ -62,7 +62,7 @@ class SelfTrace:
                 f"rewrite.original.harmful_form must hold {SLOT} exactly once, found {self.harmful_form!r}"
             )
 
-    def asked(self, example: Example) -> str:
+    def message(self, example: Example) -> str:
         """Return the user's message as it is sent to the backbone."""
         return self.harmful_form.replace(SLOT, example.prompt) if example.label == "harmful" else example.prompt
 

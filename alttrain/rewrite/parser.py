@@ -1,15 +1,15 @@
-"""Segments of a thought -> text (`render`), and text -> segments (`read`).
+"""Segments of a thought -> text (`render`), and text -> segments (`read_thought`).
 
-`read` finds the steps in any model's thought from what its sentences say (`alttrain.english`): the assessment, which is
-one sentence anywhere; the understanding, one or a few sentences that say what the user wants; and the rest, a `refusal`
-if the thought decides to refuse, else `reasoning`.
+`read_thought` finds the steps in any model's thought from what its sentences say (`alttrain.english`): the assessment,
+which is one sentence anywhere; the understanding, one or a few sentences that say what the user wants; and the rest, a
+`refusal` if the thought decides to refuse, else `reasoning`.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from alttrain.english import Said, says
+from alttrain.english import SentenceScores, score_sentences
 from alttrain.records import Label, Segment, Step
 
 SEPARATOR = "\n\n"
@@ -53,12 +53,12 @@ def render(segments: Sequence[Segment]) -> str:
 
 def parse(thought: str) -> tuple[Segment, ...]:
     """Return the segments of a thought in text order."""
-    return read(thought).segments
+    return read_thought(thought).segments
 
 
-def read(thought: str, said: Sequence[Said] | None = None) -> Reading:
-    """Return what a thought contains. `said` are its sentences as read by another model; the default is `says`."""
-    sentences = says(thought) if said is None else said
+def read_thought(thought: str, scores: Sequence[SentenceScores] | None = None) -> Reading:
+    """Return what a thought contains. `scores` are another model's; the default is `score_sentences`."""
+    sentences = score_sentences(thought) if scores is None else scores
     assessing, label, refuses = _conclude(thought, sentences)
     other_step: Step = "refusal" if refuses else "reasoning"
     if assessing is None:
@@ -81,19 +81,19 @@ def read(thought: str, said: Sequence[Said] | None = None) -> Reading:
 
 def verdict(text: str) -> Label | None:
     """Return the verdict of a text's surest sentence on the request, or None if no sentence assesses it."""
-    surest = max(says(text), key=lambda sentence: max(sentence.harmful, sentence.harmless), default=None)
+    surest = max(score_sentences(text), key=lambda sentence: max(sentence.harmful, sentence.harmless), default=None)
     if surest is None or max(surest.harmful, surest.harmless) < LIKELY:
         return None
     return "harmful" if surest.harmful >= surest.harmless else "benign"
 
 
-def _decides_to_refuse(sentences: Sequence[Said]) -> bool:
+def _decides_to_refuse(sentences: Sequence[SentenceScores]) -> bool:
     """Return whether the last sentence that decides anything refuses."""
     deciding = [sentence for sentence in sentences if max(sentence.refusal, sentence.going_on) >= LIKELY]
     return bool(deciding) and deciding[-1].refusal >= deciding[-1].going_on
 
 
-def _conclude(thought: str, sentences: Sequence[Said]) -> tuple[int | None, Label | None, bool]:
+def _conclude(thought: str, sentences: Sequence[SentenceScores]) -> tuple[int | None, Label | None, bool]:
     """Return (index of the assessing sentence, its verdict, whether the thought refuses)."""
     refuses = _decides_to_refuse(sentences)
     may_assess = [index for index, sentence in enumerate(sentences) if index or sentence.understanding < LIKELY]
@@ -115,7 +115,7 @@ def _conclude(thought: str, sentences: Sequence[Said]) -> tuple[int | None, Labe
     return (most_harmful, "harmful", refuses) if harmful >= LIKELY else (None, None, refuses)
 
 
-def _alone_in_the_opening(thought: str, sentences: Sequence[Said]) -> Iterator[int]:
+def _alone_in_the_opening(thought: str, sentences: Sequence[SentenceScores]) -> Iterator[int]:
     """Yield the indices of sentences that are a whole paragraph, within the first `_OPENING` paragraphs."""
     paragraph = 0
     for index, sentence in enumerate(sentences):
@@ -127,7 +127,9 @@ def _alone_in_the_opening(thought: str, sentences: Sequence[Said]) -> Iterator[i
             yield index
 
 
-def _around_assessment(thought: str, sentences: Sequence[Said], assessing: int, other_step: Step) -> Iterator[Part]:
+def _around_assessment(
+    thought: str, sentences: Sequence[SentenceScores], assessing: int, other_step: Step
+) -> Iterator[Part]:
     """Yield the parts of a thought whose sentence number `assessing` is the assessment."""
     assessment, before, after = sentences[assessing], sentences[:assessing], sentences[assessing + 1 :]
     likely = _BEFORE_AN_ASSESSMENT if len(before) == 1 and _separated(thought, before[0], assessment) else LIKELY
@@ -149,7 +151,7 @@ def _around_assessment(thought: str, sentences: Sequence[Said], assessing: int, 
 
 
 def _around_understanding(
-    thought: str, sentences: Sequence[Said], end: int, other_step: Step, likely: float = LIKELY
+    thought: str, sentences: Sequence[SentenceScores], end: int, other_step: Step, likely: float = LIKELY
 ) -> Iterator[Part]:
     """Yield the understanding in thought[:end], which has these sentences, and the text before and after it."""
     empty = [_says_nothing(thought[sentence.start : sentence.end]) for sentence in sentences]
@@ -171,16 +173,16 @@ def _around_understanding(
     yield from [(step, text.strip()) for step, text in parts if text.strip()]
 
 
-def _says_what_is_wanted(sentence: Said, likely: float = LIKELY) -> bool:
+def _says_what_is_wanted(sentence: SentenceScores, likely: float = LIKELY) -> bool:
     return sentence.understanding >= likely and sentence.refusal < LIKELY
 
 
-def _separated(thought: str, sentence: Said, following: Said) -> bool:
+def _separated(thought: str, sentence: SentenceScores, following: SentenceScores) -> bool:
     """Return whether there is a blank line between two sentences."""
     return SEPARATOR in thought[sentence.end : following.start]
 
 
-def _continues_understanding(thought: str, sentence: Said) -> bool:
+def _continues_understanding(thought: str, sentence: SentenceScores) -> bool:
     """Return whether a sentence adds to the understanding before it, says nothing, or ends a quotation."""
     text = thought[sentence.start : sentence.end]
     quote = text.find('"')

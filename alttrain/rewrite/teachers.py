@@ -21,7 +21,7 @@ from alttrain.english import sentences
 from alttrain.llm import Failure
 from alttrain.llm.replies import HASH_DIGITS, Keep, Reply, ServerWriter, Writer, replies
 from alttrain.records import Example, Label, Rejected, Segment, Step
-from alttrain.rewrite.parser import read, verdict
+from alttrain.rewrite.parser import read_thought, verdict
 
 RECIPE = 1  # part of every reply's cache key; increase it to ask the same prompts again
 LONGEST_QUOTE = 600  # characters of a faulty reply in the repair prompt
@@ -373,7 +373,7 @@ def clean(reply: str) -> str:
 def sentence_fault(step: Step, text: str, label: Label, max_words: int) -> str:
     """Return why a cleaned text is no valid sentence of this step for a request with this label; "" if it is."""
     assesses, stated_verdict, words = step == "assessment", verdict(text), len(text.split())
-    if assesses and text and stated_verdict is None and read(text).refuses:
+    if assesses and text and stated_verdict is None and read_thought(text).refuses:
         return "it refuses instead of judging"
     if not text:
         return "it is empty"
@@ -391,4 +391,4 @@ def sentence_fault(step: Step, text: str, label: Label, max_words: int) -> str:
         return "it states no verdict" if stated_verdict is None else DISAGREES if stated_verdict != label else ""
     if stated_verdict is not None:
         return "it judges the request"
-    return "" if read(text).opening else "it does not say what the user wants"
+    return "" if read_thought(text).opening else "it does not say what the user wants"

@@ -17,7 +17,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from alttrain.english import says, sentences
+from alttrain.english import score_sentences, sentences
 from alttrain.records import Example, Segment
 from alttrain.rewrite.parser import LIKELY, render
 
@@ -113,7 +113,7 @@ class TraceUnderstanding:
         """Return (sentence number from 1, text on one line, end in the trace) of the understanding, or None."""
         trace = render(example.thought)
         ends = [end for _, end in islice(sentences(trace), self.within + 1)]
-        for number, sentence in enumerate(says(trace[: max(ends, default=0)])[: self.within], 1):
+        for number, sentence in enumerate(score_sentences(trace[: max(ends, default=0)])[: self.within], 1):
             text = " ".join(trace[sentence.start : sentence.end].split())
             if len(text.split()) <= LONGEST_OF_A_TRACE and sentence.understanding >= LIKELY:
                 return number, text, sentence.end

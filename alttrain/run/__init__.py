@@ -1,5 +1,10 @@
 """The Hydra app and its stages: check, rewrite, train, generate, judge, report.
 
+- `app`        from a command line to the stages; `sweep` runs several jobs, and `plan` says what they cost
+- `assembly`   `Run`, all that a stage needs; `session` has its models, `folder` and `status` the files of its folder
+- `stages`     a module each; `asking` has how a prompt is asked, `opinions` how judges agree with each other and people
+- `ask`, `label`, `probe`, `show`, `status`   the other console scripts
+
 Only this package and `config` use DictConfig. Each stage reads files of earlier stages, writes its own, skips finished
 work, and imports torch only if a model has work to do.
 """

@@ -32,23 +32,23 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from alttrain.backbone.source import cache_folder
-from alttrain.config import STAGES, Fault, RunError, preview, register, run_name, spelt_out
+from alttrain.config import STAGES, Fault, RunError, expand_arguments, preview, register, run_name
 from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
-from alttrain.config.secrets import masked
+from alttrain.config.secrets import mask_secrets
 from alttrain.config.trust import take_trusted
 from alttrain.records import full_disk
 from alttrain.run import console_script
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import open_folder, record_command
 from alttrain.run.plan import job_of, totals
-from alttrain.run.progress import log_to_console, logged_to
+from alttrain.run.progress import log_to_console, log_to_file
 from alttrain.run.session import Session
-from alttrain.run.stages.check import check_light, check_prompts, check_protocol, check_sources, ready
-from alttrain.run.stages.generate import incomplete
+from alttrain.run.stages.check import all_ready, check_light, check_prompts, check_protocol, check_sources
+from alttrain.run.stages.generate import incomplete_benchmarks
 from alttrain.run.stages.needs import fit_hardware
-from alttrain.run.status import PLAN, Log, locked, read_status
-from alttrain.run.sweep import Sweep, config_shown, plan, run_job, searched
-from alttrain.training.distributed import follow, follows, lead, verify
+from alttrain.run.status import PLAN, Log, lock_folder, read_status
+from alttrain.run.sweep import Sweep, config_shown, plan, run_job, search_override
+from alttrain.training.distributed import follow, is_follower, lead, verify
 from hydra_plugins.alttrain_jobs import PARENT, absent, end_with_parent, is_worker
 
 log = logging.getLogger("alttrain")
@@ -76,7 +76,7 @@ def main() -> None:
         os.environ.setdefault(name, value)
     swept = None
     try:
-        sys.argv[1:] = spelt_out(take_trusted(sys.argv[1:]))
+        sys.argv[1:] = expand_arguments(take_trusted(sys.argv[1:]))
         flags = _flags(sys.argv[1:])
         register()
         searchpath = [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
@@ -87,10 +87,10 @@ def main() -> None:
         elif _print_config(flags, overrides):
             return
         _app()
-        if swept is not None and not follows():
+        if swept is not None and not is_follower():
             swept.show(failed=False)
     except SystemExit:
-        if swept is not None and not follows():
+        if swept is not None and not is_follower():
             swept.show(failed=True)
         raise
     except KeyboardInterrupt:
@@ -149,14 +149,14 @@ def _check(overrides: list[str], multirun: bool) -> Sweep | None:
     if (swept := plan(overrides, multirun)) is not None:
         if swept.run.stages == ("check",):  # the plan has done it
             print((swept.run.output_dir / PLAN).with_suffix(".md").read_text(encoding="utf-8"))
-            sys.exit(not ready(swept.runs))
+            sys.exit(not all_ready(swept.runs))
         JobSweeper.jobs = [job.overrides for job in swept.jobs]
         return swept
     for config in configs:  # one, unless -m is missing, which Hydra reports
         check_light(_checked := fit_hardware(assemble(config)))
         check_sources(_checked)
         verify(*_processes(_checked))
-        if {"check", "train", "generate"} & set(_checked.stages) and not follows():
+        if {"check", "train", "generate"} & set(_checked.stages) and not is_follower():
             log.info("plan      %s", totals([job_of(_checked, (), _checked.rows)]))
     return None
 
@@ -166,7 +166,7 @@ def _app(config: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         if "Slurm" not in HydraConfig.get().launcher._target_:
             end_with_parent()
-        run_job(config, [*searched(HydraConfig.get()), *HydraConfig.get().overrides.task])
+        run_job(config, [*search_override(HydraConfig.get()), *HydraConfig.get().overrides.task])
         return
     try:
         run = execute(config, checked=_checked)
@@ -174,11 +174,11 @@ def _app(config: DictConfig) -> None:
         print(error, file=sys.stderr)
         sys.exit(1)
     except Exception:
-        print(masked(traceback.format_exc()), file=sys.stderr, end="")  # Hydra would cut it, and add its advice
+        print(mask_secrets(traceback.format_exc()), file=sys.stderr, end="")  # Hydra would cut it, and add its advice
         sys.exit(1)
     if run.stages == ("check",):
-        sys.exit(not ready([(run, 1)]))
-    if "report" in config.stages and not follows():
+        sys.exit(not all_ready([(run, 1)]))
+    if "report" in config.stages and not is_follower():
         from alttrain.run.stages.report import show
 
         show(Path(config.output_dir), config.page_texts)
@@ -201,7 +201,7 @@ def execute(config: DictConfig, reports: bool = True, checked: Run | None = None
         verify(devices, nodes)
         if "train" in run.stages:
             run.hardware.check_gpus()
-        if follows():
+        if is_follower():
             check(run)
             try:
                 follow(job, nodes, lambda: _stage("train", run, Session(run)))
@@ -234,7 +234,7 @@ def _processes(run: Run) -> tuple[int, int]:
 def _stages(run: Run, reports: bool, tell_to_train: Callable[[], None]) -> None:
     """Run the stages in order, with the run's folder locked."""
     session = Session(run)
-    if {"check", "rewrite", "generate"} & set(run.stages) and (run.to_train or incomplete(run)):
+    if {"check", "rewrite", "generate"} & set(run.stages) and (run.needs_training or incomplete_benchmarks(run)):
         if "check" in run.stages:
             _stage("check", run, session)
         else:
@@ -245,7 +245,7 @@ def _stages(run: Run, reports: bool, tell_to_train: Callable[[], None]) -> None:
             _stage(stage, run, session)
         return
     open_folder(run)
-    with locked(run.folder), logged_to(run.folder / "run.log"), Log(run.folder) as status:
+    with lock_folder(run.folder), log_to_file(run.folder / "run.log"), Log(run.folder) as status:
         record_command(run)
         for stage in stages:
             status.stage(stage)

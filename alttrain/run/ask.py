@@ -58,7 +58,7 @@ class RunModel:
 
     def __init__(self, run: Run, untrained: bool = False) -> None:
         self.run, self._session = run, Session(run)
-        self._trained = None if untrained or not run.training.trains else run.trained
+        self._trained = None if untrained or not run.training.trains else run.trained_folder
         self._thought = run.training.thought if self._trained else run.backbone.untrained_thought
         if self._trained is not None:
             check_trained(run)
@@ -126,7 +126,7 @@ def run_of(folder: Path) -> Run:
         raise DamagedError(path, f"is not the config of a run: {type(error).__name__}: {error}") from error
 
 
-def shown(answer: Answer) -> Iterator[Text]:
+def styled_answer(answer: Answer) -> Iterator[Text]:
     """Yield a response as text for the console, with the name of each step before it."""
     yield Text(answer.prompt, style="dim")
     for segment in answer.steps:
@@ -154,7 +154,7 @@ def main() -> None:
     arguments = parser.parse_args(words[len(trusting) :])
     model = load(arguments.run, arguments.untrained)
     for answer in model.ask(arguments.prompts, arguments.system, arguments.tokens):
-        for text in shown(answer):
+        for text in styled_answer(answer):
             console.print(text)
 
 

@@ -8,22 +8,22 @@ from typing import Any
 from alttrain.backbone import Rendered, ThoughtMode
 from alttrain.backbone.source import cache_folder
 from alttrain.evaluation import Benchmark, JudgeContext
-from alttrain.evaluation.interventions import Begun, Intervention, InterventionContext
-from alttrain.generation.engine import Decoding, Engine, Prompt, Written, unwatched
+from alttrain.evaluation.interventions import Beginning, Intervention, InterventionContext
+from alttrain.generation.engine import Completion, Decoding, Engine, Prompt, ignore_progress
 from alttrain.llm import GIVEN_UP, Failure
 from alttrain.records import Example, Generation
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
 
-Sampled = tuple[Example, int]  # a prompt and the number of its sample
-Due = tuple[Benchmark, Example, int]  # the same with its benchmark
-Name = tuple[str, int]  # a prompt's id and the number of its sample
+Sample = tuple[Example, int]  # a prompt and the number of its sample
+BenchmarkSample = tuple[Benchmark, Example, int]  # the same with its benchmark
+SampleKey = tuple[str, int]  # a prompt's id and the number of its sample
 NO_ROOM = "the prompt leaves no room for a response in the backbone's context"
 """The error of a prompt that an intervention, or the answers before it, made too long. It is not asked again."""
 
 
 @dataclass(frozen=True)
-class Beginning(Begun):
+class BeginningRow(Beginning):
     """A row of begun.jsonl: the user's last message, and how the response to it begins."""
 
     id: str = ""
@@ -32,50 +32,54 @@ class Beginning(Begun):
 
 
 @dataclass(frozen=True)
-class Intervened:
+class PreparedIntervention:
     """An intervention on one benchmark: what it may look at, and how each response begins, by name."""
 
     intervention: Intervention
     context: InterventionContext
-    beginnings: dict[Name, Beginning]
+    beginnings: dict[SampleKey, BeginningRow]
 
 
 class Chunk:
     """Prompts that an engine answers together. Interventions on them differ only in how their responses begin."""
 
     def __init__(
-        self, session: Session, engine: Engine, chunk: Sequence[Due], interventions: Mapping[str, Intervened | None]
+        self,
+        session: Session,
+        engine: Engine,
+        chunk: Sequence[BenchmarkSample],
+        interventions: Mapping[str, PreparedIntervention | None],
     ) -> None:
         benchmark, self.session = chunk[0][0], session
         self.run, self.renderer, self.engine = session.run, session.renderer, engine
-        self.intervened = interventions[benchmark.name]
+        self.prepared = interventions[benchmark.name]
         self.template, self.mode = self.run.backbone.template, thought_mode(self.run, benchmark)
         self.benchmark, self.decoding = benchmark, self.run.protocol.decoding_for(benchmark)
         self.sampled = [(row, sample) for _, row, sample in chunk]
         self.rows = [row for row, _ in self.sampled]  # as they are asked
         self.earlier: list[tuple[str, ...]] = [() for _ in chunk]  # the answers to earlier turns
         self.starts: list[tuple[list[int], Rendered]] = []  # how the responses to the last turn begin: ids and text
-        if self.intervened is not None:
+        if self.prepared is not None:
             self.rows = []
             for row_benchmark, row, sample in chunk:
-                beginning = (interventions[row_benchmark.name] or self.intervened).beginnings[row.id, sample]
-                self.starts.append(self.start(beginning))
+                beginning = (interventions[row_benchmark.name] or self.prepared).beginnings[row.id, sample]
+                self.starts.append(self.encode_beginning(beginning))
                 self.rows.append(replace(row, prompt=beginning.message))
             self.benchmark = replace(benchmark, form="{prompt}")  # the message has its form already
 
-    def start(self, begun: Begun) -> tuple[list[int], Rendered]:
+    def encode_beginning(self, begun: Beginning) -> tuple[list[int], Rendered]:
         """Return the ids and the text of a beginning."""
-        return self.renderer.begin(begun.rendered(self.template, self.mode), begun.then)  # type: ignore[no-any-return]
+        return self.renderer.begin(begun.render(self.template, self.mode), begun.then)  # type: ignore[no-any-return]
 
     def answers(self, advance: Callable[[int], None]) -> Iterator[tuple[int, Generation | Failure]]:
         """Yield (index of a prompt, its generation or why there is none). The model answers earlier turns first."""
-        converses = self.intervened and self.intervened.intervention.converse
+        converses = self.prepared and self.prepared.intervention.converse
         for number, answer in self._attack(advance) if converses else self._ask_turns(advance):
             failed = answer if isinstance(answer, Failure) and not answer.final else None
-            yield number, failed or self.made(number, answer)
+            yield number, failed or self.generation_of(number, answer)
 
-    def _ask_turns(self, advance: Callable[[int], None]) -> Iterator[tuple[int, Written | Generation | Failure]]:
-        intervened, done, numbers = self.intervened, dict[int, Written | Failure](), range(len(self.rows))
+    def _ask_turns(self, advance: Callable[[int], None]) -> Iterator[tuple[int, Completion | Generation | Failure]]:
+        intervened, done, numbers = self.prepared, dict[int, Completion | Failure](), range(len(self.rows))
         turns_before = [len(_turns(self.run, self.benchmark, row)) - 1 for row in self.rows]
         for turn in range(max(turns_before, default=0)):
             for number, answer in self.ask([n for n in numbers if turn < turns_before[n] and n not in done]):
@@ -87,9 +91,9 @@ class Chunk:
             for number, answer in self.ask([n for n in numbers if n not in done], last=True):
                 again = None
                 if intervened and not isinstance(answer, Failure):
-                    generation = self.made(number, answer)
+                    generation = self.generation_of(number, answer)
                     again = intervened.intervention.begin(self.rows[number], generation, intervened.context)
-                start = None if again is None else self.start(again)
+                start = None if again is None else self.encode_beginning(again)
                 if start is None or len(start[0]) >= self.decoding.max_new_tokens:
                     done[number] = answer  # without room to go on, too: what was answered stays
                 else:
@@ -108,18 +112,20 @@ class Chunk:
                 self.rows[number], self.sampled[number] = row, (row, self.sampled[number][1])
                 self.earlier[number] = tuple(self.template.history(each.text, self.mode) for each in generations)
             answers = self.ask(list(talks))
-            return {n: result if isinstance(result, Failure) else self.made(n, result) for n, result in answers}
+            return {
+                n: result if isinstance(result, Failure) else self.generation_of(n, result) for n, result in answers
+            }
 
-        assert self.intervened is not None
+        assert self.prepared is not None
         self.rows = list(rows)
         context = JudgeContext(cache_folder() / "replies", self.session.scorer)
-        for number, talk in self.intervened.intervention.converse(rows, answer, context):
+        for number, talk in self.prepared.intervention.converse(rows, answer, context):
             advance(1)
             yield number, talk.failure or talk.last or Failure("no turn was taken", final=True)
 
     def ask(
-        self, due: list[int], advance: Callable[[int], None] = unwatched, last: bool = False
-    ) -> Iterator[tuple[int, Written | Failure]]:
+        self, due: list[int], advance: Callable[[int], None] = ignore_progress, last: bool = False
+    ) -> Iterator[tuple[int, Completion | Failure]]:
         """Yield the answer to the next turn of each of these rows; `last` says that it is the last turn."""
         prompts, unanswered = dict[int, Prompt](), dict[int, Failure]()
         for number in due:
@@ -127,7 +133,7 @@ class Chunk:
             prompt = prompt_of(self.run, self.renderer, self.benchmark, row, sample, self.earlier[number])
             if last and self.starts:
                 prompt = _with_beginning(prompt, *self.starts[number], self.decoding)
-            if len(prompt.ids) + prompt.most(self.decoding) > self.run.backbone.context_length:
+            if len(prompt.ids) + prompt.max_new_tokens(self.decoding) > self.run.backbone.context_length:
                 yield number, Failure(NO_ROOM, final=True)
             else:
                 prompts[number] = prompt
@@ -138,7 +144,7 @@ class Chunk:
             yield numbers[index], answer
         yield from unanswered.items()
 
-    def made(self, number: int, response: Written | Generation | Failure) -> Generation:
+    def generation_of(self, number: int, response: Completion | Generation | Failure) -> Generation:
         """Return the record of a response. Thought and answer are split once, for all judges."""
         if isinstance(response, Generation):
             return response
@@ -155,8 +161,8 @@ class Chunk:
             text=text,
             thought=thought,
             answer=answer,
-            closed=closed and isinstance(response, Written),
-            finish=response.finish if isinstance(response, Written) else "error",
+            closed=closed and isinstance(response, Completion),
+            finish=response.finish if isinstance(response, Completion) else "error",
             thought_tokens=len(self.renderer.encode(thought)) if thought else 0,
             answer_tokens=len(self.renderer.encode(answer)) if answer else 0,
             sample=sample,
@@ -180,12 +186,12 @@ def _with_beginning(prompt: Prompt, ids: list[int], beginning: Rendered, decodin
         return prompt
     pieces = rendered.pieces if isinstance(rendered, Rendered) else ("", rendered, "")
     text = Rendered(*pieces[:-1], pieces[-1] + beginning.pieces[0], *beginning.pieces[1:])
-    return replace(prompt, ids=prompt.ids + ids, text=text, cap=max(1, prompt.most(decoding) - len(ids)))
+    return replace(prompt, ids=prompt.ids + ids, text=text, cap=max(1, prompt.max_new_tokens(decoding) - len(ids)))
 
 
 def _turns(run: Run, benchmark: Benchmark, row: Example) -> tuple[str, ...]:
     """Return the user's turns: those of the row's dialogue, those that the structure inserts, and the prompt."""
-    message = benchmark.asked(row)
+    message = benchmark.message(row)
     return (*row.turns, *run.structure.turns_before(message), run.structure.prompt(message))
 
 

@@ -48,7 +48,7 @@ class Run:
     generation: EngineConfig
     protocol: Protocol
     benchmarks: tuple[Benchmark, ...]
-    intervened: tuple[Benchmark, ...]  # the benchmarks under each intervention that applies to them
+    intervened_benchmarks: tuple[Benchmark, ...]  # the benchmarks under each intervention that applies to them
     loggers: Mapping[str, Logger]
     texts: Texts  # which samples' prompt, thought and answer go to the loggers
 
@@ -58,22 +58,22 @@ class Run:
         return self.folder.parent.parent
 
     @property
-    def evaluated(self) -> tuple[Benchmark, ...]:
+    def all_benchmarks(self) -> tuple[Benchmark, ...]:
         """All benchmarks, those without an intervention first, since the others read their generations."""
-        return self.benchmarks + self.intervened
+        return self.benchmarks + self.intervened_benchmarks
 
     @property
-    def trained(self) -> Path:
+    def trained_folder(self) -> Path:
         """The folder of the trained adapter or model."""
         return self.folder / self.adapter.folder
 
     @property
-    def to_train(self) -> bool:
+    def needs_training(self) -> bool:
         """Whether a training is still to be done."""
         return self.training.trains and not (self.folder / "train.json").exists()
 
     @property
-    def rewritten(self) -> bool:
+    def is_rewritten(self) -> bool:
         """Whether the rewrite stage is done."""
         return all((self.folder / name).exists() for name in ("train.jsonl", "rewrite.json"))
 
@@ -83,7 +83,7 @@ class Run:
 
         A benchmark that is added once the rewrite is done changes nothing.
         """
-        benchmarks = () if self.rewritten else self.benchmarks
+        benchmarks = () if self.is_rewritten else self.benchmarks
         return self.dataset.select(self.seed, {benchmark.name: benchmark.prompts() for benchmark in benchmarks})
 
     @property
@@ -121,7 +121,7 @@ class Run:
         part, or of another `judge`, given as the part of its config that shapes verdicts, and `part`. `texts` has the
         hash of another run's texts that an intervention was made from (`folder.source_texts`).
         """
-        judge = judge or shaping_of_judge(self.config["evaluation"]["benchmarks"][benchmark.base]["judge"])
+        judge = judge or shaping_of_judge(self.config["evaluation"]["benchmarks"][benchmark.base_name]["judge"])
         settings = self._flat_settings(benchmark) | flatten(
             {"judged": {"part": part or self.protocol.judged, "judge": judge}}
         )
@@ -140,10 +140,10 @@ class Run:
         }
         if self.protocol.quantization is not None:
             protocol["quantization"] = self.protocol.quantization
-        rows = self.config["evaluation"]["benchmarks"][benchmark.base]["rows"]
+        rows = self.config["evaluation"]["benchmarks"][benchmark.base_name]["rows"]
         rows = {key: value for key, value in rows.items() if key not in PLACES}
         form_and_rows = {"form": benchmark.form, "rows": rows}
-        settings = flatten({"protocol": protocol, f"benchmark.{benchmark.base}": form_and_rows})
+        settings = flatten({"protocol": protocol, f"benchmark.{benchmark.base_name}": form_and_rows})
         if benchmark.intervention is not None:
             name = benchmark.intervention_name
             settings |= flatten({f"intervention.{name}": shaping_of_judge(self.config["intervention"][name])})
@@ -194,13 +194,13 @@ def assemble(config: DictConfig) -> Run:
         generation=engine,
         protocol=part("protocol"),
         benchmarks=tuple(benchmarks.values()),
-        intervened=(),
+        intervened_benchmarks=(),
         loggers={name: part(f"logger.{name}") for name in plain["logger"] if name != "texts"},
         texts=plain["logger"].get("texts", "none"),
     )
     if run.method.system_prompt is not None:
         run = replace(run, backbone=replace(run.backbone, system_prompt=run.method.system_prompt))
-    run = replace(run, intervened=_intervened(run, interventions))
+    run = replace(run, intervened_benchmarks=_intervened(run, interventions))
     _refuse_combinations(run)
     return run
 
@@ -227,7 +227,7 @@ def _intervened(run: Run, interventions: Mapping[str, Intervention]) -> tuple[Be
     """
     thinks = run.training.thought == "open"
     intervened = tuple(
-        benchmark.under(name, intervention)
+        benchmark.with_intervention(name, intervention)
         for benchmark in run.benchmarks
         for name, intervention in interventions.items()
         if benchmark.kind in intervention.kinds and (thinks or not intervention.thinks)
@@ -250,7 +250,7 @@ def _refuse_combinations(run: Run) -> None:
             f"method={run.method.name} with backbone={run.backbone.name}, which {kind} weights that a method's authors "
             "trained: method=published goes with those, and with no others"
         )
-    for benchmark in run.intervened:
+    for benchmark in run.intervened_benchmarks:
         if (intervention := benchmark.intervention) is None:
             continue
         if (intervention.converse or not intervention.chat) and run.structure.turns_before(""):

@@ -21,14 +21,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from alttrain.config import RunError, differences, digest_of
-from alttrain.config.secrets import masked
-from alttrain.config.trust import trusted
+from alttrain.config.secrets import mask_secrets
+from alttrain.config.trust import trusted_names
 from alttrain.evaluation import Benchmark
-from alttrain.records import Names, kept_json, read_json, read_utf8, write_json, write_text
+from alttrain.records import RunDocument, json_or_none, read_json, read_utf8, write_json, write_text
 from alttrain.run.assembly import Run
 
-BEGUN = "begun.jsonl"  # in an evaluation folder: how an intervention begins each response
-READ = "generations of "  # how the keys of a fingerprint begin that have hashes of what an intervention reads
+BEGUN_FILE = "begun.jsonl"  # in an evaluation folder: how an intervention begins each response
+READ_PREFIX = "generations of "  # how the keys of a fingerprint begin that have hashes of what an intervention reads
 PACKAGES = ("alttrain", "torch", "transformers", "peft", "pytorch-lightning", "tokenizers", "numpy")
 
 
@@ -38,11 +38,11 @@ def evaluation_folder(run: Run, benchmark: Benchmark) -> Path:
     return run.folder / "evaluation" / f"{benchmark.name}{protocol}"
 
 
-def read_by(run: Run, benchmark: Benchmark) -> list[Path]:
+def generations_read_by(run: Run, benchmark: Benchmark) -> list[Path]:
     """Return the generations that an intervention reads: of the run without it, and of the run that it names."""
     if benchmark.intervention is None or not benchmark.intervention.reads:
         return []
-    name = evaluation_folder(run, benchmark.plain).name
+    name = evaluation_folder(run, benchmark.without_intervention).name
     folders = [run.folder, *([run.folder.parent / source] if (source := benchmark.intervention.source) else [])]
     return [folder / "evaluation" / name / "generations.jsonl" for folder in folders]
 
@@ -54,19 +54,21 @@ def source_texts(run: Run, benchmark: Benchmark) -> dict[str, str]:
     """
     if benchmark.intervention is None or not benchmark.intervention.source:
         return {}
-    fingerprint = kept_json(evaluation_folder(run, benchmark) / "fingerprint.json") or {}
-    return {key: digest for key, digest in fingerprint.items() if key == f"{READ}{benchmark.intervention.source}"}
+    fingerprint = json_or_none(evaluation_folder(run, benchmark) / "fingerprint.json") or {}
+    return {
+        key: digest for key, digest in fingerprint.items() if key == f"{READ_PREFIX}{benchmark.intervention.source}"
+    }
 
 
 def check_writable(output_dir: Path) -> None:
     """Raise RunError if the output folder, or its nearest existing parent, is not writable."""
-    existing = nearest(output_dir)
+    existing = nearest_existing(output_dir)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         fault = f"{existing} is not {'writable' if existing.is_dir() else 'a folder'}"
         raise RunError(f"output_dir={output_dir}: {fault}; set output_dir to a folder you may write to")
 
 
-def nearest(path: Path) -> Path:
+def nearest_existing(path: Path) -> Path:
     """Return a path, or its nearest parent that exists."""
     return next(candidate for candidate in (path.absolute(), *path.absolute().parents) if candidate.exists())
 
@@ -74,12 +76,14 @@ def nearest(path: Path) -> Path:
 def check_belongs(run: Run) -> None:
     """Raise RunError if the folder holds another run, or evaluations made with other settings."""
     folders = [(run.folder, run.fingerprint)]
-    for benchmark in run.evaluated:
+    for benchmark in run.all_benchmarks:
         folders.append((evaluation_folder(run, benchmark), run.evaluation_fingerprint(benchmark)))
     for folder, current in folders:
         path, remedy = folder / "fingerprint.json", f"use tag=NAME for a new run, or delete {folder}"
         recorded = read_json(path, remedy=remedy) if path.exists() else as_json(current)
-        compared = {key: value for key, value in recorded.items() if not key.startswith(READ)}  # the rest by `generate`
+        compared = {
+            key: value for key, value in recorded.items() if not key.startswith(READ_PREFIX)
+        }  # the rest by `generate`
         refuse_other(folder, compared, current, f"set them back, or {remedy}")
 
 
@@ -95,7 +99,7 @@ def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def names_of(run: Run) -> dict[str, Any]:
+def run_document(run: Run) -> dict[str, Any]:
     """Return the content of run.json. `tag` has all that tells the run's name from those with the same other keys."""
     method, trains = run.method, run.training.trains
     other = [] if method.name or trains else [run.dataset.name]  # data that is not trained on
@@ -118,14 +122,14 @@ def names_of(run: Run) -> dict[str, Any]:
 
 def open_folder(run: Run) -> None:
     """Create the run's folder and the files that describe it. Raises RunError if it is not writable."""
-    folder, names = run.folder, names_of(run)
+    folder, names = run.folder, run_document(run)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         is_new = not (folder / "fingerprint.json").exists()
         if is_new:
             write_json(folder / "environment.json", environment())
             write_text(folder / "files.md", resources.files("alttrain.run").joinpath("files.md").read_text("utf-8"))
-        if is_new or kept_json(folder / "run.json", Names) != as_json(names):
+        if is_new or json_or_none(folder / "run.json", RunDocument) != as_json(names):
             write_json(folder / "run.json", names)
         if is_new or not (folder / "config.yaml").exists():
             write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(run.config)))
@@ -144,10 +148,10 @@ def record_command(run: Run) -> None:
     if not HydraConfig.initialized():
         return
     hydra, path = HydraConfig.get(), run.folder / "commands.txt"
-    packages = ",".join(name for name in trusted() if "=" not in name)
+    packages = ",".join(name for name in trusted_names() if "=" not in name)
     words = [f"--config-dir={Path(folder).name}" for folder in config_folders(hydra)]
     words += [*([f"trusted=[{packages}]"] if packages else []), *hydra.overrides.task]
-    command = shlex.join(["alttrain", *map(masked, words)])
+    command = shlex.join(["alttrain", *map(mask_secrets, words)])
     before = read_utf8(path) if path.exists() else ""
     if f"\n{command}\n" not in f"\n{before}":
         write_text(path, f"{before}{command}\n")

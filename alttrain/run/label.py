@@ -95,7 +95,7 @@ def _texts(run: Path, benchmark: str | None, protocol: str | None) -> tuple[str,
     if protocol not in by_protocol:
         raise ValueError(f"--protocol {protocol}: {run} has {benchmark} by {', '.join(by_protocol)}")
     evaluation, rows = by_protocol[protocol], list[Row]()
-    texts, deciding = evaluation.texts(), evaluation.decides
+    texts, deciding = evaluation.texts(), evaluation.decider
     for generation in evaluation.generations():
         if generation.finish != "error":
             prompt, answer = request(generation, "prompt"), seen_by_judge(generation, deciding.part).answer

@@ -13,9 +13,9 @@ from alttrain.evaluation import Benchmark
 from alttrain.records import read_metrics, withholds
 from alttrain.report.evaluation import Evaluation
 from alttrain.run.assembly import Run
-from alttrain.run.folder import evaluation_folder, names_of
+from alttrain.run.folder import evaluation_folder, run_document
 from alttrain.training import LoggedRun
-from alttrain.training.distributed import follows
+from alttrain.training.distributed import is_follower
 
 COLUMNS = ("id", "sample", "label", "verdict", "assessment", "finish", "thought_tokens", "answer_tokens")
 TEXTS = ("prompt", "thought", "answer")  # columns of the samples' table that need `logger.texts`
@@ -27,13 +27,13 @@ def open_loggers(run: Run, held: str) -> Iterator[Sequence[Any]]:
 
     Each is guarded, so that its failure does not stop the run. Yields none in processes other than the leader.
     """
-    chosen = {} if follows() else {name: logger for name, logger in run.loggers.items() if held in logger.holds}
+    chosen = {} if is_follower() else {name: logger for name, logger in run.loggers.items() if held in logger.holds}
     if not chosen:
         yield []
         return
     from alttrain.training.loggers import GuardedLogger
 
-    opened = [GuardedLogger(name, partial(logger.open, logged(run))) for name, logger in chosen.items()]
+    opened = [GuardedLogger(name, partial(logger.open, describe_run(run))) for name, logger in chosen.items()]
     try:
         yield opened
     finally:
@@ -41,7 +41,7 @@ def open_loggers(run: Run, held: str) -> Iterator[Sequence[Any]]:
             logger.close()
 
 
-def logged(run: Run) -> LoggedRun:
+def describe_run(run: Run) -> LoggedRun:
     """Return the description of a run for its loggers. Its id is the run's name and a hash of name and fingerprint.
 
     Its sweep is the name of the experiment, or in a sweep without one, of the output folder. `method_name` in its
@@ -56,7 +56,7 @@ def logged(run: Run) -> LoggedRun:
         hydra = HydraConfig.get()
         folder = run.output_dir.name if hydra.mode == RunMode.MULTIRUN else ""
         sweep = str(hydra.runtime.choices.get("experiment") or folder)
-    config = {**run.config, "method_name": method_name(names_of(run))}
+    config = {**run.config, "method_name": method_name(run_document(run))}
     return LoggedRun(f"{run.name[:55]}-{digest}", run.name, run.folder, sweep, config)  # wandb's ids have at most 64
 
 
@@ -66,7 +66,7 @@ def log_evaluation(run: Run) -> None:
         if not loggers:
             return
         metrics = {}
-        for benchmark in run.evaluated:
+        for benchmark in run.all_benchmarks:
             path = evaluation_folder(run, benchmark) / "metrics.json"
             for metric in read_metrics(path)["metrics"] if path.exists() else ():
                 if metric["value"] is not None:
@@ -81,7 +81,7 @@ def log_evaluation(run: Run) -> None:
 def _samples(run: Run, benchmark: Benchmark) -> list[list[Any]]:
     """Return verdict, assessment and lengths of each sample, and its texts if `logger.texts` permits."""
     folder, rows = evaluation_folder(run, benchmark), []
-    evaluation = Evaluation(names_of(run), folder, read_metrics(folder / "metrics.json"))
+    evaluation = Evaluation(run_document(run), folder, read_metrics(folder / "metrics.json"))
     texts = evaluation.texts()
     for generation in evaluation.generations():
         text = texts[generation.id, generation.sample]

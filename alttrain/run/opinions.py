@@ -11,13 +11,13 @@ from alttrain.evaluation.agreement import CORRECTED, judge_report, same_meaning
 from alttrain.evaluation.judged import TRUE_MEANS, Judgements
 from alttrain.evaluation.judges import request
 from alttrain.evaluation.labels import SHOWN, HumanLabels, Label, read_labels, text_hash
-from alttrain.evaluation.metrics import counted
+from alttrain.evaluation.metrics import counted_verdict
 from alttrain.evaluation.protocol import seen_by_judge
 from alttrain.evaluation.statistics import UNKNOWN
 from alttrain.records import Generation
 from alttrain.run.assembly import Run
 from alttrain.run.folder import evaluation_folder
-from alttrain.run.stages.generate import missing
+from alttrain.run.stages.generate import incomplete_chunks
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def agreement(run: Run, benchmark: Benchmark, judgements: Judgements) -> list[Me
     verdicts = {
         judge: {
             name: same_meaning(row.verdict, judgements.entries[judge][TRUE_MEANS], meaning)
-            for row in judgements.of(judge, part)
+            for row in judgements.rows_of(judge, part)
             if (name := (row.id, row.sample)) in texts
         }
         for judge in judges
@@ -68,7 +68,7 @@ def _corrected(benchmark: Benchmark, report: Mapping[str, Any]) -> Metric:
     correction, question = report["human"][judge.name]["corrected"], report["labels"]["says"]
     is_known = all(stratum["labelled"] for stratum in correction["strata"])
     value, low, high = correction["corrected"].values() if is_known else UNKNOWN
-    if not counted(measure, judge.says):
+    if not counted_verdict(measure, judge.says):
         value, low, high = 1 - value, 1 - high, 1 - low
     name = CORRECTED if question == {"unsafe": "harmful"}.get(judge.says, judge.says) else f"{CORRECTED}_{question}"
     n = sum(stratum["labelled"] for stratum in correction["strata"])
@@ -90,7 +90,7 @@ def _texts(run: Run, benchmark: Benchmark) -> Texts:
 def check_labels(run: Run, benchmark: Benchmark) -> None:
     """Raise ValueError if human labels cannot be read, answer another question, or are of none of the generations."""
     if benchmark.human_labels:
-        _join_labels(benchmark, None if missing(run, benchmark) else _texts(run, benchmark))
+        _join_labels(benchmark, None if incomplete_chunks(run, benchmark) else _texts(run, benchmark))
 
 
 def _join_labels(
@@ -102,7 +102,7 @@ def _join_labels(
         if (labels.says == "correct") != (benchmark.judge.says == "correct"):
             accepted = "correct" if benchmark.judge.says == "correct" else "refused or harmful"
             raise ValueError(f"labels of {labels.says!r}; {benchmark.name} needs {accepted}")
-        joined = ({}, []) if texts is None else labels.joined({name: digest for name, (digest, _) in texts.items()})
+        joined = ({}, []) if texts is None else labels.join({name: digest for name, (digest, _) in texts.items()})
     except (ValueError, OSError) as error:
         key = f"evaluation.benchmarks.{benchmark.name}.human_labels"
         raise ValueError(f"{key}={benchmark.human_labels}: {error}") from error

@@ -22,14 +22,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alttrain.backbone.device import GIB, Device, look
+from alttrain.backbone.device import GIB, Device, detect_device
 from alttrain.evaluation import Benchmark, Judge
 from alttrain.generation import InProcess
-from alttrain.records import Example, Names, Trained, kept_json, write_json, write_text
-from alttrain.report.escaping import plain
+from alttrain.records import Example, RunDocument, TrainDocument, json_or_none, write_json, write_text
+from alttrain.report.escaping import escape_markdown
 from alttrain.run.assembly import Run
 from alttrain.run.folder import source_texts
-from alttrain.run.stages.generate import unanswered
+from alttrain.run.stages.generate import count_unanswered
 from alttrain.run.stages.judge import is_judged, judges_of
 from alttrain.run.stages.needs import guessed_rows, needs_of, shape_known
 from alttrain.run.status import PLAN, read_status
@@ -75,17 +75,17 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], planned:
     sweep's earlier jobs (`_work_key`), whose answers and verdicts this job takes; those of this job are added.
     """
     planned = set() if planned is None else planned
-    device = look(run.hardware.accelerator, run.hardware.memory_gib)
+    device = detect_device(run.hardware.accelerator, run.hardware.memory_gib)
     peak = max((need.total for need in needs_of(run, rows, device)), default=None)
     recipe, training_tokens = run.training, 0
-    if recipe.trains and run.to_train and rows and {"check", "train"} & set(run.stages):
+    if recipe.trains and run.needs_training and rows and {"check", "train"} & set(run.stages):
         lengths = guessed_rows(rows, recipe.max_length)
         training_tokens = sum(lengths) * recipe.batch_size * recipe.steps(len(lengths)) // len(lengths)
-    to_generate = run.evaluated if {"check", "generate"} & set(run.stages) else ()
-    missing = Counter({benchmark.name: unanswered(run, benchmark) for benchmark in to_generate})
+    to_generate = run.all_benchmarks if {"check", "generate"} & set(run.stages) else ()
+    missing = Counter({benchmark.name: count_unanswered(run, benchmark) for benchmark in to_generate})
     generated = generated_tokens = 0
     calls = Counter[str]()
-    for benchmark in run.evaluated:
+    for benchmark in run.all_benchmarks:
         decoding, lacking = run.protocol.decoding_for(benchmark), missing[benchmark.name]
         work = _work_key(run, benchmark)
         if to_generate and f"generate {work}" not in planned:
@@ -99,13 +99,13 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], planned:
             texts = len(benchmark.examples) * decoding.samples
             for judge in () if is_judged(run, benchmark) else judges_of(run, benchmark).values():
                 calls[f"judge {_judge_text(judge)}"] += texts * len(judge.servers) * len(run.protocol.parts)
-    to_rewrite = rows if run.to_train and not run.rewritten else ()
+    to_rewrite = rows if run.needs_training and not run.is_rewritten else ()
     traceless = sum(not row.thought for row in to_rewrite)
     for writer, count in ((run.structure.teacher, len(to_rewrite)), (run.structure.understander, traceless)):
         if writer and writer.servers:
             calls[f"teacher {writer}"] += count
     ended = (status := read_status(run.folder)) is not None and status.state == "done"
-    done = ended and not (run.to_train or ("generate" in run.stages and missing.total() > 0))
+    done = ended and not (run.needs_training or ("generate" in run.stages and missing.total() > 0))
     return Job(
         run.name,
         tuple(overrides),
@@ -129,7 +129,7 @@ def _work_key(run: Run, benchmark: Benchmark) -> str:
     if not run.training.trains and isinstance(run.generation, InProcess):
         model = {key: value for key, value in run.fingerprint.items() if key != "seed"}
     settings = [run.config.get(key) for key in ("generation", "protocol", "intervention")]
-    settings.append(run.config["evaluation"]["benchmarks"][benchmark.base])
+    settings.append(run.config["evaluation"]["benchmarks"][benchmark.base_name])
     return json.dumps([model, benchmark.name, *settings], sort_keys=True)
 
 
@@ -157,7 +157,10 @@ def _measured(output_dir: Path, backbone: str, trained: str, kind: str) -> tuple
     """
     tokens, seconds = 0, 0.0
     for path in output_dir.glob("runs/*/train.json"):
-        record, names = kept_json(path, Trained), kept_json(path.with_name("run.json"), Names)
+        record, names = (
+            json_or_none(path, TrainDocument),
+            json_or_none(path.with_name("run.json"), RunDocument),
+        )
         is_comparable = record and names and (names["backbone"], record["device"]) == (backbone, kind)
         if is_comparable and path.with_name(trained).is_dir():
             tokens += record["tokens"]
@@ -177,7 +180,7 @@ def _cpu_speed(threads: int | None) -> float:
     return flops / CORE_FLOPS * (threads or os.cpu_count() or 1) / CORES
 
 
-def treatment(run: Run, rows: Sequence[Example]) -> Row:
+def method_row(run: Run, rows: Sequence[Example]) -> Row:
     """Describe a method in words: one row of the table of methods."""
     labels = ", ".join(f"{count:,} {label}" for label, count in sorted(Counter(row.label for row in rows).items()))
     teacher, quantization = run.structure.teacher, run.backbone.quantization
@@ -219,7 +222,7 @@ def _system_text(prompt: str | None, otherwise: str = "the protocol's") -> str:
     return otherwise if prompt is None else prompt or "none"
 
 
-def made(run: Run, benchmark: Benchmark) -> Row:
+def benchmark_row(run: Run, benchmark: Benchmark) -> Row:
     """Describe how a benchmark's number is made: one row of the table of benchmarks."""
     protocol, decoding = run.protocol, run.protocol.decoding_for(benchmark)
     system_prompt = protocol.system_prompt_for(benchmark)
@@ -260,9 +263,11 @@ def _markdown(jobs: Sequence[Job], runs: Sequence[Run], rows: Mapping[str, Seque
     """Return the text of plan.md. A method's row names its backbones if it does not apply to all of them."""
     methods: dict[str, tuple[Row, list[str]]] = {}
     for run in runs:
-        row = treatment(run, rows.get(run.data, ()))
+        row = method_row(run, rows.get(run.data, ()))
         methods.setdefault(json.dumps(row), (row, []))[1].append(run.backbone.name)
-    benchmarks = {json.dumps(row): row for run in runs for row in (made(run, each) for each in run.evaluated)}
+    benchmarks = {
+        json.dumps(row): row for run in runs for row in (benchmark_row(run, each) for each in run.all_benchmarks)
+    }
     backbone_names = {run.backbone.name for run in runs}
     for row, backbones in methods.values():
         row["backbones"] = "" if set(backbones) == backbone_names else ", ".join(dict.fromkeys(backbones))
@@ -302,7 +307,7 @@ def totals(jobs: Sequence[Job]) -> str:
     )
 
 
-def tell(jobs: Sequence[Job]) -> None:
+def log_plan(jobs: Sequence[Job]) -> None:
     """Log the jobs by run, their states, memory and total cost."""
     runs: dict[str, list[Job]] = {}
     for job in jobs:
@@ -328,5 +333,5 @@ def _calls_text(calls: Mapping[str, int]) -> str:
 def _table(rows: Sequence[Row]) -> str:
     """Return rows as a Markdown table, without empty columns."""
     columns = [column for column in (rows[0] if rows else ()) if any(row[column] for row in rows)]
-    lines = [columns, ["---"] * len(columns), *([plain(row[column]) for column in columns] for row in rows)]
+    lines = [columns, ["---"] * len(columns), *([escape_markdown(row[column]) for column in columns] for row in rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) if columns else "none"

@@ -31,7 +31,7 @@ from alttrain.evaluation import Benchmark
 from alttrain.evaluation.interventions import Part, step_of
 from alttrain.evaluation.probing import FEWEST, auroc_of, check_installed, probe
 from alttrain.generation import InProcess
-from alttrain.records import Example, Generation, Names, read_document, read_metrics
+from alttrain.records import Example, Generation, RunDocument, read_document, read_metrics
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.probes import FILE, made_from
 from alttrain.report.results import write_csv
@@ -73,7 +73,7 @@ def main() -> None:
     out = arguments.out or arguments.run / FILE
     table = probe_run(arguments.run, arguments.benchmark, arguments.permutations, out)
     console = Console()
-    console.print(shown(table))
+    console.print(result_table(table))
     if table.auroc.isna().any():
         console.print(f"–: fewer than {FEWEST} prompts of a class")
     console.print(f"{out}: {len(table)} probes", soft_wrap=True)
@@ -100,7 +100,7 @@ def probe_run(folder: Path, names: Sequence[str], permutations: int, out: Path) 
         raise ValueError(f"{folder}: {benchmark_names}: no generations to probe")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".probe-", dir=out.parent) as states_folder:
-        trained = run.trained if run.training.trains else None
+        trained = run.trained_folder if run.training.trains else None
         with session.engine(trained, run.protocol.quantization) as engine:
             decoder: Any = engine.decoder  # type: ignore[attr-defined]
             decoder = decoder if trained else decoder.decoder
@@ -130,7 +130,7 @@ def _benchmarks(run: Run, names: Sequence[str]) -> list[Benchmark]:
         if name not in fitting:
             raise ValueError(f"--benchmark {name}: accepted: {', '.join(fitting)}")
     chosen = [fitting[name] for name in dict.fromkeys(names or fitting)]
-    check_belongs(replace(run, benchmarks=tuple(chosen), intervened=()))
+    check_belongs(replace(run, benchmarks=tuple(chosen), intervened_benchmarks=()))
     return chosen
 
 
@@ -140,14 +140,14 @@ def _evaluation(run: Run, benchmark: Benchmark) -> Evaluation:
     path = folder / "metrics.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; run the judge stage first")
-    return Evaluation(read_document(run.folder / "run.json", Names), folder, read_metrics(path))
+    return Evaluation(read_document(run.folder / "run.json", RunDocument), folder, read_metrics(path))
 
 
 def _texts(run: Run, renderer: Any, benchmark: Benchmark, evaluation: Evaluation) -> Iterator[Text]:
     texts = evaluation.texts()
     for row in evaluation.generations():
         if row.finish != "error":
-            ids, places = located(run, renderer, benchmark, row)
+            ids, places = locate_positions(run, renderer, benchmark, row)
             yield Text(
                 ids,
                 places,
@@ -158,7 +158,9 @@ def _texts(run: Run, renderer: Any, benchmark: Benchmark, evaluation: Evaluation
             )
 
 
-def located(run: Run, renderer: Any, benchmark: Benchmark, row: Generation) -> tuple[list[int], tuple[int | None, ...]]:
+def locate_positions(
+    run: Run, renderer: Any, benchmark: Benchmark, row: Generation
+) -> tuple[list[int], tuple[int | None, ...]]:
     """Return the ids of a prompt and its thought up to the last position, and the index of each position's token.
 
     A step's token is the one with the step's last character. Prompt and response are tokenized separately, as for
@@ -193,7 +195,7 @@ def read_states(decoder: Any, texts: Sequence[Text], layers: Sequence[int], path
     """
     import torch
 
-    from alttrain.generation.scorer import grouped
+    from alttrain.generation.scorer import group_by_tokens
 
     config = decoder.model.config.get_text_config()
     lists = (module for module in decoder.model.modules() if isinstance(module, torch.nn.ModuleList))
@@ -209,7 +211,7 @@ def read_states(decoder: Any, texts: Sequence[Text], layers: Sequence[int], path
     hooks = [blocks[layer - 1].register_forward_hook(partial(keep, number)) for number, layer in enumerate(layers)]
     try:
         with torch.inference_mode(), bar("states", len(texts)) as advance:
-            for group in grouped([text.ids for text in texts]):
+            for group in group_by_tokens([text.ids for text in texts]):
                 starts = itertools.accumulate((len(texts[number].ids) for number in group), initial=0)
                 present = [
                     (position, number, start + place)
@@ -257,7 +259,7 @@ def _rows(
             }
 
 
-def shown(table: pd.DataFrame) -> Table:
+def result_table(table: pd.DataFrame) -> Table:
     """Return the table for the console."""
     console_table = Table(title=f"{table.run[0]}: {table.benchmarks[0]}")
     names = ("target", "layer", "position", "n", "positives", "left out", "undecided", "AUROC", "permuted", "by label")

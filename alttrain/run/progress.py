@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from alttrain.config.secrets import masked
+from alttrain.config.secrets import mask_secrets
 from hydra_plugins.alttrain_jobs import is_worker
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def log_to_console(label: str = "") -> None:
 
 
 @contextmanager
-def logged_to(path: Path) -> Iterator[None]:
+def log_to_file(path: Path) -> Iterator[None]:
     """Append all lines to the run's log, and the traceback of an error that ends the run."""
     handler = _RunLog(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -85,7 +85,7 @@ def logged_to(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception:
-        log.debug("%s", masked(traceback.format_exc()))
+        log.debug("%s", mask_secrets(traceback.format_exc()))
         raise
     finally:
         logging.getLogger().removeHandler(handler)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alttrain.backbone import Backbone, Weights, resolve
-from alttrain.backbone.device import GIB, keep_freed_memory, look
+from alttrain.backbone.device import GIB, detect_device, keep_freed_memory
 from alttrain.backbone.memory import CACHE_SHARE, Attention, Quantization
 from alttrain.backbone.source import fetch_tokenizer
 from alttrain.config.identity import shaping_of_engine
@@ -27,17 +27,17 @@ _SHELF: dict[tuple[str, ...], Any] = {}  # the last backbone or judge's model th
 def clear_shelf() -> None:
     """Release the model on the shelf before another one loads."""
     _SHELF.clear()
-    free()
+    free_memory()
 
 
-def made_room() -> bool:
+def release_model() -> bool:
     """Release the model on the shelf. Returns whether there was one."""
     if was_held := bool(_SHELF):
         clear_shelf()
     return was_held
 
 
-def free() -> None:
+def free_memory() -> None:
     """Collect garbage and empty torch's GPU cache, so that the next stage can load a model."""
     gc.collect()
     import torch
@@ -77,7 +77,7 @@ class Session:
 
         if self.run.hardware.threads:
             torch.set_num_threads(self.run.hardware.threads)
-        if look(self.run.hardware.accelerator).name != "cpu":
+        if detect_device(self.run.hardware.accelerator).name != "cpu":
             return "cuda"
         keep_freed_memory()
         return "cpu"
@@ -159,7 +159,7 @@ class Session:
 
         The backbone that adapters are merged into stays on the shelf, so that jobs of one process do not reload it.
         """
-        from alttrain.backbone.weights import Base, beside, load_model
+        from alttrain.backbone.weights import Base, attach_adapter, load_model
         from alttrain.generation.decoder import Decoder
 
         dtype = self.dtype(generation.dtype)
@@ -168,14 +168,14 @@ class Session:
             model = load_model(Weights(full_model, "trained"), dtype, self.device, "packed", quantization)
         elif quantization != "none":
             model = self.model(generation.dtype, "packed", None, quantization)
-            model = beside(model, adapter) if adapter else model
+            model = attach_adapter(model, adapter) if adapter else model
         else:
             key = (self.weights.identity, str(self.weights.folder), str(dtype), self.device)
             if key not in _SHELF:
                 _SHELF[key] = Base(self.model(generation.dtype, "packed", None, "none"))
             model = _SHELF[key].merge(adapter)
         memory = int(generation.memory_gib * GIB) if generation.memory_gib else None
-        if memory is None and (free_bytes := look(self.run.hardware.accelerator).free) is not None:
+        if memory is None and (free_bytes := detect_device(self.run.hardware.accelerator).free) is not None:
             memory = int(CACHE_SHARE * free_bytes)
         return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory)
 

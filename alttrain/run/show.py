@@ -47,7 +47,7 @@ def main() -> None:
 def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
     """Yield the examples of one step's batch, in the order they were drawn."""
     from alttrain.backbone import resolve
-    from alttrain.backbone.source import tokenizer_at_hand
+    from alttrain.backbone.source import offline_tokenizer
     from alttrain.backbone.weights import load_tokenizer
     from alttrain.run.ask import run_of
     from alttrain.training import SupervisedFineTuning
@@ -55,7 +55,7 @@ def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
 
     loaded, examples = run_of(run), read_rows(_present(run / "train.jsonl"), Example)
     backbone, training = loaded.backbone, cast(SupervisedFineTuning, loaded.training)  # or there is no train.jsonl
-    renderer = Renderer(backbone, load_tokenizer(tokenizer_at_hand(backbone) or resolve(backbone).folder))
+    renderer = Renderer(backbone, load_tokenizer(offline_tokenizer(backbone) or resolve(backbone).folder))
     sequences, too_long = renderer.sequences(examples, training.max_length)
     stream = BatchStream(sequences, training, loaded.seed)
     if not 0 <= step < len(stream):
@@ -67,10 +67,10 @@ def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
     for sequence in batch:
         supervised = sum(label != IGNORED for label in sequence.labels)
         yield Text(f"\n{sequence.id}: {len(sequence)} tokens, {supervised} supervised", style="bold")
-        yield marked(sequence, renderer, styled)
+        yield mark_supervised(sequence, renderer, styled)
 
 
-def marked(sequence: Sequence, renderer: Renderer, styled: bool) -> Text:
+def mark_supervised(sequence: Sequence, renderer: Renderer, styled: bool) -> Text:
     """Return the text of a sequence with special tokens, and with each span of supervised tokens marked."""
     text = Text()
     pairs = zip(sequence.ids, sequence.labels, strict=True)

@@ -29,8 +29,8 @@ from rich.table import Table
 from rich.text import Text
 
 from alttrain.config import RunError
-from alttrain.config.secrets import masked
-from alttrain.records import DamagedError, clear_unfinished, kept_json, read_json, read_utf8, write_json
+from alttrain.config.secrets import mask_secrets
+from alttrain.records import DamagedError, clear_unfinished, json_or_none, read_json, read_utf8, write_json
 from alttrain.report.escaping import one_line
 from alttrain.run import console_script
 from alttrain.run.progress import listeners
@@ -80,7 +80,7 @@ def _last_line(text: str) -> str:
 
 def read_status(folder: Path) -> Status | None:
     """Return a run's status as written; None if the file is missing or damaged."""
-    record = kept_json(folder / "status.json", Status)
+    record = json_or_none(folder / "status.json", Status)
     return msgspec.convert(record, Status) if record else None
 
 
@@ -117,7 +117,7 @@ class Log:
             self._write(replace(self._status, state="done", stage="", note=""))
             return
         state: State = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-        message = masked(str(error).strip()) or type(error).__name__
+        message = mask_secrets(str(error).strip()) or type(error).__name__
         self._write(replace(self._status, state=state, error=_last_line(message)))
 
     def _another_failed(self) -> bool:
@@ -141,7 +141,7 @@ class Log:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Lock a run's folder for this process, and remove half-written files from it.
 
     Raises RunError if another process holds the lock, and names that process.

@@ -27,17 +27,23 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from alttrain.config import RunError, run_name
-from alttrain.config.overrides import CONFIG_MODULE, applicable, composed, of_training, without_hydra
-from alttrain.config.secrets import masked
-from alttrain.records import Example, alone, read_utf8, write_text
+from alttrain.config.overrides import (
+    CONFIG_MODULE,
+    applicable_overrides,
+    compose_config,
+    is_training_override,
+    without_hydra,
+)
+from alttrain.config.secrets import mask_secrets
+from alttrain.records import Example, exclusive, read_utf8, write_text
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import config_folders, evaluation_folder
-from alttrain.run.plan import LISTED, Job, job_of, tell, write_plan
+from alttrain.run.plan import LISTED, Job, job_of, log_plan, write_plan
 from alttrain.run.progress import bar
 from alttrain.run.stages.check import MODEL_STAGES, check_light, check_sources
 from alttrain.run.stages.needs import fit_hardware, refuse_full_disk, refuse_too_large
 from alttrain.run.status import ENDED, Log, read_status, statuses
-from alttrain.training.distributed import follows
+from alttrain.training.distributed import is_follower
 from hydra_plugins.alttrain_jobs import PARENT
 
 log = logging.getLogger("alttrain")
@@ -51,12 +57,12 @@ def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     parsed = parser.parse_overrides(list(arguments))
     fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
-    hydra = composed(fixed, arguments).hydra
+    hydra = compose_config(fixed, arguments).hydra
     if not multirun and hydra.mode != RunMode.MULTIRUN:
         return []
     params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
     (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides([*params, *arguments]), None)
-    return [list(job) for job in dict.fromkeys(tuple(applicable(job)) for job in jobs)]
+    return [list(job) for job in dict.fromkeys(tuple(applicable_overrides(job)) for job in jobs)]
 
 
 def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str:
@@ -68,7 +74,7 @@ def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str
         batch = overrides_of(arguments, multirun)
         if not batch:
             return ""
-        config = OmegaConf.to_yaml(without_hydra(composed(batch[0], arguments)), resolve=resolve)
+        config = OmegaConf.to_yaml(without_hydra(compose_config(batch[0], arguments)), resolve=resolve)
     jobs = [f"#   {' '.join(overrides)}" for overrides in batch]
     return "\n".join([f"{config}# The first of {len(batch)} jobs. All of them:", *jobs])
 
@@ -139,7 +145,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
         log.info("plan      checking %d jobs before the first starts", len(batch))
         for overrides in batch:
             if (unseeded := _unseeded(overrides)) not in groups:
-                config = composed(overrides, arguments)
+                config = compose_config(overrides, arguments)
                 launcher, groups[unseeded] = str(config.hydra.launcher._target_), _SeedGroup(without_hydra(config))
     here = launcher.endswith(("BasicLauncher", "JoblibLauncher"))  # others may use other machines
     with bar("plan", len(batch)) as advance:
@@ -178,20 +184,20 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     last_run = {_unseeded(job.overrides): run for job, run in planned}
     counts = Counter(map(_unseeded, batch))
     swept = Sweep(jobs, tuple((last_run[unseeded], count) for unseeded, count in counts.items()))
-    if not follows():
+    if not is_follower():
         output_dir = swept.run.output_dir
         (output_dir / STOPPED).unlink(missing_ok=True)
         shutil.rmtree(output_dir / ENDED, ignore_errors=True)
         write_plan(output_dir, jobs, [group.first for group in groups.values()], rows)
-    tell(jobs)
+    log_plan(jobs)
     _log_untrained(arguments, jobs)
     return swept
 
 
 def _log_untrained(arguments: Sequence[str], jobs: Sequence[Job]) -> None:
     """If a command line has overrides of a training, log which runs do not take them, since they train nothing."""
-    for_training = [argument for argument in arguments if of_training(argument)]
-    trained = {job.run for job in jobs if any(map(of_training, job.overrides))}
+    for_training = [argument for argument in arguments if is_training_override(argument)]
+    trained = {job.run for job in jobs if any(map(is_training_override, job.overrides))}
     untrained = [name for name in dict.fromkeys(job.run for job in jobs) if name not in trained]
     if for_training and untrained:
         log.info("          %s: not for %s, which trains nothing", " ".join(for_training), ", ".join(untrained))
@@ -211,7 +217,7 @@ def _refuse_clash(runs: Sequence[Run]) -> None:
         raise RunError(f"{len(runs)} jobs would be one run, {first.name}; give them tags")
     settings_of: dict[Path, Any] = {}
     for run in runs:
-        for benchmark in run.evaluated:
+        for benchmark in run.all_benchmarks:
             folder = evaluation_folder(run, benchmark)
             settings = (run.evaluation_fingerprint(benchmark), run.protocol_hash(benchmark))
             if settings_of.setdefault(folder, settings) != settings:
@@ -221,7 +227,7 @@ def _refuse_clash(runs: Sequence[Run]) -> None:
                 )
 
 
-def searched(hydra: Any) -> list[str]:
+def search_override(hydra: Any) -> list[str]:
     """Return the override that makes another process find the configs of --config-dir. `hydra` is Hydra's own node."""
     quoted = ",".join(f"'file://{Path(path).absolute()}'" for path in config_folders(hydra))
     return [f"hydra.searchpath=[{quoted}]"] if quoted else []
@@ -234,14 +240,14 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     """
     from alttrain.run.app import execute
 
-    name, output_dir, leads = run_name(config), Path(config.output_dir), not follows()
+    name, output_dir, leads = run_name(config), Path(config.output_dir), not is_follower()
     stopped, job = output_dir / STOPPED, hashlib.sha256(" ".join(overrides).encode()).hexdigest()[:8]
     ended = output_dir / ENDED / f"{name}.{job}"
     if not config.keep_going and stopped.exists():
         raise RunError(f"not started, because {read_utf8(stopped)} failed and keep_going=false")
     try:
         # jobs that share a training wait for the first of them, which trains
-        with alone(output_dir / ".sweep" / name) if leads else nullcontext():
+        with exclusive(output_dir / ".sweep" / name) if leads else nullcontext():
             hardware = fit_hardware(assemble(config)).hardware if config.trainer.most_devices > 1 else config.trainer
             if hardware.devices * hardware.nodes > 1:
                 _run_in_own_process(config, overrides)
@@ -257,7 +263,7 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
         failure = RunError(str(error) if expected else f"{type(error).__name__}: {error}")
         log.error("failed    %s: %s", name, ABOVE if isinstance(error, _ShownError) else failure)
         if not expected:
-            log.error("%s", masked(traceback.format_exc()))
+            log.error("%s", mask_secrets(traceback.format_exc()))
         if leads:
             write_text(ended, str(failure) or type(error).__name__)
             if not config.keep_going:

@@ -30,7 +30,7 @@ def started_by() -> Literal["torchrun", "slurm", "own"]:
     return "slurm" if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1 else "own"
 
 
-def follows() -> bool:
+def is_follower() -> bool:
     """Return whether this process is a follower."""
     ranks = {"torchrun": ("RANK",), "slurm": ("SLURM_PROCID",), "own": ("NODE_RANK", "LOCAL_RANK")}
     return any(int(os.environ.get(name, 0)) for name in ranks[started_by()])
@@ -67,7 +67,7 @@ def _store(job: str) -> Any:
     distributed: Any = importlib.import_module("torch.distributed")
     cluster, restarts = environment(), os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
     address, port = cluster.main_address, cluster.main_port
-    serves = not follows() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    serves = not is_follower() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     # multi_tenant: the process group's store uses the same port and server
     try:
         store = distributed.TCPStore(

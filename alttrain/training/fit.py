@@ -27,8 +27,8 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from alttrain import tokenization
-from alttrain.backbone.device import GIB, look
-from alttrain.records import DamagedError, opened, replacing
+from alttrain.backbone.device import GIB, detect_device
+from alttrain.records import DamagedError, open_regular, replacing
 from alttrain.training import Hardware, SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.data import BatchStream
 from alttrain.training.distributed import environment
@@ -164,7 +164,7 @@ def _first_step(last: Path, made_from: str) -> int:
     if not last.exists():
         return 0
     try:
-        with opened(last):  # a regular file; its tensors are read where they are needed, not into memory
+        with open_regular(last):  # a regular file; its tensors are read where they are needed, not into memory
             checkpoint = torch.load(last, weights_only=True, map_location="cpu", mmap=True)
         intact = checkpoint["checksum"] == _checksum(checkpoint)
         if intact and checkpoint["made_from"] == made_from:
@@ -179,7 +179,7 @@ def _first_step(last: Path, made_from: str) -> int:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """The record for train.json, and the trained weights by name."""
 
     record: dict[str, Any]
@@ -221,7 +221,7 @@ def fit(
     bfloat16: bool,
     bar: Callable[[str, int, int], Any] | None = None,
     samples: Callable[[int], None] | None = None,
-) -> Trained:
+) -> TrainingResult:
     """Train in place the weights of `model` that require gradients, resuming from the last checkpoint if there is one.
 
     With `bfloat16`, a model with float32 weights trains in mixed precision. Raises ValueError if loss, gradients or
@@ -229,7 +229,7 @@ def fit(
     they began is recorded as diverged, with a warning. `bar` opens a progress bar, given label, total and steps done.
     `samples` is called with the step, every `hardware.samples_every` steps.
     """
-    on_cuda = look(hardware.accelerator).name != "cpu"
+    on_cuda = detect_device(hardware.accelerator).name != "cpu"
     compiled = on_cuda if hardware.compiled == "auto" else hardware.compiled == "on"
     last = folder / "checkpoints" / "last.ckpt"
     devices, steps = hardware.world_size, recipe.steps(len(sequences))
@@ -269,7 +269,7 @@ def fit(
     module.check_finite(weights)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    return Trained(record, weights)
+    return TrainingResult(record, weights)
 
 
 def _by_deepspeed(hardware: Hardware) -> bool:
@@ -338,7 +338,7 @@ def _record(module: SFTModule, stream: BatchStream, bfloat16: bool) -> dict[str,
         "devices": stream.devices,
         "final_loss": round(float(module.losses[-1]), 4) if module.losses else None,
     }
-    if diverged(module.losses):
+    if has_diverged(module.losses):
         record["diverged"] = True
         log.warning(
             "training  diverged: its last losses are above %g times its first ones; lower training.learning_rate, and "
@@ -348,7 +348,7 @@ def _record(module: SFTModule, stream: BatchStream, bfloat16: bool) -> dict[str,
     return record
 
 
-def diverged(losses: Sequence[Any]) -> bool:
+def has_diverged(losses: Sequence[Any]) -> bool:
     """Return whether the step losses end higher than they began; see `DIVERGED`."""
     ends = min(ENDS, len(losses) // 2)
     return ends > 0 and math.fsum(map(float, losses[-ends:])) > DIVERGED * math.fsum(map(float, losses[:ends]))

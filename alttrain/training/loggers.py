@@ -16,7 +16,7 @@ from typing import Any
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from alttrain.config.secrets import masked
+from alttrain.config.secrets import mask_secrets
 from alttrain.records import read_losses
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class GuardedLogger(Logger):  # type: ignore[misc]
                     self._unsent.popleft()
         except Exception as error:  # a logger can raise anything
             self._failed = True
-            message = masked(" ".join(str(error).split())) or type(error).__name__
+            message = mask_secrets(" ".join(str(error).split())) or type(error).__name__
             log.warning("logger    %s failed, and the run goes on without it: %s", self._label, message)
 
 

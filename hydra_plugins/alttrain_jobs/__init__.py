@@ -61,9 +61,9 @@ class JobSweeper(Sweeper):
             for start in range(0, len(jobs), size):
                 returns.append(self.launcher.launch(jobs[start : start + size], initial_job_idx=start))
         except Exception as error:  # the launcher's own, as of a worker that was killed
-            from alttrain.config.secrets import masked
+            from alttrain.config.secrets import mask_secrets
 
-            print(masked(f"the launcher stopped: {type(error).__name__}: {error}"), file=sys.stderr)
+            print(mask_secrets(f"the launcher stopped: {type(error).__name__}: {error}"), file=sys.stderr)
             sys.exit(1)
         if any(job.status is JobStatus.FAILED for batch in returns for job in batch):
             sys.exit(1)
@@ -95,10 +95,10 @@ class RayLauncher(Launcher):
 
         from alttrain.backbone.device import has_gpu_driver
         from alttrain.config import RunError
-        from alttrain.run.sweep import searched
+        from alttrain.run.sweep import search_override
 
         ray.init(address=self.address, include_dashboard=False, log_to_driver=True, ignore_reinit_error=True)
-        tasks, search = [], searched(self.config.hydra)
+        tasks, search = [], search_override(self.config.hydra)
         for overrides in job_overrides:
             config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             gpus = config.trainer.devices if config.trainer.accelerator != "cpu" and has_gpu_driver() else 0

@@ -19,7 +19,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from alttrain.evaluation.grading.extraction import NO_ANSWER, Grader, boxed, denied, no_gold, stated
+from alttrain.evaluation.grading.extraction import NO_ANSWER, Grader, boxed_answer, is_denied, no_gold, stated_answers
 from alttrain.records import Generation, Judgement
 
 _OPTION = re.compile(r"^[^\S\n]*\(?([A-Z])\s*[.):、]\s*(\S.*)", re.M)
@@ -71,7 +71,7 @@ class Choice(Grader):
             return Judgement(generation.id, self.name, None, error=error)
         if not generation.answer.strip():
             return Judgement(generation.id, self.name, False, NO_ANSWER)
-        letters, how = chosen(generation.answer, choices)
+        letters, how = chosen_letters(generation.answer, choices)
         if len(letters) == 1:
             return Judgement(generation.id, self.name, letters == {gold}, f"{how}: {min(letters)}")
         evidence = f"ambiguous: {how} gives {', '.join(sorted(letters))}" if letters else "no choice found"
@@ -89,15 +89,15 @@ def options(prompt: str) -> dict[str, str]:
     return texts if len(texts) > 1 else {}
 
 
-def chosen(answer: str, choices: Mapping[str, str]) -> tuple[set[str], str]:
+def chosen_letters(answer: str, choices: Mapping[str, str]) -> tuple[set[str], str]:
     """(the letters that an answer gives, the rule that found them); no letters if no rule applies."""
     text = unicodedata.normalize("NFKC", answer)  # full-width characters as ordinary ones
-    if (box := boxed(text)) is not None:
+    if (box := boxed_answer(text)) is not None:
         content = _MARKUP.sub("", box).strip()
         return _same_text(content, choices) or _letters([_LINE], content, choices) or _restated(content, choices), "box"
     plain = _MARKUP.sub("", text)
     rules: list[tuple[str, Callable[[], set[str]]]] = [
-        ("option text", lambda: _same_text((stated(text) or [text])[-1], choices)),
+        ("option text", lambda: _same_text((stated_answers(text) or [text])[-1], choices)),
         ("statement", lambda: _letters(_STATED, plain, choices)),
         ("statement", lambda: _letters(_CALLED, plain, choices)),
         ("line", lambda: _letters([_LINE], plain, choices)),
@@ -116,7 +116,7 @@ def _letters(patterns: list[re.Pattern[str]], text: str, choices: Mapping[str, s
         written = match["one"] + match["more"]
         option_text = re.compile(r" *" + re.escape(choices.get(match["one"], ""))).match(text, match.end())
         ends = [match.end("more"), match.end(), *([option_text.end()] if option_text else [])]
-        if any(denied(text, match.start(), end) for end in ends):
+        if any(is_denied(text, match.start(), end) for end in ends):
             continue
         if set(written) <= set(choices) and len(set(written)) == len(written):
             letters |= set(written) | ({match["also"]} & set(choices))
@@ -153,7 +153,7 @@ def _restated(text: str, choices: Mapping[str, str]) -> set[str]:
         before = r"(?<![a-z0-9.])" if words[0].isascii() else ""
         after = r"(?![a-z0-9])(?!\.\d)" if words[-1].isascii() else ""
         pattern = re.compile(f"{before}{re.escape(words)}{after}")
-        if any(not denied(unread, *match.span()) for match in pattern.finditer(unread)):
+        if any(not is_denied(unread, *match.span()) for match in pattern.finditer(unread)):
             letters.add(letter)
         unread = pattern.sub("\0", unread)
     return letters

@@ -51,7 +51,7 @@ class Grader(RowJudge):
     needs_gold = True
 
 
-def denied(text: str, start: int, end: int) -> bool:
+def is_denied(text: str, start: int, end: int) -> bool:
     """Whether a text denies text[start:end], or takes it back."""
     return bool(_DENIED.search(text, max(0, start - 60), start) or _TAKEN_BACK.match(text, end))
 
@@ -61,13 +61,13 @@ def no_gold(generation: Generation, judge: str) -> Judgement:
     return Judgement(generation.id, judge, None, error="the row has no gold answer")
 
 
-def boxed(text: str) -> str | None:
+def boxed_answer(text: str) -> str | None:
     r"""The content of the last \boxed{...}, or None. Boxes separated only by commas, "or" or blanks form one list."""
     return box[0] if (box := last_box(text)) else None
 
 
 def last_box(text: str) -> tuple[str, int] | None:
-    """What `boxed` gives, and the position after the box."""
+    """What `boxed_answer` gives, and the position after the box."""
     closing = _closing_braces(text)
     contents: list[str] = []
     end = 0
@@ -95,7 +95,7 @@ def _closing_braces(text: str) -> dict[int, int]:
     return closing
 
 
-def stated(text: str) -> list[str]:
+def stated_answers(text: str) -> list[str]:
     """The phrases after "(final) answer is", "Answer:", "####" or 答案, each to the end of its line or display."""
     plain = text.replace("**", "").replace("__", "")
     marks = list(_MARK.finditer(plain))[-_MARKS_READ:]

@@ -165,7 +165,7 @@ def failure_of(program: str, problem: Problem, sandbox: Sandbox) -> str:
         served |= {"calls": program_ends[0], "answers": program_ends[1]}
         checked: dict[str, str | int] = {"prompt": problem.prompt, "test": problem.test, "script": problem.script}
         checked |= {"entry_point": problem.entry_point, "calls": test_ends[0], "answers": test_ends[1]}
-        with sandbox.started(SERVE, served, program_ends, subprocess.DEVNULL):
+        with sandbox.start(SERVE, served, program_ends, subprocess.DEVNULL):
             calls_in.close()  # only the program keeps these ends, so that its exit is noticed
             answers_out.close()
             outcome = sandbox.run(CHECK, checked, test_ends, packages=problem.packages)

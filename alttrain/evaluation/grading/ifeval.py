@@ -54,7 +54,7 @@ class IFEval(Grader):
         try:
             names, arguments = map(json.loads, generation.gold)
             checks = [(name, _check(name, each)) for name, each in zip(names, arguments, strict=True)]
-            answers = loosely(generation.answer)
+            answers = looser_forms(generation.answer)
             missed = [name for name, follows in checks if not follows(generation.answer)]
             loose = all(any(map(follows, answers)) for _, follows in checks)
         except (TypeError, ValueError) as error:
@@ -63,7 +63,7 @@ class IFEval(Grader):
         return Judgement(generation.id, self.name, not missed, evidence, value=float(loose))
 
 
-def loosely(answer: str) -> list[str]:
+def looser_forms(answer: str) -> list[str]:
     """The answer and its looser forms, without those that are empty."""
     lines = answer.split("\n")
     cuts = [answer, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]

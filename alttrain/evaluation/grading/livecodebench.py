@@ -109,7 +109,7 @@ class LiveCodeBench(HumanEval):
             with open(file.name, "rb") as call_file:
                 ends = call_file.fileno(), writer.fileno()
                 arguments = {**served, "calls": ends[0], "answers": ends[1]}
-                with limits.started(SERVE, arguments, ends, subprocess.DEVNULL, packages=self.packages) as process:
+                with limits.start(SERVE, arguments, ends, subprocess.DEVNULL, packages=self.packages) as process:
                     writer.close()  # only the program keeps this end, so that its exit is noticed
                     lines = _Lines(reader.fileno())
                     if lines.next(len(READY), START_S) != READY.encode():

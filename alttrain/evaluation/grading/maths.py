@@ -11,8 +11,8 @@ number after the last equals sign. What a text denies ("not 4") never counts. In
 calculation copied from the prompt ("17 \times 23") is not an answer. A gold answer may be a worked solution of GSM8K:
 the part after #### counts.
 
-math-verify (Hugging Face) compares the answers (`verified`). Rules of MATH, GSM8K and AIME that it does not know are
-applied first (`scripts/measure_graders.py` measures both):
+math-verify (Hugging Face) compares the answers (`verify_equal`). Rules of MATH, GSM8K and AIME that it does not know
+are applied first (`scripts/measure_graders.py` measures both):
 
 - units and currency are ignored
 - a percentage equals its number or a hundredth of it
@@ -34,7 +34,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 
-from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, Grader, boxed, denied, no_gold, stated
+from alttrain.evaluation.grading.extraction import (
+    LONGEST,
+    NO_ANSWER,
+    Grader,
+    boxed_answer,
+    is_denied,
+    no_gold,
+    stated_answers,
+)
 from alttrain.records import Generation, Judgement
 
 MEMORY = 4 << 30  # bytes of the process that runs math-verify
@@ -123,9 +131,9 @@ def gold_answer(gold: str) -> str:
 
 def final_answer(answer: str) -> str:
     """The final answer as written, or "" if no rule finds one."""
-    if box := boxed(answer):
+    if box := boxed_answer(answer):
         return box
-    phrases = stated(answer)
+    phrases = stated_answers(answer)
     if phrases:
         telling = [phrase for phrase in phrases if re.search(r"[\d$\\]", phrase)]
         return _answer_in_phrase((telling or phrases)[-1])
@@ -140,7 +148,7 @@ def final_answer(answer: str) -> str:
 
 def _not_denied(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
     """The matches of a pattern that the text does not deny."""
-    return [match for match in pattern.finditer(text) if not denied(text, *match.span())]
+    return [match for match in pattern.finditer(text) if not is_denied(text, *match.span())]
 
 
 def _answer_in_phrase(phrase: str) -> str:
@@ -195,7 +203,7 @@ def _after_equals(formula: str) -> str:
     return sides[-1].strip() if len(sides) > 2 else formula
 
 
-def plain(text: str) -> str:
+def plain_answer(text: str) -> str:
     """An answer without units, currency and spacing commands, and with LaTeX for Unicode signs."""
     text = re.sub(r",\s*\\!\s*", ",", re.sub(r"\\[dtc]frac", r"\\frac", text.translate(_SIGNS)))
     text = _UNIT.sub("", _GONE.sub("", text).strip().rstrip(".").strip())
@@ -212,7 +220,7 @@ def equal(gold: str, candidate: str) -> bool:
     if len(candidate) > LONGEST:
         return False
     written = [gold, candidate]
-    values = [plain(_PERCENT.sub("", text)) for text in written]
+    values = [plain_answer(_PERCENT.sub("", text)) for text in written]
     if not all(values):
         return False
     if len({value for side in values[1].split("=") if (value := _number(side)) is not None}) > 1:
@@ -247,7 +255,7 @@ def _equal(gold: str, candidate: str) -> bool:
     members = _members(gold), _members(candidate)
     if len(members[0]) != len(members[1]) and r"\pm" not in gold + candidate:
         return len(members[0]) == 1 and all(_equal(gold, member) for member in members[1])
-    return verified(gold, candidate)
+    return verify_equal(gold, candidate)
 
 
 def _number(text: str) -> Decimal | None:
@@ -267,7 +275,7 @@ def _members(text: str) -> list[str]:
     return [member.strip() for member in _SEPARATOR.split(inner) if member.strip()]
 
 
-def verified(gold: str, candidate: str) -> bool:
+def verify_equal(gold: str, candidate: str) -> bool:
     """Whether two LaTeX expressions are equal, by math-verify in a process of its own, one pair at a time.
 
     Raises TimeoutError after `SECONDS`; the next pair has a new process. math-verify's own timeouts are signals, which

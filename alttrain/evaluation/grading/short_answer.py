@@ -21,7 +21,15 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
-from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, Grader, denied, last_box, no_gold, stated
+from alttrain.evaluation.grading.extraction import (
+    LONGEST,
+    NO_ANSWER,
+    Grader,
+    is_denied,
+    last_box,
+    no_gold,
+    stated_answers,
+)
 from alttrain.records import Generation, Judgement
 
 _TOKEN = re.compile(r"(?<![\w.,])-?\d[\d,]*(?:\.\d+)?|\w+(?:'\w+)*")
@@ -104,7 +112,7 @@ def _holds(text: str, gold: str) -> bool:
         if words[first : first + len(gold_words)] == gold_words:
             start, end = spans[first][0], spans[first + len(gold_words) - 1][1]
             hedged = _HEDGED.match(text, end) or _HEDGED_BEFORE.search(text, max(0, start - 15), start)
-            if not hedged and not denied(text, start, end) and not (keeps_capital and text[start].islower()):
+            if not hedged and not is_denied(text, start, end) and not (keeps_capital and text[start].islower()):
                 return True
     return False
 
@@ -156,9 +164,9 @@ def short_answers(answer: str) -> list[str]:
     bold, after = list(re.finditer(r"\*\*(.+?)\*\*", answer)), ""
     if (box := last_box(answer)) and box[0]:
         phrase, after = box[0], answer[box[1] :]
-    elif phrases := stated(answer):
+    elif phrases := stated_answers(answer):
         phrase = phrases[-1]
-    elif len(bold) == 1 and not denied(answer, *bold[0].span()):
+    elif len(bold) == 1 and not is_denied(answer, *bold[0].span()):
         phrase, after = bold[0][1], answer[bold[0].end() :]
     else:
         phrase = answer.strip()

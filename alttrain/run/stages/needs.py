@@ -10,15 +10,15 @@ from typing import Any
 
 from alttrain.backbone import Backbone, Shape
 from alttrain.backbone.config import Trainable
-from alttrain.backbone.device import GIB, Device, look, number_bytes
+from alttrain.backbone.device import GIB, Device, detect_device, number_bytes
 from alttrain.backbone.memory import Quantization, device_bytes, shape_of, training_bytes, weight_bytes
-from alttrain.backbone.source import at_hand
+from alttrain.backbone.source import offline_file
 from alttrain.config import RunError
 from alttrain.records import Example, read_json
 from alttrain.rewrite import lacks_original, render
 from alttrain.run.assembly import Run
-from alttrain.run.folder import nearest
-from alttrain.run.session import made_room
+from alttrain.run.folder import nearest_existing
+from alttrain.run.session import release_model
 from alttrain.training import Hardware
 
 CHARACTERS_PER_TOKEN = 4
@@ -65,7 +65,7 @@ def lacks_originals(run: Run, rows: Sequence[Example]) -> bool:
 
 def shape_known(run: Run) -> Shape | None:
     """Return the backbone's dimensions, from a local config.json or else from the run's config; None if unknown."""
-    path = at_hand(run.backbone, "config.json")
+    path = offline_file(run.backbone, "config.json")
     return shape_of(read_json(path, remedy="fetch the backbone again")) if path else run.backbone.shape
 
 
@@ -82,7 +82,7 @@ def needs_of(run: Run, rows: Sequence[Example], device: Device, sizes: Sizes | N
         lengths = guessed_rows(rows, run.training.max_length) if run.training.trains else ()
         sizes = Sizes(longest[0] // CHARACTERS_PER_TOKEN, longest[1] // CHARACTERS_PER_TOKEN, lengths)
     needs: list[Need | None] = []
-    if run.to_train and run.adapter.trains:
+    if run.needs_training and run.adapter.trains:
         if run.structure.original is not None and lacks_originals(run, rows):
             caps = {tokens_key(run): run.structure.original.tokens}
             needs.append(_generation_need(run, shape, "rewrite", sizes.dataset_prompt, caps, device))
@@ -177,7 +177,7 @@ def refuse_too_large(
     """
     if shape_known(run) is None:
         return ["no memory estimate: no backbone.shape, and no config.json of a plain decoder at hand"]
-    device = look(run.hardware.accelerator, run.hardware.memory_gib)
+    device = detect_device(run.hardware.accelerator, run.hardware.memory_gib)
     free = "an unknown amount" if device.free is None else _gib(device.free)
     lines, refused = [], []
     for need in needs_of(run, rows, device, sizes):
@@ -189,7 +189,7 @@ def refuse_too_large(
             fitting = (f"set {override}" for override, total in need.remedies() if total <= device.free)
             remedy = next(fitting, "choose a smaller backbone, or a device with more memory")
             refused.append(f"{line}: {remedy}")
-    if refused and made_room():
+    if refused and release_model():
         return refuse_too_large(run, rows, stages, sizes)
     if refused:
         raise RunError(*refused)
@@ -198,12 +198,12 @@ def refuse_too_large(
 
 def too_large(run: Run, model: Backbone, dtype: str) -> str:
     """Return why a judge's model, by its weights alone, does not fit; "" if it does, or if that is not known."""
-    path, device = at_hand(model, "config.json"), look(run.hardware.accelerator, run.hardware.memory_gib)
+    path, device = offline_file(model, "config.json"), detect_device(run.hardware.accelerator, run.hardware.memory_gib)
     shape = shape_of(read_json(path)) if path else None
     size = weight_bytes(shape, number_bytes(dtype, device)) if shape else 0
     if device.free is None or size <= device.free:
         return ""
-    if made_room():
+    if release_model():
         return too_large(run, model, dtype)
     remedy = "choose a smaller judge, or ask a server that serves it (base_url)"
     return f"its weights take {_gib(size)} GiB, and {device.name} has {_gib(device.free)} free; {remedy}"
@@ -214,14 +214,14 @@ def refuse_full_disk(runs: Sequence[Run]) -> None:
     trained, checkpoints = 0, [0]
     for run in {run.folder: run for run in runs}.values():
         shape = shape_known(run)
-        if shape is None or not (run.to_train and {"check", "train"} & set(run.stages)):
+        if shape is None or not (run.needs_training and {"check", "train"} & set(run.stages)):
             continue
         parts = training_bytes(shape, BFLOAT16_BYTES, lengths=[], **run.adapter.footprint(BFLOAT16_BYTES))
         whole_model = BFLOAT16_BYTES * shape.parameters  # saved in this precision, whatever it is trained in
         trained += parts["adapter"] if run.adapter.freezes else whole_model
         checkpoints.append(parts["gradients"] + parts["optimizer"])  # as large as weights and moments
     needed, output_dir = trained + max(checkpoints), runs[0].output_dir
-    if needed > (free := shutil.disk_usage(nearest(output_dir)).free):
+    if needed > (free := shutil.disk_usage(nearest_existing(output_dir)).free):
         raise RunError(
             f"output_dir={output_dir}: what is trained takes about {_gib(needed)} GiB with a checkpoint, and "
             f"{_gib(free)} are free there; make room, or set output_dir to a larger disk"
@@ -234,10 +234,10 @@ def fit_hardware(run: Run, rows: Sequence[Example] | None = None) -> Run:
     `rows` are its training rows before the rewrite; None reads them. Only with `trainer.memory_gib`.
     """
     hardware, recipe = run.hardware, run.training
-    trains = run.to_train and {"check", "train"} & set(run.stages)
+    trains = run.needs_training and {"check", "train"} & set(run.stages)
     if hardware.memory_gib is None or not trains or not recipe.trains or (shape := shape_known(run)) is None:
         return run
-    device = look(hardware.accelerator, hardware.memory_gib)
+    device = detect_device(hardware.accelerator, hardware.memory_gib)
     sizes = Sizes(0, rows=guessed_rows(run.rows if rows is None else rows, recipe.max_length))
     for changes in ({}, *_reductions(run.adapter, hardware.most_devices)):
         run = replace(run, hardware=replace(hardware, **changes))

@@ -35,15 +35,15 @@ from rich.table import Table
 from alttrain import __version__
 from alttrain import report as report_package
 from alttrain.config import RunError
-from alttrain.records import DamagedError, Texts, alone, kept_json, write_text
+from alttrain.records import DamagedError, Texts, exclusive, json_or_none, write_text
 from alttrain.report.card import rewrite_card
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.figures import draw_all
 from alttrain.report.formats import console, latex, markdown
-from alttrain.report.output import STAMP, beside, files, inputs, keep, put, states
+from alttrain.report.output import STAMP, file_states, files, inputs, keep_other_files, replace_folder, temporary_folder
 from alttrain.report.page import write_page
 from alttrain.report.results import evaluations, read_csv, warn_left_out, write_csv
-from alttrain.report.tables import CELLS, TABLES, marked, report_of
+from alttrain.report.tables import CELLS, TABLES, add_marks, report_of
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
 
@@ -56,7 +56,7 @@ IF_ANY = ("interventions", "decided", "thoughts", "probes")  # CSV files that ar
 
 
 class _Stamp(TypedDict):
-    """The contents of .stamp: the digest of the inputs of the last report, and its files with their `states`."""
+    """The contents of .stamp: the digest of the inputs of the last report, and its files with their `file_states`."""
 
     digest: str
     files: dict[str, tuple[int, int, int]]
@@ -91,15 +91,18 @@ def write_report(output_dir: Path, texts: Texts = "all") -> pd.DataFrame:
     try:
         if not next(runs.glob("*/evaluation/*/metrics.json"), None):
             return pd.DataFrame()
-        with alone(folder):
-            digest, stamp = _digest(runs, texts), kept_json(folder / STAMP, _Stamp) or {"digest": "", "files": {}}
+        with exclusive(folder):
+            digest, stamp = (
+                _digest(runs, texts),
+                json_or_none(folder / STAMP, _Stamp) or {"digest": "", "files": {}},
+            )
             last = stamp["files"]
-            now = states(folder, last) if {*last} <= files(folder) else {}  # looks only at files below `folder`
+            now = file_states(folder, last) if {*last} <= files(folder) else {}  # looks only at files below `folder`
             if stamp["digest"] != digest or {name: list(state) for name, state in now.items()} != last:
-                with rare_collections(), beside(folder) as temporary:
+                with rare_collections(), temporary_folder(folder) as temporary:
                     _make(output_dir, temporary, texts, digest, {*last})
             shown = folder / "tables" / f"{SHOWN}.csv"
-            return marked(read_csv(shown)) if shown.exists() else pd.DataFrame()
+            return add_marks(read_csv(shown)) if shown.exists() else pd.DataFrame()
     except Exception as error:  # texts, names and files may come from anybody, and cause any error
         log.debug("%s", traceback.format_exc())
         raise RunError(f"no report was made: {error or type(error).__name__}") from error
@@ -127,12 +130,12 @@ def _make(output_dir: Path, temporary: Path, texts: Texts, digest: str, last_fil
     while True:
         before = inputs(runs)
         new_folder.mkdir()
-        keep(folder, new_folder, last_files)
+        keep_other_files(folder, new_folder, last_files)
         try:
             if not (judged := evaluations(runs, left_out)):
                 return
             written = [path.relative_to(new_folder).as_posix() for path in _write(temporary, texts, judged)]
-            stamp = json.dumps({"digest": digest, "files": states(new_folder, written)})
+            stamp = json.dumps({"digest": digest, "files": file_states(new_folder, written)})
             break
         except DamagedError as error:
             shutil.rmtree(new_folder)
@@ -145,7 +148,7 @@ def _make(output_dir: Path, temporary: Path, texts: Texts, digest: str, last_fil
         except (OSError, ValueError) as error:
             raise ValueError(str(error).replace(str(temporary), str(output_dir))) from error
     write_text(new_folder / STAMP, stamp)
-    put(new_folder, folder)
+    replace_folder(new_folder, folder)
     for run in sorted(record.parent for record in runs.glob("*/run.json")):
         try:
             rewrite_card(run)

@@ -32,7 +32,7 @@ from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation import JudgeContext
 from alttrain.evaluation.judges import NO_REPLY
 from alttrain.generation import Decoding
-from alttrain.generation.engine import Engine, Prompt, Written, unwatched
+from alttrain.generation.engine import Completion, Engine, Prompt, ignore_progress
 from alttrain.llm import NEARLY_ALL, Failure
 from alttrain.records import DamagedError, Example, Generation, Rejected, Segment
 from alttrain.rewrite import Original, SelfTrace, TeacherContext, lacks_original, render
@@ -41,9 +41,9 @@ from alttrain.rewrite.structures import Guard
 from alttrain.rewrite.teachers import Sentences
 from alttrain.run.assembly import Run
 from alttrain.run.progress import bar
-from alttrain.run.session import Session, clear_shelf, free
+from alttrain.run.session import Session, clear_shelf, free_memory
 from alttrain.run.stages.needs import tokens_key
-from alttrain.run.stages.train import tell_edited
+from alttrain.run.stages.train import warn_edited
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ def rewrite(run: Run, session: Session) -> None:
     """Write train.jsonl and the files that document it, unless they exist."""
     if not run.training.trains:
         return
-    if run.rewritten:
-        tell_edited(run)
+    if run.is_rewritten:
+        warn_edited(run)
         return
     structure, selection = run.structure, run.selection
     examples, teacher, understander = selection.examples, structure.teacher, structure.understander
@@ -177,7 +177,7 @@ def _write_sentences(
 
         def ask(prompts: list[str], max_tokens: int) -> list[str]:
             texts = {str(n): session.renderer.prompt_text(prompt, mode) for n, prompt in enumerate(prompts)}
-            answers = _answers(session, engine(), texts, Decoding(max_tokens), unwatched)
+            answers = _answers(session, engine(), texts, Decoding(max_tokens), ignore_progress)
             return [run.backbone.template.split(answer.text, mode)[1] for answer in answers]
 
         def model() -> str:
@@ -193,15 +193,15 @@ def _answers(
     engine: Engine,
     texts: Mapping[str, str],
     decoding: Decoding,
-    advance: Callable[[int], None] = unwatched,
-) -> list[Written]:
+    advance: Callable[[int], None] = ignore_progress,
+) -> list[Completion]:
     """Return what the engine writes for each named text; the names decide what is sampled.
 
     Raises RunError if a text has no answer.
     """
     prompts = [Prompt(session.renderer.encode(text), text, name) for name, text in texts.items()]
     results = dict(engine.generate(prompts, decoding, advance))
-    answers = [result for number in range(len(prompts)) if isinstance(result := results.get(number), Written)]
+    answers = [result for number in range(len(prompts)) if isinstance(result := results.get(number), Completion)]
     if len(answers) < len(prompts):
         reason = next((f", because {result.reason}" for result in results.values() if isinstance(result, Failure)), "")
         raise RunError(
@@ -280,7 +280,7 @@ def _originals(session: Session, recipe: SelfTrace, rows: list[Example]) -> dict
     """
     run = session.run
     examples = sorted(rows, key=lambda example: example.id)  # the seed must not change the cache key
-    prompts = [[example.id, recipe.asked(example)] for example in examples]
+    prompts = [[example.id, recipe.message(example)] for example in examples]
     key = _digest(session.identity() | {"recipe": asdict(recipe), "prompts": prompts})
     path = cache_folder() / "originals" / f"{run.backbone.name}-{key}.jsonl"
     begun_path = path.with_suffix(".begun")
@@ -304,7 +304,7 @@ def _originals(session: Session, recipe: SelfTrace, rows: list[Example]) -> dict
         with bar("originals", len(examples), done) as advance, session.engine(None) as engine:
             for start in range(done, len(examples), size):
                 chunk = examples[start : start + size]
-                texts = {row.id: render_prompt(recipe.asked(row), mode, system=recipe.system_prompt) for row in chunk}
+                texts = {row.id: render_prompt(recipe.message(row), mode, system=recipe.system_prompt) for row in chunk}
                 answers = _answers(session, engine, texts, decoding, advance)
                 originals = []
                 for row, written in zip(chunk, answers, strict=True):
@@ -312,10 +312,10 @@ def _originals(session: Session, recipe: SelfTrace, rows: list[Example]) -> dict
                     trace = thought if mode == "open" else recipe.trace(answer)
                     originals.append(Original(row.id, trace, answer, closed and written.finish == "stop", closed))
                 records.append_rows(begun_path, originals)
-        free()
+        free_memory()
 
-    with records.alone(path):
-        if (originals := records.from_cache(path, read_complete)) is None:
+    with records.exclusive(path):
+        if (originals := records.read_cached(path, read_complete)) is None:
             ask()
             records.seal(path, begun_path)  # first: a kill must not leave the file unsealed
             os.replace(begun_path, path)

@@ -14,14 +14,14 @@ from alttrain import records, tokenization
 from alttrain.config import RunError
 from alttrain.dataset.sources import embedded_rows
 from alttrain.generation.engine import Decoding, Prompt
-from alttrain.records import DamagedError, Example, Rewritten, Trained, checksum
+from alttrain.records import DamagedError, Example, RewriteDocument, TrainDocument, checksum
 from alttrain.report.card import card
 from alttrain.run.assembly import Run
-from alttrain.run.folder import BEGUN
+from alttrain.run.folder import BEGUN_FILE
 from alttrain.run.loggers import open_loggers
 from alttrain.run.progress import bar
-from alttrain.run.session import Session, free
-from alttrain.training.distributed import follows
+from alttrain.run.session import Session, free_memory
+from alttrain.training.distributed import is_follower
 
 log = logging.getLogger(__name__)
 
@@ -43,17 +43,17 @@ def train(run: Run, session: Session) -> None:
     if not recipe.trains:
         return
     if finished.exists():
-        if not (names := changed(run, "files")):
-            if not follows() and changed(run, "tokenizer"):
+        if not (names := changed_files(run, "files")):
+            if not is_follower() and changed_files(run, "tokenizer"):
                 from alttrain.backbone.weights import save_tokenizer
 
-                log.warning("train     the tokenizer in %s is saved again: it is not what it was", run.trained)
-                save_tokenizer(session.renderer.tokenizer, run.backbone, run.trained)
+                log.warning("train     the tokenizer in %s is saved again: it is not what it was", run.trained_folder)
+                save_tokenizer(session.renderer.tokenizer, run.backbone, run.trained_folder)
             return
         log.warning("train     is done again, and what is made with it: %s is not what it was", names[0])
         for path in run.folder.glob("evaluation/*/generations.jsonl"):
             path.unlink()
-        for path in run.folder.glob(f"evaluation/*/{BEGUN}"):  # made from the generations
+        for path in run.folder.glob(f"evaluation/*/{BEGUN_FILE}"):  # made from the generations
             path.with_name("fingerprint.json").unlink(missing_ok=True)
             path.unlink()
         finished.unlink()
@@ -62,12 +62,12 @@ def train(run: Run, session: Session) -> None:
     examples = records.read_rows(rows, Example)
     if not examples:
         raise RunError(f"{rows} is not there; run the rewrite stage first (stages=[rewrite,train])")
-    written = records.read_if_there(run.folder / "rewrite.json", Rewritten).get("written", len(examples))
+    written = records.read_if_there(run.folder / "rewrite.json", RewriteDocument).get("written", len(examples))
     if len(examples) != written:
         raise DamagedError(rows, f"has {len(examples)} rows, and rewrite.json says {written}")
     if "rewrite" not in run.stages:
-        tell_edited(run)
-    sequences, too_long = tokenized(run, session.renderer, examples)
+        warn_edited(run)
+    sequences, too_long = tokenize_examples(run, session.renderer, examples)
     for name in too_long:
         log.warning("train     left out %s: longer than training.max_length=%d", name, recipe.max_length)
 
@@ -81,22 +81,22 @@ def train(run: Run, session: Session) -> None:
     model = run.adapter.attach(model, run.seed)
     log.info("train     %d examples, %d steps, %s", len(sequences), recipe.steps(len(sequences)), precision)
     with open_loggers(run, "training") as loggers:
-        bars = None if follows() else bar
+        bars = None if is_follower() else bar
         samples = partial(_sample, run, session, model, loggers) if run.hardware.samples_every else None
         trained = fit(model, sequences, recipe, run.hardware, run.seed, run.folder, loggers, bfloat16, bars, samples)
-        if follows():
+        if is_follower():
             return
         record = trained.record | {"left_out_too_long": too_long}
         record |= {"weights": session.weights.origin, "device": session.device}
         model_card = card(run.folder, record)
-        shutil.rmtree(run.trained, ignore_errors=True)
-        save_trained(model, trained.weights, session.renderer.tokenizer, run.backbone, model_card, run.trained)
+        shutil.rmtree(run.trained_folder, ignore_errors=True)
+        save_trained(model, trained.weights, session.renderer.tokenizer, run.backbone, model_card, run.trained_folder)
         record |= {"files": _checksums(run, ("train.jsonl", *WEIGHTS)), "tokenizer": _checksums(run, TOKENIZER)}
         records.write_sealed(finished, record)
     shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     log.info("train     %d steps in %.0f s, loss %s", record["steps"], record["seconds"], record["final_loss"])
     del model
-    free()
+    free_memory()
 
 
 def _sample(run: Run, session: Session, model: Any, loggers: Sequence[Any], step: int) -> None:
@@ -128,7 +128,7 @@ def _sample(run: Run, session: Session, model: Any, loggers: Sequence[Any], step
             logger.log_table("training", list(samples[0]), [list(row.values()) for row in samples])
 
 
-def tokenized(
+def tokenize_examples(
     run: Run, renderer: tokenization.Renderer, examples: Sequence[Example]
 ) -> tuple[list[tokenization.Sequence], list[str]]:
     """Return the sequences to train on, and the ids of the examples that are too long.
@@ -148,22 +148,22 @@ def tokenized(
     return sequences, too_long
 
 
-def tell_edited(run: Run) -> None:
+def warn_edited(run: Run) -> None:
     """Warn about each file of rows that changed since the rewrite stage wrote it. Changed rows are used."""
-    for name, digest in records.read_if_there(run.folder / "rewrite.json", Rewritten).get("files", {}).items():
+    for name, digest in records.read_if_there(run.folder / "rewrite.json", RewriteDocument).get("files", {}).items():
         if checksum(path := run.folder / name) not in (digest, None):
             log.warning("rewrite   %s is not what was written; delete rewrite.json to have it written again", path)
 
 
-def changed(run: Run, kind: Literal["files", "tokenizer"]) -> list[str]:
+def changed_files(run: Run, kind: Literal["files", "tokenizer"]) -> list[str]:
     """Return the files of a finished training that differ from their checksums in train.json."""
-    files = records.read_document(run.folder / "train.json", Trained)[kind]
+    files = records.read_document(run.folder / "train.json", TrainDocument)[kind]
     return [name for name, digest in files.items() if checksum(run.folder / name) != digest]
 
 
-def writer(run: Run) -> str:
+def training_checksums(run: Run) -> str:
     """Return the checksums of a finished training, which identify its generations; "" if there are none."""
-    record = records.read_if_there(run.folder / "train.json", Trained) if run.training.trains else {}
+    record = records.read_if_there(run.folder / "train.json", TrainDocument) if run.training.trains else {}
     return json.dumps(record["files"], sort_keys=True) if record else ""
 
 
