@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from stub_server import Say, Serve, Stub
 
+from alttrain import llm
 from alttrain.records import Example, Segment
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -21,6 +22,7 @@ SLOW_FILES = (
     *("test_sweep", "test_miniature", "test_devices", "test_run", "test_kill", "test_damaged", "test_scale"),
     *("test_bad_input", "test_scripts", "test_loggers", "test_secrets", "test_sandbox", "test_quantization"),
     *("test_own_parts", "test_disk_full", "test_serve", "test_originals", "test_locks", "test_launchers"),
+    *("test_doomed",),
 )
 """Files whose tests start whole runs or other processes, so that each takes seconds."""
 LONG_FILES = ("test_grading", "test_rendering", "test_training", "test_protocol", "test_interventions", "test_report")
@@ -145,6 +147,7 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 def serve(quick_retries: None) -> Iterator[Serve]:
     """A function that starts stub servers; they stop after the test."""
     stubs: list[Stub] = []
+    llm._server_fault.cache_clear()  # an earlier server may have had the same port
 
     def start(behave: Callable[[str, int], Say]) -> Stub:
         stubs.append(Stub(behave))

@@ -198,6 +198,7 @@ def test_values_come_through_interpolations() -> None:
     assert config["training"]["thought"] == config["backbone"]["untrained_thought"] == "absent"
 
 
+@pytest.mark.slow
 def test_every_experiment_runs_on_any_engine() -> None:
     choosing = [name for name in EXPERIMENTS if "generation" in (CONF / "experiment" / f"{name}.yaml").read_text()]
     assert choosing == ["demo"]  # all others leave the engine alone alike, so that one of them is tried with each
@@ -496,6 +497,7 @@ def asked(*arguments: str, folder: Path) -> tuple[int, str, str, list[str]]:
     return done.returncode, output.rstrip("\n"), done.stderr, heavy.split("|") if heavy else []
 
 
+@pytest.mark.slow
 def test_help_and_config_are_shown_without_torch(tmp_path: Path) -> None:
     code, output, errors, heavy = asked("--help", folder=tmp_path)
     assert (code, errors, heavy) == (0, "", [])

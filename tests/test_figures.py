@@ -109,6 +109,7 @@ def ends(container: Any) -> list[tuple[float, float]]:
 # --- all of them ---
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn_and_named(runs: Path, found: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     with draw_all(found, variants(evaluations(runs)), frames(runs), tmp_path) as draw:
         written = draw()

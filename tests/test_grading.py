@@ -195,6 +195,7 @@ def test_one_answer_in_several_notations(written: tuple[str, ...]) -> None:
     assert [other for other in written if not equal(written[0], other)] == []
 
 
+@pytest.mark.slow
 def test_different_answers_are_different() -> None:
     """The rows of the table are answers apart."""
     pairs = [(a, b) for ours, others in combinations(EQUAL, 2) for a in ours[:1] for b in others[:1]]
@@ -248,6 +249,7 @@ def test_near_misses_are_not_equal(gold: str, candidate: str) -> None:
     assert equal(gold, candidate) is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", ["development", "held_back"])
 def test_written_variants(half: str) -> None:
     """What `scripts/measure_graders.py` measures holds; a few written cases of each half are known to be misjudged."""
@@ -386,6 +388,7 @@ def perturbed(gold: str) -> list[str]:
     return [*wrong, gold.replace("pi", "phi"), f"{gold}, 99"] if "pi" in gold else [*wrong, f"{gold}, 99"]
 
 
+@pytest.mark.slow
 def test_gold_of_math500() -> None:
     """Gold answers in eight wordings, the worked solutions, and wrong answers near the gold ones."""
     right: list[Case] = []
@@ -943,6 +946,7 @@ def thread_seconds(work: Callable[[], Any]) -> float:
         gc.enable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_loop_takes_no_quadratic_time(loop: str) -> None:
     """Eight times the text takes some 8 times as long (64, were it quadratic; 24 fail), or under half a second."""

@@ -209,6 +209,7 @@ def test_outcomes_are_named_by_what_the_judge_says_and_undecided_is_one() -> Non
 # --- speed ---
 
 
+@pytest.mark.slow
 def test_ten_thousand_generations_are_judged_again_and_summarised(tmp_path: Path) -> None:
     rows = [
         generation(f"g{number}", f"In case {number}, {thought} {ON * 20}", answer)

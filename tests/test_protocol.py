@@ -179,6 +179,7 @@ def test_shipped_protocol_has_its_sources_values(name: str) -> None:
     assert (systems, run.protocol.quantization) == ({system}, quantization)
 
 
+@pytest.mark.slow
 def test_every_protocol_is_tested_here_and_names_benchmarks_that_are_there() -> None:
     assert sorted(PRESETS) == PROTOCOLS
     shipped = (path.stem for path in (CONF / "benchmark").glob("*.yaml") if not path.stem.startswith("embedded"))

@@ -123,6 +123,7 @@ def test_every_adapter_is_its_sources() -> None:
     assert {name: one.backbone.quantization for name, one in made.items()} == quantised
 
 
+@pytest.mark.slow
 def test_every_schedule_is_transformers_own() -> None:
     """Step for step, the first one's factor among them: zero where there is a warm-up."""
     import torch

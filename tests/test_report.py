@@ -409,7 +409,7 @@ def test_a_report_is_whole_and_is_made_once(tmp_path: Path) -> None:
     assert files(tmp_path) == made
 
 
-@pytest.mark.parametrize("name", ["metrics.csv", "page.html", "tables/overview.csv", DRAWN])
+@pytest.mark.parametrize("name", ["metrics.csv", DRAWN])
 def test_a_file_of_the_report_that_somebody_changed_is_made_anew(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -437,6 +437,7 @@ def test_what_is_lost_or_changed_is_made_anew_and_what_is_stale_goes(tmp_path: P
     assert not (tmp_path / "report" / "figures" / "tradeoff.svg").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_the_page_holds_the_texts_that_were_asked_for(tmp_path: Path) -> None:
     outputs(tmp_path)
@@ -671,6 +672,7 @@ def test_a_damaged_evaluation_of_a_run_that_is_training_is_left_out_at_once(
     assert [message.startswith(f"report    left out {run.name}: ") for message in caplog.messages] == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_a_report_that_fails_fails_no_run_and_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -692,6 +694,7 @@ def test_a_report_that_fails_fails_no_run_and_leaves_the_one_before(
     assert {path.name for path in tmp_path.iterdir()} <= {"runs", "report", ".report.lock"}
 
 
+@pytest.mark.slow
 def test_a_received_folder_writes_and_removes_nothing_outside(tmp_path: Path) -> None:
     """Names of files in its stamp, of backbones and protocols, and links where the report and its cards are written."""
     outside = tmp_path / "outside"
@@ -732,7 +735,7 @@ def test_a_received_folder_writes_and_removes_nothing_outside(tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize("stamp", ["[" * 100_000, "null", '{"files": 3}', '{"digest": [], "files": [[]]}', "\0", None])
+@pytest.mark.parametrize("stamp", ["[" * 100_000, '{"files": 3}', '{"digest": [], "files": [[]]}', "\0", None])
 def test_a_stamp_that_is_none_is_made_anew(stamp: str | None, tmp_path: Path) -> None:
     """Nor is any read that is no file."""
     outputs(tmp_path)
@@ -800,31 +803,35 @@ BAD: dict[str, tuple[str, str]] = {
     "evaluation/embedded_harmful.offline/judgements.jsonl": ('{"id": "p0"}\n' * 4, "judgements.jsonl line 1"),
     "evaluation/embedded_harmful.offline/generations.jsonl": ("", "generations.jsonl"),
     "train.json": ("null", "train.json"),
-    "logs/metrics.csv": ("step,loss\n0,none\n", "metrics.csv"),
+    (LOGGED := "logs/metrics.csv"): ("step,loss\n0,none\n", "metrics.csv"),
 }
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("logs")) for name in BAD]
+    "names", [[name for name in BAD if name != LOGGED], pytest.param([LOGGED], marks=pytest.mark.slow)]
 )
-def test_a_damaged_run_is_named_and_the_rest_is_reported(
-    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+def test_damaged_runs_are_named_and_the_rest_is_reported(
+    names: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
-    if not name.startswith("logs"):  # only a figure reads these
+    if names != [LOGGED]:  # only a figure reads these
         request.getfixturevalue("no_figures")
     healthy, mixed = outputs(tmp_path / "healthy"), outputs(tmp_path / "mixed")
     sets = {"embedded_harmful": ("harmful_rate", "yyny"), "embedded_benign": ("over_refusal_rate", "yyn")}
-    bad = make_run(mixed / "runs", sets, protocol="offline", method="plain", seed=1)
-    content, told = BAD[name]
-    (bad / name).parent.mkdir(exist_ok=True)
-    (bad / name).write_text(content)
-    if "judgements" in name:  # else it would be left out as being judged
-        mend((bad / name).parent)
+    told: dict[str, str] = {}
+    for seed, name in enumerate(names):
+        bad = make_run(mixed / "runs", sets, protocol="offline", method="plain", seed=1 + seed)
+        content, told[bad.name] = BAD[name]
+        (bad / name).parent.mkdir(exist_ok=True)
+        (bad / name).write_text(content)
+        if "judgements" in name:  # else it would be left out as being judged
+            mend((bad / name).parent)
     expected = write_report(healthy)
     pd.testing.assert_frame_equal(write_report(mixed), expected)
-    (said,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert bad.name in said
-    assert told in said
+    warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warned) == len(names)
+    for run, file in told.items():
+        (said,) = [warning for warning in warned if run in warning]
+        assert file in said
     for file in files(healthy):
         own = (healthy / "report" / file).read_bytes()
         assert own == (mixed / "report" / file).read_bytes() or file in (".stamp", "page.html")
@@ -846,25 +853,30 @@ LACKING: list[tuple[str, str]] = [
 
 
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize(("name", "key"), LACKING)
 def test_a_run_that_lacks_what_this_version_writes_is_left_out_and_named_with_the_remedy(
-    name: str, key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("alttrain.run.stages.report.draw_all", lambda *unused: nullcontext(list))
     make_run(tmp_path / "runs", {"x": ("harmful_rate", "yn")})
-    bad = make_run(tmp_path / "runs", {"x": ("harmful_rate", "yn")}, method="plain", hashed="other", trained={})
-    if key:
-        record = json.loads((bad / name).read_text())
-        *outer, last = key.split()
-        del reduce(dict.__getitem__, outer, record)[last]
-        (write_json if name == "run.json" or key == "checksum" else write_sealed)(bad / name, record)
-    else:
-        (bad / name).unlink()
+    told: list[str] = []
+    for seed, (name, key) in enumerate(LACKING):
+        sets = {"x": ("harmful_rate", "yn")}
+        bad = make_run(tmp_path / "runs", sets, method="plain", hashed="other", trained={}, seed=seed)
+        if key:
+            record = json.loads((bad / name).read_text())
+            *outer, last = key.split()
+            del reduce(dict.__getitem__, outer, record)[last]
+            (write_json if name == "run.json" or key == "checksum" else write_sealed)(bad / name, record)
+        else:
+            (bad / name).unlink()
+        fault = f"not the JSON expected (Object missing required field `{key.split()[-1]}`" if key else "is not there"
+        told.append(f"report    left out {bad.name}: {tmp_path}/runs/{bad.name}/{name}: {fault}")
     write_report(tmp_path)
-    (said,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    fault = f"not the JSON expected (Object missing required field `{key.split()[-1]}`" if key else "is not there"
-    assert said.startswith(f"report    left out {bad.name}: {tmp_path}/runs/{bad.name}/{name}: {fault}")
-    assert re.search("; (delete the file and run the same command|run the (same command|judge stage)) again$", said)
+    warned = sorted(record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    for warning, start in zip(warned, sorted(told), strict=True):
+        assert warning.startswith(start)
+        remedy = "; (delete the file and run the same command|run the (same command|judge stage)) again$"
+        assert re.search(remedy, warning)
     assert set(read_csv(tmp_path / "report" / "metrics.csv").method) == {"AltTrain"}
 
 

@@ -166,6 +166,7 @@ def test_comparison_without_decided_pairs_is_nan() -> None:
     assert all(map(math.isnan, found))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gained", "lost"), [(0.02, 0.0), (0.01, 0.01), (0.016, 0.004), (0.05, 0.25)])
 @pytest.mark.parametrize("n", [100, 200, 500])
 def test_paired_intervals_cover(gained: float, lost: float, n: int) -> None:
@@ -190,6 +191,7 @@ def test_holm_equals_statsmodels_under_the_same_keys() -> None:
 # --- what a benchmark can show ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "differing"), [(100, 0.04), (100, 0.3), (313, 0.1), (500, 0.5)])
 def test_a_detectable_difference_is_seen_four_times_in_five(n: int, differing: float) -> None:
     """By the very test of the report: McNemar's exact one, which is somewhat conservative."""

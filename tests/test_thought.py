@@ -55,6 +55,7 @@ def test_what_a_thought_decides_last_counts() -> None:
     assert read_thought("\n\n".join((asked, go_on, refuse))).refuses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     ["-", '"', "(", "'", "\n", "\n\n", "a", "a ", "not ", "I ", "the user ", "...", "Hmm. ", "“", "This is harmful. "],
