@@ -398,11 +398,6 @@ def shipped(name: str, **changes: Any) -> Rows:
             [("Q?", "benign", "", "t", "a"), ("R?", "harmful", "", "u", "b")],
         ),
         (
-            "star_benign_915",
-            [{"id": "b1", "question": "Q?", "source": "4o_rewrite", "response": "<think>\nt\n</think>\n\na"}],
-            [("Q?", "benign", "", "t", "a")],
-        ),
-        (
             "safechain_prompts",
             [{"instruction": "Q?", "label": "adversarial_harmful", "response": "a thought that does not end"}],
             [("Q?", "harmful", "adversarial_harmful", "", "")],
