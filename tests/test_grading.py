@@ -25,7 +25,7 @@ from alttrain.english.refusal import assess
 from alttrain.evaluation.adherence import Adherence
 from alttrain.evaluation.grading import Choice, ExactMatch, IFEval, Maths, Rouge, ShortAnswer, maths
 from alttrain.evaluation.grading.choice import options
-from alttrain.evaluation.grading.extraction import boxed, stated
+from alttrain.evaluation.grading.final_answer import boxed, stated
 from alttrain.evaluation.grading.humaneval import code_of, program
 from alttrain.evaluation.grading.maths import equal, final_answer
 from alttrain.evaluation.grading.short_answer import f1, normalise

@@ -34,7 +34,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 
-from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, Grader, boxed, denied, no_gold, stated
+from alttrain.evaluation.grading.final_answer import LONGEST, NO_ANSWER, Grader, boxed, denied, no_gold, stated
 from alttrain.records import Generation, Judgement
 
 MEMORY = 4 << 30  # bytes of the process that runs math-verify

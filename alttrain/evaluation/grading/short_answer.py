@@ -19,7 +19,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, Grader, denied, last_box, no_gold, stated
+from alttrain.evaluation.grading.final_answer import LONGEST, NO_ANSWER, Grader, denied, last_box, no_gold, stated
 from alttrain.records import Generation, Judgement
 
 _TOKEN = re.compile(r"(?<![\w.,])-?\d[\d,]*(?:\.\d+)?|\w+(?:'\w+)*")
