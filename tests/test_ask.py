@@ -100,21 +100,18 @@ def test_a_prompt_may_begin_like_a_setting(monkeypatch: pytest.MonkeyPatch, caps
     assert TRUSTED not in os.environ
 
 
-def test_what_is_no_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "far" / "run"  # other tests may have runs beside tmp_path
-    folder.mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"config\.yaml is not there; there are no runs near it"):
-        alttrain.load(folder)
-    (folder / "config.yaml").write_text("backbone: {_target_: os.system, command: ls}")
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"such as outputs/runs/NAME: .*config\.yaml is not there"):
+        alttrain.load(tmp_path)
+    (tmp_path / "config.yaml").write_text("backbone: {_target_: os.system, command: ls}")
     with pytest.raises(RunError, match=r"trusted=\[os\]"):
-        alttrain.load(folder)
-    (folder / "config.yaml").write_text("seed: 0")
+        alttrain.load(tmp_path)
+    (tmp_path / "config.yaml").write_text("seed: 0")
     with pytest.raises(RunError, match=r"intervention='\?\?\?': a value is needed here"):
-        alttrain.load(folder)
-    (folder / "config.yaml").write_text("a: [")
+        alttrain.load(tmp_path)
+    (tmp_path / "config.yaml").write_text("a: [")
     with pytest.raises(DamagedError, match="is not the config of a run"):
-        alttrain.load(folder)
+        alttrain.load(tmp_path)
 
 
 @pytest.mark.slow
