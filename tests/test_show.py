@@ -90,8 +90,8 @@ def test_row_shows_old_against_new(
     assert code == 0
     assert "a: harmful, violence, star1" in text
     assert "old thought, 22 characters, trace\nThey greet. Then more.\n" in text
-    assert "[understanding: trace; old thought's characters 0 to 11]\nThey greet.\n" in text
-    assert "[assessment: teacher:t, prompt abc123; new]\nIt is harmful.\n" in text
+    assert "[understanding: trace]\nThey greet.\n" in text
+    assert "[assessment: teacher:t, prompt abc123]\nIt is harmful.\n" in text
     assert "old answer\nOld.\n\nnew answer\nNo.\n" in text
 
 
