@@ -29,8 +29,8 @@ def samples(output_dir: str | Path = "outputs") -> "pd.DataFrame":
     return read(output_dir)
 
 
-def load(run: str | Path, untrained: bool = False) -> "RunModel":
+def load(run: str | Path) -> "RunModel":
     """Return the model of a run's folder, to be asked prompts: see `alttrain.run.ask.RunModel.ask`."""
     from alttrain.run.ask import load as load_model
 
-    return load_model(run, untrained)
+    return load_model(run)

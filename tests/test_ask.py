@@ -34,16 +34,13 @@ def run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_answers_as_it_generates(run: Path) -> None:
     rows = read_rows(run / "evaluation" / "embedded_harmful" / "generations.jsonl", Generation)
     model = alttrain.load(run)
-    found = model.ask([row.prompt for row in rows], tokens=12)
+    found = model.ask([row.prompt for row in rows])
     assert [(one.thought, one.answer) for one in found] == [(row.thought.strip(), row.answer.strip()) for row in rows]
     assert [one.cut for one in found] == [row.finish == "length" for row in rows]
-    untrained = alttrain.load(run, untrained=True).ask([row.prompt for row in rows], tokens=12)
-    assert [one.answer for one in untrained] != [one.answer for one in found]
-    assert model.ask(rows[0].prompt, system="Be brief.", tokens=12) != found[:1]
+    assert model.ask(rows[0].prompt) == found[:1]
     with pytest.raises(ValueError, match="no room for a response in the backbone's context, 512 tokens; shorten it"):
         model.ask("Why? " * 200)
     assert model.ask([]) == []
-    assert model.ask([row.prompt for row in rows]) == found  # by the protocol's own limit
 
 
 @pytest.mark.slow
@@ -86,8 +83,6 @@ def test_a_run_is_asked_where_it_lies_and_only_if_it_is_what_was_trained(run: Pa
     moved = tmp_path / "copies" / "mine"
     shutil.copytree(run, moved)
     assert alttrain.load(moved).run.trained_folder == moved / "adapter"
-    with pytest.raises(ValueError, match="tokens=0: accepted: 1 or more"):
-        alttrain.load(moved).ask("Why?", tokens=0)
     config = moved / "adapter" / "adapter_config.json"
     config.write_text(config.read_text() + " ")
     with pytest.raises(RunError, match=r"adapter_config\.json is not what was trained"):
@@ -96,8 +91,8 @@ def test_a_run_is_asked_where_it_lies_and_only_if_it_is_what_was_trained(run: Pa
 
 def test_a_prompt_may_begin_like_a_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked: list[list[str]] = []
-    loaded = SimpleNamespace(ask=lambda prompts, system, tokens: asked.append(prompts) or [])
-    monkeypatch.setattr(ask, "load", lambda folder, untrained: loaded)
+    loaded = SimpleNamespace(ask=lambda prompts: asked.append(prompts) or [])
+    monkeypatch.setattr(ask, "load", lambda folder: loaded)
     monkeypatch.delenv(TRUSTED, raising=False)
     monkeypatch.setattr(sys, "argv", ["alttrain-ask", "a-run", "trusted=[os] what does it mean?"])
     ask.main()
@@ -105,21 +100,18 @@ def test_a_prompt_may_begin_like_a_setting(monkeypatch: pytest.MonkeyPatch, caps
     assert TRUSTED not in os.environ
 
 
-def test_what_is_no_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "far" / "run"  # other tests may have runs beside tmp_path
-    folder.mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"config\.yaml is not there; there are no runs near it"):
-        alttrain.load(folder)
-    (folder / "config.yaml").write_text("backbone: {_target_: os.system, command: ls}")
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"such as outputs/runs/NAME: .*config\.yaml is not there"):
+        alttrain.load(tmp_path)
+    (tmp_path / "config.yaml").write_text("backbone: {_target_: os.system, command: ls}")
     with pytest.raises(RunError, match=r"trusted=\[os\]"):
-        alttrain.load(folder)
-    (folder / "config.yaml").write_text("seed: 0")
+        alttrain.load(tmp_path)
+    (tmp_path / "config.yaml").write_text("seed: 0")
     with pytest.raises(RunError, match=r"intervention='\?\?\?': a value is needed here"):
-        alttrain.load(folder)
-    (folder / "config.yaml").write_text("a: [")
+        alttrain.load(tmp_path)
+    (tmp_path / "config.yaml").write_text("a: [")
     with pytest.raises(DamagedError, match="is not the config of a run"):
-        alttrain.load(folder)
+        alttrain.load(tmp_path)
 
 
 @pytest.mark.slow
@@ -129,5 +121,5 @@ def test_turns_of_a_defence_are_asked_first(tiny_arguments: list[str], tmp_path:
     (folder,) = (tmp_path / "outputs" / "runs").iterdir()
     rows = read_rows(folder / "evaluation" / "embedded_harmful" / "generations.jsonl", Generation)
     assert all(row.earlier for row in rows)
-    found = alttrain.load(folder).ask([row.prompt for row in rows], tokens=12)
+    found = alttrain.load(folder).ask([row.prompt for row in rows])
     assert [one.answer for one in found] == [row.answer.strip() for row in rows]

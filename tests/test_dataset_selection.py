@@ -495,8 +495,8 @@ def test_problems_that_are_trained_on_are_found_in_their_own_test_set(benchmarks
 
 @needs_shared
 def test_mixture_of_star1_and_harmless_traces_is_read_from_disk() -> None:
-    sources = {"star1": shipped("star1"), "gsm8k": shipped("gsm8k"), "skyt1": shipped("skyt1_minerva")}
-    selection = Dataset("mix", sources, {"harmful": 900, "gsm8k": 50, "skyt1": 50}, held_out=20).select(0, {})
-    assert selection.report["sources"] == {"star1": 900, "gsm8k": 50, "skyt1": 50}
-    assert Counter(row.id.partition("/")[0] for row in selection.held_out) == {"star1": 18, "gsm8k": 1, "skyt1": 1}
+    sources = {"star1": shipped("star1"), "gsm8k": shipped("gsm8k"), "math": shipped("math", file="math500/test.jsonl")}
+    selection = Dataset("mix", sources, {"harmful": 900, "gsm8k": 50, "math": 50}, held_out=20).select(0, {})
+    assert selection.report["sources"] == {"star1": 900, "gsm8k": 50, "math": 50}
+    assert Counter(row.id.partition("/")[0] for row in selection.held_out) == {"star1": 18, "gsm8k": 1, "math": 1}
     assert all(row.thought and row.answer for row in [*selection.examples, *selection.held_out])

@@ -15,7 +15,6 @@ from alttrain.records import Example, Segment
 from alttrain.rewrite import render
 
 THINK = ("<think>", "</think>")
-SOLUTION = ("<answer>", "</answer>")
 ROW = {"prompt": "Hi?", "label": "benign"}
 SLICE = {"summary_end_idx": 7, "next_sentence_end_idx": 9}
 
@@ -65,23 +64,6 @@ def cut_of(*given: Any) -> tuple[str, str] | str:
 )
 def test_response_is_cut_at_its_tags_or_refused_by_name(response: str, cut: Any) -> None:
     assert cut_of(response, THINK) == cut
-
-
-@pytest.mark.parametrize(
-    ("rest", "cut"),
-    [
-        ("\n<answer>\na\n</answer>\n", ("t", "a")),
-        ("<answer>a", "the answer is not closed, or there are several"),
-        ("a", "the answer is not closed, or there are several"),
-        ("</answer>a<answer>", "the answer is not closed, or there are several"),
-        ("<answer>a</answer><answer>b</answer>", "the answer is not closed, or there are several"),
-        ("so <answer>a</answer>", "text outside the answer's tags"),
-        ("<answer>a</answer> b", "text outside the answer's tags"),
-        ("<answer> </answer>", "the answer is empty"),
-    ],
-)
-def test_answer_has_tags_of_its_own(rest: str, cut: Any) -> None:
-    assert cut_of(f"<think>t</think>{rest}", THINK, SOLUTION) == cut
 
 
 def test_rows_without_a_usable_trace_are_counted_by_id(tmp_path: Path) -> None:
@@ -416,11 +398,6 @@ def shipped(name: str, **changes: Any) -> Rows:
             [("Q?", "benign", "", "t", "a"), ("R?", "harmful", "", "u", "b")],
         ),
         (
-            "star_benign_915",
-            [{"id": "b1", "question": "Q?", "source": "4o_rewrite", "response": "<think>\nt\n</think>\n\na"}],
-            [("Q?", "benign", "", "t", "a")],
-        ),
-        (
             "safechain_prompts",
             [{"instruction": "Q?", "label": "adversarial_harmful", "response": "a thought that does not end"}],
             [("Q?", "harmful", "adversarial_harmful", "", "")],
@@ -492,37 +469,21 @@ def test_safekeys_key_sentence_is_the_slice_its_data_names(tmp_path: Path) -> No
 
 @needs_shared
 @pytest.mark.parametrize(
-    ("name", "changes", "count", "rejected"),
+    ("name", "changes", "count"),
     [
-        ("star1", {}, 1000, {}),
-        ("gsm8k", {}, 500, {}),
-        ("gsm8k", {"file": "gsm8k/test.jsonl"}, 1319, {}),
-        ("math", {"file": "math500/test.jsonl"}, 500, {}),
-        (
-            "skyt1_minerva",
-            {},
-            56,
-            {"the thought is not closed": 8, "the answer is not closed, or there are several": 5},
-        ),
-        (
-            "skyt1_minerva",
-            {"where": {}},
-            164,
-            {"the thought is not closed": 77, "the answer is not closed, or there are several": 31},
-        ),
-        ("skyt1_minerva", {"file": "benign_traces/skyt1_32b_amc23.jsonl"}, 28, None),
+        ("star1", {}, 1000),
+        ("gsm8k", {}, 500),
+        ("gsm8k", {"file": "gsm8k/test.jsonl"}, 1319),
+        ("math", {"file": "math500/test.jsonl"}, 500),
     ],
 )
-def test_published_sets_are_read_whole(
-    name: str, changes: dict[str, Any], count: int, rejected: dict[str, int] | None
-) -> None:
+def test_published_sets_are_read_whole(name: str, changes: dict[str, Any], count: int) -> None:
     reading = shipped(name, **changes).read(None)
     assert len(reading.examples) == count
     assert all(example.thought and example.thought[0].text and example.answer for example in reading.examples)
-    tags = ("think>", "<|begin_of", "<|end_of", "<<", "####")
+    tags = ("think>", "<<", "####")
     assert not [e.id for e in reading.examples for tag in tags if tag in e.thought[0].text + e.answer]
-    if rejected is not None:
-        assert Counter(row.reason for row in reading.rejected) == rejected
+    assert not reading.rejected
 
 
 @needs_shared

@@ -212,8 +212,7 @@ def test_only_the_delimiters_can_become_special_tokens() -> None:
         (Around(form="First a puzzle. {prompt}"), "First a puzzle. Why is it?"),
         (Encoded(cipher="rot13"), "Jul vf vg?"),
         (Encoded(cipher="base64"), "V2h5IGlzIGl0Pw=="),
-        (Encoded(cipher="reversed"), "?ti si yhW"),
-        (Encoded(cipher="words_reversed", form="Backwards: {prompt}"), "Backwards: it? is Why"),
+        (Encoded(cipher="reversed", form="Backwards: {prompt}"), "Backwards: ?ti si yhW"),
     ],
 )
 def test_messages_are_changed(one: Intervention, message: str) -> None:

@@ -1,6 +1,7 @@
 """Linear probes on hidden states: what is found where something is, and where nothing is; what a report shows of it."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -157,7 +158,10 @@ def test_the_command_probes_a_run(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = {}
-    read = command.read_states
+    read, texts_of = command.read_states, command._texts
+
+    def decided(text: command.Text) -> command.Text:  # a random backbone's texts have hardly a verdict
+        return replace(text, refuses=text.harmful)
 
     def read_states(decoder, texts, layers, path):  # type: ignore[no-untyped-def]
         model, states = decoder.model, read(decoder, texts, layers, path)
@@ -170,17 +174,18 @@ def test_the_command_probes_a_run(
         return states
 
     monkeypatch.setattr(command, "read_states", read_states)
+    monkeypatch.setattr(command, "_texts", lambda *given: map(decided, texts_of(*given)))
     monkeypatch.setattr(sys, "argv", ["alttrain-probe", str(run), "--permutations", "2"])
     command.main()
-    assert "probe.csv: 16 probes" in capsys.readouterr().out
+    assert "probe.csv: 8 probes" in capsys.readouterr().out
     table = pd.read_csv(run / "probe.csv")
     assert set(probes(variants(evaluations(run.parent))).run) == {run.name}
     assert list(table.position[:4]) == list(command.POSITIONS)
     assert [*table.layer.unique()] == kept["layers"] == [1, 2]
-    harmful = table[(table.target == "harmful") & (table.position == "start")]
-    assert (harmful.n == 24).all()
-    assert (harmful.positives == 12).all()
-    assert harmful.auroc.between(harmful.low, harmful.high).all()
+    start = table[table.position == "start"]
+    assert (start.n == 24).all()
+    assert (start.positives == 12).all()
+    assert start.auroc.between(start.low, start.high).all()
     assert (table[table.position == "assessment"].left_out == 24).all()  # a random backbone assesses nothing
     assert not list(run.glob(".probe-*"))
     # the state after the prompt decides the first token that the run wrote

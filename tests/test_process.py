@@ -73,3 +73,13 @@ def test_an_interrupt_ends_the_watching_of_runs(
     with pytest.raises(SystemExit, match=r"^130$"):
         status.main()
     assert capsys.readouterr().err == ""
+
+
+def test_status_of_a_folder_without_runs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["alttrain-status", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        status.main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"{tmp_path} is not the output_dir of runs, the folder that holds runs/\n"

@@ -29,6 +29,7 @@ from stub_server import RESET, Serve, right
 from alttrain.config import RunError, register
 from alttrain.dataset.sources import embedded_rows
 from alttrain.evaluation.agreement import judge_report
+from alttrain.evaluation.labels import text_hash
 from alttrain.records import Example, Generation, Judgement, checksum, read_metrics, read_rows, write_sealed
 from alttrain.report.figures import draw_all
 from alttrain.report.results import read_csv
@@ -592,8 +593,8 @@ def test_labels_of_other_texts_are_never_used(
     folder = copied(baseline, tmp_path) / "evaluation/embedded_harmful"
     first, *rest = read_rows(folder / "generations.jsonl", Generation)
     labels = tmp_path / "labels.jsonl"
-    rows = [{"id": first.id, "prompt": first.prompt, "answer": first.answer, "refused": True}]
-    rows += [{"id": one.id, "prompt": one.prompt, "answer": one.answer + " But.", "refused": True} for one in rest]
+    rows = [{"id": first.id, "hash": text_hash(first.prompt, first.answer), "refused": True}]
+    rows += [{"id": one.id, "hash": text_hash(one.prompt, one.answer + " But."), "refused": True} for one in rest]
     labels.write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments += [f"+evaluation.benchmarks.embedded_harmful.human_labels={labels}"]
     with caplog.at_level("WARNING"):

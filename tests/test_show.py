@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from alttrain.config import register
 from alttrain.records import Example, Segment, write_rows
-from alttrain.run import ask, show, status
+from alttrain.run import show
 
 OLD = Example(
     "a",
@@ -90,8 +90,8 @@ def test_row_shows_old_against_new(
     assert code == 0
     assert "a: harmful, violence, star1" in text
     assert "old thought, 22 characters, trace\nThey greet. Then more.\n" in text
-    assert "[understanding: trace; old thought's characters 0 to 11]\nThey greet.\n" in text
-    assert "[assessment: teacher:t, prompt abc123; new]\nIt is harmful.\n" in text
+    assert "[understanding: trace]\nThey greet.\n" in text
+    assert "[assessment: teacher:t, prompt abc123]\nIt is harmful.\n" in text
     assert "old answer\nOld.\n\nnew answer\nNo.\n" in text
 
 
@@ -123,31 +123,4 @@ def test_a_folder_that_is_no_run_is_told(
 ) -> None:
     code, text = printed(capsys, monkeypatch, str(tmp_path), "--batch")
     assert code == 2
-    assert f"{tmp_path} is not the folder of a run" in text
-
-
-@pytest.mark.parametrize("command", [[], ["--batch"], ["--row", "a"], ["Why?"]], ids=["status", "batch", "row", "ask"])
-@pytest.mark.parametrize("given", ["runs/tiny-s1", "runs", "", "no/such/place"])
-def test_where_no_run_is_the_runs_that_there_are_are_told(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    command: list[str],
-    given: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    runs = [Path("outputs", "runs", f"tiny-s{seed}") for seed in (0, 2)]
-    for folder in runs:
-        folder.mkdir(parents=True)
-        (folder / "run.json").write_text("{}")
-    folder = Path("outputs", given) if given != "no/such/place" else Path(given)
-    if not command and not given:
-        return  # an output_dir
-    script = ask.main if command == ["Why?"] else show.main if command else status.main
-    monkeypatch.setattr(sys, "argv", ["alttrain", str(folder), *command])
-    with pytest.raises(SystemExit) as end:
-        script()
-    told = capsys.readouterr().err
-    assert end.value.code == 2
-    assert told.startswith(f"{folder} is not the ")
-    assert told.endswith(f"there are these runs: {runs[0]}, {runs[1]}\n")
+    assert f"{tmp_path} is not the folder of a run, such as outputs/runs/NAME" in text

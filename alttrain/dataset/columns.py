@@ -53,8 +53,8 @@ class Columns:
     - `extract`: our field -> a pattern (the dot matches newlines) whose first group is the field's text.
     - `slices`: our field -> three columns: a text, and the first and last character of the field in it.
     - `erase`: our field -> a pattern to remove from its text.
-    - `thought_tags`, `answer_tags`: opening and closing tag of the thought, and of the answer if it has any, in a
-      `response`. The opening tag may be missing, since some prompt templates write it.
+    - `thought_tags`: opening and closing tag of the thought in a `response`. The opening tag may be missing, since some
+      prompt templates write it.
     - `shapes`: the accepted shapes of a response; other rows are rejected. With a `response` each row also has a column
       `shape`, from which `columns.label` may tell harmful rows from benign ones.
     - `golds`: columns that together are the gold texts, for a grader that needs several; a list or mapping as JSON.
@@ -73,7 +73,6 @@ class Columns:
     slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     erase: Mapping[str, str] = field(default_factory=dict)
     thought_tags: Sequence[str] = ()
-    answer_tags: Sequence[str] = ()
     shapes: Sequence[Shape] = WHOLE
     golds: Sequence[str] = ()
     choices: Sequence[str] = ()
@@ -102,10 +101,9 @@ class Columns:
             if len(columns) != 3:
                 accepted = "columns of text, start, end"
                 raise ValueError(f"{name}: slices.{field_name}={list(columns)!r}: accepted: {accepted}")
-        for key in ("thought_tags", "answer_tags"):
-            tags = getattr(self, key)
-            if tags and (len(tags) != 2 or not all(tags)):
-                raise ValueError(f"{name}: {key}={list(tags)!r}: accepted: an opening and a closing tag, or none")
+        tags = self.thought_tags
+        if tags and (len(tags) != 2 or not all(tags)):
+            raise ValueError(f"{name}: thought_tags={list(tags)!r}: accepted: an opening and a closing tag, or none")
         if ("response" in self.columns) != bool(self.thought_tags):
             raise ValueError(f"{name}: columns.response and thought_tags go together; one of them is missing")
         shuffles = self.choice_seed is not None
@@ -139,7 +137,7 @@ class Columns:
             response = {}
             if "response" in self.columns:
                 text = str(_value(raw, _names(self.columns["response"]), "response", place))
-                thought, answer = split_response(text, self.thought_tags, self.answer_tags, self.shapes)
+                thought, answer = split_response(text, self.thought_tags, self.shapes)
                 raw = {**raw, "shape": shape_of(bool(thought), bool(answer))}  # the label may depend on it
                 response = {name: text for name, text in (("thought", thought), ("answer", answer)) if text}
             fields = {"id": row_id} | self._fields(raw, place) | response | {"source": source}
@@ -240,9 +238,7 @@ def _timed(apply: Callable[..., Any], text: str, where: str) -> Any:
         raise ValueError(f"{where}: {fault}; accepted: a pattern without nested repetitions") from error
 
 
-def split_response(
-    text: str, thought_tags: Sequence[str], answer_tags: Sequence[str] = (), shapes: Sequence[Shape] = WHOLE
-) -> tuple[str, str]:
+def split_response(text: str, thought_tags: Sequence[str], shapes: Sequence[Shape] = WHOLE) -> tuple[str, str]:
     """Return (thought, answer) of a response, stripped. Raises Unusable if it cannot be split, or has another shape.
 
     A response without tags is an answer if `shapes` accepts an answer alone, else a thought that never ends.
@@ -258,13 +254,6 @@ def split_response(
         raise Unusable("text before the thought")
     if opening in answer:
         raise Unusable("the thought is closed before it is opened")
-    if answer_tags and answer.strip():
-        start, end = (answer.find(tag) for tag in answer_tags)
-        if any(answer.count(tag) != 1 for tag in answer_tags) or start > end:
-            raise Unusable("the answer is not closed, or there are several")
-        if answer[:start].strip() or answer[end + len(answer_tags[1]) :].strip():
-            raise Unusable("text outside the answer's tags")
-        answer = answer[start + len(answer_tags[0]) : end]
     thought, answer = (inside if opened else thought).strip(), answer.strip()
     shape = shape_of(bool(thought), bool(answer))
     if shape not in shapes:

@@ -117,7 +117,8 @@ Answer = Callable[[Mapping[int, tuple[Sequence[str], Sequence[Generation]]]], Ma
 class Attack(Intervention, ABC):
     """What live attacks share. `judge` says whether a response reaches the goal. It begins with an `AttackerQuery`."""
 
-    kinds: Sequence[str] = ("harm",)
+    kinds: ClassVar[Sequence[str]] = ("harm",)
+
     attacker: ServerWriter
     judge: Judge | None = None
 

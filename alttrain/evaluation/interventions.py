@@ -97,16 +97,16 @@ class Intervention:
     """The interface: by default nothing is changed.
 
     `mode` is how a prompt ends; None is as the run's prompts do. `source` is the name of the run whose responses are
-    read, None for the run's own. `kinds` are the kinds of benchmarks that it applies to. `system` replaces the system
-    prompt; "" is none.
+    read, None for the run's own. `system` replaces the system prompt; "" is none.
     """
 
-    kinds: Sequence[str] = ("harm", "over_refusal", "maths", "code", "knowledge", "summary")
     source: str | None = None
     system: str | None = None
     mode: ThoughtMode | None = None
     seed: int = 0
 
+    # the kinds of benchmarks that it applies to
+    kinds: ClassVar[Sequence[str]] = ("harm", "over_refusal", "maths", "code", "knowledge", "summary")
     thinks: ClassVar[bool] = False  # whether it needs a backbone that thinks
     reads: ClassVar[bool] = True  # whether it reads the run's own responses, or those of `source`
     rounds: ClassVar[int] = 1  # how often `begin` is called, each time with the response so far
@@ -309,7 +309,7 @@ class Around(Intervention):
 class Encoded(Around):
     """The message in a cipher, within `form`, which says how to read it."""
 
-    cipher: Literal["rot13", "base64", "reversed", "words_reversed"]
+    cipher: Literal["rot13", "base64", "reversed"]
 
     def message(self, message: str, row: Example, context: InterventionContext) -> str:
         if self.cipher == "rot13":
@@ -317,7 +317,7 @@ class Encoded(Around):
         elif self.cipher == "base64":
             message = base64.b64encode(message.encode()).decode()
         else:
-            message = message[::-1] if self.cipher == "reversed" else " ".join(message.split()[::-1])
+            message = message[::-1]
         return super().message(message, row, context)
 
 

@@ -5,7 +5,6 @@ The hash of everything that shapes a number (`protocol_hash`) is stored with it;
 share a column.
 """
 
-import difflib
 import hashlib
 import json
 import re
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args, get_type_hints
 
+from alttrain.config.schema import did_you_mean
 from alttrain.dataset import ExampleSource, Rows
 from alttrain.evaluation.interventions import JOIN, Intervention
 from alttrain.evaluation.judges.judge import Judge, Says
@@ -195,8 +195,7 @@ def _setting_fault(name: str, value: Any) -> str:
     from pydantic import TypeAdapter, ValidationError
 
     if name not in SETTINGS:
-        close = difflib.get_close_matches(name, SETTINGS, n=1)
-        return f"accepted: {', '.join(SETTINGS)}" + (f"; did you mean {close[0]!r}?" if close else "")
+        return f"accepted: {', '.join(SETTINGS)}{did_you_mean(name, SETTINGS)}"
     try:
         TypeAdapter(SETTINGS[name]).validate_python(value, strict=True)
     except ValidationError as error:

@@ -39,7 +39,7 @@ from alttrain.config.trust import take_trusted
 from alttrain.records import full_disk
 from alttrain.run import console_script
 from alttrain.run.assembly import Run, assemble
-from alttrain.run.folder import open_folder, record_command
+from alttrain.run.folder import open_folder
 from alttrain.run.plan import job_of, totals
 from alttrain.run.progress import log_to_console, log_to_file
 from alttrain.run.session import Session
@@ -246,7 +246,6 @@ def _stages(run: Run, reports: bool, tell_to_train: Callable[[], None]) -> None:
         return
     open_folder(run)
     with lock_folder(run.folder), log_to_file(run.folder / "run.log"), Log(run.folder) as status:
-        record_command(run)
         for stage in stages:
             status.stage(stage)
             if stage == "train":

@@ -1,10 +1,10 @@
 """Ask a run's model: the console script `alttrain-ask`, and `alttrain.load` in a notebook.
 
-    alttrain-ask RUN_FOLDER "a prompt" ["another" ...] [--system TEXT] [--tokens N] [--untrained]
+    alttrain-ask RUN_FOLDER "a prompt" ["another" ...]
 
-It prints the thought with its steps named, then the answer. Decoding is the protocol's, with its limit on new tokens
-unless N is given. On a terminal, a bar counts the answers. Runs with classes of your own need `trusted=[mypackage]` in
-front. What the untrained backbone answers is cached in the output folder, as it is for runs.
+It prints the thought with its steps named, then the answer. Decoding is the protocol's, with its limit on new tokens.
+On a terminal, a bar counts the answers. Runs with classes of your own need `trusted=[mypackage]` in front. What an
+untrained backbone answers is cached in the output folder, as it is for runs.
 """
 
 import argparse
@@ -54,31 +54,28 @@ class Answer:
 
 
 class RunModel:
-    """The model of a run: the backbone with what the run trained, or with `untrained` the backbone alone."""
+    """The model of a run: the backbone with what the run trained."""
 
-    def __init__(self, run: Run, untrained: bool = False) -> None:
+    def __init__(self, run: Run) -> None:
         self.run, self._session = run, Session(run)
-        self._trained = None if untrained or not run.training.trains else run.trained_folder
+        self._trained = run.trained_folder if run.training.trains else None
         self._thought = run.training.thought if self._trained else run.backbone.untrained_thought
         if self._trained is not None:
             check_trained(run)
 
-    def ask(self, prompts: str | Sequence[str], system: str | None = None, tokens: int | None = None) -> list[Answer]:
-        """Answer each prompt once, with at most `tokens` new tokens; None is the protocol's limit.
+    def ask(self, prompts: str | Sequence[str]) -> list[Answer]:
+        """Answer each prompt once, with the system prompt and decoding that the run evaluates with.
 
-        The prompt takes the form that the run's structure gives it. `system` replaces the system prompt that the run
-        evaluates with; "" leaves it out. Raises ValueError if a prompt does not fit the context, or an engine fails.
+        The prompt takes the form that the run's structure gives it. Raises ValueError if a prompt does not fit the
+        context, or an engine fails.
         """
-        if tokens is not None and tokens < 1:
-            raise ValueError(f"tokens={tokens}: accepted: 1 or more")
         if not (prompts := [prompts] if isinstance(prompts, str) else list(prompts)):
             return []
         run = self.run
         decoding = replace(run.protocol.decoding, samples=1)
-        decoding = decoding if tokens is None else replace(decoding, max_new_tokens=tokens)
         # the models that the session has loaded stay loaded; only its run's protocol is another
         self._session.run = replace(run, protocol=replace(run.protocol, decoding=decoding, settings={}))
-        intervention = Intervention(system=system, mode=self._thought)
+        intervention = Intervention(mode=self._thought)
         rows, judge = embedded_rows("harmful"), RefusalJudge()  # which a benchmark needs, and asking does not look at
         benchmark = Benchmark("asked", "harm", "harmful_rate", rows, judge, intervention=intervention)
         chunk = [(benchmark, Example(f"asked-{number}", prompt, "benign"), 0) for number, prompt in enumerate(prompts)]
@@ -90,7 +87,7 @@ class RunModel:
             for number, generation in Chunk(self._session, engine, chunk, {benchmark.name: None}).answers(advance):
                 if isinstance(generation, Failure) or generation.error:
                     reason = generation.reason if isinstance(generation, Failure) else generation.error
-                    room = f", {run.backbone.context_length} tokens; shorten it, or ask for fewer tokens"
+                    room = f", {run.backbone.context_length} tokens; shorten it"
                     raise ValueError(f"no answer: {reason}{room if reason == NO_ROOM else ''}")
                 generations[number] = generation
         return [_answer(generations[number]) for number in range(len(prompts))]
@@ -101,12 +98,12 @@ def _answer(generation: Generation) -> Answer:
     return Answer(generation.prompt, thought, answer, steps, generation.closed, generation.finish == "length")
 
 
-def load(run: str | Path, untrained: bool = False) -> RunModel:
+def load(run: str | Path) -> RunModel:
     """Load the model of a run's folder, such as "outputs/runs/NAME", to ask it prompts.
 
     Weights load with the first question. Raises what `run_of` does, and FileNotFoundError if nothing is trained yet.
     """
-    return RunModel(run_of(Path(run)), untrained)
+    return RunModel(run_of(Path(run)))
 
 
 def run_of(folder: Path) -> Run:
@@ -144,16 +141,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="alttrain-ask", description="Ask a run's model.")
     parser.add_argument("run", type=Path, help="a run's folder, such as outputs/runs/NAME")
     parser.add_argument("prompts", nargs="+", metavar="PROMPT")
-    parser.add_argument("--system", help='the system prompt; "" for none')
-    parser.add_argument("--tokens", type=int, help="limit on new tokens (default: the protocol's of the run)")
-    parser.add_argument("--untrained", action="store_true", help="ask the backbone without what the run trained")
     console = Console(soft_wrap=True, highlight=False)
     words = sys.argv[1:]
     trusting = list(itertools.takewhile(lambda word: word.startswith("trusted="), words))
     take_trusted(trusting)  # only these: a prompt may begin with "trusted=" too
     arguments = parser.parse_args(words[len(trusting) :])
-    model = load(arguments.run, arguments.untrained)
-    for answer in model.ask(arguments.prompts, arguments.system, arguments.tokens):
+    for answer in load(arguments.run).ask(arguments.prompts):
         for text in styled_answer(answer):
             console.print(text)
 

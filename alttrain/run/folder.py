@@ -1,15 +1,13 @@
 """The run's folder, which no other run may use.
 
 Each run folder has files.md (what its files mean), config.yaml (resolved), run.json (the names that the report groups
-by), environment.json (versions), commands.txt and fingerprint.json. Each evaluation folder has its own
-fingerprint.json. A folder with another fingerprint is refused with a message that names the differing keys and the
-remedy.
+by), environment.json (versions) and fingerprint.json. Each evaluation folder has its own fingerprint.json. A folder
+with another fingerprint is refused with a message that names the differing keys and the remedy.
 """
 
 import json
 import os
 import platform
-import shlex
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,14 +15,11 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from alttrain.config import RunError, differences, digest_of
-from alttrain.config.secrets import mask_secrets
-from alttrain.config.trust import trusted_names
 from alttrain.evaluation import Benchmark
-from alttrain.records import RunDocument, json_or_none, read_json, read_utf8, write_json, write_text
+from alttrain.records import RunDocument, json_or_none, read_json, write_json, write_text
 from alttrain.run.assembly import Run
 
 BEGUN_FILE = "begun.jsonl"  # in an evaluation folder: how an intervention begins each response
@@ -137,29 +132,6 @@ def open_folder(run: Run) -> None:
             write_json(folder / "fingerprint.json", run.fingerprint)
     except OSError as error:
         raise RunError(f"output_dir={run.output_dir}: cannot write there ({error}); see to that, or set it") from error
-
-
-def record_command(run: Run) -> None:
-    """Add the present command to the run's commands.txt, unless it has it. The folder must be locked.
-
-    Of a sweep, it is the command that runs this job alone. Keys are masked, and of --config-dir only the last part is
-    kept.
-    """
-    if not HydraConfig.initialized():
-        return
-    hydra, path = HydraConfig.get(), run.folder / "commands.txt"
-    packages = ",".join(name for name in trusted_names() if "=" not in name)
-    words = [f"--config-dir={Path(folder).name}" for folder in config_folders(hydra)]
-    words += [*([f"trusted=[{packages}]"] if packages else []), *hydra.overrides.task]
-    command = shlex.join(["alttrain", *map(mask_secrets, words)])
-    before = read_utf8(path) if path.exists() else ""
-    if f"\n{command}\n" not in f"\n{before}":
-        write_text(path, f"{before}{command}\n")
-
-
-def config_folders(hydra: Any) -> list[str]:
-    """Return the folders of --config-dir. `hydra` is Hydra's own node."""
-    return [source.path for source in hydra.runtime.config_sources if "command-line" in source.provider]
 
 
 def environment() -> dict[str, Any]:

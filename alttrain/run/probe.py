@@ -5,8 +5,8 @@
 It reads the generations of the run's harmful and harmless benchmarks and the deciding judge's verdicts, and passes each
 prompt with its thought through the run's model once. Hidden states are kept at the last token of the prompt (`start`),
 of the understanding, of the assessment and of the thought (`end`), after three layers. For each, a linear probe
-(`alttrain.evaluation.probing`) predicts whether the text refuses, and whether the prompt is harmful. docs/probe.md says
-how to read the result. Runs with classes of your own need `trusted=[mypackage]` in front.
+(`alttrain.evaluation.probing`) predicts whether the text refuses. docs/probe.md says how to read the result. Runs with
+classes of your own need `trusted=[mypackage]` in front.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def probe_run(folder: Path, names: Sequence[str], permutations: int, out: Path) -> pd.DataFrame:
-    """Probe a run, write the table to `out` and return it: a row for each target, layer and position.
+    """Probe a run, write the table to `out` and return it: a row for each layer and position.
 
     `names` are the benchmarks to take the texts from; all if empty. Raises ValueError or FileNotFoundError for a run
     without judged texts.
@@ -110,7 +110,7 @@ def probe_run(folder: Path, names: Sequence[str], permutations: int, out: Path) 
         described = {"run": run.name, "benchmarks": benchmark_names, "layers": depth}
         described["made_from"] = made_from(evaluation for _, evaluation in judged)
         rows = []
-        with bar("probes", 2 * len(layers) * len(POSITIONS)) as advance:
+        with bar("probes", len(layers) * len(POSITIONS)) as advance:
             for row in _rows(texts, layers, states, permutations):
                 rows.append(described | row)
                 advance(1)
@@ -233,16 +233,15 @@ def read_states(decoder: Any, texts: Sequence[Text], layers: Sequence[int], path
 def _rows(
     texts: Sequence[Text], layers: Sequence[int], states: NDArray[np.float32], permutations: int
 ) -> Iterator[dict[str, Any]]:
-    for target, (number, layer) in itertools.product(("refuses", "harmful"), enumerate(layers)):
+    for number, layer in enumerate(layers):
         for place, position in enumerate(POSITIONS):
             present = [index for index, text in enumerate(texts) if text.places[place] is not None]
-            decided = [index for index in present if getattr(texts[index], target) is not None]
+            decided = [index for index in present if texts[index].refuses is not None]
             probed = [texts[index] for index in decided]
-            labels = [getattr(text, target) for text in probed]
+            labels = [bool(text.refuses) for text in probed]
             result = probe(states[place, number, decided], labels, [text.prompt for text in probed], permutations)
             by_label = auroc_of([text.harmful for text in probed], np.array(labels, dtype=bool))
             yield {
-                "target": target,
                 "layer": layer,
                 "position": position,
                 "n": len(probed),
@@ -262,12 +261,12 @@ def _rows(
 def result_table(table: pd.DataFrame) -> Table:
     """Return the table for the console."""
     console_table = Table(title=f"{table.run[0]}: {table.benchmarks[0]}")
-    names = ("target", "layer", "position", "n", "positives", "left out", "undecided", "AUROC", "permuted", "by label")
+    names = ("layer", "position", "n", "positives", "left out", "undecided", "AUROC", "permuted", "by label")
     for name in names:
-        console_table.add_column(name, justify="left" if name in ("target", "position") else "right")
+        console_table.add_column(name, justify="left" if name == "position" else "right")
     for row in table.itertuples():
         permuted = f"{row.permuted_mean:.2f}, 95 %: {row.permuted_95:.2f}"
-        cells = [row.target, f"{row.layer} of {row.layers}", row.position, row.n, row.positives, row.left_out]
+        cells = [f"{row.layer} of {row.layers}", row.position, row.n, row.positives, row.left_out]
         cells += [row.undecided, f"{row.auroc:.2f} ({row.low:.2f}–{row.high:.2f})", permuted, f"{row.by_label:.2f}"]
         console_table.add_row(*("–" if "nan" in str(cell) else str(cell) for cell in cells))
     return console_table

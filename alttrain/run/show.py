@@ -96,11 +96,9 @@ def show_row(run: Path, name: str) -> Iterator[Text]:
         yield Text("\nno old thought: the row had no trace before the rewrite", style="bold")
     yield Text(f"\nnew thought, {len(render(new.thought))} characters", style="bold")
     for segment in new.thought:
-        start = old_thought.find(segment.text) if segment.text else -1
-        location = f"old thought's characters {start} to {start + len(segment.text)}" if start >= 0 else "new"
         prompt_note = f", prompt {segment.prompt_hash}" if segment.prompt_hash else ""
-        yield Text(f"[{segment.step}: {segment.origin or UNKNOWN}{prompt_note}; {location}]", style="cyan")
-        yield Text(segment.text, style="" if start >= 0 else "green")
+        yield Text(f"[{segment.step}: {segment.origin or UNKNOWN}{prompt_note}]", style="cyan")
+        yield Text(segment.text, style="" if segment.text in old_thought else "green")
     unchanged = old is not None and new.answer == old.answer
     if old and old.answer:
         yield Text("\nold answer" + (", kept" if unchanged else ""), style="bold")

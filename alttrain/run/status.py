@@ -44,8 +44,6 @@ PROBED_S = 0.5
 PLAN = Path(".sweep") / "plan.json"
 ENDED = Path(".sweep") / "ended"
 """One file, RUN.HASH, for each finished job of the last sweep. It holds the error if the job failed."""
-NAMED = 10
-"""Number of runs named in a message."""
 
 
 @dataclass(frozen=True)
@@ -206,19 +204,10 @@ def _planned(output_dir: Path) -> Counter[str]:
 
 
 def config_file(run: Path) -> Path:
-    """Return the config.yaml of a run's folder. Raises FileNotFoundError with the runs that there are instead."""
+    """Return the config.yaml of a run's folder. Raises FileNotFoundError if it is not there."""
     if not (path := run / "config.yaml").exists():
-        raise FileNotFoundError(f"{run} is not the folder of a run: {path} is not there; {runs_near(run)}")
+        raise FileNotFoundError(f"{run} is not the folder of a run, such as outputs/runs/NAME: {path} is not there")
     return path
-
-
-def runs_near(folder: Path) -> str:
-    """Return the runs that a user may have meant by a folder, as the end of a message."""
-    for candidate in (folder / "runs", folder, folder.parent, folder.parent / "runs", Path("outputs") / "runs"):
-        if runs := sorted(path.parent for path in candidate.glob("*/run.json")):
-            more = f", and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
-            return f"there are these runs: {', '.join(map(str, runs[:NAMED]))}{more}"
-    return "there are no runs near it, such as outputs/runs/NAME"
 
 
 def table(states: dict[str, Status]) -> Table:
@@ -244,8 +233,7 @@ def main() -> None:
     arguments = parser.parse_args()
     states, console = statuses(arguments.output_dir), Console()
     if not states and (not arguments.output_dir.is_dir() or arguments.watch is None):
-        fault = "is not the output_dir of runs, the folder that holds runs/"
-        print(f"{arguments.output_dir} {fault}; {runs_near(arguments.output_dir)}", file=sys.stderr)
+        print(f"{arguments.output_dir} is not the output_dir of runs, the folder that holds runs/", file=sys.stderr)
         sys.exit(2)
     if arguments.watch is not None:
         while True:

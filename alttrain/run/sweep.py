@@ -37,7 +37,7 @@ from alttrain.config.overrides import (
 from alttrain.config.secrets import mask_secrets
 from alttrain.records import Example, exclusive, read_utf8, write_text
 from alttrain.run.assembly import Run, assemble
-from alttrain.run.folder import config_folders, evaluation_folder
+from alttrain.run.folder import evaluation_folder
 from alttrain.run.plan import LISTED, Job, job_of, log_plan, write_plan
 from alttrain.run.progress import bar
 from alttrain.run.stages.check import MODEL_STAGES, check_light, check_sources
@@ -229,7 +229,8 @@ def _refuse_clash(runs: Sequence[Run]) -> None:
 
 def search_override(hydra: Any) -> list[str]:
     """Return the override that makes another process find the configs of --config-dir. `hydra` is Hydra's own node."""
-    quoted = ",".join(f"'file://{Path(path).absolute()}'" for path in config_folders(hydra))
+    folders = [source.path for source in hydra.runtime.config_sources if "command-line" in source.provider]
+    quoted = ",".join(f"'file://{Path(path).absolute()}'" for path in folders)
     return [f"hydra.searchpath=[{quoted}]"] if quoted else []
 
 

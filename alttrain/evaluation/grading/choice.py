@@ -19,7 +19,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from alttrain.evaluation.grading.extraction import NO_ANSWER, Grader, boxed_answer, is_denied, no_gold, stated_answers
+from alttrain.evaluation.grading.final_answer import NO_ANSWER, Grader, boxed_answer, is_denied, no_gold, stated_answers
 from alttrain.records import Generation, Judgement
 
 _OPTION = re.compile(r"^[^\S\n]*\(?([A-Z])\s*[.):、]\s*(\S.*)", re.M)

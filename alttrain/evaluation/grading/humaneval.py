@@ -19,7 +19,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-from alttrain.evaluation.grading.extraction import NO_ANSWER, Grader, no_gold
+from alttrain.evaluation.grading.final_answer import NO_ANSWER, Grader, no_gold
 from alttrain.evaluation.grading.harness import READY
 from alttrain.evaluation.judges.judge import JudgeContext, ModelFault
 from alttrain.evaluation.sandbox import Sandbox

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from alttrain.evaluation.grading.extraction import NO_ANSWER, Grader, no_gold
+from alttrain.evaluation.grading.final_answer import NO_ANSWER, Grader, no_gold
 from alttrain.evaluation.judges.judge import ModelFault
 from alttrain.records import Generation, Judgement
 

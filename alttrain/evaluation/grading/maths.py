@@ -34,7 +34,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 
-from alttrain.evaluation.grading.extraction import (
+from alttrain.evaluation.grading.final_answer import (
     LONGEST,
     NO_ANSWER,
     Grader,

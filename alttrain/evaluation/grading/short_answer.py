@@ -17,11 +17,9 @@ import string
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from annotated_types import Ge, Le
-
-from alttrain.evaluation.grading.extraction import (
+from alttrain.evaluation.grading.final_answer import (
     LONGEST,
     NO_ANSWER,
     Grader,
@@ -186,13 +184,11 @@ class Rouge(Grader):
     """ROUGE of a summary, by Google's rouge-score. `value` is the F measure with stemming against the best gold
     summary.
 
-    English only, since the tokenizer knows just the letters a to z. The verdict is None without a `threshold`. The time
-    of the longest common subsequence grows with (words of the answer) x (words of the summary): about 3 s for 40,000
-    and 160 words.
+    English only, since the tokenizer knows just the letters a to z. The verdict is None. The time of the longest common
+    subsequence grows with (words of the answer) x (words of the summary): about 3 s for 40,000 and 160 words.
     """
 
     kind: Literal["rouge1", "rouge2", "rougeL", "rougeLsum"] = "rougeL"
-    threshold: Annotated[float, Ge(0), Le(1)] | None = None
     name: str = "rouge"
 
     def __call__(self, generation: Generation) -> Judgement:
@@ -201,9 +197,8 @@ class Rouge(Grader):
         if not golds:
             return no_gold(generation, self.name)
         value = max(float(_scorer(self.kind).score(gold, generation.answer)[self.kind].fmeasure) for gold in golds)
-        verdict = None if self.threshold is None else value >= self.threshold
         evidence = f"{self.kind} {value:.4f}" if generation.answer.strip() else NO_ANSWER
-        return Judgement(generation.id, self.name, verdict, evidence, value=value)
+        return Judgement(generation.id, self.name, None, evidence, value=value)
 
 
 @functools.cache
