@@ -831,6 +831,28 @@ def test_a_damaged_run_is_named_and_the_rest_is_reported(
     assert files(healthy).keys() == files(mixed).keys()
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_each_damaged_run_is_named_once_in_a_report(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often the report is begun again: for rows only, after all run.json and metrics.json were read."""
+    monkeypatch.setattr("alttrain.report.results.PAUSE_S", 0)
+    outputs(tmp_path)
+    damaged = [*[name for name in BAD if not name.startswith("logs")], "evaluation/embedded_benign.offline/judges.json"]
+    sets = {"embedded_harmful": ("harmful_rate", "yyny"), "embedded_benign": ("over_refusal_rate", "yyn")}
+    for seed, name in enumerate(damaged, start=1):
+        run = make_run(tmp_path / "runs", sets, protocol="offline", method="plain", seed=seed, trained={})
+        (run / "adapter").mkdir()
+        (run / name).write_text(BAD.get(name, ["{}"])[0])
+        if name.endswith("judgements.jsonl"):  # else it would be left out as being judged
+            mend((run / name).parent)
+    write_report(tmp_path)
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    named = [re.findall(r"plain-s(\d)/", line)[0] for line in said]
+    assert sorted(named) == [str(seed) for seed in range(1, 1 + len(damaged))]
+    assert len(read_csv(tmp_path / "report" / "metrics.csv").groupby(["run", "benchmark"])) == 5
+
+
 OWN = "evaluation/x.alttrain"
 LACKING: list[tuple[str, str]] = [
     *(("run.json", key) for key in ("method", "label", "order", "tables", "changed", "digest", "tag")),

@@ -41,7 +41,7 @@ from alttrain.report.figures import draw_all
 from alttrain.report.formats import console, latex, markdown
 from alttrain.report.output import STAMP, beside, files, inputs, keep, put, states
 from alttrain.report.page import write_page
-from alttrain.report.results import evaluations, read_csv, warn_left_out, write_csv
+from alttrain.report.results import evaluations, leave_out, read_csv, write_csv
 from alttrain.report.tables import CELLS, TABLES, marked, report_of
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
@@ -119,7 +119,7 @@ def _make(output_dir: Path, temporary: Path, texts: Texts, digest: str, last_fil
     """Make the report in a temporary folder, then replace the last one, whose files are `last_files`.
 
     Runs go on meanwhile. Rows are checked against metrics.json each time they are read. If they differ since a run's
-    files were replaced, the report is begun again. A run with a damaged file is logged and left out.
+    files were replaced, the report is begun again. A run with a damaged file is logged and left out, also its card.
     """
     runs, folder, new_folder = output_dir / "runs", output_dir / "report", temporary / "report"
     left_out, repeats = set[Path](), Counter[Path]()
@@ -139,13 +139,12 @@ def _make(output_dir: Path, temporary: Path, texts: Texts, digest: str, last_fil
             damaged = next(folders, error.path.parent)
             repeats[damaged] += 1
             if inputs(runs).get(damaged) == before.get(damaged) or repeats[damaged] > AGAIN:
-                left_out.add(run := runs / damaged.relative_to(runs).parts[0])
-                warn_left_out(run, error)
+                leave_out(runs / damaged.relative_to(runs).parts[0], error, left_out)
         except (OSError, ValueError) as error:
             raise ValueError(str(error).replace(str(temporary), str(output_dir))) from error
     write_text(new_folder / STAMP, stamp)
     put(new_folder, folder)
-    for run in sorted(record.parent for record in runs.glob("*/run.json")):
+    for run in sorted({record.parent for record in runs.glob("*/run.json")} - left_out):
         try:
             rewrite_card(run)
         except (OSError, ValueError, LookupError, TypeError) as error:
