@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alttrain.report.escaping import MARKDOWN_CELL, latex_text, one_line, plain
-from alttrain.report.measures import ASSESSING, FAILURES, MEASURES, OFFLINE, base, corrected, written
+from alttrain.report.measures import ASSESSING, FAILURES, MEASURES, OFFLINE, WORTH_SAYING, base, corrected, written
 from alttrain.report.published import WHY
 from alttrain.report.tables import pivot
 
@@ -30,6 +30,7 @@ TOO_FEW = (
     f"{FEW} not enough data: were the true difference as small as this one, a paired test of as many prompts and "
     "seeds (5 %, before Holm) would miss it more than one time in five."
 )
+MANY = f"undecided, truncated: texts without a verdict, and cut by the token cap, where over {100 * WORTH_SAYING:g} %."
 KAPPA = "agreement: Cohen's kappa with its 95 % interval, over the texts that both judges decided."
 BY_LABELS = (
     "corrected: the share of all texts, undecided ones too, as people judge them, estimated from the judge's verdicts "
@@ -99,7 +100,7 @@ def marks_legend(frame: pd.DataFrame) -> list[str]:
         (frame.best.any(), f"Bold: best {among}in the column."),
         (frame.differs.any(), f"{DIFFERS} {star}"),
         (frame.few.any(), TOO_FEW),
-        (frame.notes.any(), "undecided, truncated: texts without a verdict, and cut by the token cap, where over 5 %."),
+        (frame.notes.any(), MANY),
         ((frame.measure == "kappa").any(), KAPPA),
         (frame.measure.map(corrected).any(), BY_LABELS),
         (frame.missing.any(), f"{MISSING} no number: not measured, or no text that it could be of."),
