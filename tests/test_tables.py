@@ -768,7 +768,7 @@ def test_phrase_judgements_ask_for_no_published_rows(tmp_path: Path) -> None:
     make_run(tmp_path, {"xstest_safe": ("over_refusal_rate", "yn")}, protocol="offline")
     main = made(tmp_path)["main"]
     assert [(one.method, math.isnan(one.published)) for one in main.itertuples()] == [("AltTrain", True)]
-    assert legend(main)[-1] == "No published figures here: figures were made by another protocol."
+    assert legend(main)[-1] == "No published figure: ᵖ figures were made by another protocol."
 
 
 # --- how tables are written ---
@@ -783,14 +783,14 @@ def test_markdown_is_exact(tmp_path: Path) -> None:
         "",
         "| backbone | method | over-refusal ↓ xstest_safe by judge |",
         "| --- | --- | --- |",
-        "| r1_llama_8b | No-train | **0.0** 0.0–16.1 n=20 |",
-        "| r1_llama_8b | a\\|b | 95.0\\* 76.4–99.1 n=20 |",
+        "| r1_llama_8b | No-train | **0.0** 0.0–16.1 n=20 ᵖ |",
+        "| r1_llama_8b | a\\|b | 95.0\\* 76.4–99.1 n=20 ᵖ |",
         "",
         "- Percent with its 95 % interval, and the n texts it is over; ↓ lower is better.",
         "- Bold: best of its backbone in the column.",
         "- * differs from No-train (5 %, Holm over the report's contrasts): with one seed these weights differ, not "
         "yet the methods: other seeds were not tried (exact paired test).",
-        "- No published figures here: figures were made by another protocol.",
+        "- No published figure: ᵖ figures were made by another protocol.",
     ]
 
 

@@ -142,19 +142,9 @@ def _structure(frame: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _reasons(frame: pd.DataFrame) -> list[str]:
-    """The reasons why numbers have no published figure, each once."""
-    return [why for why in WHY if (frame.known & (frame.published_why == why)).any()]
-
-
-def says_why(frame: pd.DataFrame) -> bool:
-    """Whether cells show why they have no published figure; if one reason holds for all, only the legend states it."""
-    return len(_reasons(frame)) > 1 or bool(frame.published.notna().any())
-
-
 def _published(frame: pd.DataFrame) -> list[str]:
     """Explains the published figures, or why they are not shown."""
-    notes, reasons = [], _reasons(frame)
+    notes = []
     if frame.table.iloc[0] == "published":
         sources = {(cell.protocol, cell.source.partition(",")[0]): None for cell in frame.itertuples() if cell.source}
         notes += [f"Protocol {protocol}: {source}." for protocol, source in sources]
@@ -162,10 +152,8 @@ def _published(frame: pd.DataFrame) -> list[str]:
     elif frame.published.notna().any():
         covers = f"; {COVERED} our interval covers it, {NOT_COVERED} it does not" if frame.covered.notna().any() else ""
         notes.append(f"{FIGURES}{covers}. {SOURCES}")
-    if not says_why(frame):
-        return [*notes, *(f"No published figures here: {WHY[why][1]}." for why in reasons)]
-    marks = "; ".join(" ".join(WHY[why]) for why in reasons)
-    return [*notes, *([f"No published figure: {marks}."] if reasons else [])]
+    reasons = [" ".join(WHY[why]) for why in WHY if (frame.known & (frame.published_why == why)).any()]
+    return [*notes, *([f"No published figure: {'; '.join(reasons)}."] if reasons else [])]
 
 
 def _parts(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -177,12 +165,12 @@ def _parts(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def markdown(title: str, frame: pd.DataFrame) -> str:
     """The table as a Markdown document with one section per protocol."""
-    parts, why = [f"# {plain(title)}"], says_why(frame)
+    parts = [f"# {plain(title)}"]
     for protocol, grid in _parts(frame):
         names = grid.index.to_frame(index=False).map(plain)
         if frame.table.iloc[0] == "runs":
             names = names.drop(columns="backbone").rename(columns={"method": "run"})
-        cells = grid.map(lambda cell: _markdown_cell(cell, why), na_action="ignore").fillna("").to_numpy()
+        cells = grid.map(_markdown_cell, na_action="ignore").fillna("").to_numpy()
         heads = [*names.columns, *(plain(" ".join(heading)) for heading in grid.columns)]
         rows = [heads, ["---"] * len(heads)]
         rows += [[*name, *row] for name, row in zip(names.to_numpy(), cells, strict=True)]
@@ -192,8 +180,8 @@ def markdown(title: str, frame: pd.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_cell(cell: Any, why: bool) -> str:
-    texts = lines(cell, why)
+def _markdown_cell(cell: Any) -> str:
+    texts = lines(cell, why=True)
     if cell.known:
         value, first = written(cell.value, cell.unit), texts[0].replace(DIFFERS, f"\\{DIFFERS}")
         texts[0] = (f"**{value}**" if cell.best else value) + first.removeprefix(value)
@@ -206,18 +194,18 @@ def latex(title: str, frame: pd.DataFrame) -> str:
     It belongs in a paragraph or in a table environment of the paper, which adds the caption. A comment names the
     packages that it needs. It defines no macros.
     """
-    parts, why = [f"% {one_line(title)}", PACKAGES], says_why(frame)
+    parts = [f"% {one_line(title)}", PACKAGES]
     for protocol, grid in _parts(frame):
         parts += [rf"\par\medskip\noindent\textbf{{Protocol {latex_text(protocol)}}}\par\smallskip"] if protocol else []
-        parts.append("\\noindent" + FITTED + "\n" + _tabular(grid, why) + "}")
+        parts.append("\\noindent" + FITTED + "\n" + _tabular(grid) + "}")
     parts.append(r"\par\smallskip\noindent\parbox{\linewidth}{\footnotesize\raggedright")
     parts.append("\n".join(latex_text(line).replace(r" \%", r"~\%") + r"\par" for line in legend(frame)) + "}\\par")
     return "\n".join(parts) + "\n"
 
 
-def _tabular(grid: pd.DataFrame, why: bool) -> str:
+def _tabular(grid: pd.DataFrame) -> str:
     """One tabular. A backbone is named in its first row only."""
-    cells = grid.map(lambda cell: _latex_cell(cell, why), na_action="ignore").fillna("")
+    cells = grid.map(_latex_cell, na_action="ignore").fillna("")
     cells.columns = [
         _stacked([latex_text(part) for line in heading for part in _broken(line, WIDE, "_ ")])
         for heading in grid.columns
@@ -235,8 +223,8 @@ def _broken(line: str, width: int, underscore: str) -> list[str]:
     return [part.replace("_ ", "_") for part in wrap(line.replace("_", underscore), width, break_long_words=False)]
 
 
-def _latex_cell(cell: Any, why: bool) -> str:
-    first, *rest = lines(cell, why) or [""]
+def _latex_cell(cell: Any) -> str:
+    first, *rest = lines(cell, why=True) or [""]
     value = written(cell.value, cell.unit)
     bold = rf"\textbf{{{latex_text(value)}}}{latex_text(first.removeprefix(value))}"
     return _stacked([bold if cell.best else latex_text(first), *(rf"\scriptsize {latex_text(line)}" for line in rest)])
