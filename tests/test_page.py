@@ -461,8 +461,8 @@ def test_every_outcome_has_a_bit_and_a_place() -> None:
 
 def test_tables_sort_by_value_and_name_their_rows(outputs: Path) -> None:
     page = written(outputs)
-    results = section(page, "results")
-    assert '<th scope="row" data-key="one">one</th><td data-key="0.5">' in results
+    results = section(page, "methods")
+    assert '<th scope="row" data-key="tiny, alttrain one">tiny, alttrain one</th><td data-key="0.5">' in results
     assert '<b>50.0</b> <span class="interval">25.0–50.0</span>' in results
     assert "over-refusal ↓<br><small>b</small>" in results
 

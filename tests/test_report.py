@@ -26,7 +26,7 @@ import alttrain
 from alttrain.config import RunError, preview, register
 from alttrain.evaluation.statistics import detectable_difference, rate_over_seeds
 from alttrain.records import Judgement, checksum, read_rows, write_json, write_rows, write_sealed, write_text
-from alttrain.report.contrasts import COMPARED, comparisons
+from alttrain.report.contrasts import comparisons
 from alttrain.report.escaping import latex_text, literal
 from alttrain.report.estimates import CATEGORIES, structure, thoughts
 from alttrain.report.evaluation import Evaluation
@@ -34,7 +34,7 @@ from alttrain.report.formats import markdown
 from alttrain.report.measures import MEASURES, base
 from alttrain.report.processes import second_process
 from alttrain.report.results import METRICS, TIDY, evaluations, read_csv, results, tidy, write_csv
-from alttrain.report.tables import runs_table
+from alttrain.report.tables import finished
 from alttrain.report.variants import variants
 from alttrain.run.stages.report import report, show, write_report
 
@@ -64,8 +64,12 @@ def frame(*cells: dict[str, Any]) -> pd.DataFrame:
 
 
 def table(*cells: dict[str, Any]) -> list[str]:
-    """The lines of the table of all runs: heads, and a row a run."""
-    text = markdown("Runs", runs_table(frame(*cells), pd.DataFrame(columns=COMPARED)))
+    """The lines of a table: heads, and a row a run."""
+    units = [
+        {**one, "method": one["run"], "kind": "rate", "unit": "share", "seeds": 1, "n": one["n"] - one["undecided"]}
+        for one in frame(*cells).to_dict("records")
+    ]
+    text = markdown("Runs", finished("overview", units))
     return [line for line in text.splitlines() if line.startswith("| ") and "| ---" not in line]
 
 
@@ -80,40 +84,6 @@ def write_run(runs: Path, run: str, benchmarks: dict[str, list[dict[str, Any]]])
         folder = runs / run / "evaluation" / benchmark
         write_metrics(folder, metrics_of(benchmark, metrics, True))
     write_json(runs / run / "run.json", UNNAMED | names(run) | {"tag": run})
-
-
-# --- protocols ---
-
-
-def test_each_column_names_its_judge_whether_it_decides_or_not() -> None:
-    """The rate by a judge beside the deciding one stands in the column of the runs that this judge decides."""
-    guard, other = {"protocol_hash": "aaaa", "judge": "guard"}, {"protocol_hash": "bbbb", "judge": "other"}
-    heads, one, two = table(
-        cell("a", "x", "harmful_rate", 0.5, **guard),
-        cell("a", "x", "harmful_rate.other", 0.25, measure="harmful_rate", **other),
-        cell("a", "x", "kappa.other", 0.8, measure="kappa", protocol_hash="aaaa bbbb", judge="guard and other"),
-        cell("a", "x", "adherence_rate", 0.75),
-        cell("b", "x", "harmful_rate", 0.1, **other),
-    )
-    assert heads == (
-        "| run | harmful ↓ x by guard | harmful ↓ x by other | agreement (kappa) x by guard and other | adherence ↑ |"
-    )
-    assert [part.strip().strip("*")[:4] for part in one.split("|")[2:5]] == ["50.0", "25.0", "0.80"]
-    assert [part.strip().strip("*")[:4] for part in two.split("|")[2:5]] == ["", "10.0", ""]
-
-
-def test_numbers_made_differently_never_share_a_column() -> None:
-    made = {"protocol": "star1", "protocol_hash": "aaaa"}
-    heads, one, other = table(
-        cell("a", "x", "harmful_rate", 0.5, **made),
-        cell("b", "x", "harmful_rate", 0.25, **made | {"protocol_hash": "bbbb"}),
-        cell("b", "x", "harmful_rate.thought", 0.75, **made | {"protocol_hash": "bbbb"}),
-        cell("b", "y", "harmful_rate", 0.1, protocol="offline", protocol_hash="cccc"),
-    )
-    titles = "| run | harmful ↓ x star1 aaaa | harmful ↓ x star1 bbbb | harmful ↓ thought x star1 | harmful ↓ y |"
-    assert heads.startswith(titles)
-    assert [part.strip()[:4] for part in one.split("|")[2:6]] == ["50.0", "", "", ""]
-    assert [part.strip().strip("*")[:4] for part in other.split("|")[2:6]] == ["", "25.0", "75.0", "10.0"]
 
 
 # --- the tidy table, and its CSV ---
@@ -239,36 +209,7 @@ def test_csv_is_exact(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.csv").read_text() == f"{HEADER}\n"
 
 
-# --- the table of all runs ---
-
-
-def test_the_table_of_all_runs_is_exact() -> None:
-    """A row a run; a column each benchmark's measure, harmful rate first; then what is over all benchmarks, by rows."""
-    found = frame(
-        cell("tiny-all-alttrain-sft-s0", "short", "accuracy", 0.4, low=0.3, high=0.5, n=60),
-        cell("tiny-all-alttrain-sft-s0", "benign", "over_refusal_rate", 0.05, low=0.0213, high=0.1118),
-        cell("tiny-all-alttrain-sft-s0", "harmful", "harmful_rate", 0.125, low=0.0749, high=0.2011),
-        cell("tiny-all-alttrain-sft-s0", "harmful", "adherence_rate", 1.0, n=100),
-        cell("tiny-all-alttrain-sft-s0", "short", "adherence_rate", 0.5, n=60),
-        cell("tiny-all-alttrain-sft-s0", "harmful", "thought_tokens", 30.0, n=100),
-        cell("tiny-all-alttrain-sft-s0", "short", "thought_tokens", 14.0, n=60),
-        cell("tiny-all-alttrain-sft-s0", "harmful", "answer_tokens", 8.4, n=100),
-        cell("base", "harmful", "harmful_rate", 0.9, low=0.8256, high=0.9448),
-        cell("base", "short", "accuracy", NAN, n=7, undecided=7),
-    )
-    assert markdown("Runs", runs_table(found, pd.DataFrame(columns=COMPARED))) == (
-        "# Runs\n\n"
-        "| run | harmful ↓ harmful | over-refusal ↓ benign | accuracy ↑ short "
-        "| adherence ↑ | thought tokens | answer tokens |\n"
-        "| --- | --- | --- | --- | --- | --- | --- |\n"
-        "| tiny-all-alttrain-sft-s0 | **12.5** 7.5–20.1 n=100 | 5.0 2.1–11.2 n=100 | 40.0 30.0–50.0 n=60 "
-        "| 81.2 | 24 | 8.4 |\n"
-        "| base | 90.0 82.6–94.5 n=100 |  | undecided 7/7 |  |  |  |\n\n"
-        "- Percent with its 95 % interval, and the n texts it is over; ↓ lower is better; ↑ higher is better.\n"
-        "- Bold: best in the column.\n"
-        "- undecided, truncated: texts without a verdict, and cut by the token cap, where over 5 %.\n"
-        "- Adherence, thought tokens, answer tokens: over all prompts of all its benchmarks.\n"
-    )
+# --- tables ---
 
 
 @pytest.mark.parametrize(
@@ -283,18 +224,7 @@ def test_the_table_of_all_runs_is_exact() -> None:
 )
 def test_more_than_five_percent_is_marked(undecided: int, truncated: int, marks: str) -> None:
     row = table(cell("a", "x", "harmful_rate", 0.5, undecided=undecided, truncated=truncated))[1]
-    assert row == f"| a | 50.0 45.0–55.0 n={100 - undecided}{marks} |"
-
-
-def test_columns_come_by_measure_and_then_by_name() -> None:
-    heads, *rows = table(
-        cell("b", "z", "accuracy", 0.5),
-        cell("b", "q", "over_refusal_rate", 0.5),
-        cell("a", "n", "harmful_rate", 0.5),
-        cell("a", "m", "harmful_rate", 0.5),
-    )
-    assert heads == "| run | harmful ↓ m | harmful ↓ n | over-refusal ↓ q | accuracy ↑ z |"
-    assert [row.split(" | ")[0] for row in rows] == ["| b", "| a"]
+    assert row == f"| tiny | a | 50.0 45.0–55.0 n={100 - undecided}{marks} |"
 
 
 # --- comparisons and structure ---
@@ -354,17 +284,6 @@ def test_comparisons_survive_their_file(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read_csv(tmp_path / "c.csv"), rows)
 
 
-def test_a_difference_is_marked_in_the_table(tmp_path: Path) -> None:
-    judge_run(tmp_path, "base", "a" * 20, **UNTRAINED)
-    judge_run(tmp_path, "safe", "r" * 20)
-    judged = evaluations(tmp_path)
-    text = markdown("Runs", runs_table(tidy(judged), comparisons(variants(judged))[0]))
-    base, safe = [line for line in text.splitlines() if line.startswith(("| base", "| safe"))]
-    assert r"50.0\* 25.0" in safe
-    assert "*" not in base
-    assert "* differs from No-train (5 %, Holm over the report's contrasts)" in text
-
-
 def test_counts_of_the_structure_add_up_over_benchmarks(tmp_path: Path) -> None:
     judge_run(tmp_path, "run", "rrraau")
     other = tmp_path / "run" / "evaluation" / "y"
@@ -399,7 +318,7 @@ def test_a_report_is_whole_and_is_made_once(tmp_path: Path) -> None:
     shown = write_report(outputs(tmp_path))
     assert set(shown.table) == {"overview"}
     made = files(tmp_path)
-    assert {"metrics.csv", "comparisons.csv", "structure.csv", "table.md", "page.html"} <= made.keys()
+    assert {"metrics.csv", "comparisons.csv", "structure.csv", "page.html"} <= made.keys()
     assert {f"tables/main.{form}" for form in ("csv", "md", "tex")} <= made.keys()
     page = (tmp_path / "report" / "page.html").read_text()
     assert "none: other protocol" in page[page.index('<section id="published"') :]
@@ -679,7 +598,7 @@ def test_a_report_that_fails_fails_no_run_and_leaves_the_one_before(
     write_report(outputs(tmp_path))
     made = files(tmp_path)
     run: Any = SimpleNamespace(output_dir=tmp_path, config={"page_texts": "benign"}, stages=("judge", "report"))
-    monkeypatch.setattr("alttrain.report.tables.runs_table", lambda *unused: 1 / 0)
+    monkeypatch.setattr("alttrain.report.tables.tables", lambda *unused: 1 / 0)
     report(run, cast(Any, None))
     show(tmp_path, "benign")
     assert [message.partition(";")[0] for message in caplog.messages] == [
@@ -775,7 +694,7 @@ def test_a_number_keeps_its_sign(number: str) -> None:
 def test_names_break_no_table() -> None:
     name = "a|b\n| <img src=x> `c` [d](e) *f* _g_ h_i"
     heads, row = table(cell(name, "x|y", "accuracy", 0.5))
-    assert row.startswith(r"| a\|b \| \<img src=x> \`c\` \[d](e) \*f\* \_g\_ h_i | 50.0 ")
+    assert row.startswith(r"| tiny | a\|b \| \<img src=x> \`c\` \[d](e) \*f\* \_g\_ h_i | 50.0 ")
     assert r"accuracy ↑ x\|y" in heads
     assert latex_text("[3pt] a\n\nb\0") == "{[}3pt] a b "
 

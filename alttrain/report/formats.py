@@ -91,13 +91,12 @@ def marks_legend(frame: pd.DataFrame) -> list[str]:
         units = "Percent with its 95 % interval, and the n texts it is over"
     units += "; ↓ lower is better" if -1 in directions else ""
     units += "; ↑ higher is better." if 1 in directions else "."
-    among = "" if (frame.backbone == "").all() else "of its backbone "
     of_interventions = frame.table.iloc[0] == "interventions"
-    star = EFFECT if of_interventions or not frame.differs.any() else starred(frame.tested[frame.differs])
+    star = EFFECT if of_interventions or not frame.differs.any() else starred(frame.seeds[frame.differs])
     explanations = (
         (True, units),
         ((frame.seeds > 1).any(), "Of several seeds the interval allows for other seeds, too."),
-        (frame.best.any(), f"Bold: best {among}in the column."),
+        (frame.best.any(), "Bold: best of its backbone in the column."),
         (frame.differs.any(), f"{DIFFERS} {star}"),
         (frame.few.any(), TOO_FEW),
         (frame.notes.any(), MANY),
@@ -133,7 +132,7 @@ def _structure(frame: pd.DataFrame) -> list[str]:
     The figures are from parser_error.csv, which scripts/measure_parser.py writes.
     """
     notes = list(FAILED) if frame.measure.isin(FAILURES).any() else []
-    if frame.measure.isin(ASSESSING).any() and frame.table.iloc[0] != "runs":
+    if frame.measure.isin(ASSESSING).any():
         with resources.as_file(resources.files("alttrain.report") / "parser_error.csv") as path:
             errors = pd.read_csv(path).groupby(["thoughts", "measured"], sort=False)
         for (thoughts, measured), fields in errors:
@@ -168,8 +167,6 @@ def markdown(title: str, frame: pd.DataFrame) -> str:
     parts = [f"# {plain(title)}"]
     for protocol, grid in _parts(frame):
         names = grid.index.to_frame(index=False).map(plain)
-        if frame.table.iloc[0] == "runs":
-            names = names.drop(columns="backbone").rename(columns={"method": "run"})
         cells = grid.map(_markdown_cell, na_action="ignore").fillna("").to_numpy()
         heads = [*names.columns, *(plain(" ".join(heading)) for heading in grid.columns)]
         rows = [heads, ["---"] * len(heads)]

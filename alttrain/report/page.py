@@ -91,7 +91,6 @@ def write_page(
         judges=sorted({judge for evaluation in judged for judge in evaluation.provenance["judges"]}),
         texts=texts,
         worth_saying=WORTH_SAYING,
-        runs=(report.runs, pivot(report.runs)),
         methods=[(part, pivot(part)) for _, part in overview.groupby("protocol", sort=False)],
         categories=_categories(report.frames["categories"]),
         small=SMALL,

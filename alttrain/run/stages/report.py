@@ -6,7 +6,7 @@
 - thoughts.csv                  whether thought and answer agree
 - interventions.csv             each run with an intervention against the same run without it
 - decided.csv                   where in the thought an outcome is decided
-- table.md, tables/, figures/   one row for each run and seed; aggregated over seeds
+- tables/, figures/             aggregated over seeds
 - page.html                     everything, with every sample, in one file
 
 A trained run's model card is rewritten if its results changed. The report is made in a temporary folder, which replaces
@@ -171,13 +171,10 @@ def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator
         for name, frame in frames.items():
             write_csv(folder / f"{name}.csv", frame)
             yield folder / f"{name}.csv"
-        documents = {"table.md": markdown("Runs", contents.runs)}
         for name, cells in contents.tables.items():
-            documents[f"tables/{name}.md"] = markdown(TABLES[name], cells)
-            documents[f"tables/{name}.tex"] = latex(TABLES[name], cells)
-        for name, text in documents.items():
-            write_text(folder / name, text)
-            yield folder / name
+            for path, form in ((folder / f"tables/{name}.md", markdown), (folder / f"tables/{name}.tex", latex)):
+                write_text(path, form(TABLES[name], cells))
+                yield path
         figures = cache(draw)  # drawn as late as the page needs them
         page = write_page(output_dir, texts, contents, figures)
         yield from [*figures(), *([page] if page else [])]
