@@ -666,14 +666,35 @@ def test_a_stamp_that_is_none_is_made_anew(stamp: str | None, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_without_a_swap_in_one_step_the_report_is_moved_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alttrain.report.output._exchanged", lambda *unused: False)
+def test_own_files_stay_and_a_report_whose_move_was_interrupted_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_report(outputs(tmp_path))
-    (tmp_path / "report" / "notes.md").write_text("own")
-    os.utime(next(tmp_path.glob("runs/*/run.json")))
+    report, moved, replace_file = tmp_path / "report", list[str](), os.replace
+    made = {name: (report / name).read_bytes() for name in files(tmp_path) if name != ".stamp"}
+    (report / "stale.csv").write_text("stale")
+    stamp = json.loads((report / ".stamp").read_text())
+    (report / ".stamp").write_text(json.dumps(stamp | {"files": stamp["files"] | {"stale.csv": [1, 2, 3]}}))
+    for own in ("notes.md", "tables/notes.md"):
+        (report / own).write_text("own")
+    (report / "link").symlink_to("notes.md")
+
+    def interrupted(source: str, target: str) -> None:
+        if Path(target).is_relative_to(report):
+            moved.append(target)
+        if len(moved) > 4:
+            raise KeyboardInterrupt
+        replace_file(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_report(tmp_path)
     write_report(tmp_path)
-    assert (tmp_path / "report" / "notes.md").read_text() == "own"
-    assert (tmp_path / "report" / "page.html").exists()
+    assert not (report / "stale.csv").exists()
+    assert (report / "link").is_symlink()
+    assert [(report / own).read_text() for own in ("notes.md", "tables/notes.md", "link")] == ["own"] * 3
+    assert {name: (report / name).read_bytes() for name in made} == made
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd", "-x", "@SUM(A1)", "\t=1", "\r=1", "'=1", "''@a", "'a", "-", "a=b"])

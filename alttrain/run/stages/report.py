@@ -9,8 +9,8 @@
 - tables/, figures/             aggregated over seeds
 - page.html                     everything, with every sample, in one file
 
-A trained run's model card is rewritten if its results changed. The report is made in a temporary folder, which replaces
-report/ when it is complete (`report.output`). A failed report does not fail the run.
+A trained run's model card is rewritten if its results changed. The report is made in a temporary folder, and its files
+are moved to report/ when it is complete (`report.output`). A failed report does not fail the run.
 """
 
 import gc
@@ -39,7 +39,7 @@ from alttrain.report.card import rewrite_card
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.figures import draw_all
 from alttrain.report.formats import console, latex, markdown
-from alttrain.report.output import STAMP, beside, files, inputs, keep, put, states
+from alttrain.report.output import STAMP, beside, files, inputs, put, states
 from alttrain.report.page import write_page
 from alttrain.report.results import evaluations, leave_out, read_csv, write_csv
 from alttrain.report.tables import CELLS, TABLES, marked, report_of
@@ -116,7 +116,7 @@ def rare_collections() -> Iterator[None]:
 
 
 def _make(output_dir: Path, temporary: Path, texts: Texts, digest: str, last_files: set[str]) -> None:
-    """Make the report in a temporary folder, then replace the last one, whose files are `last_files`.
+    """Make the report in a temporary folder, then let it replace the last one, whose files are `last_files`.
 
     Runs go on meanwhile. Rows are checked against metrics.json each time they are read. If they differ since a run's
     files were replaced, the report is begun again. A run with a damaged file is logged and left out, also its card.
@@ -126,7 +126,6 @@ def _make(output_dir: Path, temporary: Path, texts: Texts, digest: str, last_fil
     while True:
         before = inputs(runs)
         new_folder.mkdir()
-        keep(folder, new_folder, last_files)
         try:
             if not (judged := evaluations(runs, left_out)):
                 return
@@ -143,7 +142,7 @@ def _make(output_dir: Path, temporary: Path, texts: Texts, digest: str, last_fil
         except (OSError, ValueError) as error:
             raise ValueError(str(error).replace(str(temporary), str(output_dir))) from error
     write_text(new_folder / STAMP, stamp)
-    put(new_folder, folder)
+    put(new_folder, folder, last_files)
     for run in sorted({record.parent for record in runs.glob("*/run.json")} - left_out):
         try:
             rewrite_card(run)
