@@ -31,9 +31,9 @@ from alttrain.report.escaping import latex_text, literal
 from alttrain.report.estimates import CATEGORIES, structure, thoughts
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.formats import markdown
-from alttrain.report.measures import MEASURES, base
+from alttrain.report.measures import MEASURES
 from alttrain.report.processes import second_process
-from alttrain.report.results import METRICS, TIDY, evaluations, read_csv, results, tidy, write_csv
+from alttrain.report.results import COLUMNS, METRICS, evaluations, read_csv, results, tidy, write_csv
 from alttrain.report.tables import finished
 from alttrain.report.variants import variants
 from alttrain.run.stages.report import report, show, write_report
@@ -58,18 +58,18 @@ def cell(run: str, benchmark: str, metric: str, value: float, **fields: Any) -> 
 
 def frame(*cells: dict[str, Any]) -> pd.DataFrame:
     """The tidy table of these numbers."""
-    called = [{"called": MEASURES[base(one["metric"])].label} for one in cells]
-    rows = [{"order": 0, "measure": one["metric"], **one, **name} for one, name in zip(cells, called, strict=True)]
-    return pd.DataFrame(rows, columns=TIDY)
+    return pd.DataFrame(cells, columns=METRICS)
 
 
 def table(*cells: dict[str, Any]) -> list[str]:
     """The lines of a table: heads, and a row a run."""
-    units = [
-        {**one, "method": one["run"], "kind": "rate", "unit": "share", "seeds": 1, "n": one["n"] - one["undecided"]}
-        for one in frame(*cells).to_dict("records")
+    whole = {"kind": "rate", "unit": "share", "seeds": 1}
+    found = [
+        {**one, **whole, "method": one["run"], "measure": (name := one["metric"]), "called": MEASURES[name].label}
+        | {"n": one["n"] - one["undecided"]}
+        for one in cells
     ]
-    text = markdown("Runs", finished("overview", units))
+    text = markdown("Runs", finished("overview", found))
     return [line for line in text.splitlines() if line.startswith("| ") and "| ---" not in line]
 
 
@@ -181,7 +181,7 @@ def test_unjudged_and_foreign_folders_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "foreign" / "evaluation" / "x" / "metrics.json").write_text('{"metrics": []}')
     (tmp_path / "notes.txt").write_text("x")
     assert evaluations(tmp_path) == []
-    assert list(tidy([]).columns) == TIDY
+    assert list(tidy([]).columns) == COLUMNS
 
 
 def test_null_is_nan(tmp_path: Path) -> None:

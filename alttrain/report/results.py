@@ -34,8 +34,6 @@ METRICS = [
 """The columns of metrics.csv. `judge` is empty for a number that depends on none."""
 COLUMNS = [*METRICS, "order", "called"]
 """The columns of `results`. `order` is the method's place in tables, `called` the measure's name there."""
-TIDY = [*COLUMNS, "measure", "setting"]
-"""The columns of `tidy`. Unlike `metric`, `measure` does not name the judge. `setting` is the evaluation's."""
 SAMPLES = [
     "run", "backbone", "method", "seed", "benchmark", "protocol", "id", "sample", "label", "category", "prompt",
     "thought", "answer", "closed", "finish", "thought_tokens", "answer_tokens", "measure", "judge", "part", "says",
@@ -191,7 +189,7 @@ def results(output_dir: str | Path = "outputs") -> pd.DataFrame:
     Rates are shares of 1. `value`, `low` and `high` are nan if every text is undecided. Raises FileNotFoundError if the
     folder has no runs/.
     """
-    return tidy(evaluations(_runs(output_dir)))[COLUMNS]
+    return tidy(evaluations(_runs(output_dir)))
 
 
 def _runs(output_dir: str | Path) -> Path:
@@ -227,12 +225,11 @@ def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
         for metric in evaluation.judged["metrics"]:
             name = metric["metric"]
             view = views.get(name)  # by another judge, or of another part
-            judge, measure = (view.judge, view.measure) if view else (evaluation.judge_of(name), name)
+            judge = view.judge if view else evaluation.judge_of(name)
             made = dict(zip(("protocol", "benchmark", "protocol_hash"), (view or evaluation).made, strict=True))
             names = {**evaluation.names, "method": evaluation.method, "changed": changed}
-            names |= {"called": evaluation.called(name), "setting": evaluation.setting}
-            rows.append({**names, **metric, **made, "judge": judge, "measure": measure})
-    return pd.DataFrame(rows, columns=TIDY).astype(dict.fromkeys(("value", "low", "high"), float))
+            rows.append({**names, **metric, **made, "judge": judge, "called": evaluation.called(name)})
+    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(("value", "low", "high"), float))
 
 
 def changes(changed: Mapping[str, Sequence[Any]]) -> str:

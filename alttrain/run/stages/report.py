@@ -22,7 +22,6 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import TypedDict
 
@@ -129,8 +128,7 @@ def _make(output_dir: Path, temporary: Path, texts: Texts, digest: str, last_fil
         try:
             if not (judged := evaluations(runs, left_out)):
                 return
-            written = [path.relative_to(new_folder).as_posix() for path in _write(temporary, texts, judged)]
-            stamp = json.dumps({"digest": digest, "files": states(new_folder, written)})
+            _write(temporary, texts, judged)
             break
         except DamagedError as error:
             shutil.rmtree(new_folder)
@@ -141,7 +139,8 @@ def _make(output_dir: Path, temporary: Path, texts: Texts, digest: str, last_fil
                 leave_out(runs / damaged.relative_to(runs).parts[0], error, left_out)
         except (OSError, ValueError) as error:
             raise ValueError(str(error).replace(str(temporary), str(output_dir))) from error
-    write_text(new_folder / STAMP, stamp)
+    stamp = {"digest": digest, "files": states(new_folder, sorted(files(new_folder)))}
+    write_text(new_folder / STAMP, json.dumps(stamp))
     put(new_folder, folder, last_files)
     for run in sorted({record.parent for record in runs.glob("*/run.json")} - left_out):
         try:
@@ -161,22 +160,18 @@ def _digest(runs: Path, texts: str) -> str:
     return digest.hexdigest()
 
 
-def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator[Path]:
-    """Write all files of a report for these benchmarks. Yields their paths."""
+def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> None:
+    """Write all files of a report for these benchmarks."""
     folder, contents = output_dir / "report", report_of(judged)
     frames = {name: frame for name, frame in contents.frames.items() if name not in IF_ANY or len(frame)}
     frames |= {f"tables/{name}": cells[CELLS] for name, cells in contents.tables.items()}
     with draw_all(contents.tables, contents.variants, contents.frames, folder / "figures") as draw:
         for name, frame in frames.items():
             write_csv(folder / f"{name}.csv", frame)
-            yield folder / f"{name}.csv"
         for name, cells in contents.tables.items():
-            for path, form in ((folder / f"tables/{name}.md", markdown), (folder / f"tables/{name}.tex", latex)):
-                write_text(path, form(TABLES[name], cells))
-                yield path
-        figures = cache(draw)  # drawn as late as the page needs them
-        page = write_page(output_dir, texts, contents, figures)
-        yield from [*figures(), *([page] if page else [])]
+            write_text(folder / f"tables/{name}.md", markdown(TABLES[name], cells))
+            write_text(folder / f"tables/{name}.tex", latex(TABLES[name], cells))
+        write_page(output_dir, texts, contents, draw)
 
 
 def show(output_dir: Path, texts: Texts = "all") -> None:
