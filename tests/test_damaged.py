@@ -200,7 +200,8 @@ class Finished:
         own = sorted((self.outputs / RUN).glob("evaluation/*/metrics.json"))
         told: dict[str, object] = {str(path): json.loads(path.read_text())["metrics"] for path in own}
         report = self.outputs / "report"
-        return told | {name: (report / name).read_text() for name in ("metrics.csv", "comparisons.csv", "table.md")}
+        names = ("metrics.csv", "comparisons.csv", "tables/overview.md")
+        return told | {name: (report / name).read_text() for name in names}
 
     def restore(self) -> None:
         """The folder and the cache as they were."""

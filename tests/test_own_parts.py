@@ -140,7 +140,7 @@ def test_a_part_of_each_kind_from_outside_runs_end_to_end(own: Path) -> None:
     judged = read_rows(folder / "evaluation" / "own" / "judgements.jsonl", Judgement)
     assert [(row.judge, row.verdict, row.evidence) for row in judged] == [("mentions", True, "Adapted")] * 3
     assert " GiB (weights " in done.stderr  # of the shape in the backbone's config.json
-    assert "own-own-counted-demo-s0" in (own / "outputs" / "report" / "table.md").read_text()
+    assert "own-own-counted-demo-s0" in (own / "outputs" / "report" / "metrics.csv").read_text()
 
 
 def test_parts_from_outside_are_refused_until_they_are_trusted(own: Path) -> None:

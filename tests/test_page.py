@@ -21,7 +21,7 @@ from alttrain.evaluation.adherence import Adherence, counts
 from alttrain.records import Generation, Judgement, Texts, write_json, write_rows
 from alttrain.report.embedded import BITS, CUT, LONGEST, OUTCOMES, outcomes_of, pieces, shorten
 from alttrain.report.evaluation import Decider, Evaluation, TextRecord
-from alttrain.report.page import breakable, embed, shared_start, write_page
+from alttrain.report.page import embed, write_page
 
 UNDERSTANDING = "The user wants to know how a garden gate is mended."
 HARMFUL, HARMLESS = "This request is harmful.", "This request is harmless; it is an everyday question."
@@ -461,29 +461,10 @@ def test_every_outcome_has_a_bit_and_a_place() -> None:
 
 def test_tables_sort_by_value_and_name_their_rows(outputs: Path) -> None:
     page = written(outputs)
-    results = section(page, "results")
-    assert '<th scope="row" data-key="one">one</th><td data-key="0.5">' in results
+    results = section(page, "methods")
+    assert '<th scope="row" data-key="tiny, alttrain one">tiny, alttrain one</th><td data-key="0.5">' in results
     assert '<b>50.0</b> <span class="interval">25.0–50.0</span>' in results
     assert "over-refusal ↓<br><small>b</small>" in results
-
-
-@pytest.mark.parametrize(
-    ("runs", "shared"),
-    [
-        ((), ""),
-        (("a-b-s0",), ""),
-        (("a-b-s0", "a-b-s1"), "a-b-"),
-        (("a-b", "a-b-tag"), "a-"),
-        (("a_1-b", "a_2-b"), ""),
-        (("a", "a"), ""),
-    ],
-)
-def test_names_share_their_first_parts(runs: tuple[str, ...], shared: str) -> None:
-    assert shared_start(runs) == shared
-
-
-def test_names_break_and_stay_text() -> None:
-    assert breakable("a-<b>_c") == "a-<wbr>&lt;b&gt;_<wbr>c"
 
 
 def test_figures_are_images(outputs: Path) -> None:
@@ -720,9 +701,9 @@ def test_two_runs_are_compared_prompt_by_prompt(pair: Opened) -> None:
     both = [name for name in first if None not in (first[name], second[name])]
     rates = tuple(sum(bool(own[name]) for name in both) / len(both) for own in (first, second))
     estimate, counts = statistics.compare(first, second)
-    assert pick(pair, "no_train-s0", "plain-s0") == [
+    assert pick(pair, "r1_llama_8b-no_train-s0", "r1_llama_8b-plain-s0") == [
         ["h", "alttrain", "harmful", *told(rates, *estimate), str(counts["n"]), str(counts["undecided"])],
-        ["b", "", "", "", "", "not compared: no_train-s0 was not judged on it", "", ""],
+        ["b", "", "", "", "", "not compared: r1_llama_8b-no_train-s0 was not judged on it", "", ""],
     ]
     assert (counts["n"], counts["undecided"]) == (18, 2)
     assert pair.text("#compared") == "1 of 2 rows compared. Settings that differ: 1."
@@ -756,8 +737,10 @@ def test_what_was_not_made_in_the_same_way_is_not_compared_and_says_why(pair: Op
     def reasons(first: str, second: str) -> list[str]:
         return [row[5] for row in pick(pair, first, second)]
 
-    assert reasons("alttrain-s0", "star1-s0") == ["not compared: other protocols: alttrain, star1"]
-    assert reasons("alttrain-s0", "direct_refusal-s0") == [
+    assert reasons("r1_llama_8b-alttrain-s0", "r1_llama_8b-star1-s0") == [
+        "not compared: other protocols: alttrain, star1"
+    ]
+    assert reasons("r1_llama_8b-alttrain-s0", "r1_llama_8b-direct_refusal-s0") == [
         "not compared: evaluated otherwise: protocol.decoding.max_new_tokens: 1024, 96"
     ]
     assert pair.text("#compared") == "0 of 1 rows compared. Settings that differ: 3."

@@ -119,7 +119,7 @@ def test_a_position_is_the_token_with_the_last_character(tiny_folder: Path, open
         protocol=SimpleNamespace(system_prompt_for=lambda benchmark: None),
         training=SimpleNamespace(thought="open"),
     )
-    benchmark = SimpleNamespace(intervention=None, asked=lambda row: row.prompt)
+    benchmark = SimpleNamespace(intervention=None, message=lambda row: row.prompt)
 
     def ends(thought: str, rest: str, closed: bool = True) -> list[str | None]:
         opening = "<think>\n" if opened_by == "model" else ""

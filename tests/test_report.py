@@ -26,15 +26,15 @@ import alttrain
 from alttrain.config import RunError, preview, register
 from alttrain.evaluation.statistics import detectable_difference, rate_over_seeds
 from alttrain.records import Judgement, checksum, read_rows, write_json, write_rows, write_sealed, write_text
-from alttrain.report.contrasts import COMPARISON_COLUMNS, comparisons
+from alttrain.report.contrasts import comparisons
 from alttrain.report.escaping import latex_text, literal
 from alttrain.report.estimates import CATEGORIES, structure, thoughts
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.formats import markdown
-from alttrain.report.measures import MEASURES, base_measure
+from alttrain.report.measures import MEASURES
 from alttrain.report.processes import second_process
-from alttrain.report.results import METRICS, TIDY, evaluations, read_csv, results, tidy, write_csv
-from alttrain.report.tables import runs_table
+from alttrain.report.results import COLUMNS, METRICS, evaluations, read_csv, results, tidy, write_csv
+from alttrain.report.tables import finish_table
 from alttrain.report.variants import variants
 from alttrain.run.stages.report import report, show, write_report
 
@@ -58,14 +58,18 @@ def cell(run: str, benchmark: str, metric: str, value: float, **fields: Any) -> 
 
 def frame(*cells: dict[str, Any]) -> pd.DataFrame:
     """The tidy table of these numbers."""
-    called = [{"called": MEASURES[base_measure(one["metric"])].label} for one in cells]
-    rows = [{"order": 0, "measure": one["metric"], **one, **name} for one, name in zip(cells, called, strict=True)]
-    return pd.DataFrame(rows, columns=TIDY)
+    return pd.DataFrame(cells, columns=METRICS)
 
 
 def table(*cells: dict[str, Any]) -> list[str]:
-    """The lines of the table of all runs: heads, and a row a run."""
-    text = markdown("Runs", runs_table(frame(*cells), pd.DataFrame(columns=COMPARISON_COLUMNS)))
+    """The lines of a table: heads, and a row a run."""
+    whole = {"kind": "rate", "unit": "share", "seeds": 1}
+    found = [
+        {**one, **whole, "method": one["run"], "measure": (name := one["metric"]), "called": MEASURES[name].label}
+        | {"n": one["n"] - one["undecided"]}
+        for one in cells
+    ]
+    text = markdown("Runs", finish_table("overview", found))
     return [line for line in text.splitlines() if line.startswith("| ") and "| ---" not in line]
 
 
@@ -80,40 +84,6 @@ def write_run(runs: Path, run: str, benchmarks: dict[str, list[dict[str, Any]]])
         folder = runs / run / "evaluation" / benchmark
         write_metrics(folder, metrics_of(benchmark, metrics, True))
     write_json(runs / run / "run.json", UNNAMED | names(run) | {"tag": run})
-
-
-# --- protocols ---
-
-
-def test_each_column_names_its_judge_whether_it_decides_or_not() -> None:
-    """The rate by a judge beside the deciding one stands in the column of the runs that this judge decides."""
-    guard, other = {"protocol_hash": "aaaa", "judge": "guard"}, {"protocol_hash": "bbbb", "judge": "other"}
-    heads, one, two = table(
-        cell("a", "x", "harmful_rate", 0.5, **guard),
-        cell("a", "x", "harmful_rate.other", 0.25, measure="harmful_rate", **other),
-        cell("a", "x", "kappa.other", 0.8, measure="kappa", protocol_hash="aaaa bbbb", judge="guard and other"),
-        cell("a", "x", "adherence_rate", 0.75),
-        cell("b", "x", "harmful_rate", 0.1, **other),
-    )
-    assert heads == (
-        "| run | harmful ↓ x by guard | harmful ↓ x by other | agreement (kappa) x by guard and other | adherence ↑ |"
-    )
-    assert [part.strip().strip("*")[:4] for part in one.split("|")[2:5]] == ["50.0", "25.0", "0.80"]
-    assert [part.strip().strip("*")[:4] for part in two.split("|")[2:5]] == ["", "10.0", ""]
-
-
-def test_numbers_made_differently_never_share_a_column() -> None:
-    made = {"protocol": "star1", "protocol_hash": "aaaa"}
-    heads, one, other = table(
-        cell("a", "x", "harmful_rate", 0.5, **made),
-        cell("b", "x", "harmful_rate", 0.25, **made | {"protocol_hash": "bbbb"}),
-        cell("b", "x", "harmful_rate.thought", 0.75, **made | {"protocol_hash": "bbbb"}),
-        cell("b", "y", "harmful_rate", 0.1, protocol="offline", protocol_hash="cccc"),
-    )
-    titles = "| run | harmful ↓ x star1 aaaa | harmful ↓ x star1 bbbb | harmful ↓ thought x star1 | harmful ↓ y |"
-    assert heads.startswith(titles)
-    assert [part.strip()[:4] for part in one.split("|")[2:6]] == ["50.0", "", "", ""]
-    assert [part.strip().strip("*")[:4] for part in other.split("|")[2:6]] == ["", "25.0", "75.0", "10.0"]
 
 
 # --- the tidy table, and its CSV ---
@@ -211,7 +181,7 @@ def test_unjudged_and_foreign_folders_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "foreign" / "evaluation" / "x" / "metrics.json").write_text('{"metrics": []}')
     (tmp_path / "notes.txt").write_text("x")
     assert evaluations(tmp_path) == []
-    assert list(tidy([]).columns) == TIDY
+    assert list(tidy([]).columns) == COLUMNS
 
 
 def test_null_is_nan(tmp_path: Path) -> None:
@@ -239,36 +209,7 @@ def test_csv_is_exact(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.csv").read_text() == f"{HEADER}\n"
 
 
-# --- the table of all runs ---
-
-
-def test_the_table_of_all_runs_is_exact() -> None:
-    """A row a run; a column each benchmark's measure, harmful rate first; then what is over all benchmarks, by rows."""
-    found = frame(
-        cell("tiny-all-alttrain-sft-s0", "short", "accuracy", 0.4, low=0.3, high=0.5, n=60),
-        cell("tiny-all-alttrain-sft-s0", "benign", "over_refusal_rate", 0.05, low=0.0213, high=0.1118),
-        cell("tiny-all-alttrain-sft-s0", "harmful", "harmful_rate", 0.125, low=0.0749, high=0.2011),
-        cell("tiny-all-alttrain-sft-s0", "harmful", "adherence_rate", 1.0, n=100),
-        cell("tiny-all-alttrain-sft-s0", "short", "adherence_rate", 0.5, n=60),
-        cell("tiny-all-alttrain-sft-s0", "harmful", "thought_tokens", 30.0, n=100),
-        cell("tiny-all-alttrain-sft-s0", "short", "thought_tokens", 14.0, n=60),
-        cell("tiny-all-alttrain-sft-s0", "harmful", "answer_tokens", 8.4, n=100),
-        cell("base", "harmful", "harmful_rate", 0.9, low=0.8256, high=0.9448),
-        cell("base", "short", "accuracy", NAN, n=7, undecided=7),
-    )
-    assert markdown("Runs", runs_table(found, pd.DataFrame(columns=COMPARISON_COLUMNS))) == (
-        "# Runs\n\n"
-        "| run | harmful ↓ harmful | over-refusal ↓ benign | accuracy ↑ short "
-        "| adherence ↑ | thought tokens | answer tokens |\n"
-        "| --- | --- | --- | --- | --- | --- | --- |\n"
-        "| tiny-all-alttrain-sft-s0 | **12.5** 7.5–20.1 n=100 | 5.0 2.1–11.2 n=100 | 40.0 30.0–50.0 n=60 "
-        "| 81.2 | 24 | 8.4 |\n"
-        "| base | 90.0 82.6–94.5 n=100 |  | undecided 7/7 |  |  |  |\n\n"
-        "- Percent with its 95 % interval, and the n texts it is over; ↓ lower is better; ↑ higher is better.\n"
-        "- Bold: best in the column.\n"
-        "- undecided, truncated: texts without a verdict, and cut by the token cap, where over 5 %.\n"
-        "- Adherence, thought tokens, answer tokens: over all prompts of all its benchmarks.\n"
-    )
+# --- tables ---
 
 
 @pytest.mark.parametrize(
@@ -283,18 +224,7 @@ def test_the_table_of_all_runs_is_exact() -> None:
 )
 def test_more_than_five_percent_is_marked(undecided: int, truncated: int, marks: str) -> None:
     row = table(cell("a", "x", "harmful_rate", 0.5, undecided=undecided, truncated=truncated))[1]
-    assert row == f"| a | 50.0 45.0–55.0 n={100 - undecided}{marks} |"
-
-
-def test_columns_come_by_measure_and_then_by_name() -> None:
-    heads, *rows = table(
-        cell("b", "z", "accuracy", 0.5),
-        cell("b", "q", "over_refusal_rate", 0.5),
-        cell("a", "n", "harmful_rate", 0.5),
-        cell("a", "m", "harmful_rate", 0.5),
-    )
-    assert heads == "| run | harmful ↓ m | harmful ↓ n | over-refusal ↓ q | accuracy ↑ z |"
-    assert [row.split(" | ")[0] for row in rows] == ["| b", "| a"]
+    assert row == f"| tiny | a | 50.0 45.0–55.0 n={100 - undecided}{marks} |"
 
 
 # --- comparisons and structure ---
@@ -354,17 +284,6 @@ def test_comparisons_survive_their_file(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read_csv(tmp_path / "c.csv"), rows)
 
 
-def test_a_difference_is_marked_in_the_table(tmp_path: Path) -> None:
-    judge_run(tmp_path, "base", "a" * 20, **UNTRAINED)
-    judge_run(tmp_path, "safe", "r" * 20)
-    judged = evaluations(tmp_path)
-    text = markdown("Runs", runs_table(tidy(judged), comparisons(variants(judged))[0]))
-    base, safe = [line for line in text.splitlines() if line.startswith(("| base", "| safe"))]
-    assert r"50.0\* 25.0" in safe
-    assert "*" not in base
-    assert "* differs from No-train (5 %, Holm over the report's contrasts)" in text
-
-
 def test_counts_of_the_structure_add_up_over_benchmarks(tmp_path: Path) -> None:
     judge_run(tmp_path, "run", "rrraau")
     other = tmp_path / "run" / "evaluation" / "y"
@@ -399,7 +318,7 @@ def test_a_report_is_whole_and_is_made_once(tmp_path: Path) -> None:
     shown = write_report(outputs(tmp_path))
     assert set(shown.table) == {"overview"}
     made = files(tmp_path)
-    assert {"metrics.csv", "comparisons.csv", "structure.csv", "table.md", "page.html"} <= made.keys()
+    assert {"metrics.csv", "comparisons.csv", "structure.csv", "page.html"} <= made.keys()
     assert {f"tables/main.{form}" for form in ("csv", "md", "tex")} <= made.keys()
     page = (tmp_path / "report" / "page.html").read_text()
     assert "none: other protocol" in page[page.index('<section id="published"') :]
@@ -681,7 +600,7 @@ def test_a_report_that_fails_fails_no_run_and_leaves_the_one_before(
     write_report(outputs(tmp_path))
     made = files(tmp_path)
     run: Any = SimpleNamespace(output_dir=tmp_path, config={"page_texts": "benign"}, stages=("judge", "report"))
-    monkeypatch.setattr("alttrain.report.tables.runs_table", lambda *unused: 1 / 0)
+    monkeypatch.setattr("alttrain.report.tables.tables", lambda *unused: 1 / 0)
     report(run, cast(Any, None))
     show(tmp_path, "benign")
     assert [message.partition(";")[0] for message in caplog.messages] == [
@@ -750,14 +669,35 @@ def test_a_stamp_that_is_none_is_made_anew(stamp: str | None, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_without_a_swap_in_one_step_the_report_is_moved_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alttrain.report.output._exchanged", lambda *unused: False)
+def test_own_files_stay_and_a_report_whose_move_was_interrupted_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_report(outputs(tmp_path))
-    (tmp_path / "report" / "notes.md").write_text("own")
-    os.utime(next(tmp_path.glob("runs/*/run.json")))
+    report, moved, replace_file = tmp_path / "report", list[str](), os.replace
+    made = {name: (report / name).read_bytes() for name in files(tmp_path) if name != ".stamp"}
+    (report / "stale.csv").write_text("stale")
+    stamp = json.loads((report / ".stamp").read_text())
+    (report / ".stamp").write_text(json.dumps(stamp | {"files": stamp["files"] | {"stale.csv": [1, 2, 3]}}))
+    for own in ("notes.md", "tables/notes.md"):
+        (report / own).write_text("own")
+    (report / "link").symlink_to("notes.md")
+
+    def interrupted(source: str, target: str) -> None:
+        if Path(target).is_relative_to(report):
+            moved.append(target)
+        if len(moved) > 4:
+            raise KeyboardInterrupt
+        replace_file(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_report(tmp_path)
     write_report(tmp_path)
-    assert (tmp_path / "report" / "notes.md").read_text() == "own"
-    assert (tmp_path / "report" / "page.html").exists()
+    assert not (report / "stale.csv").exists()
+    assert (report / "link").is_symlink()
+    assert [(report / own).read_text() for own in ("notes.md", "tables/notes.md", "link")] == ["own"] * 3
+    assert {name: (report / name).read_bytes() for name in made} == made
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd", "-x", "@SUM(A1)", "\t=1", "\r=1", "'=1", "''@a", "'a", "-", "a=b"])
@@ -778,7 +718,7 @@ def test_a_number_keeps_its_sign(number: str) -> None:
 def test_names_break_no_table() -> None:
     name = "a|b\n| <img src=x> `c` [d](e) *f* _g_ h_i"
     heads, row = table(cell(name, "x|y", "accuracy", 0.5))
-    assert row.startswith(r"| a\|b \| \<img src=x> \`c\` \[d](e) \*f\* \_g\_ h_i | 50.0 ")
+    assert row.startswith(r"| tiny | a\|b \| \<img src=x> \`c\` \[d](e) \*f\* \_g\_ h_i | 50.0 ")
     assert r"accuracy ↑ x\|y" in heads
     assert latex_text("[3pt] a\n\nb\0") == "{[}3pt] a b "
 
@@ -836,6 +776,28 @@ def test_damaged_runs_are_named_and_the_rest_is_reported(
         own = (healthy / "report" / file).read_bytes()
         assert own == (mixed / "report" / file).read_bytes() or file in (".stamp", "page.html")
     assert files(healthy).keys() == files(mixed).keys()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_each_damaged_run_is_named_once_in_a_report(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often the report is begun again: for rows only, after all run.json and metrics.json were read."""
+    monkeypatch.setattr("alttrain.report.results.PAUSE_S", 0)
+    outputs(tmp_path)
+    damaged = [*[name for name in BAD if not name.startswith("logs")], "evaluation/embedded_benign.offline/judges.json"]
+    sets = {"embedded_harmful": ("harmful_rate", "yyny"), "embedded_benign": ("over_refusal_rate", "yyn")}
+    for seed, name in enumerate(damaged, start=1):
+        run = make_run(tmp_path / "runs", sets, protocol="offline", method="plain", seed=seed, trained={})
+        (run / "adapter").mkdir()
+        (run / name).write_text(BAD.get(name, ["{}"])[0])
+        if name.endswith("judgements.jsonl"):  # else it would be left out as being judged
+            mend((run / name).parent)
+    write_report(tmp_path)
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    named = [re.findall(r"plain-s(\d)/", line)[0] for line in said]
+    assert sorted(named) == [str(seed) for seed in range(1, 1 + len(damaged))]
+    assert len(read_csv(tmp_path / "report" / "metrics.csv").groupby(["run", "benchmark"])) == 5
 
 
 OWN = "evaluation/x.alttrain"

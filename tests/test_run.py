@@ -154,7 +154,7 @@ def test_end_to_end_then_again_without_work(tiny_arguments: list[str], monkeypat
         assert metrics[0]["truncated"] == sum(g.finish == "length" for g in generations)
     report = folder.parent.parent / "report"
     assert (report / "metrics.csv").read_text().count("\n") == 1 + 3 * METRICS + RECOGNITION
-    assert RUN in (report / "table.md").read_text()
+    assert RUN in (report / "page.html").read_text()
 
     before = hashes(folder.parent.parent)
 

@@ -18,14 +18,14 @@ from scipy import stats
 
 from alttrain.evaluation.statistics import Estimate, detectable_difference, holm, rate_over_seeds, wilson
 from alttrain.records import Judgement, append_rows
-from alttrain.report.contrasts import balanced_differences, comparisons, contrast, paired_differences, sign_flip
+from alttrain.report.contrasts import balanced_differences, contrast, paired_differences, sign_flip
 from alttrain.report.escaping import latex_text
 from alttrain.report.estimates import mean_of_sets, share, values_of
 from alttrain.report.formats import console, latex, legend, markdown
 from alttrain.report.measures import ASSESSING, RECOGNISING, TOKENS
 from alttrain.report.published import label_and_order
-from alttrain.report.results import changes, evaluations, read_csv, results, samples, tidy, write_csv
-from alttrain.report.tables import CELLS, TABLES, VARIED, add_marks, pivot, runs_table
+from alttrain.report.results import changes, evaluations, read_csv, results, samples, write_csv
+from alttrain.report.tables import CELLS, TABLES, VARIED, add_marks, pivot
 from alttrain.report.variants import variants
 
 SAFETY = {"strongreject": "harmful_rate", "jailbreakbench_harmful": "harmful_rate"}
@@ -366,11 +366,9 @@ def test_columns_that_a_setting_tells_apart_are_headed_by_it(tmp_path: Path) -> 
         own /= "evaluation/strongreject.alttrain"
         mend(own, lambda record, changed=changed: record["provenance"].update(changed=changed))  # type: ignore[misc]
     expected = [("by judge", f"max_new_tokens={tokens}") for tokens in (1024, 64, 128)]
-    found = evaluations(tmp_path)
-    runs = runs_table(tidy(found), comparisons(variants(found))[0])
     main = made(tmp_path)["main"]
     write_csv(tmp_path / "main.csv", main)
-    for table in (main, add_marks(read_csv(tmp_path / "main.csv")), runs):
+    for table in (main, add_marks(read_csv(tmp_path / "main.csv"))):
         assert sorted(one[2:] for one in heads(table) if one[1:2] == ("strongreject",)) == sorted(expected)
 
 
@@ -672,14 +670,10 @@ def test_general_ability_and_multi_turn_stand_apart(tmp_path: Path) -> None:
 
 
 def test_a_benchmark_keeps_its_own_label_beside_other_protocols(tmp_path: Path) -> None:
-    """In the table of all runs the benchmark's name then has the protocol's."""
     for protocol in ("offline", "alttrain"):
         sets = {"riddles": ("accuracy", "yn")}
         shown = {"riddles": {"tables": ["main", "general"], "labels": {"accuracy": "solved"}}}
         make_run(tmp_path, sets, protocol=protocol, shown=shown, seed=len(protocol))
-    found = variants(evaluations(tmp_path))
-    runs = runs_table(tidy(evaluations(tmp_path)), comparisons(found)[0])
-    assert heads(runs)[:2] == [("solved ↑", "riddles alttrain", "by judge"), ("solved ↑", "riddles", "by judge")]
     own = made(tmp_path)
     assert [set(own[name].called) for name in ("main", "general", "overview")][:2] == [{"solved"}, {"solved"}]
     assert "## Protocol alttrain\n\n| method | solved ↑ riddles by judge |" in markdown("x", own["general"]).replace(
@@ -768,7 +762,7 @@ def test_phrase_judgements_ask_for_no_published_rows(tmp_path: Path) -> None:
     make_run(tmp_path, {"xstest_safe": ("over_refusal_rate", "yn")}, protocol="offline")
     main = made(tmp_path)["main"]
     assert [(one.method, math.isnan(one.published)) for one in main.itertuples()] == [("AltTrain", True)]
-    assert legend(main)[-1] == "No published figures here: figures were made by another protocol."
+    assert legend(main)[-1] == "No published figure: ᵖ figures were made by another protocol."
 
 
 # --- how tables are written ---
@@ -783,14 +777,14 @@ def test_markdown_is_exact(tmp_path: Path) -> None:
         "",
         "| backbone | method | over-refusal ↓ xstest_safe by judge |",
         "| --- | --- | --- |",
-        "| r1_llama_8b | No-train | **0.0** 0.0–16.1 n=20 |",
-        "| r1_llama_8b | a\\|b | 95.0\\* 76.4–99.1 n=20 |",
+        "| r1_llama_8b | No-train | **0.0** 0.0–16.1 n=20 ᵖ |",
+        "| r1_llama_8b | a\\|b | 95.0\\* 76.4–99.1 n=20 ᵖ |",
         "",
         "- Percent with its 95 % interval, and the n texts it is over; ↓ lower is better.",
         "- Bold: best of its backbone in the column.",
         "- * differs from No-train (5 %, Holm over the report's contrasts): with one seed these weights differ, not "
         "yet the methods: other seeds were not tried (exact paired test).",
-        "- No published figures here: figures were made by another protocol.",
+        "- No published figure: ᵖ figures were made by another protocol.",
     ]
 
 

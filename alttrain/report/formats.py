@@ -12,7 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from alttrain.report.escaping import MARKDOWN_CELL, escape_markdown, latex_text, one_line
-from alttrain.report.measures import ASSESSING, FAILURES, MEASURES, OFFLINE, base_measure, corrected, format_value
+from alttrain.report.measures import (
+    ASSESSING,
+    FAILURES,
+    MEASURES,
+    OFFLINE,
+    WORTH_SAYING,
+    base_measure,
+    corrected,
+    format_value,
+)
 from alttrain.report.published import WHY
 from alttrain.report.tables import pivot
 
@@ -30,6 +39,7 @@ TOO_FEW = (
     f"{FEW} not enough data: were the true difference as small as this one, a paired test of as many prompts and "
     "seeds (5 %, before Holm) would miss it more than one time in five."
 )
+MANY = f"undecided, truncated: texts without a verdict, and cut by the token cap, where over {100 * WORTH_SAYING:g} %."
 KAPPA = "agreement: Cohen's kappa with its 95 % interval, over the texts that both judges decided."
 BY_LABELS = (
     "corrected: the share of all texts, undecided ones too, as people judge them, estimated from the judge's verdicts "
@@ -92,16 +102,15 @@ def marks_legend(frame: pd.DataFrame) -> list[str]:
         units = "Percent with its 95 % interval, and the n texts it is over"
     units += "; ↓ lower is better" if -1 in directions else ""
     units += "; ↑ higher is better." if 1 in directions else "."
-    among = "" if (frame.backbone == "").all() else "of its backbone "
     of_interventions = frame.table.iloc[0] == "interventions"
-    star = EFFECT if of_interventions or not frame.differs.any() else star_meaning(frame.tested[frame.differs])
+    star = EFFECT if of_interventions or not frame.differs.any() else star_meaning(frame.seeds[frame.differs])
     explanations = (
         (True, units),
         ((frame.seeds > 1).any(), "Of several seeds the interval allows for other seeds, too."),
-        (frame.best.any(), f"Bold: best {among}in the column."),
+        (frame.best.any(), "Bold: best of its backbone in the column."),
         (frame.differs.any(), f"{DIFFERS} {star}"),
         (frame.few.any(), TOO_FEW),
-        (frame.notes.any(), "undecided, truncated: texts without a verdict, and cut by the token cap, where over 5 %."),
+        (frame.notes.any(), MANY),
         ((frame.measure == "kappa").any(), KAPPA),
         (frame.measure.map(corrected).any(), BY_LABELS),
         (frame.missing.any(), f"{MISSING} no number: not measured, or no text that it could be of."),
@@ -134,7 +143,7 @@ def _structure(frame: pd.DataFrame) -> list[str]:
     The figures are from parser_error.csv, which scripts/measure_parser.py writes.
     """
     notes = list(FAILED) if frame.measure.isin(FAILURES).any() else []
-    if frame.measure.isin(ASSESSING).any() and frame.table.iloc[0] != "runs":
+    if frame.measure.isin(ASSESSING).any():
         with resources.as_file(resources.files("alttrain.report") / "parser_error.csv") as path:
             errors = pd.read_csv(path).groupby(["thoughts", "measured"], sort=False)
         for (thoughts, measured), fields in errors:
@@ -143,19 +152,9 @@ def _structure(frame: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _reasons(frame: pd.DataFrame) -> list[str]:
-    """The reasons why numbers have no published figure, each once."""
-    return [why for why in WHY if (frame.known & (frame.published_why == why)).any()]
-
-
-def says_why(frame: pd.DataFrame) -> bool:
-    """Whether cells show why they have no published figure; if one reason holds for all, only the legend states it."""
-    return len(_reasons(frame)) > 1 or bool(frame.published.notna().any())
-
-
 def _published(frame: pd.DataFrame) -> list[str]:
     """Explains the published figures, or why they are not shown."""
-    notes, reasons = [], _reasons(frame)
+    notes = []
     if frame.table.iloc[0] == "published":
         sources = {(cell.protocol, cell.source.partition(",")[0]): None for cell in frame.itertuples() if cell.source}
         notes += [f"Protocol {protocol}: {source}." for protocol, source in sources]
@@ -163,10 +162,8 @@ def _published(frame: pd.DataFrame) -> list[str]:
     elif frame.published.notna().any():
         covers = f"; {COVERED} our interval covers it, {NOT_COVERED} it does not" if frame.covered.notna().any() else ""
         notes.append(f"{FIGURES}{covers}. {SOURCES}")
-    if not says_why(frame):
-        return [*notes, *(f"No published figures here: {WHY[why][1]}." for why in reasons)]
-    marks = "; ".join(" ".join(WHY[why]) for why in reasons)
-    return [*notes, *([f"No published figure: {marks}."] if reasons else [])]
+    reasons = [" ".join(WHY[why]) for why in WHY if (frame.known & (frame.published_why == why)).any()]
+    return [*notes, *([f"No published figure: {'; '.join(reasons)}."] if reasons else [])]
 
 
 def _parts(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -178,12 +175,10 @@ def _parts(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def markdown(title: str, frame: pd.DataFrame) -> str:
     """The table as a Markdown document with one section per protocol."""
-    parts, why = [f"# {escape_markdown(title)}"], says_why(frame)
+    parts = [f"# {escape_markdown(title)}"]
     for protocol, grid in _parts(frame):
         names = grid.index.to_frame(index=False).map(escape_markdown)
-        if frame.table.iloc[0] == "runs":
-            names = names.drop(columns="backbone").rename(columns={"method": "run"})
-        cells = grid.map(lambda cell: _markdown_cell(cell, why), na_action="ignore").fillna("").to_numpy()
+        cells = grid.map(_markdown_cell, na_action="ignore").fillna("").to_numpy()
         heads = [*names.columns, *(escape_markdown(" ".join(heading)) for heading in grid.columns)]
         rows = [heads, ["---"] * len(heads)]
         rows += [[*name, *row] for name, row in zip(names.to_numpy(), cells, strict=True)]
@@ -193,8 +188,8 @@ def markdown(title: str, frame: pd.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_cell(cell: Any, why: bool) -> str:
-    texts = cell_lines(cell, why)
+def _markdown_cell(cell: Any) -> str:
+    texts = cell_lines(cell, why=True)
     if cell.known:
         value, first = format_value(cell.value, cell.unit), texts[0].replace(DIFFERS, f"\\{DIFFERS}")
         texts[0] = (f"**{value}**" if cell.best else value) + first.removeprefix(value)
@@ -207,18 +202,18 @@ def latex(title: str, frame: pd.DataFrame) -> str:
     It belongs in a paragraph or in a table environment of the paper, which adds the caption. A comment names the
     packages that it needs. It defines no macros.
     """
-    parts, why = [f"% {one_line(title)}", PACKAGES], says_why(frame)
+    parts = [f"% {one_line(title)}", PACKAGES]
     for protocol, grid in _parts(frame):
         parts += [rf"\par\medskip\noindent\textbf{{Protocol {latex_text(protocol)}}}\par\smallskip"] if protocol else []
-        parts.append("\\noindent" + FITTED + "\n" + _tabular(grid, why) + "}")
+        parts.append("\\noindent" + FITTED + "\n" + _tabular(grid) + "}")
     parts.append(r"\par\smallskip\noindent\parbox{\linewidth}{\footnotesize\raggedright")
     parts.append("\n".join(latex_text(line).replace(r" \%", r"~\%") + r"\par" for line in legend(frame)) + "}\\par")
     return "\n".join(parts) + "\n"
 
 
-def _tabular(grid: pd.DataFrame, why: bool) -> str:
+def _tabular(grid: pd.DataFrame) -> str:
     """One tabular. A backbone is named in its first row only."""
-    cells = grid.map(lambda cell: _latex_cell(cell, why), na_action="ignore").fillna("")
+    cells = grid.map(_latex_cell, na_action="ignore").fillna("")
     cells.columns = [
         _stacked([latex_text(part) for line in heading for part in _broken(line, WIDE, "_ ")])
         for heading in grid.columns
@@ -236,8 +231,8 @@ def _broken(line: str, width: int, underscore: str) -> list[str]:
     return [part.replace("_ ", "_") for part in wrap(line.replace("_", underscore), width, break_long_words=False)]
 
 
-def _latex_cell(cell: Any, why: bool) -> str:
-    first, *rest = cell_lines(cell, why) or [""]
+def _latex_cell(cell: Any) -> str:
+    first, *rest = cell_lines(cell, why=True) or [""]
     value = format_value(cell.value, cell.unit)
     bold = rf"\textbf{{{latex_text(value)}}}{latex_text(first.removeprefix(value))}"
     return _stacked([bold if cell.best else latex_text(first), *(rf"\scriptsize {latex_text(line)}" for line in rest)])

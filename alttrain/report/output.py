@@ -1,15 +1,13 @@
-"""A report is built in a temporary folder next to the report folder, and replaces it when it is complete.
+"""A report is built in a temporary folder next to the report folder, and its files are moved there when it is complete.
 
 Several reports may be made at once. Nothing is written or removed outside these two folders, whatever names and links
 the output folder contains, since it may come from somebody else.
 """
 
 import contextlib
-import ctypes
 import os
 import shutil
 import stat
-import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterator
@@ -22,11 +20,9 @@ OF_RUN = ("run.json", "train.json", "rewrite.json", "fingerprint.json", "logs/me
 ROWS = ("judgements.jsonl", "generations.jsonl", "adherence.jsonl")
 OF_BENCHMARK = ("metrics.json", "fingerprint.json", "judges.json", *ROWS)
 """The files of a run and of its evaluations that a report is made from."""
-TRIES = 20  # number of attempts to replace a report that another process replaces too
 FORGOTTEN_S = 3600  # age in seconds from which a temporary folder counts as left behind by a kill
 STAMP = ".stamp"
 State = tuple[int, int, int]  # a file's inode, size and time of modification
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of fcntl.h and linux/fs.h
 
 
 def inputs(runs: Path) -> dict[Path, dict[str, State]]:
@@ -64,30 +60,20 @@ def file_states(folder: Path, names: Collection[str]) -> dict[str, State]:
     return by_name
 
 
-def keep_other_files(folder: Path, new_folder: Path, last_files: Collection[str]) -> None:
-    """Copy other files of the report folder to the new one. The files of the last report are dropped."""
-    for name in sorted(files(folder) - {*last_files, STAMP}):
-        if not name.endswith(UNFINISHED):
-            (new_folder / name).parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(folder / name, new_folder / name)
-            except OSError:  # no hard links on this file system
-                with contextlib.suppress(FileNotFoundError):
-                    shutil.copy2(folder / name, new_folder / name)
+def put(new_folder: Path, folder: Path, last_files: Collection[str]) -> None:
+    """Move the files of a complete report into the report folder, and remove those of the last one that are stale.
 
-
-def replace_folder(new_folder: Path, folder: Path) -> None:
-    """Replace the report folder by a complete report, by an atomic swap if the system supports it, else by a move."""
-    for attempt in range(TRIES):
-        try:
-            if not _exchanged(new_folder, folder):
-                if os.path.lexists(folder):
-                    folder.rename(new_folder.with_name(f"before-{attempt}"))
-                new_folder.rename(folder)
-            return
-        except OSError:  # another process replaced `folder` meanwhile
-            if attempt == TRIES - 1:
-                raise
+    Other files stay. No link is followed: one in the place of a folder is removed, one in the place of a file replaced.
+    """
+    new_files = files(new_folder)
+    for parent in sorted({Path(name).parent for name in new_files}):
+        if (folder / parent).is_symlink():
+            (folder / parent).unlink()
+        (folder / parent).mkdir(exist_ok=True)
+    for name in files(folder) & {*last_files} - new_files:
+        (folder / name).unlink()
+    for name in sorted(new_files, key=STAMP.__eq__):  # the stamp last, so that after a kill the report is made anew
+        os.replace(new_folder / name, folder / name)
 
 
 def files(folder: Path) -> set[str]:
@@ -97,12 +83,3 @@ def files(folder: Path) -> set[str]:
         paths = (Path(parent, name) for name in names)
         relative |= {path.relative_to(folder).as_posix() for path in paths if stat.S_ISREG(path.lstat().st_mode)}
     return relative
-
-
-def _exchanged(new_folder: Path, folder: Path) -> bool:
-    """Swap two folders atomically. Returns False if the system cannot, or if a folder is missing."""
-    if sys.platform != "linux" or not os.path.lexists(folder):
-        return False
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    new_name, name = os.fsencode(new_folder), os.fsencode(folder)
-    return rename is not None and rename(_AT_FDCWD, new_name, _AT_FDCWD, name, _RENAME_EXCHANGE) == 0

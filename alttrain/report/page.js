@@ -67,10 +67,6 @@ async function inflated(letters) {
   return JSON.parse(await new Response(stream).text());
 }
 
-/** A run's name without the common prefix of all runs, and the whole name with that prefix faint. */
-const short = (run) => run.slice(index.shared);
-const whole = (run) => [make("span", { class: "shared" }, run.slice(0, index.shared)), short(run)];
-
 const blocks = index.blocks.map((block, number) => ({ ...block, number, data: null, prompts: null, texts: [], rows: null }));
 
 async function load(block) {
@@ -217,7 +213,7 @@ function drawRows() {
 function listed(ref, row) {
   const hidden = covered(ref) || withheld(ref);
   const snippet = withheld(ref) ? "text left out" : hidden ? "harmful prompt, covered" : asked(ref, "prompt").slice(0, 160);
-  const where = [state.run === "" ? short(index.runs[ref.block.run]) : "", state.benchmark === "" ? index.benchmarks[ref.block.benchmark] : ""].filter(Boolean);
+  const where = [state.run === "" ? index.runs[ref.block.run] : "", state.benchmark === "" ? index.benchmarks[ref.block.benchmark] : ""].filter(Boolean);
   const node = make("div", {
     role: "option", id: `row-${row}`, class: "row", "aria-selected": String(row === at),
     "aria-posinset": row + 1, "aria-setsize": refs.length,
@@ -256,7 +252,7 @@ function drawDetail() {
         ? make("button", { type: "button", class: "show", click: toggle }, uncovered ? "Cover this sample" : "Show this sample") : null),
     make("h4", {}, "Prompt"), texted(ref, hidden, asked(ref, "prompt")),
     make("div", { class: opened ? "sides many" : sides.length > 1 ? "sides two" : "sides" }, ...sides.map((one) =>
-      side(one, Boolean(asked(one, "harmful")) && !uncovered, opened ? [one.block.intervention ?? "no intervention"] : whole(index.runs[one.block.run]),
+      side(one, Boolean(asked(one, "harmful")) && !uncovered, opened ? one.block.intervention ?? "no intervention" : index.runs[one.block.run],
         opened && field(one, "prompt") !== field(ref, "prompt"))),
     opened && !branches.length && under.every((block) => block.data)
       ? make("p", { class: "empty" }, "No intervention has this prompt.") : null));
@@ -297,7 +293,7 @@ function side(ref, hidden, name, changed) {
   const ending = { stop: "ended by itself", length: "cut by the token cap", error: "not generated" }[field(ref, "finish")];
   const earlier = field(ref, "earlier") ?? [], gold = asked(ref, "gold");
   return make("section", { class: "side", "aria-label": ref.block.intervention ?? index.runs[ref.block.run] },
-    make("h4", { class: "run" }, ...name),
+    make("h4", { class: "run" }, name),
     make("p", { class: "badges" }, ...outcomesOf(ref).map(badge)),
     make("p", { class: "facts" }, `${thought} thought tokens · ${answer} answer tokens · ${ending}`,
       field(ref, "closed") ? "" : " · the thought never closed"),
@@ -368,7 +364,7 @@ function judged(ref, [judge, verdict, evidence, error, probability, value, raw],
 
 // --- two runs or methods, compared prompt by prompt ---
 
-const picks = [...index.methods, ...index.runs.map((run, number) => ({ name: short(run), runs: [number] }))];
+const picks = [...index.methods, ...index.runs.map((name, number) => ({ name, runs: [number] }))];
 const Z = 1.959963984540054; // the 97.5 % quantile of the normal distribution
 
 /** The 97.5 % quantile of Student's t; above 30 degrees of freedom by its expansion (Abramowitz and Stegun, 26.7.5). */
@@ -568,10 +564,10 @@ function pressed(event) {
 
 function start() {
   document.querySelectorAll("table.sortable").forEach(sortable);
-  const options = (names, none, shortened) => [make("option", { value: "" }, none), ...names.map((name) => make("option", { value: name }, shortened(name)))];
-  byId("run").append(...options(index.runs, "all runs", short));
-  byId("benchmark").append(...options(index.benchmarks, "all benchmarks", String));
-  byId("other").append(...options(index.runs, "none", short));
+  const options = (names, none) => [make("option", { value: "" }, none), ...names.map((name) => make("option", { value: name }, name))];
+  byId("run").append(...options(index.runs, "all runs"));
+  byId("benchmark").append(...options(index.benchmarks, "all benchmarks"));
+  byId("other").append(...options(index.runs, "none"));
   const grouped = (label, first, last) => make("optgroup", { label },
     ...picks.slice(first, last).map((pick, number) => make("option", { value: first + number }, pick.name)));
   for (const [number, name] of ["one", "two"].entries()) {

@@ -14,7 +14,6 @@ import hashlib
 import json
 import math
 import os.path
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -24,7 +23,7 @@ from urllib.parse import urlencode
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from alttrain import __version__
 from alttrain.evaluation import statistics
@@ -72,12 +71,11 @@ def write_page(
     branches = [
         block_of(branch, prompts[asked_of(branch)], {}, texts, quota) for branch, quota in quotas_of(intervened)
     ]
-    shared = shared_start([evaluation.run for evaluation in judged])
     overview = report.tables.get("overview", report.tables["published"].iloc[:0])
     overview = overview.assign(published=math.nan, published_why="")  # these have a table of their own
     compared, metrics = report.frames["comparisons"], report.frames["metrics"]
     compared = compared.assign(differs=compared.p_holm < LEVEL)
-    data: dict[str, Any] = {"index": _index(blocks, branches, list(prompts), texts, len(shared), report.variants)}
+    data: dict[str, Any] = {"index": _index(blocks, branches, list(prompts), texts, report.variants)}
     data["verdicts"] = pack(_compared(blocks, places))
     for number, rows in enumerate(prompts.values()):
         data[f"prompts-{number}"] = pack({name: [row[index] for row in rows] for index, name in enumerate(PROMPT)})
@@ -90,11 +88,9 @@ def write_page(
         script=Markup(script),
         hashes={"style": csp_hash(style), "script": csp_hash(script)},
         version=__version__,
-        shared=shared,
         judges=sorted({judge for evaluation in judged for judge in evaluation.provenance["judges"]}),
         texts=texts,
         worth_saying=WORTH_SAYING,
-        runs=(report.runs, pivot(report.runs)),
         methods=[(part, pivot(part)) for _, part in overview.groupby("protocol", sort=False)],
         categories=_categories(report.frames["categories"]),
         small=SMALL,
@@ -120,7 +116,6 @@ def _index(
     branches: Sequence[Block],
     benchmarks: Sequence[str],
     texts: Texts,
-    shared: int,
     variants: Sequence[Variant],
 ) -> dict[str, Any]:
     """The data that page.js needs before it decodes a block. A branch names the block `of` it and its intervention."""
@@ -141,7 +136,7 @@ def _index(
     for variant in variants:
         names = dict.fromkeys(evaluation.run for seeds in variant.evaluations.values() for evaluation in seeds.values())
         methods.append({"name": f"{variant.backbone}, {variant.name}", "runs": [runs.index(name) for name in names]})
-    index = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts, "methods": methods}
+    index = {"runs": runs, "benchmarks": benchmarks, "texts": texts, "methods": methods}
     return {**index, "outcomes": [outcome._asdict() for outcome in OUTCOMES], "blocks": entries}
 
 
@@ -228,23 +223,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["legend"] = lambda frame: [line.replace("Bold:", "Underlined:") for line in legend(frame)]
-    environment.filters |= {"breakable": breakable, "urlencoded": urlencode, "written": format_value}
+    environment.filters |= {"urlencoded": urlencode, "written": format_value}
     environment.filters["points"] = lambda change: f"{100 * change:+.1f}".replace("-", "−")
     environment.filters["p"] = lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"
     environment.filters["tidy"] = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)
     environment.tests["nan"] = lambda value: value is None or (isinstance(value, float) and math.isnan(value))
     return environment
-
-
-def shared_start(runs: Sequence[str]) -> str:
-    """The common prefix of the runs' names, in whole parts up to a hyphen; each name keeps at least one part."""
-    prefix = os.path.commonprefix([*{*runs}]) if len({*runs}) > 1 else ""  # noqa: RUF071  of letters, not of folders
-    return prefix[: prefix.rfind("-") + 1]
-
-
-def breakable(name: str) -> Markup:
-    """A long name that may break after its hyphens and underscores."""
-    return Markup(re.sub(r"([-_/])", r"\1<wbr>", str(escape(name))))
 
 
 def embed(value: Any) -> str:

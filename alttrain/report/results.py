@@ -8,8 +8,8 @@ import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,6 @@ METRICS = [
 """The columns of metrics.csv. `judge` is empty for a number that depends on none."""
 COLUMNS = [*METRICS, "order", "called"]
 """The columns of `results`. `order` is the method's place in tables, `called` the measure's name there."""
-TIDY = [*COLUMNS, "measure", "setting"]
-"""The columns of `tidy`. Unlike `metric`, `measure` does not name the judge. `setting` is the evaluation's."""
 SAMPLES = [
     "run", "backbone", "method", "seed", "benchmark", "protocol", "id", "sample", "label", "category", "prompt",
     "thought", "answer", "closed", "finish", "thought_tokens", "answer_tokens", "measure", "judge", "part", "says",
@@ -65,18 +63,20 @@ def option(group: str, name: str) -> Mapping[str, Any]:
     return yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
 
 
-def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]:
-    """All judged benchmarks of all run folders except those in `left_out`, sorted by run and benchmark.
+def evaluations(runs: Path, left_out: set[Path] | None = None) -> list[Evaluation]:
+    """All judged benchmarks of all run folders, sorted by run and benchmark, except the folders in `left_out`.
 
     A benchmark that is being judged, a run with a damaged file, and one with a name that would place a report file
-    outside its folder are also left out, and named in the log.
+    outside its folder are also left out: named in the log, and added to `left_out`, which keeps them from being named
+    again.
     """
     judged: list[Evaluation] = []
+    left_out = set() if left_out is None else left_out
     for record in sorted(path for path in runs.glob("*/run.json") if path.parent not in left_out):
         try:
-            judged += evaluations_of(record.parent, _settled_metrics)
+            judged += evaluations_of(record.parent, partial(_settled_metrics, left_out))
         except DamagedError as error:
-            warn_left_out(record.parent, error)
+            leave_out(record.parent, error, left_out)
     name_methods(judged)
     name_settings(judged)
     return judged
@@ -106,14 +106,17 @@ def evaluations_of(run: Path, read: Callable[[Path], dict[str, Any]] = read_metr
     return judged
 
 
-def _settled_metrics(path: Path) -> dict[str, Any]:
+def _settled_metrics(left_out: set[Path], path: Path) -> dict[str, Any]:
     """metrics.json; {}, with a warning, if the verdicts remain others than those that it was made from."""
+    if path.parent in left_out:
+        return {}
     for attempt in range(TRIES):
         time.sleep(PAUSE_S if attempt else 0)
         judged = read_metrics(path)
         if all(checksum(path.with_name(name)) == judged["made_from"].get(name) for name in JUDGED):
             return judged
     log.warning("report    left out, being written or damaged (its command judges it again): %s", path.parent)
+    left_out.add(path.parent)
     return {}
 
 
@@ -174,8 +177,9 @@ def _check_names(path: Path, **names: str) -> None:
             raise DamagedError(path, f"{key}={name!r}: {fault}", remedy="delete the folder, or put the name right")
 
 
-def warn_left_out(run: Path, error: DamagedError) -> None:
-    """Log which run is left out of the report, and why."""
+def leave_out(run: Path, error: DamagedError, left_out: set[Path]) -> None:
+    """Leave a run out of the report, and log which and why."""
+    left_out.add(run)
     log.warning("report    left out %s: %s", run.name, error)
 
 
@@ -185,7 +189,7 @@ def results(output_dir: str | Path = "outputs") -> pd.DataFrame:
     Rates are shares of 1. `value`, `low` and `high` are nan if every text is undecided. Raises FileNotFoundError if the
     folder has no runs/.
     """
-    return tidy(evaluations(_runs(output_dir)))[COLUMNS]
+    return tidy(evaluations(_runs(output_dir)))
 
 
 def _runs(output_dir: str | Path) -> Path:
@@ -221,12 +225,11 @@ def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
         for metric in evaluation.metrics_json["metrics"]:
             name = metric["metric"]
             view = views.get(name)  # by another judge, or of another part
-            judge, measure = (view.judge, view.measure) if view else (evaluation.judge_of(name), name)
+            judge = view.judge if view else evaluation.judge_of(name)
             made = dict(zip(("protocol", "benchmark", "protocol_hash"), (view or evaluation).key, strict=True))
             names = {**evaluation.names, "method": evaluation.method, "changed": changed}
-            names |= {"called": evaluation.label_of(name), "setting": evaluation.setting}
-            rows.append({**names, **metric, **made, "judge": judge, "measure": measure})
-    return pd.DataFrame(rows, columns=TIDY).astype(dict.fromkeys(("value", "low", "high"), float))
+            rows.append({**names, **metric, **made, "judge": judge, "called": evaluation.label_of(name)})
+    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(("value", "low", "high"), float))
 
 
 def changes(changed: Mapping[str, Sequence[Any]]) -> str:

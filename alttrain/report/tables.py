@@ -93,15 +93,14 @@ NAMED = 2  # maximum number of missing sets that a cell names
 class Report(NamedTuple):
     """The judged benchmarks of a report, their variants, and all its numbers: what files, figures and page show.
 
-    `evaluations` are without an intervention, `interventions` with one. `frames` are the CSV files by name, `runs` is
-    the table of all runs, and `tables` are those over seeds.
+    `evaluations` are without an intervention, `interventions` with one. `frames` are the CSV files by name,
+    `tables` those over seeds.
     """
 
     evaluations: Sequence[Evaluation]
     interventions: Sequence[Evaluation]
     variants: Sequence[Variant]
     frames: Mapping[str, pd.DataFrame]
-    runs: pd.DataFrame
     tables: Mapping[str, pd.DataFrame]
 
 
@@ -127,7 +126,7 @@ def report_of(judged: Sequence[Evaluation]) -> Report:
     frames = {"metrics": metrics[METRICS], "comparisons": compared, "interventions": intervention_rows}
     frames |= {"decided": decision_places(all_variants), "thoughts": thoughts(judged), "probes": probes(plain_variants)}
     frames |= {"structure": structure(plain), "categories": by_category(plain_variants)}
-    return Report(plain, intervened, plain_variants, frames, runs_table(metrics, compared), over_seeds)
+    return Report(plain, intervened, plain_variants, frames, over_seeds)
 
 
 def methods(main: Sequence[Variant], protocol: str) -> list[Variant]:
@@ -315,40 +314,9 @@ def figures() -> pd.DataFrame:
     return finish_table("published", cells, best=False)
 
 
-def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
-    """The table of all runs, seed by seed. Adherence and tokens are over all benchmarks of a run."""
-    keys = ["run", "benchmark", "metric", "protocol_hash"]
-    metrics = results.merge(compared[[*keys, "p_holm", "seeds"]], on=keys, how="left")
-    metrics = metrics.rename(columns={"seeds": "tested"}).assign(n=metrics.n - metrics.undecided)
-    several_protocols = metrics.protocol.nunique() > 1
-    places = {measure: place for place, measure in enumerate((*RATES, "kappa"))}
-    rates = metrics.assign(kind="rate", place=metrics.measure.map(base_measure).map(places)).dropna(subset="place")
-    rates = rates.sort_values(["place", "benchmark", "protocol", "measure", "protocol_hash"], kind="stable")
-    if several_protocols:
-        rates["benchmark"] = (rates.benchmark + " " + rates.protocol).str.removesuffix(" offline")
-    pools = metrics[metrics.measure.isin(OVERVIEW) & metrics.value.notna()]
-    pools = pools.assign(total=pools.value * pools.n).groupby(["measure", "run"])[["total", "n"]].sum()
-    pools = pools[pools.n > 0].reset_index().sort_values("measure", key=lambda s: s.map(OVERVIEW.index), kind="stable")
-    names = {"kind": "pool", "benchmark": "all its benchmarks", "protocol_hash": "", "judge": "", "setting": ""}
-    called = [MEASURES[measure].label for measure in pools.measure]
-    cells = pd.concat([rates, pools.assign(value=pools.total / pools.n, n=0, called=called, **names)])
-    counts = {name: cells[name].fillna(0).astype(int) for name in ("n", "undecided", "truncated")}
-    cells = cells.assign(
-        protocol="" if several_protocols else next(iter(results.protocol), ""),
-        backbone="",
-        method=pd.Categorical(cells.run, dict.fromkeys(results.run)),
-        unit=[MEASURES[base_measure(measure)].unit for measure in cells.measure],
-        tested=cells.tested.fillna(1).astype(int),
-        **counts,
-        seeds=1,
-    )
-    return finish_table("runs", cells)
-
-
-def finish_table(table: str, cells: Any, best: bool = True) -> pd.DataFrame:
-    """A table of these cells, the best of each column marked per backbone, with all columns that `add_marks` adds."""
-    frame = pd.DataFrame(cells).assign(table=table)
-    frame = frame.reindex(columns=[*CELLS, *({"tested"} & {*frame})])
+def finish_table(table: str, cells: Sequence[Mapping[str, Any]], best: bool = True) -> pd.DataFrame:
+    """A table of these cells, the best of each column marked per backbone, with all columns that `marked` adds."""
+    frame = pd.DataFrame(cells).assign(table=table).reindex(columns=CELLS)
     texts = ["published_why", "source", "lacking", "evaluated", "setting"]
     frame[texts] = frame[texts].astype(object).fillna("").astype(str)
     frame = frame.astype(dict.fromkeys(("difference", "p", "p_holm", "detectable", "published"), float))
@@ -365,7 +333,6 @@ def add_marks(frame: pd.DataFrame) -> pd.DataFrame:
 
     - `known`    there is a number
     - `differs`  it differs from No-train at 5 %, adjusted over all contrasts of the report
-    - `tested`   the number of seeds of that test
     - `few`      a difference of this size would be missed more than one time in five
     - `covered`  whether the interval covers the published figure; None if one of them is absent
     - `notes`    sets that a mean lacks, and many undecided or truncated texts
@@ -381,7 +348,7 @@ def add_marks(frame: pd.DataFrame) -> pd.DataFrame:
     frame["notes"] = [_notes(*row) for row in rows]
     unmeasured = ~frame.known & (frame.n + frame.undecided == 0)
     frame["missing"] = unmeasured & (frame.kind != "training") & (frame.table != "published")
-    return frame if "tested" in frame else frame.assign(tested=frame.seeds)
+    return frame
 
 
 def _notes(known: bool, n: int, undecided: int, truncated: int, lacking: str) -> list[str]:
@@ -404,8 +371,6 @@ def pivot(part: pd.DataFrame) -> pd.DataFrame:
     """
     cells = pd.Series(list(part.itertuples(index=False)), pd.MultiIndex.from_frame(part[[*ROW, *COLUMN]]), dtype=object)
     grid = cells.unstack(COLUMN, sort=False)
-    if isinstance(part.method.dtype, pd.CategoricalDtype):
-        grid = grid.sort_index(level="method")
     grid = pd.concat([rows for _, rows in grid.groupby(level="backbone", sort=False)])
     called = part.set_index(["measure", "benchmark"]).called.to_dict()
     judges = part.set_index(COLUMN).judge.to_dict()

@@ -7,11 +7,11 @@
 - interventions.csv             each run with an intervention against the same run without it
 - decided.csv                   where in the thought an outcome is decided
 - probes.csv                    what alttrain-probe found in the hidden states of runs
-- table.md, tables/, figures/   one row for each run and seed; aggregated over seeds
+- tables/, figures/             aggregated over seeds
 - page.html                     everything, with every sample, in one file
 
-A trained run's model card is rewritten if its results changed. The report is made in a temporary folder, which replaces
-report/ when it is complete (`report.output`). A failed report does not fail the run.
+A trained run's model card is rewritten if its results changed. The report is made in a temporary folder, and its files
+are moved to report/ when it is complete (`report.output`). A failed report does not fail the run.
 """
 
 import gc
@@ -23,7 +23,6 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import TypedDict
 
@@ -40,9 +39,9 @@ from alttrain.report.card import rewrite_card
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.figures import draw_all
 from alttrain.report.formats import console, latex, markdown
-from alttrain.report.output import STAMP, file_states, files, inputs, keep_other_files, replace_folder, temporary_folder
+from alttrain.report.output import STAMP, file_states, files, inputs, put, temporary_folder
 from alttrain.report.page import write_page
-from alttrain.report.results import evaluations, read_csv, warn_left_out, write_csv
+from alttrain.report.results import evaluations, leave_out, read_csv, write_csv
 from alttrain.report.tables import CELLS, TABLES, add_marks, report_of
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
@@ -120,22 +119,20 @@ def rare_collections() -> Iterator[None]:
 
 
 def _make(output_dir: Path, temporary: Path, texts: Texts, digest: str, last_files: set[str]) -> None:
-    """Make the report in a temporary folder, then replace the last one, whose files are `last_files`.
+    """Make the report in a temporary folder, then let it replace the last one, whose files are `last_files`.
 
     Runs go on meanwhile. Rows are checked against metrics.json each time they are read. If they differ since a run's
-    files were replaced, the report is begun again. A run with a damaged file is logged and left out.
+    files were replaced, the report is begun again. A run with a damaged file is logged and left out, also its card.
     """
     runs, folder, new_folder = output_dir / "runs", output_dir / "report", temporary / "report"
     left_out, repeats = set[Path](), Counter[Path]()
     while True:
         before = inputs(runs)
         new_folder.mkdir()
-        keep_other_files(folder, new_folder, last_files)
         try:
             if not (judged := evaluations(runs, left_out)):
                 return
-            written = [path.relative_to(new_folder).as_posix() for path in _write(temporary, texts, judged)]
-            stamp = json.dumps({"digest": digest, "files": file_states(new_folder, written)})
+            _write(temporary, texts, judged)
             break
         except DamagedError as error:
             shutil.rmtree(new_folder)
@@ -143,13 +140,13 @@ def _make(output_dir: Path, temporary: Path, texts: Texts, digest: str, last_fil
             damaged = next(folders, error.path.parent)
             repeats[damaged] += 1
             if inputs(runs).get(damaged) == before.get(damaged) or repeats[damaged] > AGAIN:
-                left_out.add(run := runs / damaged.relative_to(runs).parts[0])
-                warn_left_out(run, error)
+                leave_out(runs / damaged.relative_to(runs).parts[0], error, left_out)
         except (OSError, ValueError) as error:
             raise ValueError(str(error).replace(str(temporary), str(output_dir))) from error
-    write_text(new_folder / STAMP, stamp)
-    replace_folder(new_folder, folder)
-    for run in sorted(record.parent for record in runs.glob("*/run.json")):
+    stamp = {"digest": digest, "files": file_states(new_folder, sorted(files(new_folder)))}
+    write_text(new_folder / STAMP, json.dumps(stamp))
+    put(new_folder, folder, last_files)
+    for run in sorted({record.parent for record in runs.glob("*/run.json")} - left_out):
         try:
             rewrite_card(run)
         except (OSError, ValueError, LookupError, TypeError) as error:
@@ -167,25 +164,18 @@ def _digest(runs: Path, texts: str) -> str:
     return digest.hexdigest()
 
 
-def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator[Path]:
-    """Write all files of a report for these benchmarks. Yields their paths."""
+def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> None:
+    """Write all files of a report for these benchmarks."""
     folder, contents = output_dir / "report", report_of(judged)
     frames = {name: frame for name, frame in contents.frames.items() if name not in IF_ANY or len(frame)}
     frames |= {f"tables/{name}": cells[CELLS] for name, cells in contents.tables.items()}
     with draw_all(contents.tables, contents.variants, contents.frames, folder / "figures") as draw:
         for name, frame in frames.items():
             write_csv(folder / f"{name}.csv", frame)
-            yield folder / f"{name}.csv"
-        documents = {"table.md": markdown("Runs", contents.runs)}
         for name, cells in contents.tables.items():
-            documents[f"tables/{name}.md"] = markdown(TABLES[name], cells)
-            documents[f"tables/{name}.tex"] = latex(TABLES[name], cells)
-        for name, text in documents.items():
-            write_text(folder / name, text)
-            yield folder / name
-        figures = cache(draw)  # drawn as late as the page needs them
-        page = write_page(output_dir, texts, contents, figures)
-        yield from [*figures(), *([page] if page else [])]
+            write_text(folder / f"tables/{name}.md", markdown(TABLES[name], cells))
+            write_text(folder / f"tables/{name}.tex", latex(TABLES[name], cells))
+        write_page(output_dir, texts, contents, draw)
 
 
 def show(output_dir: Path, texts: Texts = "all") -> None:
