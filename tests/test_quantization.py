@@ -63,7 +63,7 @@ def test_a_resumed_training_with_8_bit_adamw_ends_the_same(
 ) -> None:
     # of 32 x 256 numbers a layer: moments of fewer than 4,096 stay in 32 bits
     lora, moments = replace(LORA, rank=256), []
-    recipe = replace(RECIPE, optimizer="adamw_8bit", checkpoint_every=2)
+    recipe = replace(RECIPE, optimizer="adamw_8bit")
     step = SFTModule.training_step
 
     def trained(folder: Path, stop: int | None = None) -> dict[str, torch.Tensor]:
@@ -75,7 +75,7 @@ def test_a_resumed_training_with_8_bit_adamw_ends_the_same(
 
         monkeypatch.setattr(SFTModule, "training_step", watched)
         model = add_lora(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu"), lora, seed=0)
-        hardware = Hardware(accelerator="cpu", precision="float32")
+        hardware = Hardware(accelerator="cpu", precision="float32", checkpoint_every=2)
         return fit(model, sequences(), recipe, hardware, 3, folder, False, False).weights
 
     whole = trained(tmp_path / "whole")

@@ -81,7 +81,6 @@ class SupervisedFineTuning:
     betas: Annotated[Sequence[Annotated[float, Ge(0), Lt(1)]], MinLen(2), MaxLen(2)] = (0.9, 0.95)
     gradient_clip: Annotated[float, Gt(0), Lt(inf)] | None = 1.0  # the maximum gradient norm; None disables clipping
     b_ratio: Annotated[float, Gt(0), Lt(inf)] = 1.0  # learning rate of LoRA's B by A's (LoRA+, Hayou et al., 2024)
-    checkpoint_every: Annotated[int, Gt(0)] = 50  # in steps
     thought: ThoughtMode = "open"
     objective: ResponseLoss | SafeKeyLoss = ResponseLoss()
 
@@ -141,6 +140,7 @@ class Hardware:
     recompute: bool = False
     threads: Annotated[int, Gt(0), Le(1024)] | None = None  # on a CPU; None leaves the number to torch
     log_every: Annotated[int, Gt(0)] = 10  # in steps
+    checkpoint_every: Annotated[int, Gt(0)] = 50  # in steps
     samples_every: Annotated[int, Gt(0)] | None = None  # steps between sample answers to a few harmless prompts
     memory_gib: Annotated[float, Gt(0)] | None = None  # per device, also of devices that this machine does not have
     most_devices: Annotated[int, Gt(0)] = 1

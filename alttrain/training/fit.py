@@ -301,7 +301,7 @@ def _trainer(
     checkpoints = ModelCheckpoint(
         dirpath=last.parent,
         filename="step",
-        every_n_train_steps=module.recipe.checkpoint_every,
+        every_n_train_steps=hardware.checkpoint_every,
         save_last=True,
         save_top_k=0,
         enable_version_counter=False,  # otherwise a run whose folder was moved would start a second file
