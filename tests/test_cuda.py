@@ -27,7 +27,7 @@ from alttrain.generation import Decoding
 from alttrain.generation.decoder import Decoder, draw
 from alttrain.generation.engine import Prompt
 from alttrain.training import Hardware
-from alttrain.training.data import pack
+from alttrain.training.batches import pack
 from alttrain.training.fit import fit
 from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_for_training
 

@@ -31,7 +31,7 @@ from alttrain.run.app import execute
 from alttrain.run.assembly import assemble
 from alttrain.run.loggers import COLUMNS, TEXTS, logged
 from alttrain.training import Csv, LoggedRun, Mlflow, TensorBoard, Wandb
-from alttrain.training.loggers import GuardedLogger
+from alttrain.training.guarded_loggers import GuardedLogger
 
 MLFLOW = os.environ.get("MLFLOW_PYTHON", sys.executable)
 """A Python whose mlflow has a server; mlflow-skinny has none."""
@@ -39,7 +39,7 @@ TRACKIO = """
 import logging, pathlib, sys
 from functools import partial
 from alttrain.training import LoggedRun, Trackio
-from alttrain.training.loggers import GuardedLogger
+from alttrain.training.guarded_loggers import GuardedLogger
 
 logging.basicConfig()
 run = LoggedRun("r-1", "r", pathlib.Path(sys.argv[1]), "s", {"seed": 3})
@@ -492,8 +492,8 @@ ONLINE = """
 import logging, pathlib
 from functools import partial
 from alttrain.training import LoggedRun, Wandb
-from alttrain.training.loggers import GuardedLogger
-import alttrain.training.loggers as loggers
+from alttrain.training.guarded_loggers import GuardedLogger
+import alttrain.training.guarded_loggers as loggers
 
 logging.basicConfig()
 loggers.PATIENCE_S = 1.0

@@ -19,7 +19,7 @@ from alttrain.backbone import Weights
 from alttrain.backbone.device import check_kernels
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.training import Hardware
-from alttrain.training.data import pack
+from alttrain.training.batches import pack
 from alttrain.training.fit import fit
 from alttrain.training.module import SFTModule
 

@@ -15,7 +15,7 @@ from alttrain.backbone.weights import add_lora, load_model, load_tokenizer
 from alttrain.records import Example, Segment
 from alttrain.tokenization import Marks, Renderer
 from alttrain.training import Hardware, ResponseLoss, SafeKeyLoss, SupervisedFineTuning
-from alttrain.training.data import BatchStream, pack
+from alttrain.training.batches import BatchStream, pack
 from alttrain.training.fit import fit
 from alttrain.training.module import SFTModule
 

@@ -23,7 +23,7 @@ from alttrain.backbone.attention import PackedSequences, packed_attention
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.records import DamagedError
 from alttrain.training import Hardware, SupervisedFineTuning
-from alttrain.training.data import BatchStream, pack
+from alttrain.training.batches import BatchStream, pack
 from alttrain.training.fit import Trained, _AtomicCheckpoints, _first_step, diverged, fit
 from alttrain.training.module import SFTModule, compile_for_training, recompute_layers
 

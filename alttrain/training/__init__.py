@@ -1,10 +1,10 @@
 """Supervised fine-tuning on rewritten examples. Here are the config classes: recipe, hardware and loggers. No torch.
 
-- `data`         token sequences -> packed batches in a seeded order
-- `module`       the Lightning module: objective, AdamW, warm-up and cosine schedule
-- `fit`          one training: trainer, checkpoints, resuming
-- `loggers`      runs Lightning's loggers in a thread, so that none can stop a run
-- `distributed`  coordinates the processes of a training on several devices
+- `batches`          token sequences -> packed batches in a seeded order
+- `module`           the Lightning module: objective, AdamW, warm-up and cosine schedule
+- `fit`              one training: trainer, checkpoints, resuming
+- `guarded_loggers`  runs Lightning's loggers in a thread, so that none can stop a run
+- `distributed`      coordinates the processes of a training on several devices
 """
 
 import importlib.util
@@ -210,7 +210,7 @@ class Csv(Logger):
 
     @contextmanager
     def open(self, run: LoggedRun) -> Iterator[Any]:
-        from alttrain.training.loggers import ContinuedCSVLogger
+        from alttrain.training.guarded_loggers import ContinuedCSVLogger
 
         yield ContinuedCSVLogger(run.folder, name="", version="logs", flush_logs_every_n_steps=1)
 
@@ -226,7 +226,7 @@ class TensorBoard(Logger):
 
     @contextmanager
     def open(self, run: LoggedRun) -> Iterator[Any]:
-        from alttrain.training.loggers import ContinuedTensorBoardLogger
+        from alttrain.training.guarded_loggers import ContinuedTensorBoardLogger
 
         logger = ContinuedTensorBoardLogger(run.folder, name="", version="tensorboard", default_hp_metric=False)
         logger.log_hyperparams(dict(run.config))
@@ -256,7 +256,7 @@ class Wandb(Logger):
         import wandb
         from pytorch_lightning.loggers import WandbLogger
 
-        from alttrain.training.loggers import PATIENCE_S
+        from alttrain.training.guarded_loggers import PATIENCE_S
 
         settings = wandb.Settings(
             console="off",
@@ -299,7 +299,7 @@ class Trackio(Logger):
     def open(self, run: LoggedRun) -> Iterator[Any]:
         import trackio
 
-        from alttrain.training.loggers import TrackioLogger
+        from alttrain.training.guarded_loggers import TrackioLogger
 
         quiet = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
         options = {"group": run.sweep or None, "config": dict(run.config), "resume": "allow", **quiet}

@@ -30,7 +30,7 @@ from alttrain import tokenization
 from alttrain.backbone.device import GIB, look
 from alttrain.records import DamagedError, opened, replacing
 from alttrain.training import Hardware, SafeKeyLoss, SupervisedFineTuning
-from alttrain.training.data import BatchStream
+from alttrain.training.batches import BatchStream
 from alttrain.training.distributed import environment
 from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_for_training, recompute_layers, unsharded
 
