@@ -592,14 +592,6 @@ def test_fresh_adapters_are_decided_by_the_seed(tiny_folder: Path) -> None:
     assert not torch.equal(first(1), first(2))
 
 
-def test_layers_below_a_share_of_the_depth_have_no_adapter(tiny_folder: Path) -> None:
-    upper = replace(LORA, layers_from=0.5)
-    model = add_lora(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu"), upper, 0)
-    adapted = {name.split(".layers.")[1][0] for name, _ in model.named_parameters() if "lora_" in name}
-    assert adapted == {"1"}  # of the layers 0 and 1
-    assert str(upper) == f"{LORA} from layer share 0.5"
-
-
 def test_packed_attention_equals_one_by_one(tiny_folder: Path) -> None:
     model = load_model(Weights(tiny_folder, "local"), torch.float32, "cpu")
     lengths = [40, 37, 9, 3, 3, 1]

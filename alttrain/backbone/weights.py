@@ -197,15 +197,12 @@ def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
     if absent := [name for name in lora.target_modules if name not in kinds]:
         linear = sorted(name for name, kind in kinds.items() if issubclass(kind, torch.nn.Linear))
         raise ValueError(f"adapter.target_modules names {absent[0]!r}, which this backbone has not; it has {linear}")
-    depth: int = model.config.num_hidden_layers  # type: ignore[union-attr, assignment]
-    first = round(lora.layers_from * depth)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(lora.target_modules),
         task_type="CAUSAL_LM",
-        layers_to_transform=None if first == 0 else list(range(first, depth)),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
