@@ -42,9 +42,7 @@ NOT_SHAPING = (
     "rewrite.may_lose",
 )
 """Keys that do not change the result, such as a file's path (its content is hashed) and server settings."""
-NOT_SHAPING_TEXT = frozenset(
-    {*HOW_ASKED, "chunk", "loads_adapters", "adapter_name", "health", "start_s", "memory_share"}
-)
+NOT_SHAPING_TEXT = frozenset({*HOW_ASKED, "chunk", "loads_adapters", "adapter_name", "start_s", "memory_share"})
 """Keys of an engine that do not change its text. `chunk` does if the engine decodes a chunk's prompts together."""
 ABSENT = "(absent)"
 OF_BACKBONE = ("backbone.quantization", "backbone.system_prompt", "backbone.template")
