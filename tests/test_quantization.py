@@ -41,11 +41,8 @@ def wide_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @needs_bitsandbytes
-@pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_packed_training_over_quantised_weights_equals_the_padded_reference(
-    wide_folder: Path, quantization: Any
-) -> None:
-    model = add_lora(load_model(Weights(wide_folder, "local"), torch.float32, "cpu", "packed", quantization), LORA, 0)
+def test_packed_training_over_quantised_weights_equals_the_padded_reference(wide_folder: Path) -> None:
+    model = add_lora(load_model(Weights(wide_folder, "local"), torch.float32, "cpu", "packed", "nf4"), LORA, 0)
     frozen = [name for name, module in model.named_modules() if type(module).__module__.startswith("bitsandbytes")]
     assert len(frozen) == 2 * 7
     assert model.get_base_model().lm_head.weight.dtype == torch.float32
@@ -53,7 +50,7 @@ def test_packed_training_over_quantised_weights_equals_the_padded_reference(
     loss = SFTModule(model, RECIPE, 4).loss(pack(sequences()))
     loss.backward()
     model.get_base_model().set_attn_implementation("eager")
-    assert abs(loss.item() - padded_reference(model, sequences()).item()) < (1e-4 if quantization == "nf4" else 0.05)
+    assert abs(loss.item() - padded_reference(model, sequences()).item()) < 1e-4
     assert all(p.grad is not None for name, p in model.named_parameters() if "lora_B" in name)
 
 

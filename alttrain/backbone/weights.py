@@ -74,8 +74,7 @@ def load_model(
     quantized: dict[str, Any] = {}
     if quantization != "none":  # nf4 with QLoRA's settings, which R1-Act's backbones also use
         nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
-        options = {"load_in_8bit": True} if quantization == "int8" else {"load_in_4bit": True, **nf4}
-        quantized = {"quantization_config": BitsAndBytesConfig(**options), "device_map": {"": device}}
+        quantized = {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, **nf4), "device_map": {"": device}}
     model, loading = AutoModelForCausalLM.from_pretrained(
         weights.folder,
         output_loading_info=True,
