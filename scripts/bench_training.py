@@ -52,7 +52,7 @@ from alttrain.backbone import LoRA
 from alttrain.backbone.device import keep_freed_memory
 from alttrain.backbone.weights import add_lora
 from alttrain.training import SupervisedFineTuning
-from alttrain.training.data import pack
+from alttrain.training.batches import pack
 from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_for_training, recompute_layers
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -22,7 +22,7 @@ from measuring import alttrain_lengths, machine, random_model, random_sequences,
 from alttrain import tokenization
 from alttrain.backbone.device import keep_freed_memory
 from alttrain.backbone.weights import add_lora
-from alttrain.training.data import pack
+from alttrain.training.batches import pack
 from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_for_training
 
 SHORT_S = 20.0

@@ -106,7 +106,7 @@ def tiny_overrides(tiny_folder: Path, tmp_path: Path) -> list[str]:
         "training.learning_rate=0.001",
         "training.batch_size=4",
         "training.max_length=2000",
-        "training.checkpoint_every=1",
+        "trainer.checkpoint_every=1",
         "dataset.amounts.harmful=12",
         "dataset.amounts.borderline=2",
         "dataset.amounts.benign=2",

@@ -412,7 +412,7 @@ def test_a_silent_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "message"),
     [
         (("none", "flash_attention_2", False), r"attention=flash_attention_2 needs a CUDA GPU.* set backbone\.att"),
-        (("int8", "packed", True), r"needs the package bitsandbytes: pip install 'alttrain\[quantization\]'"),
+        (("nf4", "packed", True), r"needs the package bitsandbytes: pip install 'alttrain\[quantization\]'"),
         (("none", "flash_attention_2", True), r"attention=flash_attention_2 needs the package flash_attn: pip install"),
     ],
 )
@@ -508,31 +508,21 @@ def test_an_adapter_names_no_folder_of_this_machine(adapter: Path, tiny_folder: 
 
 
 Tensors = dict[str, torch.Tensor]
-FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 WRONG: dict[str, tuple[Any, str]] = {
-    "none": (lambda t: {}, "holds no LoRA tensors; it must hold NAME.lora_A.weight"),
-    "others": (lambda t: {name.replace("lora", "ia3"): w for name, w in t.items()}, "ia3_A.weight and 27 more without"),
-    "no A": (lambda t: {name: w for name, w in t.items() if "lora_B" in name}, "lora_B.weight and 13 more without"),
-    "one lacks": (lambda t: {name: w for name, w in t.items() if name != FIRST}, "0.self_attn.q_proj.lora_B.* without"),
-    "a layer lacks": (
+    "none": (lambda t: {}, "an update of zero for every"),
+    "untrained": (lambda t: {name: w * ("lora_A" in name) for name, w in t.items()}, "an update of zero for every"),
+    "a shallower backbone's": (
         lambda t: {name: w for name, w in t.items() if "layers.0" in name},
-        r"lacks tensors for model\.layers\.1\..* and 6 more; adapter_config\.json names 14 layers",
+        r"another backbone's: its B A for model\.layers\.1\..* is None, and the weight is",
     ),
     "a deeper backbone's": (
         lambda t: t | {name.replace("layers.1", "layers.2"): w.clone() for name, w in t.items()},
-        r"has tensors for model\.layers\.2\.",
+        r"another backbone's: its B A for model\.layers\.2\..* and the weight is None",
     ),
     "a narrower backbone's": (
         lambda t: {name: w[:, :8].contiguous() if "lora_A" in name else w for name, w in t.items()},
         r"another backbone's: its B A for .* is \(\d+, 8\), and the weight is",
     ),
-    "of another rank": (
-        lambda t: {name: (w[:2] if "lora_A" in name else w[:, :2]).contiguous() for name, w in t.items()},
-        r"A \(2, \d+\) and B \(\d+, 2\) for .*, and adapter_config\.json says rank 4",
-    ),
-    "untrained": (lambda t: {name: w * ("lora_A" in name) for name, w in t.items()}, "an update of zero for every"),
-    "diverged": (lambda t: t | {FIRST: t[FIRST] * torch.nan}, "0.self_attn.q_proj that are not finite"),
-    "integers": (lambda t: {name: w.to(torch.int8) for name, w in t.items()}, "no matrices of floating-point"),
 }
 
 
@@ -551,36 +541,13 @@ def test_tensors_that_are_not_the_adapters_are_never_merged(
     assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"r": "4"}, "r='4'; accepted"),
-        ({"r": 0}, "r=0; accepted"),
-        ({"lora_alpha": float("nan")}, "not the JSON expected"),
-        ({"lora_alpha": 0}, "lora_alpha=0; accepted"),
-        ({"target_modules": None}, "target_modules=None; accepted"),
-        ({"use_rslora": True}, "only plain LoRA .* this is use_rslora=True"),
-        ({"alpha_pattern": {"q_proj": 1}}, "only plain LoRA .* this is alpha_pattern="),
-        ({"modules_to_save": ["lm_head"]}, "only plain LoRA .* this is modules_to_save="),
-    ],
-)
-def test_a_config_that_is_no_plain_loras_is_refused(
-    change: dict[str, Any], told: str, adapter: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(adapter, tmp_path, dirs_exist_ok=True)
-    described = json.loads((adapter / "adapter_config.json").read_text())
-    (tmp_path / "adapter_config.json").write_text(json.dumps(described | change))
-    with pytest.raises(ValueError, match=rf"adapter_config\.json: {told}"):
-        read_adapter(tmp_path)
-
-
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"[", b"\xff\xfe", b"[" * 100_000, b"null", bytes(5000), None])
+@pytest.mark.parametrize("content", [b"", b"[", bytes(5000)])
 def test_an_adapters_file_that_cannot_be_read_is_named(
-    name: str, content: bytes | None, adapter: Path, tmp_path: Path
+    name: str, content: bytes, adapter: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(adapter, tmp_path, dirs_exist_ok=True)
-    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(str(tmp_path / name))):
         read_adapter(tmp_path)
 
@@ -614,9 +581,6 @@ def test_merging_is_what_peft_does(tiny_folder: Path, tmp_path: Path) -> None:
     theirs = model.merge_and_unload()
     for (name, one), two in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert torch.allclose(one, two, atol=1e-6), name
-    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "IA3"}')
-    with pytest.raises(ValueError, match="only plain LoRA"):
-        Base(theirs).merge(read_adapter(tmp_path / "adapter"))
 
 
 def test_fresh_adapters_are_decided_by_the_seed(tiny_folder: Path) -> None:
@@ -626,14 +590,6 @@ def test_fresh_adapters_are_decided_by_the_seed(tiny_folder: Path) -> None:
 
     assert torch.equal(first(1), first(1))
     assert not torch.equal(first(1), first(2))
-
-
-def test_layers_below_a_share_of_the_depth_have_no_adapter(tiny_folder: Path) -> None:
-    upper = replace(LORA, layers_from=0.5)
-    model = add_lora(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu"), upper, 0)
-    adapted = {name.split(".layers.")[1][0] for name, _ in model.named_parameters() if "lora_" in name}
-    assert adapted == {"1"}  # of the layers 0 and 1
-    assert str(upper) == f"{LORA} from layer share 0.5"
 
 
 def test_packed_attention_equals_one_by_one(tiny_folder: Path) -> None:
@@ -774,7 +730,6 @@ def test_weights_and_cache_by_hand() -> None:
     assert BY_HAND.parameters == linear + 50 * 8 + 5 * 8
     assert replace(BY_HAND, tied=False).parameters == BY_HAND.parameters + 400
     assert weight_bytes(BY_HAND, 2) == 2 * 1496
-    assert weight_bytes(BY_HAND, 2, "int8") == 1056 + 2 * 440
     assert weight_bytes(BY_HAND, 2, "nf4") == int(1056 * 0.515869140625) + 880
     adapted = training_bytes(BY_HAND, 2, 3, ["q_proj", "down_proj", "unknown"], [6])["adapter"]
     assert adapted == 4 * 2 * 3 * (8 + 12 + 10 + 8)
@@ -825,7 +780,6 @@ def test_an_estimate_is_of_what_the_adapter_trains() -> None:
     ("strategy", "weights", "rest"),
     [
         ("ddp", 6000, 100),
-        ("deepspeed_stage_2", 6000, 25),
         ("deepspeed_stage_3", 1500 + int(6000 * 1056 / 1496), 25),
         ("fsdp", 1500 + int(6000 * 1056 / 1496) + int(4500 * 440 / 1496), 25),
     ],

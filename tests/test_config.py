@@ -50,7 +50,7 @@ LINES = {"benchmark": (25, 120), "evaluation": (25, 120)}
 """The most lines and characters of a line, where a group's files have fewer than others."""
 
 RECIPE = "name, epochs, learning_rate, batch_size, warmup_steps, max_length, max_steps, warmup_share, batch_size_of, "
-RECIPE += "schedule, optimizer, weight_decay, betas, gradient_clip, b_ratio, checkpoint_every, thought, objective"
+RECIPE += "schedule, optimizer, weight_decay, betas, gradient_clip, b_ratio, thought, objective"
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -27,7 +27,7 @@ from alttrain.generation import Decoding
 from alttrain.generation.decoder import Decoder, draw
 from alttrain.generation.engine import Prompt
 from alttrain.training import Hardware
-from alttrain.training.data import pack
+from alttrain.training.batches import pack
 from alttrain.training.fit import fit
 from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_for_training
 
@@ -150,11 +150,13 @@ def test_qlora_equals_its_padded_reference_and_trains(folder: Weights, tmp_path:
 def test_a_resumed_training_ends_as_an_uninterrupted_one(
     folder: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = replace(RECIPE, checkpoint_every=2, max_length=512)
+    recipe = replace(RECIPE, max_length=512)
 
     def trained(name: str) -> dict[str, torch.Tensor]:
         model = add_lora(load_model(folder, torch.float32, DEVICE), LORA, 0)
-        return fit(model, rows(10), recipe, HARDWARE, 3, tmp_path / name, [], False).weights
+        return fit(
+            model, rows(10), recipe, replace(HARDWARE, checkpoint_every=2), 3, tmp_path / name, [], False
+        ).weights
 
     whole, make_step = trained("whole"), SFTModule.training_step
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from alttrain import tokenization
 from alttrain.run.status import statuses
 from alttrain.training import SupervisedFineTuning
-from alttrain.training.data import BatchStream
+from alttrain.training.batches import BatchStream
 from alttrain.training.distributed import is_follower, verify
 
 RECIPE = SupervisedFineTuning("t", epochs=2, learning_rate=1e-2, batch_size=4, warmup_steps=2, max_length=64)

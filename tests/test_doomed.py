@@ -167,7 +167,7 @@ def refuses(alttrain: Alttrain, line: str, *words: str) -> str:
         # what is installed, and devices
         ("generation=vllm_in_process", ["generation=vllm_in_process needs vLLM", "choose generation=in_process"]),
         ("generation=vllm", ["generation.command: 'vllm' cannot be started", "install it"]),
-        ("trainer.devices=2 trainer.strategy=deepspeed_stage_2", ["trainer.strategy=deepspeed_stage_2", "install"]),
+        ("trainer.devices=2 trainer.strategy=deepspeed_stage_3", ["trainer.strategy=deepspeed_stage_3", "install"]),
         ("backbone.quantization=nf4", ["backbone.quantization=nf4", "alttrain[quantization]", "=none"]),
         ("training.optimizer=adamw_8bit", ["training.optimizer=adamw_8bit", "alttrain[quantization]", "=adamw"]),
         ("backbone.attention=flash_attention_2", ["backbone.attention=flash_attention_2", "=packed"]),

@@ -250,7 +250,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 def child(*more: str, **fields: Any) -> ChildServer:
     asked = Server("http://unused", "m", **PATIENCE)
     words = [sys.executable, "-c", CHILD, "{port}"]
-    return ChildServer(asked, words, [*more, "{run}={adapter}"], "/", **{"start_s": 20.0, **fields})
+    return ChildServer(asked, words, [*more, "{run}={adapter}"], **{"start_s": 20.0, **fields})
 
 
 def child_gone(output: Path) -> bool:

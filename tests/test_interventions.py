@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 from stub_server import Say, Serve
 from tiny import CHATML
 
-from alttrain import records
 from alttrain.config import RunError, register
 from alttrain.evaluation import JudgeContext
 from alttrain.evaluation.attackers import ActorAttack
@@ -526,51 +525,14 @@ def test_prompts_that_a_server_refuses_keep_no_intervention_from_the_others(run:
     )  # the refused prompt is asked again, and changes nothing
 
 
-@pytest.mark.parametrize("between", ["intervention=none", "intervention=assessment"])
-def test_a_refused_prompt_that_is_answered_later_is_added(run: Run, between: str) -> None:
+def test_a_refused_prompt_that_is_answered_later_stays_left_out(run: Run) -> None:
     run.stub.behave = refusing_one()  # type: ignore[attr-defined]
-    folder = (
-        run("intervention=assessment", stages="[generate,judge]") / "evaluation" / "embedded_harmful+assessment_turn"
-    )
-    begun, fingerprint = folder / "begun.jsonl", folder / "fingerprint.json"
-    before = begun.read_bytes().splitlines()
-    ((refused, _),) = json.loads(fingerprint.read_text())["generations of refused prompts"]
-    assert len(before) == 3
+    folder = run("intervention=assessment", stages="[generate,judge]")
+    before = {path: path.read_bytes() for path in folder.glob("evaluation/embedded_harmful+*/*.json*")}
     run.stub.behave = model  # type: ignore[attr-defined]
-    run(between, stages="[generate]")
-    asked = sum(run.stub.asked.values())  # type: ignore[attr-defined]
     run("intervention=assessment", stages="[generate,judge]")
-    if between == "intervention=none":  # nothing but what was added is asked
-        assert sum(run.stub.asked.values()) == asked + 4  # type: ignore[attr-defined]
-    after = begun.read_bytes().splitlines()
-    assert len(after) == 4
-    assert set(before) < set(after)
-    assert set(texts(folder.parents[1], "embedded_harmful+assessment_turn")) > {refused}
-    assert json.loads((folder / "metrics.json").read_text())["metrics"][0]["n"] == 4
-    assert "generations of refused prompts" not in json.loads(fingerprint.read_text())
-    whole = {path: path.read_bytes() for path in folder.parent.rglob("*.json*")}
-    run("intervention=assessment", stages="[generate,judge]")
-    assert {path: path.read_bytes() for path in whole} == whole
-
-
-def test_a_kill_while_prompts_are_added_loses_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    run.stub.behave = refusing_one()  # type: ignore[attr-defined]
-    folder = run("intervention=assessment", stages="[generate]")
-    run.stub.behave = model  # type: ignore[attr-defined]
-
-    def killed(path: Path, value: Any) -> None:
-        if path.name == "fingerprint.json":
-            raise KeyboardInterrupt
-        write(path, value)
-
-    write = records.write_json
-    with monkeypatch.context() as patch:
-        patch.setattr(records, "write_json", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run("intervention=assessment", stages="[generate]")
-    run("intervention=assessment", stages="[generate]")
-    for name in ("same", "turn", "swap", "delete"):
-        assert len(texts(folder, f"embedded_harmful+assessment_{name}")) == 4
+    assert {one.finish for one in texts(folder, "embedded_harmful").values()} == {"stop"}
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_an_intervention_that_applies_to_no_prompt_stops_nothing(run: Run) -> None:

@@ -19,7 +19,7 @@ from alttrain.backbone import Weights
 from alttrain.backbone.device import check_kernels
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.training import Hardware
-from alttrain.training.data import pack
+from alttrain.training.batches import pack
 from alttrain.training.fit import fit
 from alttrain.training.module import SFTModule
 
@@ -41,11 +41,8 @@ def wide_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @needs_bitsandbytes
-@pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_packed_training_over_quantised_weights_equals_the_padded_reference(
-    wide_folder: Path, quantization: Any
-) -> None:
-    model = add_lora(load_model(Weights(wide_folder, "local"), torch.float32, "cpu", "packed", quantization), LORA, 0)
+def test_packed_training_over_quantised_weights_equals_the_padded_reference(wide_folder: Path) -> None:
+    model = add_lora(load_model(Weights(wide_folder, "local"), torch.float32, "cpu", "packed", "nf4"), LORA, 0)
     frozen = [name for name, module in model.named_modules() if type(module).__module__.startswith("bitsandbytes")]
     assert len(frozen) == 2 * 7
     assert model.get_base_model().lm_head.weight.dtype == torch.float32
@@ -53,7 +50,7 @@ def test_packed_training_over_quantised_weights_equals_the_padded_reference(
     loss = SFTModule(model, RECIPE, 4).loss(pack(sequences()))
     loss.backward()
     model.get_base_model().set_attn_implementation("eager")
-    assert abs(loss.item() - padded_reference(model, sequences()).item()) < (1e-4 if quantization == "nf4" else 0.05)
+    assert abs(loss.item() - padded_reference(model, sequences()).item()) < 1e-4
     assert all(p.grad is not None for name, p in model.named_parameters() if "lora_B" in name)
 
 
@@ -63,7 +60,7 @@ def test_a_resumed_training_with_8_bit_adamw_ends_the_same(
 ) -> None:
     # of 32 x 256 numbers a layer: moments of fewer than 4,096 stay in 32 bits
     lora, moments = replace(LORA, rank=256), []
-    recipe = replace(RECIPE, optimizer="adamw_8bit", checkpoint_every=2)
+    recipe = replace(RECIPE, optimizer="adamw_8bit")
     step = SFTModule.training_step
 
     def trained(folder: Path, stop: int | None = None) -> dict[str, torch.Tensor]:
@@ -75,7 +72,7 @@ def test_a_resumed_training_with_8_bit_adamw_ends_the_same(
 
         monkeypatch.setattr(SFTModule, "training_step", watched)
         model = add_lora(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu"), lora, seed=0)
-        hardware = Hardware(accelerator="cpu", precision="float32")
+        hardware = Hardware(accelerator="cpu", precision="float32", checkpoint_every=2)
         return fit(model, sequences(), recipe, hardware, 3, folder, False, False).weights
 
     whole = trained(tmp_path / "whole")

@@ -26,7 +26,7 @@ from alttrain.rewrite.original import ANSWER_CUT, with_original
 from alttrain.rewrite.parser import verdict
 
 TRAIN = embedded_rows("train").examples(None)
-OWN = SelfTrace(64, "I can help with this.", draft_words=6)
+OWN = SelfTrace(64, "I can help with this.")
 ALTTRAIN = AltTrain("alttrain", TraceUnderstanding(Restatement()), TemplateTeacher(), OWN)
 
 TRACES = [
@@ -435,26 +435,6 @@ def test_restatement_is_an_understanding() -> None:
 
 
 # --- the backbone's own trace ---
-
-
-@pytest.mark.parametrize(
-    ("continued", "trace"),
-    [
-        (" Dough rises slowly. Then it", "I can help with this. Dough rises slowly."),
-        ("\n\nDough rises! Always.", "I can help with this. Dough rises!"),
-        ('He said "wait." Then', 'I can help with this. He said "wait."'),
-        ("You need 3.5 grams. More", "I can help with this. You need 3.5 grams."),
-        ("One two three four five six. Then", "I can help with this. One two three four five six."),
-        ("One two three four five six seven. Then", "I can help with this."),
-        ("Dough rises", "I can help with this."),
-        ("Dough rises\nslowly. Then", "I can help with this."),
-        ("   ", "I can help with this."),
-        ("", "I can help with this."),
-        ("1. Preheat the oven. 2. Bake", "I can help with this. 1. Preheat the oven."),
-    ],
-)
-def test_trace_is_the_first_whole_sentence_if_it_is_short(continued: str, trace: str) -> None:
-    assert OWN.trace(continued) == trace
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from alttrain.backbone.weights import add_lora, load_model, load_tokenizer
 from alttrain.records import Example, Segment
 from alttrain.tokenization import Marks, Renderer
 from alttrain.training import Hardware, ResponseLoss, SafeKeyLoss, SupervisedFineTuning
-from alttrain.training.data import BatchStream, pack
+from alttrain.training.batches import BatchStream, pack
 from alttrain.training.fit import fit
 from alttrain.training.module import SFTModule
 
@@ -138,9 +138,8 @@ def test_heads_are_in_the_checkpoints_and_not_in_the_adapter(
 
     def trained(folder: Path) -> dict[str, torch.Tensor]:
         model = add_lora(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu"), LORA, seed=0)
-        hardware = Hardware(accelerator="cpu", precision="float32")
-        recipe = replace(RECIPE, checkpoint_every=5)
-        return fit(model, rows(), recipe, hardware, 3, folder, False, False).weights
+        hardware = Hardware(accelerator="cpu", precision="float32", checkpoint_every=5)
+        return fit(model, rows(), RECIPE, hardware, 3, folder, False, False).weights
 
     step = SFTModule.training_step
 

@@ -81,9 +81,9 @@ def test_no_key_anywhere_and_no_harmful_text_in_log_or_config(
     ("override", "told"),
     [
         (f"+generation.server.extra.token={KEYS['HF_TOKEN']}", r"generation\.server\.extra\.token: .*\$HF_TOKEN"),
-        (f"+generation.environment.K={KEYS['LAB_SERVER_KEY']}", r"generation\.environment\.K: .*\$LAB_SERVER_KEY"),
+        (f"+generation.server.extra.K={KEYS['LAB_SERVER_KEY']}", r"generation\.server\.extra\.K: .*\$LAB_SERVER_KEY"),
         ("generation.server.base_url=http://me:planted-pass@host/v1", r"generation\.server\.base_url: has a password"),
-        ("+generation.environment.A=redis://:planted-pass@host", r"generation\.environment\.A: has a password"),
+        ("+generation.server.extra.A=redis://:planted-pass@host", r"generation\.server\.extra\.A: has a password"),
         ('generation.server.base_url="http://host/v1?key=planted-pass"', r"server\.base_url: .*query"),
         ("generation.server.key_variable=sk-planted-pass", r"generation\.server\.key_variable: is not the name"),
     ],

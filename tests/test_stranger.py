@@ -242,7 +242,6 @@ def test_own_classes_are_built_where_the_command_line_trusts_them(
     [
         ({"command": ["sh", "-c", "true"]}, "generation.command"),
         ({"command": ["vllm", "serve", "{model}", "--trust-remote-code"]}, "generation.command"),
-        ({"environment": {"LD_PRELOAD": "/tmp/x.so"}}, "generation.command"),
         ({"with_adapter": ["--middleware", "evil.Code"]}, "generation.command"),
     ],
 )
@@ -531,11 +530,6 @@ def test_a_key_at_a_mistyped_place_is_not_printed(argument: str) -> None:
     assert key not in "\n".join(map(str, found))
     assert re.search(r"\*\*\*", "\n".join(map(str, found)))
     assert isinstance(found[0], Fault)
-
-
-def test_a_started_server_is_asked_and_no_other() -> None:
-    found, _ = preview(["generation=transformers_serve", "generation.health='@host/'"])
-    assert [fault.key for fault in found] == ["generation.health"]
 
 
 # --- a received outputs folder ---

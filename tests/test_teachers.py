@@ -204,7 +204,7 @@ def test_one_stubborn_row_does_not_stop_the_others(serve: Serve, context: Teache
     assert len(list(context.cache.rglob("*.json"))) == 29
 
 
-QUOTA = json.dumps({"error": {"code": "insufficient_quota", "message": SECRET}}).encode()
+NO_MODEL = json.dumps({"error": {"code": "model_not_found", "message": SECRET}}).encode()
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ QUOTA = json.dumps({"error": {"code": "insufficient_quota", "message": SECRET}})
     [
         (Say(status=401), r"HTTP 401\); check the key in \$A_KEY"),
         (Say(status=404), r"HTTP 404\); check writer.base_url"),
-        (Say(status=429, body=QUOTA), "HTTP 429 insufficient_quota"),
+        (Say(status=400, body=NO_MODEL), "HTTP 400 model_not_found"),
     ],
 )
 def test_hopeless_server_is_asked_once(

@@ -23,7 +23,7 @@ from alttrain.backbone.attention import PackedSequences, packed_attention
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.records import DamagedError
 from alttrain.training import Hardware, SupervisedFineTuning
-from alttrain.training.data import BatchStream, pack
+from alttrain.training.batches import BatchStream, pack
 from alttrain.training.fit import TrainingResult, _AtomicCheckpoints, _first_step, fit, has_diverged
 from alttrain.training.module import SFTModule, compile_for_training, recompute_layers
 
@@ -43,14 +43,14 @@ def adapted(folder: Path) -> Any:
     return add_lora(load_model(Weights(folder, "local"), torch.float32, "cpu"), LORA, seed=0)
 
 
-def fitted(folder: Path, run: Path, recipe: SupervisedFineTuning) -> tuple[Any, TrainingResult]:
+def fitted(folder: Path, run: Path, recipe: SupervisedFineTuning, every: int = 50) -> tuple[Any, TrainingResult]:
     model = adapted(folder)
-    hardware = Hardware(accelerator="cpu", precision="float32", log_every=1)
+    hardware = Hardware(accelerator="cpu", precision="float32", log_every=1, checkpoint_every=every)
     return model, fit(model, sequences(), recipe, hardware, 3, run, False, False)
 
 
-def trained(folder: Path, run: Path, recipe: SupervisedFineTuning) -> Any:
-    return fitted(folder, run, recipe)[0]
+def trained(folder: Path, run: Path, recipe: SupervisedFineTuning, every: int = 50) -> Any:
+    return fitted(folder, run, recipe, every)[0]
 
 
 def adapter_of(model: Any) -> dict[str, torch.Tensor]:
@@ -128,7 +128,6 @@ def test_same_seed_same_bytes(whole: dict[str, torch.Tensor], tiny_folder: Path,
 def test_a_resumed_training_ends_with_the_bytes_of_an_uninterrupted_one(
     whole: dict[str, torch.Tensor], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = SupervisedFineTuning(**{**vars(RECIPE), "checkpoint_every": 2})
     step = SFTModule.training_step
 
     def interrupted(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
@@ -138,7 +137,7 @@ def test_a_resumed_training_ends_with_the_bytes_of_an_uninterrupted_one(
 
     monkeypatch.setattr(SFTModule, "training_step", interrupted)
     with pytest.raises(RuntimeError, match="killed"):
-        trained(tiny_folder, tmp_path / "cut", recipe)
+        trained(tiny_folder, tmp_path / "cut", RECIPE, 2)
     monkeypatch.setattr(SFTModule, "training_step", step)
     checkpoint = torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
@@ -153,7 +152,7 @@ def test_a_resumed_training_ends_with_the_bytes_of_an_uninterrupted_one(
         return step(self, batch, index)
 
     monkeypatch.setattr(SFTModule, "training_step", watched)
-    model, result = fitted(tiny_folder, tmp_path / "cut", recipe)
+    model, result = fitted(tiny_folder, tmp_path / "cut", RECIPE, 2)
     resumed = adapter_of(model)
     assert seen == [2, 3, 4, 5]
     assert result.record["seconds"] > 1000  # of both processes
@@ -186,8 +185,8 @@ def test_ctrl_c_saves_the_step_under_way_and_gives_the_signal_back(
 @pytest.fixture(scope="module")
 def cut(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
     """The checkpoint of a training that was killed, and what the training makes where it is not."""
-    recipe, folder = replace(RECIPE, checkpoint_every=2), tmp_path_factory.mktemp("cut")
-    whole = adapter_of(trained(tiny_folder, folder / "whole", recipe))
+    folder = tmp_path_factory.mktemp("cut")
+    whole = adapter_of(trained(tiny_folder, folder / "whole", RECIPE, 2))
     step = SFTModule.training_step
 
     def interrupted(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
@@ -198,7 +197,7 @@ def cut(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SFTModule, "training_step", interrupted)
         with pytest.raises(RuntimeError, match="killed"):
-            trained(tiny_folder, folder / "killed", recipe)
+            trained(tiny_folder, folder / "killed", RECIPE, 2)
     return folder / "killed" / "checkpoints" / "last.ckpt", whole
 
 
@@ -236,7 +235,7 @@ def test_a_checkpoint_that_cannot_be_trusted_is_told_and_not_gone_on_from(
     else:
         content[len(content) // 3] ^= 255
         last.write_bytes({"truncated": content[: len(content) // 2], "a flipped bit": content, "empty": b""}[name])
-    model = trained(tiny_folder, tmp_path, replace(RECIPE, checkpoint_every=2))
+    model = trained(tiny_folder, tmp_path, RECIPE, 2)
     assert all(torch.equal(cut[1][name], weight) for name, weight in adapter_of(model).items())
     told = [record.message for record in caplog.records if record.name == "alttrain.training.fit"]
     assert len(told) == 1
@@ -267,7 +266,7 @@ def test_a_training_that_diverges_ends_at_that_step_and_saves_nothing_of_it(
     monkeypatch.setattr(SFTModule, "loss", diverging)
     at = r"diverged at step 4 of 6: loss [\w.]+, gradient norm (nan|inf), learning rate 0\.0\d+; .*learning_rate below"
     with pytest.raises(ValueError, match=at):
-        trained(tiny_folder, tmp_path, replace(RECIPE, checkpoint_every=1, gradient_clip=clip))
+        trained(tiny_folder, tmp_path, replace(RECIPE, gradient_clip=clip), 1)
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 3
     assert all(weight.isfinite().all() for weight in saved["state_dict"].values())
@@ -277,13 +276,13 @@ def test_a_training_that_ends_worse_than_it_began_is_marked_and_warned_of(
     tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its losses stay finite, so it is no error; one that was interrupted is judged by all of its steps."""
-    loss, recipe = SFTModule.loss, replace(RECIPE, epochs=None, max_steps=6, checkpoint_every=3)
+    loss, recipe = SFTModule.loss, replace(RECIPE, epochs=None, max_steps=6)
     monkeypatch.setattr(SFTModule, "loss", lambda self, batch: loss(self, batch) * (1 + self.global_step))
-    assert fitted(tiny_folder, tmp_path, recipe)[1].record["diverged"] is True
+    assert fitted(tiny_folder, tmp_path, recipe, 3)[1].record["diverged"] is True
     assert "diverged: its last losses are above 1.5 times its first ones" in caplog.text
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert len(saved["losses"]) == 6
-    assert fitted(tiny_folder, tmp_path, recipe)[1].record["diverged"] is True  # goes on after the last step
+    assert fitted(tiny_folder, tmp_path, recipe, 3)[1].record["diverged"] is True  # goes on after the last step
     monkeypatch.undo()
     assert "diverged" not in fitted(tiny_folder, tmp_path / "other", recipe)[1].record
 
@@ -311,12 +310,9 @@ def test_a_step_is_told_once_its_checkpoint_is_written(tiny_folder: Path, tmp_pa
         last = tmp_path / "checkpoints" / "last.ckpt"
         yield lambda steps, note: told.append((steps, torch.load(last, weights_only=True)["global_step"]))
 
-    hardware, recipe = (
-        Hardware(accelerator="cpu", precision="float32", log_every=1),
-        replace(RECIPE, checkpoint_every=1),
-    )
-    fit(adapted(tiny_folder), sequences(), recipe, hardware, 3, tmp_path, False, False, bar)  # type: ignore[arg-type]
-    assert told == [(1, step) for step in range(1, recipe.steps(len(sequences())) + 1)]
+    hardware = Hardware(accelerator="cpu", precision="float32", log_every=1, checkpoint_every=1)
+    fit(adapted(tiny_folder), sequences(), RECIPE, hardware, 3, tmp_path, False, False, bar)  # type: ignore[arg-type]
+    assert told == [(1, step) for step in range(1, RECIPE.steps(len(sequences())) + 1)]
 
 
 @pytest.mark.parametrize("every", [1, 100])
@@ -332,7 +328,7 @@ def test_weights_that_are_not_finite_are_never_saved(
 
     monkeypatch.setattr(SFTModule, "optimizer_step", overflowing)
     with pytest.raises(ValueError, match=r"diverged at step 2 of 2: loss [\d.]+, .*lora_A.* not finite, learning rate"):
-        trained(tiny_folder, tmp_path, replace(RECIPE, epochs=None, max_steps=2, checkpoint_every=every))
+        trained(tiny_folder, tmp_path, replace(RECIPE, epochs=None, max_steps=2), every)
     last = tmp_path / "checkpoints" / "last.ckpt"
     assert not last.exists() or torch.load(last, weights_only=True)["global_step"] == 1
 

@@ -33,7 +33,6 @@ from alttrain.run.session import Session
 pytestmark = pytest.mark.skipif("ALTTRAIN_TEST_VLLM" not in os.environ, reason="only `make test-vllm` runs these tests")
 
 SERVED = ["--dtype", "float32", "--max-model-len", "1024", "--enforce-eager"]
-CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
 GREEDY = Decoding(48)
 PROMPTS = 12
 """Prompts whose answers are compared. One may differ: two tokens can be equally likely within float32's rounding."""
@@ -43,6 +42,14 @@ CHANGE_NOTHING = {
     "assessment by itself": Step(step="assessment", how="same"),
     "prefix of nothing": Prefill(share=0.0),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _on_a_cpu() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+        patch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "True")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +129,7 @@ def child(**fields: Any) -> ChildServer:
         arguments = ["experiment=demo", "method=no_train", "hydra.mode=RUN", "generation=vllm"]
         engine = assemble(compose("run", overrides=arguments)).generation
     assert isinstance(engine, ChildServer)
-    return replace(engine, command=[*engine.command, *SERVED], environment=CPU, **fields)
+    return replace(engine, command=[*engine.command, *SERVED], **fields)
 
 
 def described(session: Session, trained: Path | None, log: Path, name: str = "a-s0") -> Model:
@@ -182,10 +189,7 @@ def test_vllm_in_this_process_answers_as_the_decoder(
     adapters: list[Path],
     expected: dict[Path | None, dict[int, Any]],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in CPU.items():
-        monkeypatch.setenv(name, value)
     config = InProcessVllm(options={"dtype": "float32", "max_model_len": 1024, "enforce_eager": True})
     with config.start(described(session, adapters[0], tmp_path / "server.log")) as engine:
         assert same(dict(engine.generate(prompts, GREEDY)), expected[adapters[0]])
@@ -270,12 +274,12 @@ def test_a_server_that_dies_leaves_prompts_open_and_invents_no_answer(
 
 def test_no_server_outlives_a_killed_run(tmp_path: Path) -> None:
     output = tmp_path / "outputs"
-    environment, before = {**os.environ, **CPU}, servers()
+    before = servers()
     program = [sys.executable, "-m", "alttrain", "experiment=demo", "hydra.mode=RUN", "method=no_train"]
     words = ["vllm", "serve", "{model}", "--port", "{port}", "--served-model-name", "{name}", *SERVED]
     command = ",".join(f"'{word}'" for word in words)
     program += ["generation=vllm", f"generation.command=[{command}]", "trusted=[vllm]", f"output_dir={output}"]
-    with subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+    with subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         until = time.monotonic() + 300
         while time.monotonic() < until and not list(output.glob("runs/*/evaluation/*/generations.jsonl")):
             assert run.poll() is None

@@ -76,14 +76,12 @@ class LoRA(Trainable):
     alpha: Annotated[float, Gt(0), Lt(inf)]
     target_modules: Sequence[str]
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
-    layers_from: Annotated[float, Ge(0), Lt(1)] = 0.0  # share of the depth, from the bottom, without adapters
 
     trains: ClassVar[bool] = True
 
     def __str__(self) -> str:
         targets = ",".join(name.removesuffix("_proj") for name in self.target_modules)
-        upper = f" from layer share {self.layers_from:g}" if self.layers_from else ""
-        return f"LoRA r{self.rank} a{self.alpha:g} dropout {self.dropout:g} on {targets}{upper}"
+        return f"LoRA r{self.rank} a{self.alpha:g} dropout {self.dropout:g} on {targets}"
 
     def attach(self, model: Any, seed: int) -> Any:
         from alttrain.backbone.weights import add_lora

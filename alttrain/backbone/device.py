@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GIB = 1 << 30
-BITSANDBYTES_ON_CPU = (0, 50)  # first version whose nf4, int8 and 8-bit AdamW all work on a CPU; each was tried
+BITSANDBYTES_ON_CPU = (0, 50)  # first version whose nf4 and 8-bit AdamW both work on a CPU; each was tried
 
 
 @dataclass(frozen=True)

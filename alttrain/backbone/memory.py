@@ -10,18 +10,18 @@ from typing import Annotated, Any, Literal, TypedDict
 
 from annotated_types import Gt
 
-Quantization = Literal["none", "nf4", "int8"]
+Quantization = Literal["none", "nf4"]
 Attention = Literal["packed", "sdpa", "eager", "flash_attention_2"]
 Optimizer = Literal["adamw", "adamw_8bit"]
-Strategy = Literal["ddp", "fsdp", "deepspeed_stage_2", "deepspeed_stage_3", "deepspeed_stage_3_offload"]
+Strategy = Literal["ddp", "fsdp", "deepspeed_stage_3", "deepspeed_stage_3_offload"]
 Positive = Annotated[int, Gt(0)]
 
-# per quantised weight; nf4 has 4 bits, an 8-bit scale per 64 weights, and a float32 scale per 256 scales (QLoRA)
-WEIGHT_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+# per weight: 4 bits, an 8-bit scale per 64 weights, and a float32 scale per 256 scales (QLoRA)
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 UNFUSED_BYTES = 7  # that peft's LoRA forward pass keeps per projection input: 5.5 in float32, 6.7 in bfloat16, measured
 SHORT = 256  # longest sequence, in tokens, attended to by plain products, whose memory grows with its square
 CHUNK = 320  # positions whose logits are in memory at once during training
-CACHE_SHARE = 0.8  # of the memory left after loading the weights, that the key-value cache may take by default
+CACHE_SHARE = 0.8  # of the memory left after loading the weights, that the key-value cache may take
 PREFILL_TOKENS = 4096  # prompt tokens per prefill, which limits its activations; a single longer prompt may exceed it
 
 
@@ -75,7 +75,7 @@ def shape_of(config: Mapping[str, Any]) -> Shape | None:
 def weight_bytes(shape: Shape, width: int, quantization: Quantization = "none") -> int:
     """Return the size of the backbone's weights at `width` bytes each. Only the projections are quantised."""
     unquantised = shape.parameters - shape.linear_parameters
-    return int(shape.linear_parameters * WEIGHT_BYTES.get(quantization, width)) + unquantised * width
+    return int(shape.linear_parameters * (NF4_BYTES if quantization == "nf4" else width)) + unquantised * width
 
 
 class Footprint(TypedDict):
@@ -141,10 +141,9 @@ def device_bytes(parts: Mapping[str, int], shape: Shape, strategy: Strategy, dev
     Sharded weights are gathered two layers at a time; with fsdp, embeddings and head are always whole. Offloaded
     weights and optimizer state are in system memory.
     """
-    state = ("weights", "adapter", "gradients", "optimizer")
-    sharded = {"ddp": (), "deepspeed_stage_2": state[2:]}.get(strategy, state)
+    sharded = () if strategy == "ddp" else ("weights", "adapter", "gradients", "optimizer")
     sizes = {name: size // devices if name in sharded else size for name, size in parts.items()}
-    if "weights" in sharded and devices > 1:
+    if sharded and devices > 1:
         layer_share = shape.linear_parameters / shape.parameters
         sizes["weights"] += int(2 * parts["weights"] * layer_share / shape.layers)
         if strategy == "fsdp":

@@ -3,17 +3,15 @@
 An adapter folder has adapter_model.safetensors, adapter_config.json, the tokenizer with our chat template, and a model
 card. It contains no local path: a backbone from a local folder is recorded by its name.
 
-An adapter is checked before it is used: with missing or wrong tensors, the backbone's own texts would be reported as
-the trained model's. Every fault raises ValueError naming the file, what was found and what is accepted.
+Whoever reads an adapter has compared its files with the checksums of its training. What they cannot tell is checked
+here: without an update, or on another backbone, the backbone's own texts would be reported as the trained model's.
 """
 
 import functools
 import json
 import logging
-import math
-import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,12 +30,7 @@ from alttrain.backbone.source import Weights, public_name
 from alttrain.records import read_json, write_json
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
-# options of peft with which the update is not scale B A; other variants show up as differently named tensors
-NOT_PLAIN = (
-    *("use_dora", "use_rslora", "use_qalora"),
-    *("rank_pattern", "alpha_pattern", "fan_in_fan_out", "modules_to_save"),
-)
+PREFIX, DOWN, UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 ATTENTION_LAYERS = {"attention", "full_attention", "sliding_attention", "chunked_attention"}
 """Layers in a config's `layer_types` that carry no state along the row."""
 REMEDY = "remove the folder and train.json beside it, and train again"
@@ -81,8 +74,7 @@ def load_model(
     quantized: dict[str, Any] = {}
     if quantization != "none":  # nf4 with QLoRA's settings, which R1-Act's backbones also use
         nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
-        options = {"load_in_8bit": True} if quantization == "int8" else {"load_in_4bit": True, **nf4}
-        quantized = {"quantization_config": BitsAndBytesConfig(**options), "device_map": {"": device}}
+        quantized = {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, **nf4), "device_map": {"": device}}
     model, loading = AutoModelForCausalLM.from_pretrained(
         weights.folder,
         output_loading_info=True,
@@ -204,15 +196,12 @@ def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
     if absent := [name for name in lora.target_modules if name not in kinds]:
         linear = sorted(name for name, kind in kinds.items() if issubclass(kind, torch.nn.Linear))
         raise ValueError(f"adapter.target_modules names {absent[0]!r}, which this backbone has not; it has {linear}")
-    depth: int = model.config.num_hidden_layers  # type: ignore[union-attr, assignment]
-    first = round(lora.layers_from * depth)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(lora.target_modules),
         task_type="CAUSAL_LM",
-        layers_to_transform=None if first == 0 else list(range(first, depth)),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -254,105 +243,46 @@ class Adapter:
     """A LoRA adapter. `pairs` maps linear layers to A (rank, in) and B (out, rank); a layer's update is scale B A."""
 
     folder: Path
-    config: Mapping[str, Any]
+    targets: Sequence[str]  # the last parts of the layers' names
+    scale: float
     pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
-    @property
-    def scale(self) -> float:
-        return float(self.config["lora_alpha"] / self.config["r"])
-
     def check_fit(self, model: torch.nn.Module) -> "Adapter":
-        """Return the adapter itself if it fits `model`.
-
-        Raises ValueError unless exactly the layers that the config targets have pairs, each of the right shape.
-        """
-        linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-        layers, targeted = self.config.get("layers_to_transform"), set()
-        for name in linear:  # by peft's rules
-            number = re.search(r"\.(\d+)\.", name)
-            within = layers is None or (number is not None and int(number[1]) in layers)
-            if within and any(f".{name}".endswith(f".{target}") for target in self.config["target_modules"]):
-                targeted.add(name)
-        for unmatched, verb in ((targeted - self.pairs.keys(), "lacks"), (self.pairs.keys() - targeted, "has")):
-            if unmatched:
-                raise self.fault(
-                    f"{verb} tensors for {_some(unmatched)}; {CONFIG} names {len(targeted)} layers of this backbone, "
-                    "and each must have lora_A and lora_B, and no other may"
-                )
-        for name, (down, up) in self.pairs.items():
-            update, weight = (up.shape[0], down.shape[1]), (linear[name].out_features, linear[name].in_features)
-            if update != weight:
-                raise self.fault(f"is another backbone's: its B A for {name} is {update}, and the weight is {weight}")
+        """Return the adapter itself. Raises ValueError unless each targeted layer, and no other, has a fitting pair."""
+        shapes = {
+            name: (module.out_features, module.in_features)
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] in self.targets
+        }
+        updates = {name: (up.shape[0], down.shape[1]) for name, (down, up) in self.pairs.items()}
+        for name in sorted(shapes.keys() | updates.keys()):
+            if (update := updates.get(name)) != (weight := shapes.get(name)):
+                fault = f"is another backbone's: its B A for {name} is {update}, and the weight is {weight}"
+                raise ValueError(f"{self.folder / TENSORS} {fault}; {REMEDY}")
         return self
-
-    def fault(self, found: str) -> ValueError:
-        """Return an error about the tensor file."""
-        return ValueError(f"{self.folder / TENSORS} {found}; {REMEDY}")
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Read a plain LoRA adapter.
+    """Read the LoRA adapter of a training whose checksums hold. `Adapter.check_fit` checks whether it fits a backbone.
 
-    Raises ValueError unless all pairs are complete, finite and of the config's rank, and at least one update is not
-    zero. `Adapter.check_fit` checks whether it fits a backbone.
+    Raises ValueError if the files cannot be read, or if every update is zero, as after one step at a rate of zero.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    config = _adapter_config(folder / CONFIG)
+    config, path = read_json(folder / CONFIG, remedy=REMEDY), folder / TENSORS
     try:
-        tensors = load_file(folder / TENSORS)
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{folder / TENSORS}: {error}; it holds no adapter; {REMEDY}") from error
-    pairs, unpaired = {}, set(tensors)
-    for module in sorted({name.rpartition(".lora_")[0] for name in tensors}):
-        a, b = f"{module}.lora_A.weight", f"{module}.lora_B.weight"
-        if module.startswith(PREFIX) and tensors.keys() >= {a, b}:
-            pairs[module.removeprefix(PREFIX)] = (tensors[a], tensors[b])
-            unpaired -= {a, b}
-    adapter, rank = Adapter(folder, config, pairs), config["r"]
-    if unpaired or not pairs:
-        fault = f"{_some(unpaired)} without the other of its pair" if unpaired else "no LoRA tensors"
-        raise adapter.fault(f"holds {fault}; it must hold NAME.lora_A.weight and NAME.lora_B.weight for each layer")
-    for name, (down, up) in pairs.items():
-        fault = ""
-        if not (down.is_floating_point() and up.is_floating_point() and down.ndim == up.ndim == 2):
-            fault = f"tensors for {name} that are no matrices of floating-point numbers"
-        elif (down.shape[0], up.shape[1]) != (rank, rank):
-            fault = f"A {tuple(down.shape)} and B {tuple(up.shape)} for {name}, and {CONFIG} says rank {rank}"
-        elif not (down.isfinite().all() and up.isfinite().all()):
-            fault = f"numbers for {name} that are not finite: the training diverged, or it is spoiled"
-        if fault:
-            raise adapter.fault(f"holds {fault}")
-    if not any(down.any() and up.any() for down, up in pairs.values()):
-        raise adapter.fault("holds an update of zero for every layer, as before any training: it would change nothing")
-    return adapter
-
-
-def _adapter_config(path: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = read_json(path, remedy=REMEDY)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is not there; {REMEDY}") from error
-    is_lora = config.get("peft_type") == "LORA"
-    if not is_lora or any(map(config.get, NOT_PLAIN)):
-        kind = ", ".join(f"{key}={config[key]!r}" for key in NOT_PLAIN if config.get(key)) if is_lora else "no LoRA"
-        raise ValueError(f"{path}: only plain LoRA adapters can be used here, and this is {kind}")
-    rules = {
-        "r": type(config.get("r")) is int and config["r"] > 0,
-        "lora_alpha": type(config.get("lora_alpha")) in (int, float) and 0 < config["lora_alpha"] < math.inf,
-        "target_modules": isinstance(config.get("target_modules"), list),
-        "layers_to_transform": isinstance(config.get("layers_to_transform"), list | None),
+        raise ValueError(f"{path}: {error}; it holds no adapter; {REMEDY}") from error
+    pairs = {
+        name.removeprefix(PREFIX).removesuffix(DOWN): (down, tensors[name.removesuffix(DOWN) + UP])
+        for name, down in tensors.items()
+        if name.endswith(DOWN)
     }
-    for key, holds in rules.items():
-        if not holds:
-            raise ValueError(f"{path}: {key}={config.get(key)!r}; accepted is what peft writes for a LoRA; {REMEDY}")
-    return config
-
-
-def _some(names: set[str]) -> str:
-    """Return the first name and the number of the others."""
-    return min(names) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+    if not any(down.any() and up.any() for down, up in pairs.values()):
+        raise ValueError(f"{path} holds an update of zero for every layer, as before any training; {REMEDY}")
+    return Adapter(folder, config["target_modules"], config["lora_alpha"] / config["r"], pairs)
 
 
 def attach_adapter(model: torch.nn.Module, adapter: Adapter) -> torch.nn.Module:

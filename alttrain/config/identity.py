@@ -42,14 +42,11 @@ NOT_SHAPING = (
     "rewrite.may_lose",
 )
 """Keys that do not change the result, such as a file's path (its content is hashed) and server settings."""
-NOT_SHAPING_TEXT = frozenset(
-    {*SERVER_SETTINGS, "chunk", "loads_adapters", "adapter_name", "health", "start_s", "memory_share"}
-)
+NOT_SHAPING_TEXT = frozenset({*SERVER_SETTINGS, "chunk", "loads_adapters", "adapter_name", "start_s", "memory_share"})
 """Keys of an engine that do not change its text. `chunk` does if the engine decodes a chunk's prompts together."""
 ABSENT = "(absent)"
 OF_BACKBONE = ("backbone.quantization", "backbone.system_prompt", "backbone.template")
 """Keys of the backbone that belong to the treatment. The path of its weights and its kernels do not."""
-NOT_TREATMENT = ("seed", "training.checkpoint_every")
 NOT_ASKED = NOT_SHAPING_TEXT | {"path", "file", "data_dir", "human_labels", "tables", "labels"}
 
 
@@ -106,9 +103,8 @@ def treatment_of(plain: Mapping[str, Any], known: bool = True) -> dict[str, Any]
     (`known` is False), only its quantisation is part of it, since its other keys are the user's choice.
     """
     parts = ("rewrite.", "training.", "method.", *(("dataset.", "adapter.") if trains(plain) else ()))
-    shaping_keys = {key: value for key, value in shaping(dict(plain)).items() if key not in NOT_TREATMENT}
     of_backbone = OF_BACKBONE if known else OF_BACKBONE[:1]
-    return {key: value for key, value in shaping_keys.items() if key.startswith((*parts, *of_backbone))}
+    return {key: value for key, value in shaping(dict(plain)).items() if key.startswith((*parts, *of_backbone))}
 
 
 def run_name(config: DictConfig, seed: int | None = None, treatment: Mapping[str, Sequence[Any]] | None = None) -> str:

@@ -3,10 +3,10 @@
 A `_target_` names a class of alttrain, or a class of a package that the command line trusts, `trusted=[mypackage]`. A
 name is checked before its module is imported.
 
-A config may start the servers of the packaged options, exactly as written there. Other commands, another environment
-for them, and vLLM options that import code need `trusted`. The address of another server that gets an API key must be
-on the command line, or the key's variable in `trusted`. Only the command line may set an MLflow server's address or let
-model-written code run outside the sandbox. Hydra builds what its own node names, so that node is checked too.
+A config may start the servers of the packaged options, exactly as written there. Other commands and vLLM options that
+import code need `trusted`. The address of another server that gets an API key must be on the command line, or the key's
+variable in `trusted`. Only the command line may set an MLflow server's address or let model-written code run outside
+the sandbox. Hydra builds what its own node names, so that node is checked too.
 """
 
 import functools
@@ -123,14 +123,10 @@ def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -
         remedy = "if you know that server, give it on the command line"
         yield Fault(f"{key}.uri", uri, f"MLflow would send its key and texts there: {remedy}")
     if name == "alttrain.generation.server.ChildServer":
-        if not str(node.get("health", "/")).startswith("/"):
-            yield Fault(
-                f"{key}.health", node["health"], "expected a path on the server that is started, such as /health"
-            )
         command = node.get("command") or [""]
         packaged = [option for option in _options("alttrain.conf", "generation").values() if "command" in option]
         if command[0] not in trusted_names() and not any(_starts_same(node, option) for option in packaged):
-            fault = "it, with_adapter and environment are not as packaged, and would run as they are written"
+            fault = "it and with_adapter are not as packaged, and would run as they are written"
             remedy = f"if you know what it runs, trusted=[{command[0]}] on the command line"
             yield Fault(f"{key}.command", command, f"{fault}: {remedy}")
     elif name == "alttrain.generation.engine.InProcessVllm" and "vllm" not in trusted_names():
@@ -156,8 +152,8 @@ def _starts_same(node: dict[str, Any], option: dict[str, Any]) -> bool:
     command, expected = node.get("command") or [], option["command"]
     pairs = zip(command, expected, strict=False)
     same_words = all(word == packaged or packaged.startswith("${") for word, packaged in pairs)
-    same_parts = all(not node.get(part) or node[part] == option[part] for part in ("with_adapter", "environment"))
-    return len(command) == len(expected) and same_words and same_parts
+    same_adapter = (node.get("with_adapter") or []) in ([], option["with_adapter"])
+    return len(command) == len(expected) and same_words and same_adapter
 
 
 def hydra_faults(config: DictConfig, arguments: Iterable[str]) -> Iterator[Fault]:

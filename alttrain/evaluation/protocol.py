@@ -145,7 +145,7 @@ class Protocol:
     system_prompt: str | None = None
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     means: Mapping[Measure, Sequence[str]] = field(default_factory=dict)
-    quantization: Literal["none", "nf4", "int8"] | None = None
+    quantization: Literal["none", "nf4"] | None = None
 
     def __post_init__(self) -> None:
         if len({self.judged, *self.also_judged}) <= len(self.also_judged):

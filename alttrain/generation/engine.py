@@ -21,7 +21,7 @@ from msgspec import Meta
 
 from alttrain import __version__
 from alttrain.backbone.config import Dtype, Trainable
-from alttrain.backbone.device import GIB, Device, check_kernels, has_gpu_driver, number_bytes
+from alttrain.backbone.device import Device, check_kernels, has_gpu_driver, number_bytes
 from alttrain.backbone.memory import CACHE_SHARE, Quantization, Shape, cache_bytes, generation_bytes
 from alttrain.llm import Failure
 from alttrain.records import DamagedError, exclusive, read_cached, read_json, seal, write_text
@@ -166,7 +166,6 @@ class InProcess(EngineConfig):
     slots: Annotated[int, Gt(0)] = 64  # sequences decoded at once; there are fewer where the memory is short
     chunk: Annotated[int, Gt(0)] = 128  # prompts per call: an interrupted run repeats at most these
     dtype: Dtype = "auto"
-    memory_gib: Annotated[float, Gt(0)] | None = None  # of the cache; None is 80 % of what the weights leave free
 
     batched: ClassVar[bool] = True
 
@@ -184,9 +183,7 @@ class InProcess(EngineConfig):
         width = number_bytes(self.dtype, device)
         parts = generation_bytes(shape, width, self.slots, prompt, new_tokens, quantization)
         room = parts["cache"]
-        if self.memory_gib is not None:
-            room = int(self.memory_gib * GIB)
-        elif device.free is not None:
+        if device.free is not None:
             room = int(CACHE_SHARE * (device.free - sum(parts.values()) + parts["cache"]))
         slot_bytes = cache_bytes(shape, width, 1, prompt + new_tokens)
         return parts | {"cache": max(slot_bytes, min(parts["cache"], room))}

@@ -26,9 +26,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -220,15 +220,13 @@ class ChildServer(EngineConfig):
     """Starts a server for a stage.
 
     In its command and `model_name`, {model} is the folder of the weights, {name} the model's name, {port} a free port,
-    {run} the run's name and {adapter} the adapter's folder.
+    {run} the run's name and {adapter} the adapter's folder. The server is ready once its /health answers 200.
     """
 
     server: Server  # how it is asked
     command: Annotated[Sequence[str], MinLen(1)]
     with_adapter: Sequence[str] = ()  # added to the command if there is an adapter
-    health: str = "/health"  # the path that answers 200 once the server is ready
-    start_s: Annotated[float, Gt(0)] = 900.0  # seconds within which it must be
-    environment: Mapping[str, str] = field(default_factory=dict)  # added to this process's
+    start_s: Annotated[float, Gt(0)] = 900.0  # seconds within which it must be ready
 
     @property
     def chunk(self) -> int:
@@ -272,12 +270,11 @@ class ChildServer(EngineConfig):
                     stdin=subprocess.DEVNULL,
                     start_new_session=True,
                     preexec_fn=_end_with_parent,
-                    env={**os.environ, **self.environment},
                 )
             except OSError as error:
                 raise self._not_started(str(error.strerror)) from error
         try:
-            self._await(child, address + self.health, model.log)
+            self._await(child, f"{address}/health", model.log)
             server = replace(self.server, base_url=f"{address}/v1", model_name=filled(self.server.model_name))
             with server.start(replace(model, trained=None)) as engine:
                 yield engine

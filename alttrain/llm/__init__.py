@@ -225,7 +225,7 @@ class RequestPool(Generic[Key, Request, Answer]):
         """Process requests until none is left or the server is given up, then put None in the queue."""
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-        http = DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [_end_retries]})
+        http = DefaultAsyncHttpxClient(follow_redirects=False)
         server = self.server
         try:
             async with AsyncOpenAI(
@@ -291,14 +291,6 @@ class RequestPool(Generic[Key, Request, Answer]):
         if status in (401, 403):
             setting = f"the key in ${self.server.key_variable}"
         return FailedTry(f"the server refuses the request ({status_text}); check {setting}", "fatal")
-
-
-async def _end_retries(response: Any) -> None:
-    """HTTP response hook that stops the client from retrying what cannot succeed."""
-    if response.status_code == 429:
-        body = await response.aread()
-        if any(code.encode() in body for code in HOPELESS_CODES):
-            response.headers["x-should-retry"] = "false"
 
 
 def _server_message(body: object, prompt: str, key: str) -> str:

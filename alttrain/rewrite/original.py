@@ -39,14 +39,12 @@ class Original:
 class SelfTrace:
     """How the untrained backbone is asked for the trace and answer of a prompt.
 
-    A reasoning backbone writes both. A backbone without reasoning writes only an answer. Its trace is then `opening`,
-    followed by the answer's first sentence if that has at most `draft_words` words, so that thought and answer agree.
+    A reasoning backbone writes both. A backbone without reasoning writes only an answer; its trace is then `opening`.
     Raises ValueError unless `harmful_form` contains {prompt} exactly once.
     """
 
     tokens: Annotated[int, Gt(0)]  # limit on new tokens; longer answers are dropped
     opening: str = ""
-    draft_words: Annotated[int, Ge(0)] = 0
     system_prompt: str | None = None
     keep_sentences: bool = False  # cut an answer that is too long after its last complete sentence
     keep_refusals: bool = False  # of benign prompts, which are otherwise dropped
@@ -65,14 +63,6 @@ class SelfTrace:
     def message(self, example: Example) -> str:
         """Return the user's message as it is sent to the backbone."""
         return self.harmful_form.replace(SLOT, example.prompt) if example.label == "harmful" else example.prompt
-
-    def trace(self, answer: str) -> str:
-        """Return the trace of a backbone without reasoning. It drafts the first sentence of the answer's first line."""
-        line = answer.strip().split("\n")[0]
-        start, end = next(sentences(line), (0, 0))
-        sentence = line[start:end]
-        drafts = _is_complete(sentence) and len(sentence.split()) <= self.draft_words
-        return f"{self.opening} {sentence}" if drafts else self.opening
 
 
 def original_for(untrained_thought: str, reasoning: SelfTrace, short: SelfTrace) -> SelfTrace:

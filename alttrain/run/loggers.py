@@ -31,7 +31,7 @@ def open_loggers(run: Run, held: str) -> Iterator[Sequence[Any]]:
     if not chosen:
         yield []
         return
-    from alttrain.training.loggers import GuardedLogger
+    from alttrain.training.guarded_loggers import GuardedLogger
 
     opened = [GuardedLogger(name, partial(logger.open, describe_run(run))) for name, logger in chosen.items()]
     try:

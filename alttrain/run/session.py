@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alttrain.backbone import Backbone, Weights, resolve
-from alttrain.backbone.device import GIB, detect_device, keep_freed_memory
+from alttrain.backbone.device import detect_device, keep_freed_memory
 from alttrain.backbone.memory import CACHE_SHARE, Attention, Quantization
 from alttrain.backbone.source import fetch_tokenizer
 from alttrain.config.identity import shaping_of_engine
@@ -146,8 +146,7 @@ class Session:
     def identity(self) -> dict[str, Any]:
         """Return what shapes texts of the untrained backbone, besides prompts and decoding. Cache keys contain it."""
         described: dict[str, Any] = {"weights": self.weights.identity, "backbone": asdict(self.run.backbone)}
-        shaping = shaping_of_engine(self.run.config["generation"], self.run.generation.batched)
-        described["generation"] = {key: value for key, value in shaping.items() if not key.endswith(".memory_gib")}
+        described["generation"] = shaping_of_engine(self.run.config["generation"], self.run.generation.batched)
         if (requested := self.run.generation.dtype) is not None:
             described["dtype"] = str(self.dtype(requested))
         return described
@@ -174,9 +173,8 @@ class Session:
             if key not in _SHELF:
                 _SHELF[key] = Base(self.model(generation.dtype, "packed", None, "none"))
             model = _SHELF[key].merge(adapter)
-        memory = int(generation.memory_gib * GIB) if generation.memory_gib else None
-        if memory is None and (free_bytes := detect_device(self.run.hardware.accelerator).free) is not None:
-            memory = int(CACHE_SHARE * free_bytes)
+        free_bytes = detect_device(self.run.hardware.accelerator).free
+        memory = None if free_bytes is None else int(CACHE_SHARE * free_bytes)
         return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory)
 
     def scorer(self, source: str, revision: str | None, dtype: str, server: ServerSettings | None = None) -> Any:

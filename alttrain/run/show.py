@@ -51,7 +51,7 @@ def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
     from alttrain.backbone.weights import load_tokenizer
     from alttrain.run.ask import run_of
     from alttrain.training import SupervisedFineTuning
-    from alttrain.training.data import BatchStream
+    from alttrain.training.batches import BatchStream
 
     loaded, examples = run_of(run), read_rows(_present(run / "train.jsonl"), Example)
     backbone, training = loaded.backbone, cast(SupervisedFineTuning, loaded.training)  # or there is no train.jsonl

@@ -1,10 +1,10 @@
 """Supervised fine-tuning on rewritten examples. Here are the config classes: recipe, hardware and loggers. No torch.
 
-- `data`         token sequences -> packed batches in a seeded order
-- `module`       the Lightning module: objective, AdamW, warm-up and cosine schedule
-- `fit`          one training: trainer, checkpoints, resuming
-- `loggers`      runs Lightning's loggers in a thread, so that none can stop a run
-- `distributed`  coordinates the processes of a training on several devices
+- `batches`          token sequences -> packed batches in a seeded order
+- `module`           the Lightning module: objective, AdamW, warm-up and cosine schedule
+- `fit`              one training: trainer, checkpoints, resuming
+- `guarded_loggers`  runs Lightning's loggers in a thread, so that none can stop a run
+- `distributed`      coordinates the processes of a training on several devices
 """
 
 import importlib.util
@@ -81,7 +81,6 @@ class SupervisedFineTuning:
     betas: Annotated[Sequence[Annotated[float, Ge(0), Lt(1)]], MinLen(2), MaxLen(2)] = (0.9, 0.95)
     gradient_clip: Annotated[float, Gt(0), Lt(inf)] | None = 1.0  # the maximum gradient norm; None disables clipping
     b_ratio: Annotated[float, Gt(0), Lt(inf)] = 1.0  # learning rate of LoRA's B by A's (LoRA+, Hayou et al., 2024)
-    checkpoint_every: Annotated[int, Gt(0)] = 50  # in steps
     thought: ThoughtMode = "open"
     objective: ResponseLoss | SafeKeyLoss = ResponseLoss()
 
@@ -141,6 +140,7 @@ class Hardware:
     recompute: bool = False
     threads: Annotated[int, Gt(0), Le(1024)] | None = None  # on a CPU; None leaves the number to torch
     log_every: Annotated[int, Gt(0)] = 10  # in steps
+    checkpoint_every: Annotated[int, Gt(0)] = 50  # in steps
     samples_every: Annotated[int, Gt(0)] | None = None  # steps between sample answers to a few harmless prompts
     memory_gib: Annotated[float, Gt(0)] | None = None  # per device, also of devices that this machine does not have
     most_devices: Annotated[int, Gt(0)] = 1
@@ -210,7 +210,7 @@ class Csv(Logger):
 
     @contextmanager
     def open(self, run: LoggedRun) -> Iterator[Any]:
-        from alttrain.training.loggers import ContinuedCSVLogger
+        from alttrain.training.guarded_loggers import ContinuedCSVLogger
 
         yield ContinuedCSVLogger(run.folder, name="", version="logs", flush_logs_every_n_steps=1)
 
@@ -226,7 +226,7 @@ class TensorBoard(Logger):
 
     @contextmanager
     def open(self, run: LoggedRun) -> Iterator[Any]:
-        from alttrain.training.loggers import ContinuedTensorBoardLogger
+        from alttrain.training.guarded_loggers import ContinuedTensorBoardLogger
 
         logger = ContinuedTensorBoardLogger(run.folder, name="", version="tensorboard", default_hp_metric=False)
         logger.log_hyperparams(dict(run.config))
@@ -256,7 +256,7 @@ class Wandb(Logger):
         import wandb
         from pytorch_lightning.loggers import WandbLogger
 
-        from alttrain.training.loggers import PATIENCE_S
+        from alttrain.training.guarded_loggers import PATIENCE_S
 
         settings = wandb.Settings(
             console="off",
@@ -299,7 +299,7 @@ class Trackio(Logger):
     def open(self, run: LoggedRun) -> Iterator[Any]:
         import trackio
 
-        from alttrain.training.loggers import TrackioLogger
+        from alttrain.training.guarded_loggers import TrackioLogger
 
         quiet = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
         options = {"group": run.sweep or None, "config": dict(run.config), "resume": "allow", **quiet}

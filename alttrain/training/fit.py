@@ -30,7 +30,7 @@ from alttrain import tokenization
 from alttrain.backbone.device import GIB, detect_device
 from alttrain.records import DamagedError, open_regular, replacing
 from alttrain.training import Hardware, SafeKeyLoss, SupervisedFineTuning
-from alttrain.training.data import BatchStream
+from alttrain.training.batches import BatchStream
 from alttrain.training.distributed import environment
 from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_for_training, recompute_layers, unsharded
 
@@ -301,7 +301,7 @@ def _trainer(
     checkpoints = ModelCheckpoint(
         dirpath=last.parent,
         filename="step",
-        every_n_train_steps=module.recipe.checkpoint_every,
+        every_n_train_steps=hardware.checkpoint_every,
         save_last=True,
         save_top_k=0,
         enable_version_counter=False,  # otherwise a run whose folder was moved would start a second file

@@ -15,7 +15,7 @@ from torch.nn import functional
 from alttrain.backbone.attention import PackedSequences, row_masks
 from alttrain.backbone.fused import response_loss
 from alttrain.training import SafeKeyLoss, SupervisedFineTuning
-from alttrain.training.data import MarkedBatch, PackedBatch
+from alttrain.training.batches import MarkedBatch, PackedBatch
 
 ROW_MULTIPLE = 512
 """Compiled training pads each row to a multiple of this many tokens, so that few row lengths are compiled."""

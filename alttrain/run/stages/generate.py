@@ -9,8 +9,8 @@ generations, as errors. The same command asks for these and for prompts without 
 almost all prompts, the run fails.
 
 Under an intervention, begun.jsonl has the beginning of each response, of the prompts that the intervention applies to.
-It is made once the benchmark's own generations, and those of the intervention's source, are complete. Prompts that the
-server refused there are added when they are answered.
+It is made once, when the benchmark's own generations, and those of the intervention's source, are complete. Prompts
+that the server refused there are left out.
 """
 
 import hashlib
@@ -19,7 +19,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import Any
 
 from alttrain import records
 from alttrain.config import RunError
@@ -46,9 +45,6 @@ from alttrain.run.stages.train import changed_files, training_checksums
 
 log = logging.getLogger(__name__)
 
-WAITING = f"{READ_PREFIX}refused prompts"
-"""The key of a fingerprint that has the names of prompts that wait for an answer without the intervention."""
-
 
 def generate(run: Run, session: Session) -> None:
     """Generate what is missing, with one engine for all benchmarks. Raises RunError if a part has no answers."""
@@ -56,10 +52,7 @@ def generate(run: Run, session: Session) -> None:
         for benchmark in run.intervened_benchmarks:
             if not _missing_sources(run, benchmark):
                 _begin(run, benchmark)
-        if not any(
-            incomplete_chunks(run, benchmark) for benchmark in run.intervened_benchmarks
-        ):  # else prompts were added
-            return
+        return
     trained = run.trained_folder if run.training.trains else None
     if trained is not None:
         check_trained(run)
@@ -111,46 +104,34 @@ def _begin(run: Run, benchmark: Benchmark) -> PreparedIntervention | None:
     """Return how the responses to a benchmark begin; None without an intervention. Writes begun.jsonl if it is absent.
 
     The generations that it is made from must be complete. Raises RunError if they are not those that it was made from.
-    Prompts that a server had refused there are added once they are answered; the fingerprint has their names till then.
     """
     if (intervention := benchmark.intervention) is None:
         return None
     folder, files = evaluation_folder(run, benchmark), generations_read_by(run, benchmark)
     path, fingerprint = folder / BEGUN_FILE, folder / "fingerprint.json"
     recorded = records.read_json(fingerprint) if fingerprint.exists() else None
-    if recorded is None:
-        path.unlink(missing_ok=True)  # a kill came before it was known what made it
-    is_new = not path.exists()
+    is_new = recorded is None or not path.exists()  # a kill may have come before it was known what made it
     generations = [_generations(file, lambda row: row.finish != "error") for file in files] or [{}]
     plain, source = generations[0], generations[-1]
     context = InterventionContext(run.backbone.template, thought_mode(run, benchmark), source)
     rows = {(row.id, sample): row for row, sample in benchmark_samples(run, benchmark.without_intervention)}
-    refused = {name for name in rows if intervention.reads and not (name in plain and name in source)}
-    waiting = {(name, sample) for name, sample in recorded.pop(WAITING, ())} if recorded else set[SampleKey]()
+    readable = plain.keys() & source.keys() if intervention.reads else rows.keys()
+    answered = {name: row for name, row in rows.items() if name in readable}
     beginnings = {} if is_new else {(row.id, row.sample): row for row in records.iterate_rows(path, BeginningRow)}
-    to_begin = (rows.keys() if is_new else waiting) - refused
-    for name in (name for name in rows if name in to_begin):
-        beginning = intervention.begin(rows[name], plain.get(name), context)
-        if beginning is not None:
-            message = intervention.message(benchmark.message(rows[name]), rows[name], context)
+    for name, row in answered.items() if is_new else ():
+        if (beginning := intervention.begin(row, plain.get(name), context)) is not None:
+            message = intervention.message(benchmark.message(row), row, context)
             beginnings[name] = BeginningRow(**vars(beginning), id=name[0], sample=name[1], message=message)
-
-    def fingerprint_of(names: Container[SampleKey]) -> dict[str, Any]:
-        return run.evaluation_fingerprint(benchmark) | {
-            f"{READ_PREFIX}{file.parents[2].name}": _hash(file, names) for file in files
-        }
-
+    current = run.evaluation_fingerprint(benchmark) | {
+        f"{READ_PREFIX}{file.parents[2].name}": _hash(file, beginnings) for file in files
+    }
     if recorded:
-        remedy = f"delete {folder}, so that it is made again"
-        refuse_other(folder, recorded, fingerprint_of(beginnings.keys() - waiting), remedy)
-    if is_new or to_begin:
-        beginnings = {name: beginnings[name] for name in rows if name in beginnings}
+        refuse_other(folder, recorded, current, f"delete {folder}, so that it is made again")
+    if is_new:
         records.write_rows(path, beginnings.values())
-        still_refused = sorted(refused if is_new else refused & waiting)
-        still_waiting = {WAITING: still_refused} if still_refused else {}
-        records.write_json(fingerprint, fingerprint_of(beginnings) | still_waiting)
-        level = logging.INFO if beginnings else logging.WARNING
-        note = f"; the server refused {len(refused)} of them without it" if refused else ""
+        records.write_json(fingerprint, current)
+        level, refused = logging.INFO if beginnings else logging.WARNING, len(rows) - len(answered)
+        note = f"; the server refused {refused} of them without it" if refused else ""
         log.log(level, "generate  %s applies to %d of %d prompts%s", benchmark.name, len(beginnings), len(rows), note)
     return PreparedIntervention(intervention, context, beginnings)
 

@@ -309,7 +309,7 @@ def _originals(session: Session, recipe: SelfTrace, rows: list[Example]) -> dict
                 originals = []
                 for row, written in zip(chunk, answers, strict=True):
                     thought, answer, closed = run.backbone.template.split(written.text, mode)
-                    trace = thought if mode == "open" else recipe.trace(answer)
+                    trace = thought if mode == "open" else recipe.opening
                     originals.append(Original(row.id, trace, answer, closed and written.finish == "stop", closed))
                 records.append_rows(begun_path, originals)
         free_memory()

@@ -6,10 +6,8 @@ import logging
 import os
 import queue
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +20,12 @@ from alttrain.records import read_losses
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 30.0  # seconds that a run waits for a logger to close, and that wandb waits for its server
-MOST_WAITING = 10_000  # calls that may wait for a slow logger; with more of them it has failed
 
 
 class GuardedLogger(Logger):  # type: ignore[misc]
     """Runs another logger's calls in a background thread, in order, so that it cannot stop or delay a run.
 
-    `open` is called in that thread. If a call raises, a warning is logged and all further calls are dropped. `close`
-    says what the logger did not get.
+    `open` is called in that thread. If a call raises, a warning is logged and all further calls are dropped.
     """
 
     name = version = ""
@@ -39,16 +35,14 @@ class GuardedLogger(Logger):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._label, self._open, self._patience_s = label, open, patience_s
-        self._calls: queue.Queue[Callable[[Any], object] | None] = queue.Queue(MOST_WAITING)
-        self._unsent: deque[str | int] = deque()  # steps and tables, in order
-        self._failed = False
+        self._calls: queue.SimpleQueue[Callable[[Any], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"logger {label}", daemon=True)  # it may hang
         self._thread.start()
 
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics by name at an optimizer step."""
-        self._put(step or 0, lambda logger: logger.log_metrics(metrics, step))
+        self._calls.put(lambda logger: logger.log_metrics(metrics, step))
 
     def log_hyperparams(self, *unused: Any, **ignored: Any) -> None:
         """Do nothing: the config is logged when the logger is opened."""
@@ -64,41 +58,21 @@ class GuardedLogger(Logger):  # type: ignore[misc]
                 csv.writer(text, lineterminator="\n").writerows([columns, *rows])
                 logger.experiment.log_text(logger.run_id, text.getvalue(), f"samples/{name}.csv")
 
-        self._put(f"samples/{name}", call)
+        self._calls.put(call)
 
     def close(self) -> None:
-        """Close the logger after the queued calls, within `patience_s` seconds. Warns of what it did not get."""
-        deadline = time.monotonic() + self._patience_s
-        with suppress(queue.Full):
-            self._calls.put(None, self._thread.is_alive(), self._patience_s)
-        self._thread.join(max(0.0, deadline - time.monotonic()))
+        """Close the logger after the queued calls. Warns if that takes longer than `patience_s` seconds."""
+        self._calls.put(None)
+        self._thread.join(self._patience_s)
         if self._thread.is_alive():
             log.warning("logger    %s does not end; the run goes on without waiting for it", self._label)
-        unsent = list(self._unsent)
-        steps = [step for step in unsent if isinstance(step, int)]
-        missing = [f"{len(steps)} rows of numbers, of steps {min(steps)} to {max(steps)}"] if steps else []
-        missing += [table for table in unsent if isinstance(table, str)]
-        if missing:
-            log.warning("logger    %s did not get %s", self._label, "; ".join(missing))
-
-    def _put(self, step_or_table: str | int, call: Callable[[Any], object]) -> None:
-        self._unsent.append(step_or_table)
-        if self._failed:
-            return
-        try:
-            self._calls.put_nowait(call)
-        except queue.Full:
-            self._failed = True
-            log.warning("logger    %s does not keep up, and gets no more", self._label)
 
     def _work(self) -> None:
         try:
             with self._open() as logger:
                 while (call := self._calls.get()) is not None:
                     call(logger)
-                    self._unsent.popleft()
         except Exception as error:  # a logger can raise anything
-            self._failed = True
             message = mask_secrets(" ".join(str(error).split())) or type(error).__name__
             log.warning("logger    %s failed, and the run goes on without it: %s", self._label, message)
 
