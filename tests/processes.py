@@ -75,7 +75,7 @@ def alttrain(
 ) -> "subprocess.CompletedProcess[str]":
     """Run the command to its end."""
     with Command(arguments, script, folder, **environment) as command:
-        return command.ended()
+        return command.wait()
 
 
 def _command(

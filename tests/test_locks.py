@@ -91,7 +91,7 @@ def test_jobs_that_start_at_once_ask_teacher_and_backbone_once(
         Command([*arguments, "tag=one"], ALTTRAIN_CACHE=cache) as one,
         Command([*arguments, "tag=other"], ALTTRAIN_CACHE=cache) as other,
     ):
-        ended = [job.ended() for job in (one, other)]
+        ended = [job.wait() for job in (one, other)]
     said = [job.stderr for job in ended]
     assert [job.returncode for job in ended] == [0, 0], said
     assert set(stub.asked.values()) == {1}

@@ -222,15 +222,14 @@ def test_what_cannot_be_probed_is_refused(run: Path, tmp_path: Path, monkeypatch
 
 
 def probed(folder: Path, value: float, layers: int = 12) -> Path:
-    """A run's probe.csv, of its texts as they are: two targets, three layers, four positions."""
+    """A run's probe.csv, of its texts as they are: three layers, four positions."""
     evaluations = evaluations_of(folder)
     described = {"run": folder.name, "benchmarks": " ".join(one.benchmark for one in evaluations), "layers": layers}
     described["made_from"] = made_from(evaluations)
     numbers = {"n": 40, "positives": 20, "left_out": 2, "undecided": 1, "truncated": 3, "permutations": 100}
     numbers |= {"auroc": value, "low": value - 0.1, "high": value + 0.05, "permuted_mean": 0.5, "permuted_95": 0.6}
     rows = [
-        described | numbers | {"target": target, "layer": layer, "position": position, "p": 0.01, "by_label": 0.7}
-        for target in ("refuses", "harmful")
+        described | numbers | {"layer": layer, "position": position, "p": 0.01, "by_label": 0.7}
         for layer in (4, 8, 12)
         for position in command.POSITIONS
     ]
@@ -247,14 +246,14 @@ def test_probes_are_in_the_report_and_drawn(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", SETS, method="plain", seed=1)  # not probed
     probed(make_run(tmp_path / "runs", SETS, method="plain", seed=2, hashed="other"), 0.8)  # by another protocol
     found = probes(variants(evaluations(tmp_path / "runs")))
-    assert len(found) == 3 * 24
+    assert len(found) == 3 * 12
     assert set(found.method) == {"AltTrain", "plain"}
     write_report(tmp_path)
     pd.testing.assert_frame_equal(read_csv(tmp_path / "report" / "probes.csv"), found, check_dtype=False)
     drawn = sorted(path.name for path in (tmp_path / "report" / "figures").glob("probes-*.svg"))
     assert drawn == ["probes-r1_llama_8b-0.svg", "probes-r1_llama_8b-1.svg"]  # never beside what was made otherwise
     together, alone = ((tmp_path / "report" / "figures" / name).read_text() for name in drawn)
-    assert all(f"{target}: layer {layer} of 12" in together for target in ("refuses", "harmful") for layer in (4, 8))
+    assert all(f"layer {layer} of 12" in together for layer in (4, 8, 12))
     assert [text.count(f"{name}-s") for text in (together, alone) for name in ("alttrain", "plain")] == [1, 1, 0, 1]
     assert "probes-r1_llama_8b-0" in (tmp_path / "report" / "page.html").read_text()
 
@@ -267,7 +266,7 @@ def test_a_probe_of_other_texts_or_a_damaged_one_is_left_out_and_named(
     judgements = runs[1] / "evaluation" / "embedded_harmful.alttrain" / "judgements.jsonl"
     judgements.write_text(judgements.read_text().replace("true", "false"))
     mend(judgements.parent)
-    (runs[2] / "probe.csv").write_text("target,layer\nrefuses,1\n")
+    (runs[2] / "probe.csv").write_text("layer,position\n1,end\n")
     text = (runs[3] / "probe.csv").read_text()
     (runs[3] / "probe.csv").write_text(text.replace("0.9", "much"))
     write_report(tmp_path)

@@ -343,7 +343,7 @@ def test_interrupted_anywhere_ends_with_the_same_bytes(tiny_arguments: list[str]
                 time.sleep(0.01)
             with suppress(ProcessLookupError):
                 os.kill(command.process.pid, signal.SIGINT)
-            done = command.ended()
+            done = command.wait()
         if moment == moments[0] or done.returncode != 0:  # a later one may come too late
             assert done.returncode == 130, done.stderr
             assert "the same command goes on from here" in done.stderr

@@ -20,7 +20,7 @@ NUMBERS = [
     *("layer", "layers", "n", "positives", "left_out", "undecided", "truncated", "auroc", "low", "high"),
     *("permuted_mean", "permuted_95", "p", "permutations", "by_label"),
 ]
-NAMES = ["benchmarks", "target", "position", "made_from"]
+NAMES = ["benchmarks", "position", "made_from"]
 PROBES = ["run", "backbone", "method", "seed", "protocol_hash", *NAMES, *NUMBERS]
 """The columns of probes.csv: those of each run's probe.csv, and `protocol_hash` of each of its benchmarks."""
 
@@ -62,7 +62,7 @@ def probes(variants: Sequence[Variant]) -> pd.DataFrame:
 
 
 def draw_probes(frame: pd.DataFrame, path: Path) -> bool:
-    """Draw the AUROC by position: a panel for each target and layer, a line for each run of one backbone.
+    """Draw the AUROC by position: a panel for each layer, a line for each run of one backbone.
 
     `frame` has the probes of one backbone on the same benchmarks, made in the same way. Dotted lines are the 95th
     percentile with permuted labels, dashed ones the AUROC of the prompt's label alone.
@@ -70,27 +70,24 @@ def draw_probes(frame: pd.DataFrame, path: Path) -> bool:
     if frame.auroc.isna().all():
         return False
     runs, positions = list(frame.run.unique()), list(frame.position.unique())
-    panels_of = list(frame.groupby(["target", "layer"], sort=False))
-    across = frame.layer.nunique()
-    title = f"Probes of {frame.backbone.iloc[0]} on {frame.benchmarks.iloc[0].replace(' ', ', ')}"
-    title += ", 95 % intervals\ndotted: 95th percentile with permuted labels; dashed: the prompt's label alone"
-    size = 1 + 2.2 * across, 1 + 2 * len(panels_of) / across + 0.15 * len(runs)
-    with figure(*size, path, title, across, len(panels_of) // across, sharey=True) as (fig, panels):
-        for axes, ((target, layer), rows) in zip(panels, panels_of, strict=True):
+    layers = list(frame.groupby("layer", sort=False))
+    title = f"Probes of {frame.backbone.iloc[0]} on {frame.benchmarks.iloc[0].replace(' ', ', ')}, 95 % intervals"
+    title += "\ndotted: 95th percentile with permuted labels; dashed: the prompt's label alone"
+    size = 1 + 2.2 * len(layers), 2.8 + 0.15 * len(runs)
+    with figure(*size, path, title, len(layers), sharey=True) as (fig, panels):
+        for axes, (layer, rows) in zip(panels, layers, strict=True):
             for number, run in enumerate(runs):
                 of_run = rows[rows.run == run]
                 xs = [positions.index(position) + 0.08 * (number - (len(runs) - 1) / 2) for position in of_run.position]
                 colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
                 arms = [(of_run.auroc - of_run.low).clip(lower=0), (of_run.high - of_run.auroc).clip(lower=0)]
                 axes.errorbar(xs, of_run.auroc, arms, color=colour, marker=marker, markersize=3, capsize=2, label=run)
-                axes.plot(xs, of_run.permuted_95, color=colour, linestyle=":", linewidth=0.9)
-                if target == "refuses":
-                    axes.plot(xs, of_run.by_label, color=colour, linestyle="--", linewidth=0.9)
+                for reference, dashes in ((of_run.permuted_95, ":"), (of_run.by_label, "--")):
+                    axes.plot(xs, reference, color=colour, linestyle=dashes, linewidth=0.9)
             axes.set_xticks(range(len(positions)), positions, rotation=20)
             axes.set_ylim(-0.03, 1.03)
-            describe(axes, f"{target}: layer {layer:g} of {rows.layers.iloc[0]:g}", "", "both")
-        for axes in panels[::across]:
-            axes.set_ylabel("AUROC")
+            describe(axes, f"layer {layer:g} of {rows.layers.iloc[0]:g}", "", "both")
+        panels[0].set_ylabel("AUROC of refusals")
         handles, labels = panels[0].get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside lower left")
     return True
