@@ -13,7 +13,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from hydra import compose, initialize_config_module
 
 from alttrain.config import RunError, register
 from alttrain.generation import Decoding
-from alttrain.generation.engine import CachedDecoder, Prompt
+from alttrain.generation.engine import CachedEngine, Prompt, Completion
 from alttrain.records import REMEDY, DamagedError, seal
 from alttrain.run import show, status
 from alttrain.run.app import execute
@@ -324,13 +324,13 @@ def _turned(content: bytes, place: int) -> bytes:
 
 
 class Counted:
-    """A decoder that counts how often it is asked."""
+    """An engine that counts how often it is asked."""
 
-    asked = 0
+    asked, streams = 0, False
 
-    def generate(self, prompts: list[Prompt], *unused: object) -> list[list[int]]:
+    def generate(self, prompts: Sequence[Prompt], *unused: object) -> Iterator[tuple[int, Completion]]:
         self.asked += 1
-        return [[number * 11, 17, 42] for number in range(len(prompts))]
+        yield from ((number, Completion(f"text {number}", "stop")) for number in range(len(prompts)))
 
 
 ASKED = [Prompt([number], "text", f"row {number}") for number in (1, 2, 3)]
@@ -338,31 +338,31 @@ ASKED = [Prompt([number], "text", f"row {number}") for number in (1, 2, 3)]
 
 @pytest.mark.parametrize("kind", SPOILT)
 def test_spoiled_kept_generations_are_made_again(kind: str, tmp_path: Path) -> None:
-    decoder = Counted()
-    kept = CachedDecoder(lambda: decoder, {"model": "x"}, tmp_path)
-    first = kept.generate(ASKED, Decoding(5))
+    engine = Counted()
+    kept = CachedEngine(lambda: engine, {"model": "x"}, tmp_path)
+    first = dict(kept.generate(ASKED, Decoding(5)))
     (path,) = tmp_path.rglob("*.json")
     SPOILT[kind](path)
-    assert kept.generate(ASKED, Decoding(5)) == first
-    assert decoder.asked == 2
-    assert kept.generate(ASKED, Decoding(5)) == first
-    assert decoder.asked == 2
+    assert dict(kept.generate(ASKED, Decoding(5))) == first
+    assert engine.asked == 2
+    assert dict(kept.generate(ASKED, Decoding(5))) == first
+    assert engine.asked == 2
 
 
 def test_kept_generations_without_their_checksum_or_of_other_prompts_are_made_again(tmp_path: Path) -> None:
-    decoder = Counted()
-    kept = CachedDecoder(lambda: decoder, {"model": "x"}, tmp_path)
-    first = kept.generate(ASKED[:2], Decoding(5))
+    engine = Counted()
+    kept = CachedEngine(lambda: engine, {"model": "x"}, tmp_path)
+    first = dict(kept.generate(ASKED[:2], Decoding(5)))
     (path,) = tmp_path.rglob("*.json")
     (sealed,) = tmp_path.rglob("*.sha256")
     sealed.unlink()
-    assert kept.generate(ASKED[:2], Decoding(5)) == first
-    assert decoder.asked == 2
-    for content in ("[[1]]", '[[1], ["2"]]', "[[1], [-2]]", "[1, 2]", "{}"):
+    assert dict(kept.generate(ASKED[:2], Decoding(5))) == first
+    assert engine.asked == 2
+    for content in ('[{"text": "a", "finish": "stop"}]', '[{"text": 1}, {"text": 2}]', "[1, 2]", "{}"):
         path.write_text(content)
         seal(path, path)
-        assert kept.generate(ASKED[:2], Decoding(5)) == first
-    assert decoder.asked == 7
+        assert dict(kept.generate(ASKED[:2], Decoding(5))) == first
+    assert engine.asked == 6
 
 
 @pytest.mark.parametrize("spoil", [pipe, folder])
@@ -376,37 +376,13 @@ def test_a_checkpoint_that_is_no_file_is_named(spoil: Spoil, tmp_path: Path) -> 
         _first_step(tmp_path / "last.ckpt", "")
 
 
-@pytest.mark.parametrize("kind", ["empty", "torn", "deep", "byte_4", "null"])
-def test_spoiled_originals_are_asked_for_again(kind: str, finished: Finished) -> None:
+def test_spoiled_originals_are_asked_for_again(finished: Finished) -> None:
     finished.restore()
-    (path,) = (finished.root / "cache" / "originals").glob("*.jsonl")
-    SPOILT[kind](path)
+    cache = finished.root / "cache" / "generations"
+    for path in cache.rglob("*.json"):
+        SPOILT["torn"](path)
     shutil.rmtree(finished.outputs)
     with initialize_config_module("alttrain.conf", version_base="1.3"):
         execute(compose("run", overrides=[*finished.overrides, "stages=[rewrite]"]))
-    kept = finished.root / "kept_cache" / "originals" / path.name
     rows = finished.outputs / RUN / "train.jsonl"
-    assert path.read_bytes() == kept.read_bytes()
     assert rows.read_bytes() == (finished.root / "kept" / RUN / "train.jsonl").read_bytes()
-
-
-def test_originals_that_a_kill_left_without_their_checksum_are_not_asked_for_again(
-    finished: Finished, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    finished.restore()
-    shutil.rmtree(finished.outputs)
-    shutil.rmtree(finished.root / "cache" / "originals")
-
-    def killed(*unused: object) -> None:
-        raise KeyboardInterrupt
-
-    with initialize_config_module("alttrain.conf", version_base="1.3"):
-        config = compose("run", overrides=[*finished.overrides, "stages=[rewrite]"])
-    with monkeypatch.context() as patch:
-        patch.setattr("alttrain.records.seal", killed)
-        with pytest.raises(KeyboardInterrupt):
-            execute(config)
-    execute(config)
-    assert "asking the backbone for 0 original traces" in caplog.text
-    (path,) = (finished.root / "cache" / "originals").glob("*.jsonl")
-    assert path.read_bytes() == (finished.root / "kept_cache" / "originals" / path.name).read_bytes()

@@ -81,7 +81,7 @@ def alttrain(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(app.signal, "signal", lambda *unused: None)
     monkeypatch.setattr(app, "end_with_parent", lambda: None)
-    for name in ("model", "engine", "_decoder"):
+    for name in ("model", "_started", "_decoder"):
         monkeypatch.setattr(Session, name, lambda *unused, **named: pytest.fail("weights were to load"))
     root, level = logging.getLogger(), logging.getLogger().level
     handlers = root.handlers

@@ -328,8 +328,10 @@ def test_an_adapter_is_read_once_and_shapes_what_is_written(
             torch.nn.init.normal_(parameter)
     adapted.save_pretrained(tmp_path / "adapter")
     read, load = list[Path](), safetensors.torch.load_file
+    monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("safetensors.torch.load_file", lambda path, *more: read.append(Path(path)) or load(path, *more))
     parts = {"name": "a-s0", "folder": tmp_path, "output_dir": tmp_path, "hardware": Hardware(accelerator="cpu")}
+    parts["config"] = {"generation": {}}
     session = Session(SimpleNamespace(**parts, generation=InProcess(dtype="float32"), backbone=backbone(tiny_folder)))  # type: ignore[arg-type]
     written = []
     for trained in (None, tmp_path / "adapter"):

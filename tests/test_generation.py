@@ -15,7 +15,7 @@ from alttrain.backbone.attention import SlotCache
 from alttrain.backbone.weights import load_model
 from alttrain.generation import Decoding, decoder
 from alttrain.generation.decoder import LIKELIEST, OWN_TOKENS, Decoder, Sampler, draw, likeliest
-from alttrain.generation.engine import CachedDecoder, Prompt
+from alttrain.generation.engine import CachedEngine, Prompt, Completion
 
 PROMPTS = [[(7 * row + 3 * column) % 250 for column in range(1 + (row * 5) % 23)] for row in range(11)]
 NEW = 20
@@ -331,15 +331,21 @@ def test_many_samples_of_a_greedy_text_are_refused() -> None:
 def test_the_cache_tells_caps_and_names_of_samples_apart(tmp_path: Path) -> None:
     calls: list[int] = []
 
-    def generate(prompts: Sequence[Prompt], *unused: Any) -> list[list[int]]:
+    def generate(prompts: Sequence[Prompt], *unused: Any) -> list[tuple[int, Completion]]:
         calls.append(len(prompts))
-        return [[len(calls)] for _ in prompts]
+        return [(0, Completion(str(len(calls)), "stop"))]
 
-    cached = CachedDecoder(lambda: SimpleNamespace(generate=generate), {"weights": "w"}, tmp_path)
+    cached = CachedEngine(lambda: SimpleNamespace(generate=generate), {"weights": "w"}, tmp_path)  # type: ignore[arg-type, return-value]
+
+    def text(prompt: Prompt, decoding: Decoding) -> str:
+        ((_, written),) = cached.generate([prompt], decoding)
+        assert isinstance(written, Completion)
+        return written.text
+
     greedy, sampled = Decoding(8), Decoding(8, temperature=1.0)
-    assert cached.generate([Prompt([5], "a", "a")], greedy) == [[1]]
-    assert cached.generate([Prompt([5], "a", "b")], greedy) == [[1]]  # a greedy answer has no name
-    assert cached.generate([Prompt([5], "a", "a", cap=3)], greedy) == [[2]]
-    assert cached.generate([Prompt([5], "a", "a", cap=4)], greedy) == [[3]]
-    assert cached.generate([Prompt([5], "a", "a")], sampled) == [[4]]
-    assert cached.generate([Prompt([5], "a", "b")], sampled) == [[5]]
+    assert text(Prompt([5], "a", "a"), greedy) == "1"
+    assert text(Prompt([5], "a", "b"), greedy) == "1"  # a greedy answer has no name
+    assert text(Prompt([5], "a", "a", cap=3), greedy) == "2"
+    assert text(Prompt([5], "a", "a", cap=4), greedy) == "3"
+    assert text(Prompt([5], "a", "a"), sampled) == "4"
+    assert text(Prompt([5], "a", "b"), sampled) == "5"

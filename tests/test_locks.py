@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,14 @@ from processes import Command
 from stub_server import Serve, right
 
 from alttrain.generation import Decoding
-from alttrain.generation.engine import CachedDecoder, Prompt
+from alttrain.generation.engine import CachedEngine, Completion, Prompt
 from alttrain.records import exclusive
 
 KEPT = """
 import sys, time
 from pathlib import Path
 from alttrain.generation import Decoding
-from alttrain.generation.engine import CachedDecoder, Prompt
+from alttrain.generation.engine import CachedEngine, Prompt, Completion
 
 folder, log = Path(sys.argv[1]), Path(sys.argv[2])
 
@@ -26,12 +27,12 @@ class Slow:
         with log.open("a") as file:
             file.write("decoded\\n")
         time.sleep(0.5)
-        return [[*prompt.ids, 7] for prompt in prompts]
+        return [(number, Completion(prompt.text * 2, "stop")) for number, prompt in enumerate(prompts)]
 
 print("ready", flush=True)
 sys.stdin.readline()
 prompts = [Prompt([1], "a", "a"), Prompt([2, 3], "b", "b")]
-print(CachedDecoder(Slow, {"weights": "w"}, folder).generate(prompts, Decoding(4)))
+print([text.text for _, text in CachedEngine(Slow, {"weights": "w"}, folder).generate(prompts, Decoding(4))])
 """
 
 
@@ -45,7 +46,7 @@ def test_what_a_backbone_writes_is_decoded_by_one_process(tmp_path: Path) -> Non
     for job in jobs:
         job.stdin.write("go\n")
         job.stdin.flush()
-    assert {job.communicate()[0] for job in jobs} == {"[[1, 7], [2, 3, 7]]\n"}
+    assert {job.communicate()[0] for job in jobs} == {"['aa', 'bb']\n"}
     assert log.read_text() == "decoded\n"
 
 
@@ -54,7 +55,7 @@ def test_a_killed_job_keeps_no_other_waiting(tmp_path: Path) -> None:
     path = tmp_path / "shared.json"
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom alttrain.records import alone\n"
-        f"with alone(Path({str(path)!r})):\n    print('in', flush=True)\n    time.sleep(60)\n"
+        f"with exclusive(Path({str(path)!r})):\n    print('in', flush=True)\n    time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -72,12 +73,15 @@ def test_a_file_system_without_locks_only_costs_time(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr("filelock.FileLock.acquire", unable)
 
-    class Decoder:
-        def generate(self, prompts: list[Prompt], *unused: object) -> list[list[int]]:
-            return [prompt.ids for prompt in prompts]
+    class Echo:
+        streams = False
+
+        def generate(self, prompts: Sequence[Prompt], *unused: object) -> Iterator[tuple[int, Completion]]:
+            yield from ((number, Completion(prompt.text, "stop")) for number, prompt in enumerate(prompts))
 
     for _ in range(2):
-        assert CachedDecoder(Decoder, {}, tmp_path).generate([Prompt([5], "a", "a")], Decoding(1)) == [[5]]
+        found = CachedEngine(Echo, {}, tmp_path).generate([Prompt([5], "a", "a")], Decoding(1))
+        assert list(found) == [(0, Completion("a", "stop"))]
 
 
 def test_jobs_that_start_at_once_ask_teacher_and_backbone_once(
@@ -95,7 +99,6 @@ def test_jobs_that_start_at_once_ask_teacher_and_backbone_once(
     said = [job.stderr for job in ended]
     assert [job.returncode for job in ended] == [0, 0], said
     assert set(stub.asked.values()) == {1}
-    assert sum(text.count("asking the backbone for") for text in said) == 1
     assert sum(text.count(f"teacher   asking m at {stub.url} for") for text in said) == 1
     folders = sorted((tmp_path / "outputs" / "runs").iterdir())
     assert len(folders) == 2

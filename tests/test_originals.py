@@ -108,10 +108,10 @@ def speaks(monkeypatch: pytest.MonkeyPatch) -> Callable[[Says], Backbone]:
         backbone = Backbone(says)
 
         @contextmanager
-        def engine(session: Session, trained: Path | None) -> Iterator[Backbone]:
+        def started(session: Session, *unused: object) -> Iterator[Backbone]:
             yield backbone
 
-        monkeypatch.setattr(Session, "engine", engine)
+        monkeypatch.setattr(Session, "_started", started)
         return backbone
 
     return speaking

@@ -21,7 +21,7 @@ from alttrain.evaluation import Benchmark, Choice, Protocol, RefusalJudge
 from alttrain.evaluation.protocol import KINDS
 from alttrain.generation import Decoding, InProcess, Server
 from alttrain.generation.decoder import draw
-from alttrain.generation.engine import LocalEngine, Prompt
+from alttrain.generation.engine import CachedEngine, LocalEngine, Prompt
 from alttrain.records import Generation, Rejected, read_rows, write_text
 from alttrain.run.app import execute
 from alttrain.run.assembly import Run, assemble
@@ -448,9 +448,11 @@ def test_evaluated_weights_have_the_protocols_precision_and_others_the_backbones
         folder=tmp_path,
         output_dir=tmp_path,
         generation=InProcess(),
+        config={"generation": {}},
         backbone=SimpleNamespace(source="s", quantization="none"),
     )
     session = Session(run)
+    monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
     asked: list[tuple[bool, str]] = []
     monkeypatch.setattr(Session, "renderer", SimpleNamespace(end_id=0))
     monkeypatch.setattr(Session, "weights", SimpleNamespace(identity="w"))
@@ -462,9 +464,9 @@ def test_evaluated_weights_have_the_protocols_precision_and_others_the_backbones
         with session.engine(tmp_path, quantization):  # type: ignore[arg-type]
             pass
         with session.engine(None, quantization) as engine:  # type: ignore[arg-type]
-            assert isinstance(engine, LocalEngine)
-            kept.append(engine.decoder.identity["quantization"])  # type: ignore[attr-defined]
-            engine.decoder.decoder  # type: ignore[attr-defined]  # noqa: B018
+            assert isinstance(engine, CachedEngine)
+            kept.append(engine.identity["quantization"])
+            engine.engine  # noqa: B018
     assert asked == [(True, "none"), (False, "none"), (True, "nf4"), (False, "nf4")]
     assert kept == ["none", "nf4"]
 

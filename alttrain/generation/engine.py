@@ -2,7 +2,7 @@
 
 `EngineConfig` is what a config names. A stage starts it for one model and gets an `Engine`. A prompt that could not be
 generated for yields a `Failure` with its reason; the failure is final if a retry would not help. In this process are
-our decoder, with a cache for the untrained backbone's texts, and vLLM.
+our decoder and vLLM, and a cache for the untrained backbone's texts.
 """
 
 import hashlib
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from annotated_types import Ge, Gt, Le
-from msgspec import Meta
 
 from alttrain import __version__
 from alttrain.backbone.config import Dtype, Trainable
@@ -191,7 +190,7 @@ class InProcess(EngineConfig):
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """An engine around a `Decoder` or `CachedDecoder`. `renderer` decodes the tokens."""
+    """An engine around a `Decoder`. `renderer` decodes the tokens."""
 
     decoder: Any
     renderer: Any
@@ -206,25 +205,27 @@ class LocalEngine:
             yield number, Completion(self.renderer.decode(tokens), "stop" if ended else "length")
 
 
-class CachedDecoder:
-    """Caches a decoder's results on disk, so that the No-train runs of a sweep generate only once.
+class CachedEngine:
+    """Caches the untrained backbone's texts on disk, so that rewrites and No-train runs of a sweep generate only once.
 
-    Each call has one JSON file, FOLDER/ab/ab12....json, with the tokens of all its prompts: batch composition can
-    change a bfloat16 result. The file name is the SHA-256 of everything that affects it; `identity` describes model and
-    engine. A damaged file is made again. Concurrent jobs with the same call wait for the first one.
+    Each call has one JSON file, FOLDER/ab/ab12....json, with the texts of all its prompts: batch composition can change
+    a bfloat16 result. The file name is the SHA-256 of everything that affects it; `identity` describes model and
+    engine. A damaged file is made again, and a call with failures is not kept. Concurrent jobs with the same call wait
+    for the first one. `start` is called for the first call that is not in the cache.
     """
 
-    def __init__(self, load: Callable[[], Any], identity: Mapping[str, Any], folder: Path) -> None:
-        self._load, self.identity, self.folder = load, identity, folder
+    streams = False
+
+    def __init__(self, start: Callable[[], Engine], identity: Mapping[str, Any], folder: Path) -> None:
+        self._start, self.identity, self.folder = start, identity, folder
 
     @cached_property
-    def decoder(self) -> Any:
-        return self._load()
+    def engine(self) -> Any:
+        return self._start()
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = ignore_progress
-    ) -> list[list[int]]:
-        """Return the generated tokens of each prompt; see `Decoder.generate`. Only a call not in the cache loads it."""
+    ) -> Iterator[tuple[int, Completion | Failure]]:
         settings = {key: value for key, value in asdict(decoding).items() if value is not None}
         ids = [prompt.ids for prompt in prompts]
         call = {"alttrain": __version__, **self.identity, "decoding": settings, "prompts": ids}
@@ -235,21 +236,23 @@ class CachedDecoder:
         key = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()
         path = self.folder / key[:2] / f"{key}.json"
 
-        def read(path: Path) -> list[list[int]]:
-            tokens: list[list[int]] = read_json(path, list[list[Annotated[int, Meta(ge=0, lt=2**31)]]])
-            if len(tokens) != len(prompts):
-                raise DamagedError(path, f"has the tokens of {len(tokens)} prompts, not of {len(prompts)}")
-            return tokens
+        def read(path: Path) -> dict[int, Completion | Failure]:
+            texts: list[Completion | Failure] = [Completion(**text) for text in read_json(path, list[Completion])]
+            if len(texts) != len(prompts):
+                raise DamagedError(path, f"has the texts of {len(texts)} prompts, not of {len(prompts)}")
+            return dict(enumerate(texts))
 
         with exclusive(path):
-            written: list[list[int]] | None = read_cached(path, read)
-            if written is None:
-                written = self.decoder.generate(prompts, decoding, advance)
-                write_text(path, json.dumps(written))
-                seal(path, path)
+            results = read_cached(path, read)
+            if results is None:
+                results = dict(self.engine.generate(prompts, decoding, advance))
+                texts = [results.get(number) for number in range(len(prompts))]
+                if all(isinstance(text, Completion) for text in texts):
+                    write_text(path, json.dumps([vars(text) for text in texts]))
+                    seal(path, path)
             else:
                 advance(len(prompts))
-        return written
+        yield from results.items()
 
 
 @dataclass(frozen=True)

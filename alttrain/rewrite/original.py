@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
@@ -25,14 +25,13 @@ _NUMBERED = re.compile(r"\W*(?:\d{1,3}|[A-Za-z])[.)]")
 
 @dataclass(frozen=True)
 class Original:
-    """The backbone's reply to one prompt. `checksum` is computed as for a generation."""
+    """The backbone's reply to one prompt."""
 
     id: str
     thought: str
     answer: str
     ended: bool  # whether it stopped by itself
     closed: bool = True  # whether its thought closed within the token limit
-    checksum: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

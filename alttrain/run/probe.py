@@ -102,8 +102,7 @@ def probe_run(folder: Path, names: Sequence[str], permutations: int, out: Path) 
     with tempfile.TemporaryDirectory(prefix=".probe-", dir=out.parent) as states_folder:
         trained = run.trained_folder if run.training.trains else None
         with session.engine(trained, run.protocol.quantization) as engine:
-            decoder: Any = engine.decoder  # type: ignore[attr-defined]
-            decoder = decoder if trained else decoder.decoder
+            decoder: Any = (engine if trained else engine.engine).decoder  # type: ignore[attr-defined, union-attr]
             depth = decoder.model.config.get_text_config().num_hidden_layers
             layers = sorted({max(1, round(share * depth)) for share in SHARES})
             states = read_states(decoder, texts, layers, Path(states_folder) / "states.npy")

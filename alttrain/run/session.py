@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from alttrain.backbone import Backbone, Weights, resolve
 from alttrain.backbone.device import detect_device, keep_freed_memory
 from alttrain.backbone.memory import CACHE_SHARE, Attention, Quantization
-from alttrain.backbone.source import fetch_tokenizer
+from alttrain.backbone.source import cache_folder, fetch_tokenizer
 from alttrain.config.identity import shaping_of_engine
 from alttrain.generation import InProcess
-from alttrain.generation.engine import CachedDecoder, Engine, Model
+from alttrain.generation.engine import CachedEngine, Engine, Model
 from alttrain.llm import ServerSettings
 from alttrain.run.assembly import Run
 
@@ -109,8 +109,33 @@ class Session:
     def engine(self, trained: Path | None, quantization: Quantization | None = None) -> Iterator[Engine]:
         """Start the engine for the untrained backbone, or for what was trained. Stops a server that it started.
 
-        `quantization` applies to weights in this process; None is the backbone's.
+        `quantization` applies to weights in this process; None is the backbone's. What the untrained backbone writes in
+        this process is kept for all runs.
         """
+        kept = trained is None and self.run.generation.batched
+        with self.untrained(quantization) if kept else self._started(trained, quantization) as engine:
+            yield engine
+
+    @contextmanager
+    def untrained(self, quantization: Quantization | None = None) -> Iterator[CachedEngine]:
+        """Yield an engine of the untrained backbone that keeps its texts for all runs, and starts once one lacks."""
+        run, generation = self.run, self.run.generation
+        here = {"dtype": str(self.dtype(generation.dtype)), "device": self.device} if generation.dtype else {}
+        identity = here | {
+            "source": run.backbone.source,
+            "weights": self.weights.identity,
+            "quantization": quantization or run.backbone.quantization,
+            "engine": type(generation).__name__,
+            "generation": shaping_of_engine(run.config["generation"], generation.batched),
+            "end": self.renderer.end_id,
+        }
+        with ExitStack() as stack:
+            yield CachedEngine(
+                lambda: stack.enter_context(self._started(None, quantization)), identity, cache_folder() / "generations"
+            )
+
+    @contextmanager
+    def _started(self, trained: Path | None, quantization: Quantization | None) -> Iterator[Engine]:
         from alttrain.backbone.weights import CONFIG, read_adapter
 
         run, quantized = self.run, quantization or self.run.backbone.quantization
@@ -123,20 +148,7 @@ class Session:
             return full_model or self.weights.folder
 
         def decoder(generation: InProcess) -> Any:
-            """Return a decoder; one of the untrained backbone keeps its texts for all runs of the output folder."""
-            if trained:
-                return self._decoder(generation, adapter, full_model, quantized)
-            identity = {
-                "source": run.backbone.source,
-                "weights": self.weights.identity,
-                "dtype": str(self.dtype(generation.dtype)),
-                "quantization": quantized,
-                "device": self.device,
-                "generation": asdict(generation),
-                "end": self.renderer.end_id,
-            }
-            cache = run.output_dir / "cache" / "generations"
-            return CachedDecoder(lambda: self._decoder(generation, None, None, quantized), identity, cache)
+            return self._decoder(generation, adapter, full_model, quantized)
 
         log = run.folder / "server.log" if trained else run.output_dir / "cache" / f"{run.name}.server.log"
         folder = adapter.folder if adapter else None

@@ -6,22 +6,18 @@
 - review.md        twenty rows, old and new, for a person to read
 - rewrite.json     counts and checksums of the rows; written last, so its presence marks the stage as done
 
-If the dataset lacks traces, the backbone generates them into a cache that all runs share. Its key covers all prompts,
-and only whole chunks are kept, because in bfloat16 a result can depend on which prompts are decoded together.
+If the dataset lacks traces, the backbone writes them. All runs share its texts, by whole chunks, because in bfloat16 a
+result can depend on which prompts are decoded together (`generation.engine.CachedEngine`).
 """
 
 import hashlib
 import json
 import logging
-import os
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from functools import cache
-from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 from alttrain import records
@@ -34,7 +30,7 @@ from alttrain.evaluation.judges import NO_REPLY
 from alttrain.generation import Decoding
 from alttrain.generation.engine import Completion, Engine, Prompt, ignore_progress
 from alttrain.llm import NEARLY_ALL, Failure
-from alttrain.records import DamagedError, Example, Generation, Rejected, Segment
+from alttrain.records import Example, Generation, Rejected, Segment
 from alttrain.rewrite import Original, SelfTrace, TeacherContext, lacks_original, render
 from alttrain.rewrite.original import ANSWER_CUT, CUT, THOUGHT_CUT, with_original
 from alttrain.rewrite.structures import Guard
@@ -173,7 +169,7 @@ def _write_sentences(
 
         @cache
         def engine() -> Engine:
-            return stack.enter_context(session.engine(None))
+            return stack.enter_context(session.untrained())
 
         def ask(prompts: list[str], max_tokens: int) -> list[str]:
             texts = {str(n): session.renderer.prompt_text(prompt, mode) for n, prompt in enumerate(prompts)}
@@ -274,53 +270,23 @@ def _guard_verdicts(session: Session, guard: Guard, rows: Sequence[Example]) -> 
 
 
 def _originals(session: Session, recipe: SelfTrace, rows: list[Example]) -> dict[str, Original]:
-    """Return the backbone's own output for each prompt, by id, from the cache if the same prompts were asked before.
-
-    Each chunk is stored once it is generated. After an interruption, the whole chunks are kept.
-    """
-    run = session.run
-    examples = sorted(rows, key=lambda example: example.id)  # the seed must not change the cache key
-    prompts = [[example.id, recipe.message(example)] for example in examples]
-    key = _digest(session.identity() | {"recipe": asdict(recipe), "prompts": prompts})
-    path = cache_folder() / "originals" / f"{run.backbone.name}-{key}.jsonl"
-    begun_path = path.with_suffix(".begun")
-
-    def read_complete(path: Path) -> list[Original]:
-        originals = records.read_rows(path, Original)
-        if [original.id for original in originals] != [example.id for example in examples]:
-            raise DamagedError(path, "has not a row for each prompt")
-        return originals
-
-    def ask() -> None:
-        size, mode = recipe.chunk or len(examples), run.backbone.untrained_thought
-        records.repair_rows(begun_path)
-        begun = records.read_rows(begun_path, Original)
-        done = sum(1 for _ in takewhile(lambda pair: pair[0].id == pair[1].id, zip(begun, examples, strict=False)))
-        done -= done % size
-        records.write_rows(begun_path, begun[:done])
-        log.info("rewrite   asking the backbone for %d original traces and answers", len(examples) - done)
-        decoding = Decoding(recipe.tokens, recipe.temperature, recipe.top_p, top_k=recipe.top_k)
-        render_prompt = session.renderer.prompt_text
-        with bar("originals", len(examples), done) as advance, session.engine(None) as engine:
-            for start in range(done, len(examples), size):
-                chunk = examples[start : start + size]
-                texts = {row.id: render_prompt(recipe.message(row), mode, system=recipe.system_prompt) for row in chunk}
-                answers = _answers(session, engine, texts, decoding, advance)
-                originals = []
-                for row, written in zip(chunk, answers, strict=True):
-                    thought, answer, closed = run.backbone.template.split(written.text, mode)
-                    trace = thought if mode == "open" else recipe.opening
-                    originals.append(Original(row.id, trace, answer, closed and written.finish == "stop", closed))
-                records.append_rows(begun_path, originals)
-        free_memory()
-
-    with records.exclusive(path):
-        if (originals := records.read_cached(path, read_complete)) is None:
-            ask()
-            records.seal(path, begun_path)  # first: a kill must not leave the file unsealed
-            os.replace(begun_path, path)
-            originals = read_complete(path)
-    return {original.id: original for original in originals}
+    """Return the backbone's own output for each prompt, by id. Each chunk is kept once it is generated."""
+    run, mode = session.run, session.run.backbone.untrained_thought
+    examples = sorted(rows, key=lambda example: example.id)  # the seed must not change which are decoded together
+    size, originals = recipe.chunk or len(examples), dict[str, Original]()
+    decoding = Decoding(recipe.tokens, recipe.temperature, recipe.top_p, top_k=recipe.top_k)
+    render_prompt = session.renderer.prompt_text
+    log.info("rewrite   %d original traces and answers are the backbone's own", len(examples))
+    with bar("originals", len(examples)) as advance, session.untrained() as engine:
+        for start in range(0, len(examples), size):
+            chunk = examples[start : start + size]
+            texts = {row.id: render_prompt(recipe.message(row), mode, system=recipe.system_prompt) for row in chunk}
+            for row, written in zip(chunk, _answers(session, engine, texts, decoding, advance), strict=True):
+                thought, answer, closed = run.backbone.template.split(written.text, mode)
+                trace = thought if mode == "open" else recipe.opening
+                originals[row.id] = Original(row.id, trace, answer, closed and written.finish == "stop", closed)
+    free_memory()
+    return originals
 
 
 def review_sheet(rewritten: Sequence[Example], originals: Mapping[str, Example], seed: int) -> str:
