@@ -23,7 +23,7 @@ from hydra import compose, initialize_config_module
 
 from alttrain.config import RunError, register
 from alttrain.generation import Decoding
-from alttrain.generation.engine import CachedEngine, Prompt, Completion
+from alttrain.generation.engine import CachedEngine, Completion, Prompt
 from alttrain.records import REMEDY, DamagedError, seal
 from alttrain.run import show, status
 from alttrain.run.app import execute

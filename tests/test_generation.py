@@ -15,7 +15,7 @@ from alttrain.backbone.attention import SlotCache
 from alttrain.backbone.weights import load_model
 from alttrain.generation import Decoding, decoder
 from alttrain.generation.decoder import LIKELIEST, OWN_TOKENS, Decoder, Sampler, draw, likeliest
-from alttrain.generation.engine import CachedEngine, Prompt, Completion
+from alttrain.generation.engine import CachedEngine, Completion, Prompt
 
 PROMPTS = [[(7 * row + 3 * column) % 250 for column in range(1 + (row * 5) % 23)] for row in range(11)]
 NEW = 20

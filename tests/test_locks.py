@@ -54,7 +54,7 @@ def test_a_killed_job_keeps_no_other_waiting(tmp_path: Path) -> None:
     """A lock ends with its process, and the file that it left half-made is made anew."""
     path = tmp_path / "shared.json"
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom alttrain.records import alone\n"
+        "import sys, time\nfrom pathlib import Path\nfrom alttrain.records import exclusive\n"
         f"with exclusive(Path({str(path)!r})):\n    print('in', flush=True)\n    time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
