@@ -4,7 +4,7 @@
 
 It prints the thought with its steps named, then the answer. Decoding is the protocol's, with its limit on new tokens.
 On a terminal, a bar counts the answers. Runs with classes of your own need `trusted=[mypackage]` in front. What an
-untrained backbone answers is cached in the output folder, as it is for runs.
+untrained backbone answers is cached in the cache folder, as it is for runs.
 """
 
 import argparse
