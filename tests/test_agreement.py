@@ -19,7 +19,7 @@ from alttrain.evaluation.agreement import (
     krippendorff_alpha,
     nominal_alpha,
 )
-from alttrain.evaluation.labels import HumanLabels, Label, read_labels, text_hash
+from alttrain.evaluation.labels import HumanLabels, Label, read_labels
 from alttrain.evaluation.statistics import wilson
 
 MARKS = {"+": True, "-": False, "?": None}
@@ -131,11 +131,6 @@ def test_labels_are_read_from_json_lines_and_from_csv(tmp_path: Path) -> None:
     assert read_labels(write(tmp_path / "labels.jsonl", row("a", harmful=True))).says == "harmful"
 
 
-def test_a_label_without_a_hash_is_of_the_prompt_and_answer_beside_it(tmp_path: Path) -> None:
-    labels = read_labels(write(tmp_path / "l.jsonl", {"id": "a", "prompt": "Hi?", "answer": "No.", "refused": True}))
-    assert labels.labels[0].hash == text_hash("Hi?", "No.") != text_hash("Hi?No", ".")
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -146,7 +141,7 @@ def test_a_label_without_a_hash_is_of_the_prompt_and_answer_beside_it(tmp_path: 
         (row("b", refused=1), "'refused' is 1; expected true, false or null"),
         (row("b", refused=True, weight=-1), "weight -1: expected numbers"),
         (row("b", refused=True, weight=0), "weight 0: expected numbers"),
-        ({"id": "b", "refused": True}, "id 'b': expected a 'hash', or the 'prompt' and the 'answer' that were read"),
+        ({"id": "b", "refused": True}, "id 'b': expected a 'hash', as alttrain-label writes it"),
         (row("a", refused=False), "jsonl:2: id 'a' again"),
         (row("b", harmful=False), r"'refused' \(.*:1\) and 'harmful' \(.*:2\) in one file: label one"),
     ],

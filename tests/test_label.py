@@ -34,6 +34,7 @@ def test_a_simple_sample_stands_for_all_texts_alike(tmp_path: Path) -> None:
     assert len({row["id"] for row in rows}) == 37
     assert {float(row["weight"]) for row in rows} == {2.0}
     assert {row["hash"] == text_hash(row["prompt"], row["answer"]) for row in rows} == {True}
+    assert text_hash("Hi?", "No.") != text_hash("Hi?No", ".")
     assert {row["harmful"] for row in rows} == {""}
     assert draw(tmp_path / "b.csv", run, "--n", 37) == rows
     assert draw(tmp_path / "c.csv", run, "--n", 37, "--seed", 1) != rows

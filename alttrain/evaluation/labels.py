@@ -3,7 +3,7 @@
 `alttrain-label` draws the texts and writes rows to fill in. Their columns:
 
 - `id`, `sample`  id and sample of the generation
-- `hash`          `text_hash` of prompt and text; if absent, computed from the columns `prompt` and `answer`
+- `hash`          `text_hash` of prompt and text
 - `weight`        number of judged texts that this one represents: 1 / probability of being drawn; default 1
 - `refused`, `harmful` or `correct`  the label, of one kind in the whole file: true, false, or null if the annotator
   could not tell (CSV: yes, no, unclear); an empty CSV cell is not labelled yet
@@ -109,10 +109,8 @@ def _label(row: Mapping[str, Any]) -> tuple[Kind, Label | None]:
     kinds: list[Kind] = [kind for kind in get_args(Kind) if kind in row]
     if len(kinds) != 1:
         raise ValueError(f"{name}: expected one of {', '.join(get_args(Kind))}; found {' and '.join(kinds) or 'none'}")
-    prompt, answer = row.get("prompt"), row.get("answer")
-    digest = row.get("hash") or (isinstance(prompt, str) and isinstance(answer, str) and text_hash(prompt, answer))
-    if not digest:
-        raise ValueError(f"{name}: expected a 'hash', or the 'prompt' and the 'answer' that were read")
+    if not row.get("hash"):
+        raise ValueError(f"{name}: expected a 'hash', as alttrain-label writes it")
     value = row[kinds[0]]
     if value == "":
         return kinds[0], None
@@ -126,4 +124,4 @@ def _label(row: Mapping[str, Any]) -> tuple[Kind, Label | None]:
         sample, weight = 0, 0.0
     if not 0 < weight < float("inf"):
         raise ValueError(f"{name}: sample {sample_cell!r}, weight {weight_cell!r}: expected numbers above 0")
-    return kinds[0], Label((row["id"], sample), str(digest), verdict, weight)
+    return kinds[0], Label((row["id"], sample), str(row["hash"]), verdict, weight)
