@@ -32,16 +32,15 @@ Row = dict[str, Any]
 def main() -> None:
     """Entry point of the console script. Exit codes: 0 written, 2 refused, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="alttrain-label", description="Draw texts for people to label.")
-    commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("sample", help="draw texts of judged runs, and write a CSV to fill")
-    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder, such as outputs/runs/NAME")
-    command.add_argument("--n", type=int, default=200, help="texts (default 200)")
+    parser.add_argument("command", choices=["sample"], help="draw texts of judged runs, and write a CSV to fill")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder, such as outputs/runs/NAME")
+    parser.add_argument("--n", type=int, default=200, help="texts (default 200)")
     by_help = "draw as many of each run, of each verdict"
-    command.add_argument("--by", nargs="+", choices=("run", "verdict"), default=[], help=by_help)
-    command.add_argument("--benchmark", help="its name, where the runs have several")
-    command.add_argument("--protocol", help="its name, where the runs have the benchmark by several")
-    command.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
-    command.add_argument("--out", type=Path, default=Path("labels.csv"), help="the file (default labels.csv)")
+    parser.add_argument("--by", nargs="+", choices=("run", "verdict"), default=[], help=by_help)
+    parser.add_argument("--benchmark", help="its name, where the runs have several")
+    parser.add_argument("--protocol", help="its name, where the runs have the benchmark by several")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
+    parser.add_argument("--out", type=Path, default=Path("labels.csv"), help="the file (default labels.csv)")
     print(sample(parser.parse_args()))
 
 
