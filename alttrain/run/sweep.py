@@ -133,7 +133,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     evaluations = set[str]()  # of the jobs before
     planned: list[tuple[Job, Run]] = []  # with the hardware that each training needs
     applied = set[str]()  # interventions
-    thoughtless: list[tuple[Sequence[str], NoThoughtError]] = []  # jobs that none of theirs applies to
+    thoughtless: list[tuple[list[str], NoThoughtError]] = []  # jobs that none of theirs applies to
     faults: dict[str, list[str]] = {}  # with the jobs that have each
     launcher = ""
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
@@ -175,9 +175,9 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
             except (RunError, ValueError, OSError) as error:
                 for fault in getattr(error, "faults", (str(error),)):
                     faults.setdefault(fault, []).append(" ".join(overrides))
-    for overrides, error in thoughtless:
-        if not error.interventions <= applied:  # some apply to no job at all
-            faults.setdefault(str(error), []).append(" ".join(overrides))
+    for overrides, fault in thoughtless:
+        if not fault.interventions <= applied:  # some apply to no job at all
+            faults.setdefault(str(fault), []).append(" ".join(overrides))
     jobs = tuple(job for job, _ in planned)
     runs = {name: [run for _, run in planned if run.name == name] for name in dict.fromkeys(job.run for job in jobs)}
     for name, same_name in runs.items():
