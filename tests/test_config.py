@@ -30,7 +30,8 @@ from alttrain.config import (
     register,
     run_name,
 )
-from alttrain.config.schema import TEXTS
+from alttrain.config.schema import TEXTS, RunSchema
+from alttrain.config.trust import TRUSTED, take_trusted
 from alttrain.records import Texts
 from alttrain.run.assembly import assemble
 from alttrain.run.stages.judge import _provenance, judges_of
@@ -136,6 +137,48 @@ def option_faults(group: str, option: str) -> Iterator[str]:
     else:
         said = [name for name in ("_target_", "name") if "${" not in raw.get(name, "${")]
         yield from (f"has another {name} than its file" for name in said if own[name] != raw[name])
+
+
+PARTS = {group.partition("/")[0] for group, _ in OPTIONS} | {*RunSchema.__dataclass_fields__, "quick"}
+OVERRIDE = rf"\+?(?:{'|'.join(PARTS)})(?:[./@][\w./@-]+)?="
+OVERRIDE += r"(?:\[[^]]*\]|'?\$?\{[^}]*\}+'?|[^][\s'`(){};]*[^][\s'`(){};.,:])"
+"""An override in a comment, without the quotes around it, and without the stop or comma that ends its clause."""
+
+
+def commented(path: Path, mounted: str) -> Iterator[list[str]]:
+    """The overrides that the comments of a file give, those with only blanks between them together.
+
+    A key's own comment may give mappings for it: `key: ... # for example {...}`. `mounted` is the file's own key.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    text = " ".join(line.partition("# ")[2].strip() for line in lines)
+    for given in re.findall(rf"(?<![\w./@+-])(?<!\w\()'?{OVERRIDE}'?(?: '?{OVERRIDE}'?)*", text):
+        yield [one.replace("'", "") for one in re.findall(OVERRIDE, given)]
+    key = [mounted]
+    for line in lines:
+        if place := re.match(r"( *)(\w+):", line):
+            key = [*key[: 1 + len(place[1]) // 2], place[2]]
+            for value in re.findall(r"\{[\w.]+: .*?\}+", line.partition("# ")[2]):
+                yield [f"{'.'.join(key)}={value}"]
+
+
+@pytest.mark.slow
+def test_what_comments_say_to_type_composes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together with the file's own option. A choice alone is only looked up."""
+    monkeypatch.setenv(TRUSTED, "")
+    refused, tried = {}, 0
+    for path in FILES:
+        group, option = path.parent.relative_to(CONF).as_posix(), path.stem
+        for given in commented(path, MOUNTED.get(group, group.replace("/", ".")).format(option)):
+            tried += 1
+            keys = {one.partition("=")[0] for one in given}
+            if len(given) == 1 and tuple(given[0].split("=")) in OPTIONS:
+                continue
+            own = [] if group == "." else [one for one in chosen(group, option) if one.partition("=")[0] not in keys]
+            if found := told(expand_arguments(take_trusted([*own, *given]))):
+                refused[f"{path.relative_to(CONF)}: {' '.join(given)}"] = found
+    assert refused == {}
+    assert tried > 50
 
 
 def options_faults() -> Iterator[str]:
@@ -374,6 +417,36 @@ def test_key_that_one_value_of_a_sweep_takes_away_is_blamed() -> None:
     assert found == "training.epochs='2': with training=none there is no such key; accepted: name, thought"
 
 
+@pytest.mark.parametrize(
+    ("teachers", "lacking"),
+    [
+        ("gpt4o,server", {}),
+        ("template,server", {"template": "name"}),
+        ("server,template", {"template": "name"}),
+        ("template,backbone,gpt4o", {"template": "name", "backbone": "max_tokens, chunk"}),
+    ],
+)
+def test_key_of_some_options_of_a_sweep_is_refused_with_each_that_lacks_it(
+    teachers: str, lacking: dict[str, str]
+) -> None:
+    found, configs = preview([f"teacher={teachers}", "teacher.writer.model_name=X"])
+    key = "teacher.writer.model_name='X'"
+    assert [str(fault) for fault in found] == [
+        f"{key}: with teacher={teacher} there is no such key; accepted: {accepted}"
+        for teacher, accepted in lacking.items()
+    ]
+    with_writer = [config for config in configs if "model_name" in config.teacher.get("writer", {})]
+    assert {config.teacher.writer.model_name for config in with_writer} == {"X"}
+
+
+def test_key_of_options_that_an_experiment_sweeps_is_known() -> None:
+    assert told(["experiment=teacher_swap", "teacher.repairs=2"]) == []
+    (found,) = told(["experiment=teacher_swap", "teacher.writer.temperature=1.0"])
+    assert re.match(r"teacher\.writer\.temperature='1\.0': with teacher=backbone there is no such key", found)
+    (found,) = told(["experiment=teacher_swap", "teacher.repais=2"])
+    assert found == "teacher.repais='2': there is no such key; accepted: name"
+
+
 @pytest.fixture
 def config_dir(tmp_path: Path) -> Path:
     """A user's config folder with one sound option and some with mistakes."""
@@ -564,9 +637,24 @@ def test_question_with_a_typo_has_no_traceback(tmp_path: Path, question: list[st
     assert "Traceback" not in errors
 
 
+def test_a_config_that_is_asked_for_is_refused_with_all_its_faults(tmp_path: Path) -> None:
+    """One that only lacks values is shown: that is how one sees which."""
+    code, output, errors, _ = asked("--cfg", "job", "run=x", "method=altrain", "training.epocs=3", folder=tmp_path)
+    assert (code, output) == (2, "")
+    head, *lines = errors.splitlines()
+    assert head == "alttrain cannot run this:"
+    assert [line.split(":")[0].strip() for line in lines] == ["run='x'", "method='altrain'", "training.epocs='3'"]
+    assert "did you mean 'alttrain'?" in lines[1]
+    code, output, errors, _ = asked("--cfg", "job", "teacher=server", folder=tmp_path)
+    assert (code, errors) == (0, "")
+    assert yaml.safe_load(output)["teacher"]["writer"]["model_name"] == "???"
+
+
 def test_open_keys_need_no_plus_and_quick_is_a_limit_with_a_tag() -> None:
     open_keys = ["dataset.columns.prompt=Q", "dataset.sources.a.where.b=1", "protocol.settings.maths.samples=2"]
     open_keys += ["dataset.dates.day=[2025-01-01,null]", "evaluation.benchmarks.b.rows.forms.prompt=x"]
+    open_keys += ["generation.extra={a: 1}", "teacher.writer.extra.a.b=1", "generation.environment.HF_HOME=x"]
+    open_keys += ["generation.options.a=1", "training.batch_size_of.mine=8", "dataset.where={a: 1}"]
     others = ["dataset.size=3", "+dataset.columns.x=y", "protocol.judges.accuracy.name=z", "seed=1"]
     assert expand_arguments([*open_keys, *others]) == [*(f"++{key}" for key in open_keys), *others]
     assert expand_arguments(["quick=true", "--cfg", "job"]) == ["limit=20", "tag=quick", "--cfg", "job"]

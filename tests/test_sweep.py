@@ -266,6 +266,33 @@ def test_keys_of_a_training_change_only_the_jobs_that_train(tmp_path: Path) -> N
     assert told in done.stderr
 
 
+def test_a_swept_option_may_have_keys_that_the_default_lacks(tiny_arguments: list[str], tmp_path: Path) -> None:
+    """Hydra itself composes the command line without what it sweeps."""
+    arguments = without(tiny_arguments, "training", "rewrite", "generation")
+    own = ["method=no_train", "teacher=backbone,server", "teacher.repairs=2", "tag=a,b", "teacher.writer.max_tokens=9"]
+    done = sweep([*arguments, *own], tmp_path / "outputs", "stages=[generate]", "limit=2")
+    assert done.returncode == 0, done.stderr
+    assert {status.state for status in statuses(tmp_path / "outputs").values()} == {"done"}
+
+
+def test_a_run_that_does_not_think_is_left_out_of_a_sweep_of_thoughts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not if one of the interventions is for no job: that may be a mistake."""
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO", "alttrain")
+    register()
+    arguments = ["experiment=demo", "intervention=cut", "method=no_train,demo_alttrain", "seed=0,1"]
+    swept = plan(arguments, multirun=True)
+    assert swept is not None
+    assert [job.run for job in swept.jobs] == [f"smollm2_135m-demo_alttrain-s{seed}" for seed in (0, 1)]
+    assert [(run.method.name, count) for run, count in swept.runs] == [("demo_alttrain", 2)]
+    told = "left out, since it does not think: method=no_train experiment=demo intervention=cut"
+    assert caplog.text.count(told) == 1
+    with pytest.raises(RunError, match=r"none applies to smollm2_135m-no_train-s0.*\n +in 2 of 2 jobs"):
+        plan(["experiment=demo", "intervention=cut", "method=no_train", "seed=0,1"], multirun=True)
+
+
 def test_a_sweep_without_a_training_refuses_its_keys(tmp_path: Path) -> None:
     done = sweep(["experiment=demo", "method=no_train", "training.epochs=2"], tmp_path / "outputs", "stages=[check]")
     assert done.returncode == 2
@@ -589,6 +616,10 @@ def test_hours_follow_earlier_trainings_of_the_same_kind(tiny_arguments: list[st
         (
             ["hydra.searchpath=[file://{folder}]", "experiment=mine", "tag=a,b"],
             [f"method={method} tag={tag}" for method in ("no_train", "demo_alttrain") for tag in "ab"],
+        ),
+        (  # the first option of all has no writer
+            ["teacher=gpt4o,server", "teacher.writer.model_name=X"],
+            [f"teacher={teacher} teacher.writer.model_name=X" for teacher in ("gpt4o", "server")],
         ),
         (
             ["experiment=demo", "training.epochs=2,3"],

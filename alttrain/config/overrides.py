@@ -21,8 +21,9 @@ CONFIG_MODULE = "alttrain.conf"
 PRIMARY = "run"
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)  # what compose may raise
 OPEN_KEYS = re.compile(
-    r"(dataset(\.sources\.[\w-]+)?|evaluation\.benchmarks\.[\w-]+\.rows)\."
-    r"(columns|constants|where|dates|labels|forms|extract|slices|erase)\.\w+=|protocol\.(settings|means)\."
+    r"((dataset(\.sources\.[\w-]+)?|evaluation\.benchmarks\.[\w-]+\.rows)\."
+    r"(columns|constants|where|dates|labels|forms|extract|slices|erase)"
+    r"|[\w.-]+\.(extra|environment|options|batch_size_of))(\.[\w.-]+)?=|protocol\.(settings|means)\."
 )
 """Keys that no file needs to have. Hydra alone would ask for a plus sign."""
 QUICK_OVERRIDES = ("limit=20", "tag=quick")  # what quick=true stands for: a first look
@@ -48,7 +49,8 @@ def expand_arguments(arguments: Sequence[str]) -> list[str]:
 def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
     """Return the faults of command-line overrides and of the configs they compose, and those configs.
 
-    Each value of a sweep is tried alone. The configs are not the sweep's jobs, but cover every value of every key.
+    Each value of a sweep is tried alone. The configs are not the sweep's jobs, but cover every value of every key. If
+    only some options of a swept group have a key, each that lacks it is a fault.
     """
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         problems: list[Fault] = []
@@ -57,18 +59,34 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
         for overrides in values.values():  # a method that trains comes first, so that keys of its training are known
             if len(overrides) > 1 and _key(overrides[0]) == "method":
                 overrides.sort(key=lambda method: bool(_unused((method,))))
-        accepted, first = _composable([overrides[0] for overrides in values.values() if overrides], problems)
+        firsts = [overrides[0] for overrides in values.values() if overrides]
+        accepted, first, refused = _composable(firsts)
         variants = [accepted]
-        for argument, overrides in values.items():
-            others = [override for override in accepted if _key(override) != _key(argument)]
-            variants += [applicable_overrides([*others, override]) for override in overrides[1:]]
+        swept = [overrides for overrides in values.values() if len(overrides) > 1]
+        if refused and first:  # perhaps keys of a group that the experiment sweeps
+            params = {str(key): value for key, value in (first.hydra.sweeper.params or {}).items()}
+            own = [key for key in params if key not in map(_key, arguments)]
+            own.sort(key=lambda key: not any(_key(override).startswith(f"{key}.") for override in refused))
+            swept += [["", *_values(f"{key}={params[key]}", problems)] for key in own]
+        for first_value, *others in swept:
+            rest = [override for override in accepted if _key(override) != _key(others[0])]
+            late = [
+                key for key in refused if any(_composes(applicable_overrides([*rest, other, key])) for other in others)
+            ]
+            for override in late:
+                fault = refused[override]
+                refused[override] = replace(fault, accepted=f"with {first_value} {fault.accepted}")
+            if first_value or late:
+                variants += [applicable_overrides([*rest, *late, other]) for other in others]
+            if not first_value:  # it is the option of no job
+                refused = {override: fault for override, fault in refused.items() if override not in late}
+        problems += refused.values()
         configs = []
         for variant in variants:
             try:
                 config = first if variant is accepted and first else _composed(variant)
             except COMPOSE_ERRORS as error:
-                blamed = next((o for o in variant if f"'{_key(o)}'" in str(error)), variant[-1])
-                fault = _explain(blamed, error, [override for override in variant if override != blamed])
+                fault = _blamed(variant, error)
                 problems.append(replace(fault, accepted=f"with {variant[-1]} {fault.accepted}"))
                 continue
             try:
@@ -83,17 +101,35 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
 def compose_config(overrides: list[str], arguments: Iterable[str]) -> DictConfig:
     """Compose overrides to a config, with Hydra's own node.
 
-    `arguments` is the command line, which may set Hydra keys that a file may not. Raises RunError for faults in Hydra's
-    node.
+    `arguments` is the command line, which may set Hydra keys that a file may not. Raises RunError if the overrides do
+    not compose, and for faults in Hydra's node.
     """
-    config = _composed(overrides)
+    try:
+        config = _composed(overrides)
+    except COMPOSE_ERRORS as error:
+        raise RunError(str(_blamed(overrides, error))) from error
     if problems := list(hydra_faults(config, arguments)):
         raise RunError("\n".join(map(str, problems)))
     return config
 
 
+def decides_hydra(override: str) -> bool:
+    """Return whether an override may change Hydra's own node: one of its keys, or a choice of a whole part.
+
+    A key inside a part does not, and may be one that only some options of the part have.
+    """
+    return _key(override).isidentifier() or _key(override).startswith("hydra")
+
+
 def _composed(overrides: list[str]) -> DictConfig:
     return compose(config_name=PRIMARY, overrides=overrides, return_hydra_config=True)
+
+
+def _composes(overrides: list[str]) -> bool:
+    try:
+        return bool(_composed(overrides))
+    except COMPOSE_ERRORS:
+        return False
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
@@ -137,24 +173,24 @@ def _unused(overrides: tuple[str, ...]) -> Sequence[str]:
     return () if trains(config) else [group for group in TRAINING_GROUPS if group != "rewrite" or not changes_prompt]
 
 
-def _composable(overrides: list[str], problems: list[Fault]) -> tuple[list[str], DictConfig | None]:
+def _composable(overrides: list[str]) -> tuple[list[str], DictConfig | None, dict[str, Fault]]:
     """Return the overrides that compose, tried together and then one by one, and the config of the last that did.
 
-    Faults of the others are added to `problems`.
+    The last item has the faults of the others.
     """
     try:
-        return overrides, _composed(overrides)
+        return overrides, _composed(overrides), {}
     except COMPOSE_ERRORS:
         pass
-    accepted = list[str]()
+    accepted, refused = list[str](), dict[str, Fault]()
     config: DictConfig | None = None
     for override in overrides:
         try:
             config = _composed([*accepted, override])
             accepted.append(override)
         except COMPOSE_ERRORS as error:
-            problems.append(_explain(override, error, accepted, config))
-    return accepted, config
+            refused[override] = _explain(override, error, accepted, config)
+    return accepted, config, refused
 
 
 def _order(argument: str) -> int:
@@ -177,6 +213,12 @@ def _values(argument: str, problems: list[Fault]) -> list[str]:
 
 def _key(argument: str) -> str:
     return argument.split("=", 1)[0].lstrip("+~")
+
+
+def _blamed(overrides: list[str], error: Exception) -> Fault:
+    """Return the fault of the override that an error of composing them names, or of the last."""
+    blamed = next((one for one in overrides if f"'{_key(one)}'" in str(error)), overrides[-1])
+    return _explain(blamed, error, [one for one in overrides if one != blamed])
 
 
 def _explain(argument: str, error: Exception, accepted: list[str], config: DictConfig | None = None) -> Fault:

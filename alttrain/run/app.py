@@ -33,6 +33,7 @@ from omegaconf import DictConfig
 
 from alttrain.backbone.source import cache_folder
 from alttrain.config import STAGES, Fault, RunError, expand_arguments, preview, register, run_name
+from alttrain.config.binding import MISSING
 from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
 from alttrain.config.secrets import mask_secrets
 from alttrain.config.trust import take_trusted
@@ -83,6 +84,8 @@ def main() -> None:
         overrides = [*searchpath, *flags.overrides]
         if not (flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion):
             swept = _check(overrides, flags.multirun)
+            if swept is not None:
+                _ask_for_jobs(flags, swept)
             os.environ[PARENT] = str(os.getpid())
         elif _print_config(flags, overrides):
             return
@@ -125,9 +128,12 @@ def _refuse(faults: Sequence[Fault]) -> None:
 def _print_config(flags: argparse.Namespace, overrides: list[str]) -> bool:
     """Show the config of a sweep, and return whether this answers the question that a command line asks.
 
-    Hydra answers all others. It configures logging from its own node even then, so that node is checked.
+    Hydra answers all others. It configures logging from its own node even then, so that node is checked. Raises
+    RunError with the faults of a config that is to be shown, unless it only lacks values.
     """
-    _refuse([fault for fault in preview(overrides)[0] if fault.key.startswith("hydra.")])
+    faults = preview(overrides)[0]
+    wrong = any(fault.value != MISSING for fault in faults) if flags.cfg else False
+    _refuse([fault for fault in faults if wrong or fault.key.startswith("hydra.")])
     if flags.cfg != "job" or flags.package:
         return False
     if text := config_shown(overrides, flags.multirun, flags.resolve):
@@ -159,6 +165,19 @@ def _check(overrides: list[str], multirun: bool) -> Sweep | None:
         if {"check", "train", "generate"} & set(_checked.stages) and not is_follower():
             log.info("plan      %s", totals([job_of(_checked, (), _checked.rows)]))
     return None
+
+
+def _ask_for_jobs(flags: argparse.Namespace, swept: Sweep) -> None:
+    """Give Hydra, which composes a command line without the keys that it sweeps, the overrides of one job.
+
+    Its launcher is set up with that config. It then runs the sweep's own jobs.
+    """
+
+    def of_hydra(word: str) -> bool:
+        return word.lstrip("+~").startswith("hydra")
+
+    words = [word for word in sys.argv[1:] if word not in flags.overrides or of_hydra(word)]
+    sys.argv[1:] = [*words, *(word for word in swept.jobs[0].overrides if not of_hydra(word))]
 
 
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=PRIMARY)

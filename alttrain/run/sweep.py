@@ -31,12 +31,13 @@ from alttrain.config.overrides import (
     CONFIG_MODULE,
     applicable_overrides,
     compose_config,
+    decides_hydra,
     is_training_override,
     without_hydra,
 )
 from alttrain.config.secrets import mask_secrets
 from alttrain.records import Example, exclusive, read_utf8, write_text
-from alttrain.run.assembly import Run, assemble
+from alttrain.run.assembly import NoThoughtError, Run, assemble
 from alttrain.run.folder import evaluation_folder
 from alttrain.run.plan import LISTED, Job, job_of, log_plan, write_plan
 from alttrain.run.progress import bar
@@ -57,7 +58,7 @@ def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     parsed = parser.parse_overrides(list(arguments))
     fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
-    hydra = compose_config(fixed, arguments).hydra
+    hydra = compose_config([*filter(decides_hydra, fixed)], arguments).hydra
     if not multirun and hydra.mode != RunMode.MULTIRUN:
         return []
     params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
@@ -131,13 +132,17 @@ class _SeedGroup:
 def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     """Check every job of a sweep, write the plan and show it. Returns None for a single run.
 
+    A job of a run that does not think is left out if its interventions are on thoughts and each applies to another job.
     Raises RunError with the faults of all jobs, before anything runs.
     """
     groups: dict[tuple[str, ...], _SeedGroup] = {}  # by the overrides without the seed
     rows: dict[str, Sequence[Example]] = {}  # to train on, by `Run.data`, each read once
     evaluations = set[str]()  # of the jobs before
     planned: list[tuple[Job, Run]] = []  # with the hardware that each training needs
+    applied = set[str]()  # interventions
+    thoughtless: list[tuple[list[str], NoThoughtError]] = []  # jobs that none of theirs applies to
     faults: dict[str, list[str]] = {}  # with the jobs that have each
+    launcher = ""
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         batch = overrides_of(arguments, multirun)
         if not batch:
@@ -145,14 +150,21 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
         log.info("plan      checking %d jobs before the first starts", len(batch))
         for overrides in batch:
             if (unseeded := _unseeded(overrides)) not in groups:
-                config = compose_config(overrides, arguments)
+                try:
+                    config = compose_config(overrides, arguments)
+                except RunError as error:  # two parts that do not go together
+                    faults.setdefault(str(error), []).append(" ".join(overrides))
+                    continue
                 launcher, groups[unseeded] = str(config.hydra.launcher._target_), _SeedGroup(without_hydra(config))
     here = launcher.endswith(("BasicLauncher", "JoblibLauncher"))  # others may use other machines
     with bar("plan", len(batch)) as advance:
         for overrides in batch:
             advance(1)
+            if _unseeded(overrides) not in groups:
+                continue
             try:
                 run = groups[_unseeded(overrides)].run(overrides)
+                applied |= {benchmark.intervention_name for benchmark in run.intervened_benchmarks}
                 check_light(run, rows.get(run.data), here)
                 if run.data not in rows:
                     rows[run.data] = run.rows
@@ -165,9 +177,14 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                         run.hardware.check_gpus()
                         refuse_too_large(run, rows[run.data], MODEL_STAGES & set(run.stages))
                 planned.append((job, run))
+            except NoThoughtError as error:
+                thoughtless.append((overrides, error))
             except (RunError, ValueError, OSError) as error:
                 for fault in getattr(error, "faults", (str(error),)):
                     faults.setdefault(fault, []).append(" ".join(overrides))
+    for overrides, fault in thoughtless:
+        if not fault.interventions <= applied:  # some apply to no job at all
+            faults.setdefault(str(fault), []).append(" ".join(overrides))
     jobs = tuple(job for job, _ in planned)
     runs = {name: [run for _, run in planned if run.name == name] for name in dict.fromkeys(job.run for job in jobs)}
     for name, same_name in runs.items():
@@ -182,15 +199,17 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
         raise RunError("\n".join(["this sweep cannot run:", *lines]).replace("\n", "\n  "))
     refuse_full_disk([run for _, run in planned])
     last_run = {_unseeded(job.overrides): run for job, run in planned}
-    counts = Counter(map(_unseeded, batch))
+    counts = Counter(_unseeded(job.overrides) for job in jobs)
     swept = Sweep(jobs, tuple((last_run[unseeded], count) for unseeded, count in counts.items()))
     if not is_follower():
         output_dir = swept.run.output_dir
         (output_dir / STOPPED).unlink(missing_ok=True)
         shutil.rmtree(output_dir / ENDED, ignore_errors=True)
-        write_plan(output_dir, jobs, [group.first for group in groups.values()], rows)
+        write_plan(output_dir, jobs, [groups[unseeded].first for unseeded in counts], rows)
     log_plan(jobs)
     _log_untrained(arguments, jobs)
+    for unseeded in dict.fromkeys(_unseeded(overrides) for overrides, _ in thoughtless):
+        log.info("          left out, since it does not think: %s", " ".join(unseeded))
     return swept
 
 
