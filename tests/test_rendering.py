@@ -446,6 +446,19 @@ def test_prompts_in_another_familys_turns_are_what_they_say(other: str, renderer
         assert alone is (mixed == own)
 
 
+def test_without_a_think_tag_only_the_tag_is_missing(renderers: dict[str, Renderer]) -> None:
+    applies = set()
+    for form, renderer in renderers.items():
+        own = renderer.backbone.template
+        tagged, untagged = (renderer.encode(renderer.prompt_text("Why?", mode)) for mode in ("open", "absent"))
+        if Around(mode="absent").begin(EMPTY, None, InterventionContext(own, "absent", {})) is None:
+            assert untagged == tagged
+        elif own.opened_by == "prompt":
+            assert tagged == untagged + renderer.tokenizer.encode(own.think_open, add_special_tokens=False)
+            applies.add(form)
+    assert {"r1", "chatml"} <= applies
+
+
 def test_ids_of_r1_in_chatmls_turns_and_of_qwen3_in_phi4s(renderers: dict[str, Renderer]) -> None:
     def ids(form: str, other: str) -> list[int]:
         renderer = renderers[form]
