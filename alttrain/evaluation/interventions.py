@@ -122,6 +122,7 @@ class Intervention:
     chat: ClassVar[bool] = True  # whether the message is put into the chat template
     converse: ClassVar[Any] = None  # of a live attack: lets a model write the messages (`Crescendo.converse`)
     requests: ClassVar[int] = 0  # the most requests to servers for one prompt
+    responses: ClassVar[int] = 1  # the most responses of the model to one prompt, as the plan counts them
 
     def check(self, where: str, model_fault: Any) -> None:
         """Raise ValueError, naming the config key below `where`, if a server or a judge's model is not available.
