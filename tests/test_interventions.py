@@ -528,7 +528,9 @@ def test_many_shots_come_from_the_run_that_is_named(run: Run, caplog: pytest.Log
     folder = run(*shots, "tag=own", stages="[generate,judge]")
     assert "embedded_harmful+many_shot applies to 0 of 4 prompts" in caplog.text  # this model refuses all
     assert texts(folder, "embedded_harmful+many_shot") == {}
-    folder = run(*shots, f"intervention.many_shot.source={source.name}", stages="[generate,judge]")
+    shots.append(f"intervention.many_shot.source={source.name}")
+    assert len(texts(run(*shots, "tag=source", stages="[generate]"), "embedded_harmful+many_shot")) == 4  # of its own
+    folder = run(*shots, stages="[generate,judge]")
     shown = texts(folder, "embedded_harmful+many_shot")
     assert len(shown) == 4
     begun = read_rows(folder / "evaluation" / "embedded_harmful+many_shot" / "begun.jsonl", Beginning)
