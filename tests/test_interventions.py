@@ -520,14 +520,13 @@ def test_prompts_are_changed_and_the_record_keeps_the_question(run: Run) -> None
         }
 
 
-def test_many_shots_come_from_the_run_that_is_named(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_many_shots_come_from_the_run_that_is_named(run: Run) -> None:
     run.stub.behave = lambda prompt, count: Say(f"I know how it is done.\n</think>\n\n{HELP}")  # type: ignore[attr-defined]
     source = run("tag=source", stages="[generate]")
     run.stub.behave = model  # type: ignore[attr-defined]
     shots = ["intervention=many_shot", "intervention.many_shot.shots=3"]
     folder = run(*shots, "tag=own", stages="[generate,judge]")
-    assert "embedded_harmful+many_shot applies to 0 of 4 prompts" in caplog.text  # this model refuses all
-    assert texts(folder, "embedded_harmful+many_shot") == {}
+    assert texts(folder, "embedded_harmful+many_shot") == {}  # this model refuses all
     shots.append(f"intervention.many_shot.source={source.name}")
     assert len(texts(run(*shots, "tag=source", stages="[generate]"), "embedded_harmful+many_shot")) == 4  # of its own
     folder = run(*shots, stages="[generate,judge]")
