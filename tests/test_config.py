@@ -41,6 +41,8 @@ FILES = sorted(CONF.rglob("*.yaml"))
 OPTIONS = [(path.parent.relative_to(CONF).as_posix(), path.stem) for path in FILES if path.parent != CONF]
 ENGINES = [option for group, option in OPTIONS if group == "generation"]
 EXPERIMENTS = [option for group, option in OPTIONS if group == "experiment"]
+NEEDS = {"multi_turn_live": ["intervention.crescendo.attacker.model_name=m"]}
+"""What an experiment cannot run without."""
 MOUNTED = {
     "benchmark": "evaluation.benchmarks.{}",
     "judge": "protocol.judges.harmful_rate",
@@ -213,7 +215,8 @@ def test_experiments_sweep_only_what_exists() -> None:
     wrong = []
     for experiment in EXPERIMENTS:
         sweep = composed([f"experiment={experiment}"], hydra=True).hydra.sweeper.params or {}
-        found, configs = preview([f"experiment={experiment}", *(f"{key}={values}" for key, values in sweep.items())])
+        swept = [f"{key}={values}" for key, values in sweep.items()]
+        found, configs = preview([f"experiment={experiment}", *swept, *NEEDS.get(experiment, [])])
         wrong += [f"experiment={experiment}: {fault}" for fault in found]
         if len({run_name(config) for config in configs}) < len(configs):
             wrong.append(f"experiment={experiment} has two jobs of one name")
@@ -247,12 +250,23 @@ def test_every_experiment_runs_on_any_engine() -> None:
     assert choosing == ["demo"]  # all others leave the engine alone alike, so that one of them is tried with each
     wrong = []
     for experiment, generation in {*itertools.product(["demo", "main"], ENGINES), *((e, "vllm") for e in EXPERIMENTS)}:
-        config = composed([f"experiment={experiment}", f"generation={generation}"])
+        config = composed([f"experiment={experiment}", f"generation={generation}", *NEEDS.get(experiment, [])])
         found = [str(fault) for fault in faults(config)]
         if ("slots" in config.generation) != config.generation._target_.endswith("InProcess"):
             found.append("has the slots of another engine")
         wrong += [f"experiment={experiment} generation={generation}: {fault}" for fault in found]
     assert not wrong, "\n".join(wrong)
+
+
+def test_live_attackers_are_named_once_and_judged_against_the_goal() -> None:
+    name, url = (f"intervention.crescendo.attacker.{key}" for key in ("model_name", "base_url"))
+    assert told(["experiment=multi_turn_live"]) == [f"{name}='???': a value is needed here"]
+    run = assemble(composed(["experiment=multi_turn_live", "method=no_train", f"{name}=m", f"{url}=http://h/v1"]))
+    attacks: Any = [benchmark.intervention for benchmark in run.intervened]
+    assert [type(attack).__name__ for attack in attacks] == ["Crescendo", "ActorAttack"]
+    assert {(attack.attacker.model_name, attack.attacker.base_url) for attack in attacks} == {("m", "http://h/v1")}
+    judges: Any = [benchmark.judge for benchmark in run.evaluated]
+    assert {(judge.name, judge.against) for judge in judges} == {("llama_guard_3", "goal_if_any")}
 
 
 def test_the_demo_decodes_wide_in_this_process() -> None:

@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 from alttrain.backbone import Backbone, ChatTemplate, Rendered
 from alttrain.config import instantiate, register
 from alttrain.english import sentences
-from alttrain.evaluation.interventions import Around, InterventionContext
+from alttrain.evaluation.interventions import Around, Begin, InterventionContext
 from alttrain.generation import Decoding
 from alttrain.generation.engine import Prompt
 from alttrain.generation.server import prompt_as_text
@@ -444,6 +444,32 @@ def test_prompts_in_another_familys_turns_are_what_they_say(other: str, renderer
         assert [one for one in ids if one in known.values()] == [number for _, number in named], (form, other)
         alone = Around(template=theirs).begin(EMPTY, None, InterventionContext(own, "open", {})) is None
         assert alone is (mixed == own)
+
+
+def test_without_a_think_tag_only_the_tag_is_missing(renderers: dict[str, Renderer]) -> None:
+    applies = set()
+    for form, renderer in renderers.items():
+        own = renderer.backbone.template
+        tagged, untagged = (renderer.encode(renderer.prompt_text("Why?", mode)) for mode in ("open", "absent"))
+        if Around(mode="absent").begin(EMPTY, None, InterventionContext(own, "absent", {})) is None:
+            assert untagged == tagged
+        elif own.opened_by == "prompt":
+            assert tagged == untagged + renderer.tokenizer.encode(own.think_open, add_special_tokens=False)
+            applies.add(form)
+    assert {"r1", "chatml"} <= applies
+
+
+def test_less_thought_has_the_ids_of_safechains_text(renderers: dict[str, Renderer]) -> None:
+    renderer = renderers["r1"]
+    thought = yaml.safe_load((TEMPLATES.parents[1] / "intervention/thinking.yaml").read_text())["less_thought"][
+        "thought"
+    ]
+    begun = Begin(thought=thought, closed=True).begin(EMPTY, None, InterventionContext(template("r1"), "open", {}))
+    prompt = renderer.encode(renderer.prompt_text("Why?", "open"))
+    ids, _ = renderer.begin(begun.rendered(template("r1"), "open"), begun.then)
+    source = "Okay, the user ask for this, I can answer it without thinking much. \n</think>\n\n"
+    whole = f"<｜begin▁of▁sentence｜><｜User｜>Why?<｜Assistant｜><think>\n{source}"
+    assert prompt + ids == renderer.tokenizer.encode(whole, add_special_tokens=False)
 
 
 def test_ids_of_r1_in_chatmls_turns_and_of_qwen3_in_phi4s(renderers: dict[str, Renderer]) -> None:

@@ -214,7 +214,11 @@ class Crescendo(Attack):
     def requests(self) -> int:  # type: ignore[override]
         """The most requests to servers for one attack."""
         judged = self.turns if self.judge is not None and self.judge.servers else 0
-        return self.turns + self.backtracks + judged
+        return self.responses + judged
+
+    @property
+    def responses(self) -> int:  # type: ignore[override]
+        return self.turns + self.backtracks
 
     def steps(self, talk: Conversation) -> Steps:
         refused, backtracks = list[str](), 0
@@ -259,6 +263,11 @@ class ActorAttack(Attack):
         """The most requests to servers for one attack: its aim, its actors, their questions, and verdicts."""
         judged = 3 if self.judge.servers else 0
         return 1 + ROUNDS + self.actors * (1 + self.questions * (2 * self.tries - 1) + judged)
+
+    @property
+    def responses(self) -> int:  # type: ignore[override]
+        """Those to the questions, and to two summaries of each actor's dialogue."""
+        return self.actors * (self.questions * self.tries + 2)
 
     def steps(self, talk: Conversation) -> Steps:
         aim = yield AttackerQuery(_AIM.format(shown=tag_texts([("goal", talk.goal)])), _aim, "aim")

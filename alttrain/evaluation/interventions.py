@@ -11,8 +11,9 @@ that of the benchmark without it. The two are compared prompt by prompt (`alttra
 - `Step`       one step of the run's own thought deleted, swapped with another prompt's, or turned round
 - `More`       the end of the thought taken back (s1's budget forcing, Muennighoff et al., 2025)
 - `Around`     a text around the message, another system prompt, no chat template, or another family's
-- `Encoded`    the message in a cipher (CipherChat, Yuan et al., 2024)
-- `ManyShot`   the run's own answers to other prompts before the message (Anil et al., 2024)
+- `Encoded`    the message in a cipher (CipherChat, Yuan et al., 2024), or in one of its own (Handa et al., 2024)
+- `ManyShot`   other prompts, each with an answer that complies, before the message (many-shot jailbreaking, Anil et
+               al., 2024)
 
 An intervention either returns the beginning of the response (`begin`), or changes the message (`message`). It is
 deterministic: the prompt and `seed` decide. A beginning counts towards the cap on new tokens. Prompts that it
@@ -21,10 +22,12 @@ cannot apply to, such as those whose thought has no assessment, are left out and
 
 import base64
 import codecs
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from string import ascii_lowercase
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -82,6 +85,12 @@ class InterventionContext:
         return text.removeprefix(self.template.think_open) if self.template.opened_by == "model" else text
 
     @cached_property
+    def complying(self) -> Sequence[Generation]:
+        """The first response to each prompt, where its answer does not refuse by the packaged judge of refusals."""
+        first = [response for response in self.responses.values() if not response.sample]
+        return [response for response in first if judge_refusal(response.answer, response.prompt) is False]
+
+    @cached_property
     def steps(self) -> Mapping[Part, Mapping[tuple[str, int], str]]:
         """The text of each step of each response, by step and response, in the order of the responses."""
         steps: dict[Part, dict[tuple[str, int], str]] = {"understanding": {}, "assessment": {}, "decision": {}}
@@ -113,6 +122,7 @@ class Intervention:
     chat: ClassVar[bool] = True  # whether the message is put into the chat template
     converse: ClassVar[Any] = None  # of a live attack: lets a model write the messages (`Crescendo.converse`)
     requests: ClassVar[int] = 0  # the most requests to servers for one prompt
+    responses: ClassVar[int] = 1  # the most responses of the model to one prompt, as the plan counts them
 
     def check(self, where: str, model_fault: Any) -> None:
         """Raise ValueError, naming the config key below `where`, if a server or a judge's model is not available.
@@ -272,7 +282,7 @@ class More(Intervention):
 
 @dataclass(frozen=True, kw_only=True)
 class Around(Intervention):
-    """A `form` around the message, with {prompt} in it once.
+    """A `form` around the message, with {prompt} in it once. With `mode` absent, the prompt opens no thought.
 
     `template` none gives the message without a template. With another family's template, the turns are as there; the
     beginning token and the thought's delimiters are the backbone's, so that thought and answer are separated as usual.
@@ -291,15 +301,24 @@ class Around(Intervention):
     def chat(self) -> bool:  # type: ignore[override]
         return self.template != "none"
 
+    @property
+    def thinks(self) -> bool:  # type: ignore[override]
+        return self.chat and self.mode == "absent"
+
     def template_for(self, template: ChatTemplate) -> ChatTemplate:
         if isinstance(self.template, str):
             return template
         return replace(template, **{name: getattr(self.template, name) for name in TURNS})
 
     def begin(self, row: Example, response: Any, context: InterventionContext) -> Beginning | None:
-        """None for a dialogue without a template, since its turns would be lost, and for the backbone's own family."""
-        same = not isinstance(self.template, str) and self.template_for(context.template) == context.template
-        return None if same or (row.turns and not self.chat) else Beginning()
+        """None for a dialogue without a template, since its turns would be lost, and where the prompt stays the same.
+
+        That is with the backbone's own family, and without a think tag if prompts have none: the model opens thoughts.
+        """
+        template = self.template_for(context.template)
+        same = not isinstance(self.template, str) and template == context.template
+        untagged = self.thinks and template.prompt("", None, "absent") == template.prompt("", None, "open")
+        return None if same or untagged or (row.turns and not self.chat) else Beginning()
 
     def message(self, message: str, row: Example, context: InterventionContext) -> str:
         return self.form.replace("{prompt}", message)
@@ -307,11 +326,21 @@ class Around(Intervention):
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded(Around):
-    """The message in a cipher, within `form`, which says how to read it."""
+    """The message in a cipher, within `form`, which says how to read it.
 
-    cipher: Literal["rot13", "base64", "reversed"]
+    With `table`, each letter stands for another, drawn by seed and prompt; {table} in `form` says for which.
+    """
+
+    cipher: Literal["rot13", "base64", "reversed", "table"]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if ("{table}" in self.form) != (self.cipher == "table"):
+            raise ValueError(f"form={self.form!r}: accepted: a text with {{table}} in it if cipher=table, else without")
 
     def message(self, message: str, row: Example, context: InterventionContext) -> str:
+        if self.cipher == "table":
+            return self._with_table(message, row)
         if self.cipher == "rot13":
             message = codecs.encode(message, "rot13")
         elif self.cipher == "base64":
@@ -320,20 +349,38 @@ class Encoded(Around):
             message = message[::-1]
         return super().message(message, row, context)
 
+    def _with_table(self, message: str, row: Example) -> str:
+        def place(letter: str) -> bytes:
+            return hashlib.sha256(f"{self.seed}\x1f{row.id}\x1f{letter}".encode()).digest()
+
+        written = "".join(sorted(ascii_lowercase, key=place))  # in place of a, b, ...
+        table = ", ".join(f"{letter} = {ascii_lowercase[written.index(letter)]}" for letter in ascii_lowercase)
+        letters = str.maketrans(ascii_lowercase + ascii_lowercase.upper(), written + written.upper())
+        return self.form.replace("{table}", table).replace("{prompt}", message.translate(letters))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ManyShot(Intervention):
-    """`shots` other prompts of the benchmark, each with the source's answer, as a dialogue before the message."""
+    """`shots` other prompts of the benchmark, each with an answer of the source that complies, before the message.
+
+    The answers are those that do not refuse by the packaged judge of refusals. On harmful prompts this is the attack;
+    on others the pairs are harmless.
+    """
 
     shots: Annotated[int, Gt(0)]
 
+    def begin(self, row: Example, response: Any, context: InterventionContext) -> Beginning | None:
+        """None if the source complies with fewer other prompts than `shots`."""
+        return Beginning() if len(self._pairs(row, context)) == self.shots else None
+
     def message(self, message: str, row: Example, context: InterventionContext) -> str:
-        """With fewer answers in the source, all of them are shown."""
-        others = [response for (name, _), response in context.responses.items() if name != row.id]
-        usable = [response for response in others if response.answer and not response.sample]
-        start = choose(range(len(usable)), self.seed, row.id) if usable else 0
-        shots = (usable[start:] + usable[:start])[: self.shots]
-        return SEPARATOR.join([*(f"User: {shot.prompt}\nAssistant: {shot.answer}" for shot in shots), message])
+        pairs = [f"User: {pair.prompt}\nAssistant: {pair.answer}" for pair in self._pairs(row, context)]
+        return SEPARATOR.join([*pairs, message])
+
+    def _pairs(self, row: Example, context: InterventionContext) -> Sequence[Generation]:
+        others = [response for response in context.complying if response.id != row.id]
+        start = choose(range(len(others)), self.seed, row.id) if others else 0
+        return (others[start:] + others[:start])[: self.shots]
 
 
 def step_of(thought: str, part: Part) -> Span | None:

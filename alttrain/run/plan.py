@@ -90,8 +90,9 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], planned:
         work = _work_key(run, benchmark)
         if to_generate and f"generate {work}" not in planned:
             planned.add(f"generate {work}")
-            generated += lacking
-            generated_tokens += lacking * min(TYPICAL[benchmark.kind], decoding.max_new_tokens)
+            responses = lacking * (benchmark.intervention.responses if benchmark.intervention else 1)
+            generated += responses
+            generated_tokens += responses * min(TYPICAL[benchmark.kind], decoding.max_new_tokens)
             if benchmark.intervention and benchmark.intervention.requests:
                 calls[f"attack {benchmark.intervention_name}"] += lacking * benchmark.intervention.requests
         if {"check", "judge"} & set(run.stages) and f"judge {work}" not in planned:
