@@ -1,4 +1,4 @@
-"""Linear probes on hidden states: what is found where something is, and where nothing is; and where states are read."""
+"""Linear probes on hidden states: what is found where something is, and where nothing is; what a report shows of it."""
 
 import sys
 from pathlib import Path
@@ -8,13 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import TINY_CONTEXT, tiny_overrides
+from made_runs import make_run, mend
 from processes import alttrain
 
 from alttrain.backbone import Backbone, ChatTemplate
 from alttrain.evaluation import probing
 from alttrain.evaluation.probing import Probed, auroc_of, interval, probe
 from alttrain.records import Generation, read_rows
+from alttrain.report.probes import made_from, probes
+from alttrain.report.results import evaluations, evaluations_of, read_csv, write_csv
+from alttrain.report.variants import variants
 from alttrain.run import probe as command
+from alttrain.run.stages.report import write_report
 
 THOUGHT = (
     "The user wants to pick a lock 🔒.\n\nThis request is harmful, because it asks for a crime.\n\nSo I will refuse."
@@ -32,6 +37,7 @@ def test_large_states_give_the_same_numbers_again() -> None:
     assert probe(states, labels, range(120), 0).auroc == probe(states, labels, range(120), 0).auroc
 
 
+@pytest.mark.slow
 def test_a_label_in_the_state_is_found_and_a_label_elsewhere_is_not() -> None:
     covered, values = 0, []
     for seed in range(8):
@@ -64,6 +70,7 @@ def test_texts_of_a_prompt_are_never_on_both_sides_of_a_fold() -> None:
         assert not {*np.array(prompts)[train]} & {*np.array(prompts)[test]}
 
 
+@pytest.mark.slow
 def test_permuted_labels_are_the_baseline() -> None:
     states, labels = noise(0, 60)
     found = probe(states + 8 * np.outer(labels, np.ones(24)), labels, range(60), 9)
@@ -167,6 +174,7 @@ def test_the_command_probes_a_run(
     command.main()
     assert "probe.csv: 16 probes" in capsys.readouterr().out
     table = pd.read_csv(run / "probe.csv")
+    assert set(probes(variants(evaluations(run.parent))).run) == {run.name}
     assert list(table.position[:4]) == list(command.POSITIONS)
     assert [*table.layer.unique()] == kept["layers"] == [1, 2]
     harmful = table[(table.target == "harmful") & (table.position == "start")]
@@ -203,3 +211,64 @@ def test_what_cannot_be_probed_is_refused(run: Path, tmp_path: Path, monkeypatch
     with pytest.raises(ValueError, match=r"pip install 'alttrain\[probe\]'"):
         command.probe_run(run, [], 0, tmp_path / "probe.csv")
     assert not (tmp_path / "probe.csv").exists()
+
+
+# --- in the report ---
+
+
+def probed(folder: Path, value: float, layers: int = 12) -> Path:
+    """A run's probe.csv, of its texts as they are: two targets, three layers, four positions."""
+    evaluations = evaluations_of(folder)
+    described = {"run": folder.name, "benchmarks": " ".join(one.benchmark for one in evaluations), "layers": layers}
+    described["made_from"] = made_from(evaluations)
+    numbers = {"n": 40, "positives": 20, "left_out": 2, "undecided": 1, "truncated": 3, "permutations": 100}
+    numbers |= {"auroc": value, "low": value - 0.1, "high": value + 0.05, "permuted_mean": 0.5, "permuted_95": 0.6}
+    rows = [
+        described | numbers | {"target": target, "layer": layer, "position": position, "p": 0.01, "by_label": 0.7}
+        for target in ("refuses", "harmful")
+        for layer in (4, 8, 12)
+        for position in command.POSITIONS
+    ]
+    write_csv(folder / "probe.csv", pd.DataFrame(rows))
+    return folder
+
+
+SETS = {"embedded_harmful": ("harmful_rate", "yyny"), "embedded_benign": ("over_refusal_rate", "yyn")}
+
+
+def test_probes_are_in_the_report_and_drawn(tmp_path: Path) -> None:
+    for method, value in (("alttrain", 0.9), ("plain", 0.7)):
+        probed(make_run(tmp_path / "runs", SETS, method=method), value)
+    make_run(tmp_path / "runs", SETS, method="plain", seed=1)  # not probed
+    probed(make_run(tmp_path / "runs", SETS, method="plain", seed=2, hashed="other"), 0.8)  # by another protocol
+    found = probes(variants(evaluations(tmp_path / "runs")))
+    assert len(found) == 3 * 24
+    assert set(found.method) == {"AltTrain", "plain"}
+    write_report(tmp_path)
+    pd.testing.assert_frame_equal(read_csv(tmp_path / "report" / "probes.csv"), found, check_dtype=False)
+    drawn = sorted(path.name for path in (tmp_path / "report" / "figures").glob("probes-*.svg"))
+    assert drawn == ["probes-r1_llama_8b-0.svg", "probes-r1_llama_8b-1.svg"]  # never beside what was made otherwise
+    together, alone = ((tmp_path / "report" / "figures" / name).read_text() for name in drawn)
+    assert all(f"{target}: layer {layer} of 12" in together for target in ("refuses", "harmful") for layer in (4, 8))
+    assert [text.count(f"{name}-s") for text in (together, alone) for name in ("alttrain", "plain")] == [1, 1, 0, 1]
+    assert "probes-r1_llama_8b-0" in (tmp_path / "report" / "page.html").read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_probe_of_other_texts_or_a_damaged_one_is_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = [probed(make_run(tmp_path / "runs", SETS, seed=seed), 0.9) for seed in range(4)]
+    judgements = runs[1] / "evaluation" / "embedded_harmful.alttrain" / "judgements.jsonl"
+    judgements.write_text(judgements.read_text().replace("true", "false"))
+    mend(judgements.parent)
+    (runs[2] / "probe.csv").write_text("target,layer\nrefuses,1\n")
+    text = (runs[3] / "probe.csv").read_text()
+    (runs[3] / "probe.csv").write_text(text.replace("0.9", "much"))
+    write_report(tmp_path)
+    assert set(read_csv(tmp_path / "report" / "probes.csv").run) == {runs[0].name}
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    starts = [f"report    left out {run / 'probe.csv'}: " for run in runs[1:]]
+    assert [warning[: len(start)] for warning, start in zip(warned, starts, strict=True)] == starts
+    assert warned[0].endswith("it is of other texts or verdicts than the run's; run alttrain-probe again")
+    assert len(read_csv(tmp_path / "report" / "metrics.csv").run.unique()) == 4

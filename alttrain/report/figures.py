@@ -5,6 +5,7 @@
 - data_size, benign_amount                these tables over the number of training examples, or of harmless ones
 - adherence-BACKBONE                      outcomes, with the assessment's verdict for the wrong ones
 - flow-BACKBONE                           from what the thought's assessment says to what becomes of the answer
+- probes-BACKBONE-NUMBER                  AUROC of probes by position, of runs probed on the same benchmarks
 - losses-BACKBONE, lengths-BACKBONE       training loss by step, and tokens of the thoughts
 
 A protocol other than the default is added to the name after a dot. A figure without data is not drawn; `draw_...` then
@@ -43,6 +44,7 @@ from alttrain.report.drawing import (
 from alttrain.report.estimates import FLOWS
 from alttrain.report.evaluation import Made
 from alttrain.report.measures import MEASURES, OFFLINE, base
+from alttrain.report.probes import draw_probes
 from alttrain.report.processes import second_process
 from alttrain.report.tables import ROW, TABLES, listed, pivot
 from alttrain.report.tradeoff import draw_tradeoff
@@ -68,6 +70,9 @@ def draw_all(
         drawings[path] = partial(draw_figure, *data, path)
 
     add("cuts", draw_cuts, frames["interventions"])
+    alike = frames["probes"].groupby(["backbone", "benchmarks", "protocol_hash"], sort=False)
+    for number, ((backbone, *_), probed) in enumerate(alike):
+        add(f"probes-{backbone}-{number}", draw_probes, probed)
     for backbone, backbone_variants in by_backbone(variants):
         add(f"losses-{backbone}", draw_losses, backbone_variants)
     for protocol, protocol_variants in protocols_of(variants).items():

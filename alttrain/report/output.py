@@ -16,7 +16,7 @@ from pathlib import Path
 
 from alttrain.records import UNFINISHED
 
-OF_RUN = ("run.json", "train.json", "rewrite.json", "fingerprint.json", "logs/metrics.csv")
+OF_RUN = ("run.json", "train.json", "rewrite.json", "fingerprint.json", "logs/metrics.csv", "probe.csv")
 ROWS = ("judgements.jsonl", "generations.jsonl", "adherence.jsonl")
 OF_BENCHMARK = ("metrics.json", "fingerprint.json", "judges.json", *ROWS)
 """The files of a run and of its evaluations that a report is made from."""

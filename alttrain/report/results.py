@@ -43,7 +43,7 @@ SAMPLES = [
 TEXTS = [
     "run", "backbone", "dataset", "rewrite", "training", "benchmark", "metric", "method", "changed", "baseline",
     "protocol", "protocol_hash", "table", "measure", "called", "kind", "unit", "published_why", "source", "note",
-    "lacking", "evaluated", "judge", "judges", "category", "setting",
+    "lacking", "evaluated", "judge", "judges", "category", "setting", "benchmarks", "target", "position", "made_from",
 ]  # fmt: skip
 """Text columns in a report's CSV files."""
 NO_TRAIN = "no_train"  # the method that is the unmodified backbone

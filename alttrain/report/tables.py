@@ -20,6 +20,7 @@ from alttrain.report.contrasts import Contrast, Contrasts, base_of, comparisons,
 from alttrain.report.estimates import Number, by_category, numbers, structure, thoughts
 from alttrain.report.evaluation import Evaluation, Made
 from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
+from alttrain.report.probes import probes
 from alttrain.report.processes import MANY, second_process
 from alttrain.report.published import beside, covers, described, published
 from alttrain.report.results import METRICS, NO_TRAIN, changes, option, read_texts, tidy
@@ -122,7 +123,7 @@ def report_of(judged: Sequence[Evaluation]) -> Report:
     if effects:
         over_seeds["interventions"] = _intervention_table(effects)
     frames = {"metrics": metrics[METRICS], "comparisons": compared, "interventions": intervention_rows}
-    frames |= {"decided": decided(all_variants), "thoughts": thoughts(judged)}
+    frames |= {"decided": decided(all_variants), "thoughts": thoughts(judged), "probes": probes(plain_variants)}
     frames |= {"structure": structure(plain), "categories": by_category(plain_variants)}
     return Report(plain, intervened, plain_variants, frames, over_seeds)
 

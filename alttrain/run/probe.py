@@ -33,6 +33,7 @@ from alttrain.evaluation.probing import FEWEST, auroc_of, check_installed, probe
 from alttrain.generation import InProcess
 from alttrain.records import Example, Generation, Names, read_document, read_metrics
 from alttrain.report.evaluation import Evaluation
+from alttrain.report.probes import FILE, made_from
 from alttrain.report.results import write_csv
 from alttrain.run import console_script
 from alttrain.run.ask import load
@@ -69,7 +70,7 @@ def main() -> None:
     parser.add_argument("--permutations", type=int, default=100, help="of the labels, for the baseline (default 100)")
     parser.add_argument("--out", type=Path, help="the file (default: probe.csv in the run's folder)")
     arguments = parser.parse_args(take_trusted(sys.argv[1:]))
-    out = arguments.out or arguments.run / "probe.csv"
+    out = arguments.out or arguments.run / FILE
     table = probe_run(arguments.run, arguments.benchmark, arguments.permutations, out)
     console = Console()
     console.print(shown(table))
@@ -92,7 +93,8 @@ def probe_run(folder: Path, names: Sequence[str], permutations: int, out: Path) 
         dtype: Any = run.generation.dtype or "auto"
         run = replace(run, generation=InProcess(dtype=dtype))
     benchmarks, session = _benchmarks(run, names), Session(run)
-    texts = [text for benchmark in benchmarks for text in _texts(run, session.renderer, benchmark)]
+    judged = [(benchmark, _evaluation(run, benchmark)) for benchmark in benchmarks]
+    texts = [text for pair in judged for text in _texts(run, session.renderer, *pair)]
     benchmark_names = " ".join(benchmark.name for benchmark in benchmarks)
     if not texts:
         raise ValueError(f"{folder}: {benchmark_names}: no generations to probe")
@@ -106,6 +108,7 @@ def probe_run(folder: Path, names: Sequence[str], permutations: int, out: Path) 
             layers = sorted({max(1, round(share * depth)) for share in SHARES})
             states = read_states(decoder, texts, layers, Path(states_folder) / "states.npy")
         described = {"run": run.name, "benchmarks": benchmark_names, "layers": depth}
+        described["made_from"] = made_from(evaluation for _, evaluation in judged)
         rows = []
         with bar("probes", 2 * len(layers) * len(POSITIONS)) as advance:
             for row in _rows(texts, layers, states, permutations):
@@ -131,12 +134,16 @@ def _benchmarks(run: Run, names: Sequence[str]) -> list[Benchmark]:
     return chosen
 
 
-def _texts(run: Run, renderer: Any, benchmark: Benchmark) -> Iterator[Text]:
+def _evaluation(run: Run, benchmark: Benchmark) -> Evaluation:
+    """Return what the judge stage wrote of a benchmark. Raises FileNotFoundError if it was not judged."""
     folder = evaluation_folder(run, benchmark)
     path = folder / "metrics.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; run the judge stage first")
-    evaluation = Evaluation(read_document(run.folder / "run.json", Names), folder, read_metrics(path))
+    return Evaluation(read_document(run.folder / "run.json", Names), folder, read_metrics(path))
+
+
+def _texts(run: Run, renderer: Any, benchmark: Benchmark, evaluation: Evaluation) -> Iterator[Text]:
     texts = evaluation.texts()
     for row in evaluation.generations():
         if row.finish != "error":

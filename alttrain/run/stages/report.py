@@ -6,6 +6,7 @@
 - thoughts.csv                  whether thought and answer agree
 - interventions.csv             each run with an intervention against the same run without it
 - decided.csv                   where in the thought an outcome is decided
+- probes.csv                    what alttrain-probe found in the hidden states of runs
 - tables/, figures/             aggregated over seeds
 - page.html                     everything, with every sample, in one file
 
@@ -50,7 +51,7 @@ log = logging.getLogger(__name__)
 AGAIN = 20  # how often a report is begun again because a run or evaluation was written to meanwhile
 WIDEST = 10_000  # maximum width of a table on the console, in characters
 SHOWN = "overview"  # the table that the console shows
-IF_ANY = ("interventions", "decided", "thoughts")  # CSV files that are only written with a row
+IF_ANY = ("interventions", "decided", "thoughts", "probes")  # CSV files that are only written with a row
 
 
 class _Stamp(TypedDict):

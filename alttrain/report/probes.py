@@ -1,0 +1,96 @@
+"""What `alttrain-probe` found in the runs of a report: probes.csv, and a curve over the positions in the thought."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from alttrain.report.drawing import COLOURS, MARKERS, describe, figure
+from alttrain.report.evaluation import Evaluation
+from alttrain.report.results import read_csv
+from alttrain.report.variants import Variant
+
+log = logging.getLogger(__name__)
+
+FILE = "probe.csv"  # in a run's folder
+NUMBERS = [
+    *("layer", "layers", "n", "positives", "left_out", "undecided", "truncated", "auroc", "low", "high"),
+    *("permuted_mean", "permuted_95", "p", "permutations", "by_label"),
+]
+NAMES = ["benchmarks", "target", "position", "made_from"]
+PROBES = ["run", "backbone", "method", "seed", "protocol_hash", *NAMES, *NUMBERS]
+"""The columns of probes.csv: those of each run's probe.csv, and `protocol_hash` of each of its benchmarks."""
+
+
+def made_from(evaluations: Iterable[Evaluation]) -> str:
+    """A hash of the texts and deciding verdicts of these benchmarks, by which a probe of others is recognised."""
+    parts = [
+        [evaluation.benchmark, evaluation.decides, *map(evaluation.judged["made_from"].get, _FILES)]
+        for evaluation in evaluations
+    ]
+    return hashlib.sha256(json.dumps(sorted(parts)).encode()).hexdigest()[:16]
+
+
+_FILES = ("generations.jsonl", "judgements.jsonl")
+
+
+def probes(variants: Sequence[Variant]) -> pd.DataFrame:
+    """The probes of all runs. One of other texts or verdicts than the run's, or a damaged one, is named in the log."""
+    frames = []
+    for variant in variants:
+        for seed, folder in variant.folders.items():
+            if not (folder / FILE).is_file():
+                continue
+            try:
+                frame = read_csv(folder / FILE)
+                frame = frame[NAMES + NUMBERS].astype(dict.fromkeys(NUMBERS, float) | dict.fromkeys(NAMES, str))
+                (names,) = frame.benchmarks.unique()
+                judged = [seeds[seed] for made, seeds in variant.judged.items() if seed in seeds]
+                probed = [evaluation for evaluation in judged if evaluation.benchmark in names.split()]
+                if {*frame.made_from} != {made_from(probed)}:
+                    raise ValueError("it is of other texts or verdicts than the run's; run alttrain-probe again")
+            except (OSError, ValueError, LookupError, TypeError) as error:
+                log.warning("report    left out %s: %s", folder / FILE, error)
+                continue
+            hashes = " ".join(evaluation.provenance["protocol_hash"] for evaluation in probed)
+            known = {"run": folder.name, "backbone": variant.backbone, "method": variant.name, "seed": seed}
+            frames.append(frame.assign(**known, protocol_hash=hashes))
+    return pd.concat(frames, ignore_index=True)[PROBES] if frames else pd.DataFrame(columns=PROBES)
+
+
+def draw_probes(frame: pd.DataFrame, path: Path) -> bool:
+    """Draw the AUROC by position: a panel for each target and layer, a line for each run of one backbone.
+
+    `frame` has the probes of one backbone on the same benchmarks, made in the same way. Dotted lines are the 95th
+    percentile with permuted labels, dashed ones the AUROC of the prompt's label alone.
+    """
+    if frame.auroc.isna().all():
+        return False
+    runs, positions = list(frame.run.unique()), list(frame.position.unique())
+    panels_of = list(frame.groupby(["target", "layer"], sort=False))
+    across = frame.layer.nunique()
+    title = f"Probes of {frame.backbone.iloc[0]} on {frame.benchmarks.iloc[0].replace(' ', ', ')}"
+    title += ", 95 % intervals\ndotted: 95th percentile with permuted labels; dashed: the prompt's label alone"
+    size = 1 + 2.2 * across, 1 + 2 * len(panels_of) / across + 0.15 * len(runs)
+    with figure(*size, path, title, across, len(panels_of) // across, sharey=True) as (fig, panels):
+        for axes, ((target, layer), rows) in zip(panels, panels_of, strict=True):
+            for number, run in enumerate(runs):
+                of_run = rows[rows.run == run]
+                xs = [positions.index(position) + 0.08 * (number - (len(runs) - 1) / 2) for position in of_run.position]
+                colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+                arms = [(of_run.auroc - of_run.low).clip(lower=0), (of_run.high - of_run.auroc).clip(lower=0)]
+                axes.errorbar(xs, of_run.auroc, arms, color=colour, marker=marker, markersize=3, capsize=2, label=run)
+                axes.plot(xs, of_run.permuted_95, color=colour, linestyle=":", linewidth=0.9)
+                if target == "refuses":
+                    axes.plot(xs, of_run.by_label, color=colour, linestyle="--", linewidth=0.9)
+            axes.set_xticks(range(len(positions)), positions, rotation=20)
+            axes.set_ylim(-0.03, 1.03)
+            describe(axes, f"{target}: layer {layer:g} of {rows.layers.iloc[0]:g}", "", "both")
+        for axes in panels[::across]:
+            axes.set_ylabel("AUROC")
+        handles, labels = panels[0].get_legend_handles_labels()
+        fig.legend(handles, labels, loc="outside lower left")
+    return True
