@@ -410,6 +410,21 @@ def test_a_report_is_whole_and_is_made_once(tmp_path: Path) -> None:
     assert files(tmp_path) == made
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_interventions_are_shown_after_all_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = {"x": ("harmful_rate", "n" * 12), "x+turn": ("harmful_rate", "y" * 12)}
+    run = make_run(tmp_path / "runs", sets, protocol="offline")
+    told = {"name": "turn", "of": "x", "of_hash": "h-x", "left_out": 0, "settings": {"_target_": "x.Step"}}
+    mend(run / "evaluation" / "x+turn.offline", lambda record: record["provenance"].update(intervention=told))
+    assert list(write_report(tmp_path).table.unique()) == ["overview", "interventions"]
+    show(tmp_path)
+    shown = " ".join(capsys.readouterr().out.split())
+    runs, _, interventions = shown.partition("interventions of r1_llama_8b")
+    assert "runs of r1_llama_8b" in runs
+    assert "AltTrain, turn 100.0*" in interventions
+    assert "* differs from no intervention" in interventions
+
+
 @pytest.mark.parametrize("name", ["metrics.csv", "page.html", "tables/overview.csv", DRAWN])
 def test_a_file_of_the_report_that_somebody_changed_is_made_anew(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
