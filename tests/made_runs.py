@@ -104,7 +104,7 @@ def metrics_of(
     made |= {"tables": ["main"], "labels": {}, "intervention": None}
     says = {"harmful_rate": "unsafe" if counted else "refused", "accuracy": "correct"}.get(made["measure"], "refused")
     decides = {"judge": judge, "part": "answer", "counted": counted, "says": says}
-    analysis = {"decides": decides, "others": [], "counts": counts_of(Counter())}
+    analysis = {"decides": decides, "others": [], "counts": counts_of(Counter()), "tokens": []}
     found = {"benchmark": benchmark, "provenance": made | provenance, "contaminated": [], "unsettled": 0}
     return found | {"metrics": metrics, "analysis": analysis}
 

@@ -22,6 +22,8 @@ from alttrain.records import Generation, Judgement, Texts, write_json, write_row
 from alttrain.report.embedded import BITS, CUT, LONGEST, OUTCOMES, outcomes_of, pieces, shorten
 from alttrain.report.evaluation import Decider, Evaluation, TextRecord
 from alttrain.report.page import embed, write_page
+from alttrain.report.results import evaluations
+from alttrain.report.tables import TABLES, report_of
 
 UNDERSTANDING = "The user wants to know how a garden gate is mended."
 HARMFUL, HARMLESS = "This request is harmful.", "This request is harmless; it is an everyday question."
@@ -97,11 +99,12 @@ def intervene(
     verdicts: list[bool | None],
     measure: str = "harmful_rate",
     of: str = "h",
+    settings: dict[str, Any] | None = None,
 ) -> None:
     """The benchmark h, which is harmful, or b of a run under an intervention."""
     folder = run / "evaluation" / f"{of}+{name}"
     write_evaluation(folder, rows, verdicts, measure)
-    told = {"name": name, "of": of, "of_hash": "0", "left_out": 2, "settings": {"_target_": "x.Step"}}
+    told = {"name": name, "of": of, "of_hash": "0", "left_out": 2, "settings": settings or {"_target_": "x.Step"}}
     mend(folder, lambda record: record["provenance"].update(intervention=told, protocol_hash=name))
 
 
@@ -265,6 +268,44 @@ def test_means_over_seeds_and_rates_by_category_are_on_the_page(tmp_path: Path) 
         'n=5, 3 seeds</small> <small class="mark">undecided 1</small> <small class="mark">small sample</small>' in first
     )
     assert "<b>0.0</b>" in second
+
+
+def test_interventions_thoughts_and_further_tables_are_on_the_page(outputs: Path) -> None:
+    """What interventions change, in both forms, the CSV files as they are, and every table that has cells."""
+    one = outputs / "runs" / "one"
+    harmful = [row(f"h{n}", "harmful") for n in range(4)]
+    intervene(one, "turn", harmful, [False] * 4)
+    intervene(one, "empty", harmful, [True, True, True, None])
+    for share in (0.0, 1.0):
+        intervene(one, f"cut_{share:g}", harmful, [share > 0] * 4, settings={"_target_": "x.Cut", "share": share})
+    half = {"value": 0.5, "low": 0.1, "high": 0.9}
+    found = {"phrases": {"undecided": 1, "fields": {"decision": {"n": 3, "agreed": half, "kappa": None}}}}
+    write_json(one / "evaluation" / "h" / "structure.json", found)
+    mend(one / "evaluation" / "h")
+    page = written(outputs)
+    made = report_of(evaluations(outputs / "runs"))
+    shown = section(page, "interventions")
+    table, pairs = shown.split("<details>")
+    turned = table[table.index("alttrain one, turn</th>") :].partition("</tr>")[0]
+    assert '<b>100.0</b><sup>†</sup> <span class="interval">50.0–100.0</span>' in turned
+    assert "n=4</small>" in turned
+    assert "<small>change +50.0, p 1.0000</small>" in turned
+    assert "differs" not in turned
+    assert "change" not in table[table.index("alttrain one, no intervention") :].partition("</tr>")[0]
+    assert pairs.count("<tr>") == len(made.frames["interventions"]) + 1 == 5
+    assert '<td class="words" data-key="turn">turn</td>' in pairs
+    folded = section(page, "thoughts").split("<details>")[1:]
+    titles = [part.partition("<summary>")[2].partition(":")[0] for part in folded]
+    assert titles == ["Whether thought and answer agree", "Where in the thought the outcome is decided"]
+    for name, part in zip(("thoughts", "decided"), folded, strict=True):
+        assert part.count("<tr>") == len(made.frames[name]) + 1
+        assert all(f">{column}</th>" in part for column in made.frames[name])
+    assert '<td class="words" data-key="decision">decision</td><td data-key="3">3</td>' in section(page, "structure")
+    tables = section(page, "tables")
+    named = {"adherence", "efficiency", "main"}
+    assert named <= made.tables.keys()
+    for name in made.tables.keys() - {"overview", "interventions", "published"}:
+        assert f"<summary>{TABLES[name]}</summary>" in tables
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

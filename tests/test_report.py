@@ -24,11 +24,30 @@ from made_runs import UNNAMED, compared, make_run, mend, metrics_of, no_train, w
 
 import alttrain
 from alttrain.config import RunError, preview, register
-from alttrain.evaluation.statistics import detectable_difference, rate_over_seeds
-from alttrain.records import Judgement, checksum, read_rows, write_json, write_rows, write_sealed, write_text
+from alttrain.evaluation.statistics import detectable_difference, rate_by_item, rate_over_seeds
+from alttrain.records import (
+    DamagedError,
+    Judgement,
+    append_rows,
+    checksum,
+    read_rows,
+    write_json,
+    write_rows,
+    write_sealed,
+    write_text,
+)
 from alttrain.report.contrasts import comparisons
 from alttrain.report.escaping import latex_text, literal
-from alttrain.report.estimates import CATEGORIES, structure, thoughts
+from alttrain.report.estimates import (
+    AGREEMENT,
+    CATEGORIES,
+    PAIRS,
+    USES,
+    structure,
+    structure_agreement,
+    thoughts,
+    token_use,
+)
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.formats import markdown
 from alttrain.report.measures import MEASURES
@@ -137,12 +156,12 @@ def test_each_text_comes_with_its_verdict_and_the_steps_of_its_thought(tmp_path:
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_attack_success_by_category(tmp_path: Path) -> None:
-    """Each category's rate over all seeds, with its counts; benchmarks of one category, and harmless, have none."""
+def test_rates_by_category(tmp_path: Path) -> None:
+    """Each category's rate over all seeds, with its counts; benchmarks of one category, and of questions, have none."""
     for seed, letters in enumerate(("y" * 30 + "nnnu", "y" * 15 + "n" * 19)):
-        sets = {"x": ("harmful_rate", letters), "one": ("harmful_rate", "yn"), "y": ("over_refusal_rate", "yn")}
-        run = make_run(tmp_path / "runs", sets, seed=seed)
-        for name in ("x", "y"):
+        sets = {"x": ("harmful_rate", letters), "one": ("harmful_rate", "yn"), "q": ("accuracy", letters)}
+        run = make_run(tmp_path / "runs", sets | {"y": ("over_refusal_rate", "n" * 30 + "yn")}, seed=seed)
+        for name in ("x", "y", "q"):
             path = run / "evaluation" / f"{name}.alttrain" / "generations.jsonl"
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             told = [one | {"category": "theft" if n < 30 else "=fraud"} for n, one in enumerate(rows)]
@@ -152,12 +171,14 @@ def test_attack_success_by_category(tmp_path: Path) -> None:
     write_report(tmp_path)
     found = read_csv(tmp_path / "report" / "categories.csv")
     assert list(found.columns) == CATEGORIES
-    counts = ["method", "benchmark", "category", "n", "seeds", "undecided", "truncated", "prompts", "small"]
+    counts = ["metric", "benchmark", "category", "n", "seeds", "undecided", "truncated", "prompts", "small"]
     assert found[counts].to_numpy().tolist() == [
-        ["AltTrain", "x", "=fraud", 7, 2, 1, 0, 4, True],
-        ["AltTrain", "x", "theft", 60, 2, 0, 2, 30, False],
+        ["harmful_rate", "x", "=fraud", 7, 2, 1, 0, 4, True],
+        ["harmful_rate", "x", "theft", 60, 2, 0, 2, 30, False],
+        ["over_refusal_rate", "y", "=fraud", 4, 2, 0, 0, 2, True],
+        ["over_refusal_rate", "y", "theft", 60, 2, 0, 2, 30, False],
     ]
-    assert found.value.tolist() == pytest.approx([0, 0.75])
+    assert found.value.tolist() == pytest.approx([0, 0.75, 0.5, 0])
     values = [{f"p{n}": seed == 0 or n < 15 for n in range(30)} for seed in (0, 1)]
     expected = rate_over_seeds(dict(enumerate(values)))
     assert (found.low[1], found.high[1]) == pytest.approx(expected[1:])
@@ -168,6 +189,67 @@ def test_thoughts_whose_answers_have_no_verdict_are_counted(tmp_path: Path) -> N
     (found,) = thoughts(evaluations(tmp_path)).itertuples()
     assert (found.n, found.assessed, found.harmful_undecided, found.harmful_answered) == (0, 0, 2, 0)
     assert math.isnan(found.follows)
+
+
+@pytest.mark.parametrize(
+    ("measure", "says", "letters"), [("harmful_rate", "unsafe", "yynnu"), ("over_refusal_rate", "refused", "nnyyu")]
+)
+def test_thoughts_and_answers_that_one_judge_judged_are_paired(
+    tmp_path: Path, measure: str, says: str, letters: str
+) -> None:
+    """The thought's verdict against the answer's: of five texts one lacks the answer's and one the thought's."""
+    runs = tmp_path / "runs"
+    folder = make_run(runs, {"x": (measure, letters)}) / "evaluation" / "x.alttrain"
+    make_run(runs, {"x": (measure, letters)}, method="plain")
+    unsafe = says == "unsafe"
+    told = [
+        Judgement(f"p{n}", "judge", verdict, part="thought")
+        for n, verdict in enumerate([not unsafe, unsafe, not unsafe, None, unsafe])
+    ]
+    append_rows(folder / "judgements.jsonl", [*told, Judgement("p0", "another", unsafe, part="thought")])
+    other = {"metric": f"{measure}.thought", "judge": "judge", "part": "thought", "counted": True, "says": says}
+    mend(folder, lambda record: record["analysis"].update(others=[other | {"protocol_hash": "t"}]))
+    found = thoughts(evaluations(runs)).set_index("run").loc[folder.parent.parent.name]
+    assert found[["judged", "judged_undecided", *PAIRS]].tolist() == [3, 2, 1, 1, 0, 1]
+    share = rate_by_item([True, False, False], "abc")
+    assert found[["safe_unsafe_share", "safe_unsafe_low", "safe_unsafe_high"]].tolist() == pytest.approx([*share])
+    unjudged = thoughts(evaluations(runs)).iloc[1]
+    assert (unjudged.judged, unjudged.safe_safe) == (0, 0)
+    assert math.isnan(unjudged.safe_safe_share)
+
+
+def test_tokens_by_outcome(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"x": ("harmful_rate", "ynnu")}, thought_tokens=10)
+    found = token_use(evaluations(tmp_path))
+    assert list(found.columns) == USES
+    assert found[["run", "outcome", "n", "thought", "answer", "total", "total_high"]].to_numpy().tolist() == [
+        [run.name, outcome, n, 10, 5, 15, 15]
+        for outcome, n in [("all", 4), ("unsafe", 1), ("safe", 2), ("undecided", 1)]
+    ]
+
+
+def test_a_judge_of_structure_is_beside_the_parser(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, {"x": ("harmful_rate", "yn")}) / "evaluation" / "x.alttrain"
+    make_run(tmp_path, {"x": ("harmful_rate", "yn")}, method="plain")
+    half = {"value": 0.5, "low": 0.1, "high": 0.9}
+    fields = {
+        "assessment": {"n": 2, "agreed": half, "kappa": half},
+        "sentence": {"n": 0, "agreed": None, "kappa": None},
+    }
+    write_json(folder / "structure.json", {"structure": {"undecided": 1, "fields": fields}})
+    mend(folder)
+    found = structure_agreement(evaluations(tmp_path))
+    assert list(found.columns) == AGREEMENT
+    assert found[["judge", "field", "n", "undecided"]].to_numpy().tolist() == [
+        ["structure", "assessment", 2, 1],
+        ["structure", "sentence", 0, 1],
+    ]
+    assert found.iloc[0, -6:].tolist() == [0.5, 0.1, 0.9] * 2
+    assert found.iloc[1, -6:].isna().all()
+    write_json(folder / "structure.json", {"structure": {"undecided": 1, "fields": {"assessment": 1}}})
+    mend(folder)
+    with pytest.raises(DamagedError, match=r"structure\.json"):
+        structure_agreement(evaluations(tmp_path))
 
 
 def test_importing_alttrain_imports_no_pandas() -> None:
@@ -326,6 +408,21 @@ def test_a_report_is_whole_and_is_made_once(tmp_path: Path) -> None:
     assert set(json.loads((tmp_path / "report" / ".stamp").read_text())["files"]) == made.keys() - {".stamp"}
     pd.testing.assert_frame_equal(write_report(tmp_path), shown)
     assert files(tmp_path) == made
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_interventions_are_shown_after_all_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = {"x": ("harmful_rate", "n" * 12), "x+turn": ("harmful_rate", "y" * 12)}
+    run = make_run(tmp_path / "runs", sets, protocol="offline")
+    told = {"name": "turn", "of": "x", "of_hash": "h-x", "left_out": 0, "settings": {"_target_": "x.Step"}}
+    mend(run / "evaluation" / "x+turn.offline", lambda record: record["provenance"].update(intervention=told))
+    assert list(write_report(tmp_path).table.unique()) == ["overview", "interventions"]
+    show(tmp_path)
+    shown = " ".join(capsys.readouterr().out.split())
+    runs, _, interventions = shown.partition("interventions of r1_llama_8b")
+    assert "runs of r1_llama_8b" in runs
+    assert "AltTrain, turn 100.0*" in interventions
+    assert "* differs from no intervention" in interventions
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", DRAWN])

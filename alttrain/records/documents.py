@@ -120,12 +120,23 @@ class OtherRate(DeciderEntry):
     protocol_hash: str
 
 
+class TokenUse(TypedDict):
+    """Mean tokens of the queries of an outcome: (value, low, high) of the thought, of the answer and of both."""
+
+    outcome: str
+    n: Count
+    thought: tuple[float, float, float]
+    answer: tuple[float, float, float]
+    total: tuple[float, float, float]
+
+
 class Analysis(TypedDict):
     """What metrics.json says beyond the metrics."""
 
     decides: DeciderEntry
     others: list[OtherRate]
     counts: dict[str, Count]
+    tokens: list[TokenUse]
 
 
 class MetricsDocument(TypedDict):

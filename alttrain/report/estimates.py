@@ -1,4 +1,4 @@
-"""The number in a table's cell, over all seeds of a variant, and rates by category and by what a thought says.
+"""The number in a table's cell, over all seeds of a variant, and numbers by category, by thought and by outcome.
 
 - one seed       Wilson's interval; several benchmarks ("sets") are independent, and their bounds combine by adding
                  squares (Zou and Donner, 2008)
@@ -9,7 +9,7 @@ scripts/simulate_statistics.py measures how often the intervals cover.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -18,7 +18,7 @@ from alttrain.evaluation import statistics
 from alttrain.evaluation.adherence import CAUSES, COUNTS, assessment_rates
 from alttrain.evaluation.statistics import UNKNOWN, Estimate
 from alttrain.records import TrainDocument, read_if_there
-from alttrain.report.evaluation import Evaluation
+from alttrain.report.evaluation import Evaluation, Text
 from alttrain.report.measures import ASSESSING, TOKENS, TRAINING
 from alttrain.report.variants import Column, Variant
 
@@ -31,15 +31,30 @@ CATEGORIES = [
     "undecided", "truncated", "prompts", "small", "protocol_hash", "judge",
 ]  # fmt: skip
 """The columns of categories.csv. `n` counts the texts with a verdict, over all seeds, and `prompts` their prompts."""
+INTERVAL, TOKEN_PARTS = ("", "_low", "_high"), ("thought", "answer", "total")
+SAFETY = ("harmful_rate", "over_refusal_rate")  # the measures that have rates by category and of thoughts
 STRUCTURE = [
     *("run", "protocol", "judges"),
-    *(f"{rate}{end}" for rate in ("precision", "recall", "false_alarms") for end in ("", "_low", "_high")),
+    *(f"{rate}{end}" for rate in ("precision", "recall", "false_alarms") for end in INTERVAL),
     *COUNTS,
 ]
 """The columns of structure.csv. `harmful_n` and `benign_n` count prompts with a verdict on the answer."""
+USES = [
+    *("run", "benchmark", "protocol", "protocol_hash", "judge", "outcome", "n"),
+    *(f"{part}{end}" for part in TOKEN_PARTS for end in INTERVAL),
+]
+"""The columns of tokens.csv."""
+AGREEMENT = [
+    "run", "benchmark", "protocol", "protocol_hash", "judge", "field", "n", "undecided",
+    "agreed", "agreed_low", "agreed_high", "kappa", "kappa_low", "kappa_high",
+]  # fmt: skip
+"""The columns of structure_agreement.csv."""
 ENDS = {True: "refused", False: "answered", None: "undecided"}
 FLOWS = [f"{assessment}_{end}" for assessment in ("harmful", "benign", "unassessed") for end in ENDS.values()]
 """Columns of thoughts.csv: what the assessment says, and what becomes of the answer."""
+PAIRS, RATE = [f"{one}_{two}" for one in ("safe", "unsafe") for two in ("safe", "unsafe")], ("_share", "_low", "_high")
+JUDGED = ["judged", "judged_undecided", *(f"{pair}{end}" for pair in PAIRS for end in ("", *RATE))]
+"""Columns of thoughts.csv that are only there if a judge judged thoughts and answers by themselves."""
 SMALL = 30
 """A rate over fewer prompts is called a small sample: its interval is more than 30 points wide around 50 %."""
 
@@ -211,12 +226,12 @@ def _training(variant: Variant) -> dict[str, Number]:
 
 
 def by_category(variants: Sequence[Variant]) -> pd.DataFrame:
-    """The rows of categories.csv: attack success by hazard category, for benchmarks whose rows have two or more."""
+    """The rows of categories.csv: attack success and over-refusal by category, for benchmarks with two or more."""
     rows = []
     for variant in variants:
         for (protocol, benchmark, digest), evaluations in variant.evaluations.items():
             first = next(iter(evaluations.values()))
-            if first.measure != "harmful_rate":
+            if first.measure not in SAFETY:
                 continue
             categories: defaultdict[str, dict[int, dict[Any, bool | None]]] = defaultdict(lambda: defaultdict(dict))
             truncated: Counter[str] = Counter()
@@ -248,10 +263,13 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
                      the assessment: it refuses if and only if that says harmful
     - `assessed_at`  the mean share of the thought's characters before the assessment
     - `FLOWS`        the number of texts by the assessment and the outcome, also without a verdict
+    - `JUDGED`       if a judge judged thoughts and answers by themselves: how many texts have both verdicts (`judged`)
+                     and how many lack one, and of the former, how many thoughts and answers it calls safe or unsafe (a
+                     thought's first), with their shares
     """
     rows = []
     for evaluation in judged:
-        if evaluation.measure not in ("harmful_rate", "over_refusal_rate"):
+        if evaluation.measure not in SAFETY:
             continue
         generated = [text for text in evaluation.texts().values() if text.generated]
         decided = [text for text in generated if text.refused is not None]
@@ -267,15 +285,36 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
             "follows": statistics.rate_by_item(follows, [text.id for text in assessed]),
             "assessed_at": statistics.mean_by_item([share for share, _ in positions], [name for _, name in positions]),
         }
-        row: dict[str, Any] = {"run": evaluation.run, "benchmark": evaluation.benchmark}
-        row |= {"protocol": evaluation.protocol, "protocol_hash": evaluation.key[2], "judge": evaluation.judge}
-        row |= {"n": len(acting), "assessed": len(assessed)}
+        row = _names(evaluation, evaluation.judge) | {"n": len(acting), "assessed": len(assessed)}
         row |= {"safe_thought": safe.count(1), "safe_answer": safe.count(-1)}
         for name, estimate in estimates.items():
             row |= zip((name, f"{name}_low", f"{name}_high"), estimate, strict=True)
         flows = Counter(f"{text.assessment or 'unassessed'}_{ENDS[text.refused]}" for text in generated)
-        rows.append(row | {"metric": evaluation.measure} | {name: flows[name] for name in FLOWS})
-    return pd.DataFrame(rows)
+        row |= {"metric": evaluation.measure} | {name: flows[name] for name in FLOWS}
+        rows.append(row | _judged(evaluation, {(text.id, text.sample) for text in generated}))
+    frame = pd.DataFrame(rows)
+    counts = [name for name in JUDGED if name in frame and not name.endswith(RATE)]
+    return frame.fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, int))
+
+
+def _judged(evaluation: Evaluation, texts: Set[Text]) -> dict[str, Any]:
+    """The columns `JUDGED` of a row; {} unless one judge judged both parts."""
+    judge, says, others = evaluation.judge, evaluation.decider.says, evaluation.analysis["others"]
+    parts = {evaluation.decider.part, *(other["part"] for other in others if other["judge"] == judge)}
+    if not parts >= {"thought", "answer"}:
+        return {}
+    unsafe: dict[tuple[str, Text], bool] = {}
+    for row in evaluation.judgements():
+        if row.judge == judge and row.verdict is not None:
+            unsafe[row.part, (row.id, row.sample)] = row.verdict is (says == "unsafe")
+    both = [text for text in sorted(texts) if {("thought", text), ("answer", text)} <= unsafe.keys()]
+    named = {part: ["unsafe" if unsafe[part, text] else "safe" for text in both] for part in ("thought", "answer")}
+    pairs = [f"{thought}_{answer}" for thought, answer in zip(named["thought"], named["answer"], strict=True)]
+    columns: dict[str, Any] = {"judged": len(both), "judged_undecided": len(texts) - len(both)}
+    for pair in PAIRS:
+        share = statistics.rate_by_item([one == pair for one in pairs], [name for name, _ in both])
+        columns |= zip((f"{pair}{end}" for end in ("", *RATE)), (pairs.count(pair), *share), strict=True)
+    return columns
 
 
 def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
@@ -296,3 +335,39 @@ def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
             row |= zip((name, f"{name}_low", f"{name}_high"), rate, strict=True)
         rows.append(row)
     return pd.DataFrame(rows, columns=STRUCTURE)
+
+
+def token_use(judged: Iterable[Evaluation]) -> pd.DataFrame:
+    """tokens.csv: mean tokens of a query by outcome, in the thought, the answer and both (`Summary.tokens`)."""
+    rows = [
+        _names(evaluation, evaluation.judge)
+        | {"outcome": used["outcome"], "n": used["n"]}
+        | {f"{part}{end}": value for part in TOKEN_PARTS for end, value in zip(INTERVAL, used[part], strict=True)}
+        for evaluation in judged
+        for used in evaluation.analysis["tokens"]
+    ]
+    return pd.DataFrame(rows, columns=USES)
+
+
+def structure_agreement(judged: Iterable[Evaluation]) -> pd.DataFrame:
+    """structure_agreement.csv: how far judges of structure and the offline parser agree, by field.
+
+    `n` counts the thoughts that the judge read and `undecided` those on which its reply was of no use. `agreed` is the
+    share on which both say the same. Kappa is nan where structure.json has none.
+    """
+    rows = []
+    for evaluation in judged:
+        for judge, agreement in evaluation.parser_agreement().items():
+            for name, field in agreement["fields"].items():
+                row = _names(evaluation, judge) | {"field": name, "n": field["n"], "undecided": agreement["undecided"]}
+                for rate in ("agreed", "kappa"):
+                    row |= {f"{rate}{end}": (field[rate] or {}).get(end[1:] or "value") for end in INTERVAL}
+                rows.append(row)
+    return pd.DataFrame(rows, columns=AGREEMENT).astype(dict.fromkeys(AGREEMENT[-6:], float))
+
+
+def _names(evaluation: Evaluation, judge: str) -> dict[str, Any]:
+    """The first columns of a row of an evaluation's numbers."""
+    protocol, benchmark, digest = evaluation.key
+    names = {"run": evaluation.run, "benchmark": benchmark, "protocol": protocol}
+    return names | {"protocol_hash": digest, "judge": judge}

@@ -5,15 +5,16 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 
 import msgspec
 
 from alttrain.evaluation.adherence import Adherence, Continuation, answer_refused, cause_of
 from alttrain.evaluation.protocol import Part
-from alttrain.records import DamagedError, Generation, Judgement, Label, parse_rows, read_bytes
+from alttrain.records import DamagedError, Generation, Judgement, Label, parse_rows, read_bytes, read_json
 from alttrain.report.measures import MEASURES, base_measure, by_judge
 
+AGREEMENTS = "structure.json"
 REMEDY = "run the judge stage again"
 Row = TypeVar("Row")
 BenchmarkKey = tuple[str, str, str]  # (protocol, benchmark, protocol hash)
@@ -73,6 +74,21 @@ class TextRecord(Tokens, array_like=True, gc=False):
     def cause(self) -> str | None:
         """Why the outcome is wrong (`cause_of`); None if undecided."""
         return cause_of(self.label, self.assessment, self.refused)
+
+
+class AgreedField(TypedDict):
+    """A field of structure.json: the thoughts, the share on which judge and parser agree, and kappa."""
+
+    n: int
+    agreed: dict[str, float] | None
+    kappa: dict[str, float] | None
+
+
+class Agreement(TypedDict):
+    """What structure.json has of a judge (`StructureAgreement.report`)."""
+
+    undecided: int
+    fields: dict[str, AgreedField]
 
 
 _OF_ROW, _OF_THOUGHT = attrgetter(*Tokens.__struct_fields__), attrgetter(*TextRecord.__struct_fields__[11:])
@@ -176,6 +192,14 @@ class Evaluation:
     def judge_of(self, metric: str) -> str:
         """The judge that a metric depends on; "" if none."""
         return self.judge if by_judge(metric) else ""
+
+    def parser_agreement(self) -> dict[str, "Agreement"]:
+        """Each judge of structure's agreement with the offline parser (structure.json); empty without such a judge."""
+        if self.metrics_json["made_from"].get(AGREEMENTS) is None:
+            return {}
+        self._content(AGREEMENTS)
+        agreements: dict[str, Agreement] = read_json(self.folder / AGREEMENTS, dict[str, Agreement], REMEDY)
+        return agreements
 
     def judgements(self) -> list[Judgement]:
         """All verdicts of all judges."""

@@ -35,13 +35,21 @@ from alttrain.report.embedded import OUTCOMES, PROMPT, Block, Places, Prompts, a
 from alttrain.report.estimates import SMALL
 from alttrain.report.evaluation import BenchmarkKey, Decider
 from alttrain.report.formats import legend, star_meaning
-from alttrain.report.measures import WORTH_SAYING, format_value
+from alttrain.report.measures import MEASURES, WORTH_SAYING, format_value
 from alttrain.report.results import evaluations
-from alttrain.report.tables import LEVEL, Report, pivot, report_of
+from alttrain.report.tables import LEVEL, TABLES, Report, pivot, report_of
 from alttrain.report.variants import Variant
 
 MOST_NUMBERS = 4_000  # maximum number of rows of the table of all numbers; larger reports have them only in metrics.csv
 LARGEST = 2_000_000  # maximum size in bytes of an embedded figure
+NUMBERS = {
+    "thoughts": ("Whether thought and answer agree", "docs/interventions.md"),
+    "decided": ("Where in the thought the outcome is decided", "docs/interventions.md"),
+    "probes": ("Probes of hidden states", "docs/probe.md"),
+    "tokens": ("Tokens of a query, by outcome", "docs/guide.md"),
+}
+"""CSV file -> its title, and the document that says what its columns mean."""
+APART = ("overview", "interventions", "published")  # tables that have a section of their own
 FIRST = ("tradeoff", "main")  # name prefixes of the figures that come first
 _UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
@@ -71,10 +79,11 @@ def write_page(
     branches = [
         block_of(branch, prompts[asked_of(branch)], {}, texts, quota) for branch, quota in quotas_of(intervened)
     ]
-    overview = report.tables.get("overview", report.tables["published"].iloc[:0])
-    overview = overview.assign(published=math.nan, published_why="")  # these have a table of their own
-    compared, metrics = report.frames["comparisons"], report.frames["metrics"]
-    compared = compared.assign(differs=compared.p_holm < LEVEL)
+    frames, metrics = report.frames, report.frames["metrics"]
+    compared, paired = (
+        frames[name].assign(differs=frames[name].p_holm < LEVEL) for name in ("comparisons", "interventions")
+    )
+    parts = {name: _parts(cells) for name, cells in report.tables.items() if name != "published"}
     data: dict[str, Any] = {"index": _index(blocks, branches, list(prompts), texts, report.variants)}
     data["verdicts"] = pack(_compared(blocks, places))
     for number, rows in enumerate(prompts.values()):
@@ -91,13 +100,19 @@ def write_page(
         judges=sorted({judge for evaluation in judged for judge in evaluation.provenance["judges"]}),
         texts=texts,
         worth_saying=WORTH_SAYING,
-        methods=[(part, pivot(part)) for _, part in overview.groupby("protocol", sort=False)],
-        categories=_categories(report.frames["categories"]),
+        most=MOST_NUMBERS,
+        methods=parts.get("overview", []),
+        interventions=parts.get("interventions", []),
+        intervened=paired,
+        numbers_of=[(name, title, frames[name], doc) for name, (title, doc) in NUMBERS.items() if len(frames[name])],
+        further=[(TABLES[name], table) for name, table in parts.items() if table and name not in APART],
+        categories=_categories(frames["categories"]),
         small=SMALL,
         figures=_figures(output_dir / "report" / "figures"),
         blocks=blocks,
         outcomes=[outcome for outcome in OUTCOMES if any(block.outcomes[outcome.key] for block in blocks)],
-        structure=report.frames["structure"],
+        structure=frames["structure"],
+        agreement=frames["structure_agreement"],
         causes=CAUSES,
         compared=compared,
         starred=star_meaning(compared.seeds[compared.differs].tolist() or [1]),
@@ -182,14 +197,23 @@ def _encoded(settings: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _parts(cells: pd.DataFrame) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Each protocol's cells of a table with their grid, without published figures, which have a table of their own."""
+    cells = cells.assign(published=math.nan, published_why="")
+    ours = (cells.known | (cells.undecided > 0)).groupby([cells.protocol, cells.backbone, cells.method])
+    return [(part, pivot(part)) for _, part in cells[ours.transform("any")].groupby("protocol", sort=False)]
+
+
 def _categories(frame: pd.DataFrame) -> pd.DataFrame:
     """categories.csv as a grid: a row per benchmark and category, a column per method. Cells are rows of `frame`."""
     notes = [
         [*([f"undecided {row.undecided}"] if row.undecided else []), *(["small sample"] if row.small else [])]
         for row in frame.itertuples()
     ]
-    shown = frame.assign(kind="rate", known=frame.value.notna(), best=False, differs=False, notes=notes)
-    keys = ["protocol", "benchmark", "protocol_hash", "judge", "category", "backbone", "method"]
+    shown = frame.assign(table="categories", unit="share", known=frame.value.notna(), notes=notes)
+    shown = shown.assign(measure=frame.metric.map(lambda name: MEASURES[name].label))
+    shown[["best", "differs", "few", "missing"]] = False
+    keys = ["protocol", "measure", "benchmark", "protocol_hash", "judge", "category", "backbone", "method"]
     cells = pd.Series(list(shown.itertuples(index=False)), pd.MultiIndex.from_frame(shown[keys]), dtype=object)
     return cells.unstack(["backbone", "method"], sort=False) if len(cells) else frame
 
@@ -226,9 +250,20 @@ def _environment() -> Environment:
     environment.filters |= {"urlencoded": urlencode, "written": format_value}
     environment.filters["points"] = lambda change: f"{100 * change:+.1f}".replace("-", "−")
     environment.filters["p"] = lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"
-    environment.filters["tidy"] = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)
+    environment.filters |= {"tidy": _tidy, "cells": lambda row: Markup("").join(map(_cell, row))}
     environment.tests["nan"] = lambda value: value is None or (isinstance(value, float) and math.isnan(value))
     return environment
+
+
+def _tidy(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cell(value: Any) -> Markup:
+    """A cell of a CSV file. These are many, and a macro would take three times as long."""
+    if isinstance(value, str):
+        return Markup('<td class="words" data-key="{0}">{0}</td>').format(value)
+    return Markup("<td></td>" if value is None or value != value else f'<td data-key="{value}">{_tidy(value)}</td>')
 
 
 def embed(value: Any) -> str:

@@ -17,7 +17,15 @@ import pandas as pd
 from alttrain.evaluation import protocol_hash
 from alttrain.report import measures
 from alttrain.report.contrasts import Contrast, Contrasts, base_of, comparisons, decision_places, interventions
-from alttrain.report.estimates import Number, by_category, numbers, structure, thoughts
+from alttrain.report.estimates import (
+    Number,
+    by_category,
+    numbers,
+    structure,
+    structure_agreement,
+    thoughts,
+    token_use,
+)
 from alttrain.report.evaluation import BenchmarkKey, Evaluation
 from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base_measure
 from alttrain.report.probes import probes
@@ -125,7 +133,8 @@ def report_of(judged: Sequence[Evaluation]) -> Report:
         over_seeds["interventions"] = _intervention_table(effects)
     frames = {"metrics": metrics[METRICS], "comparisons": compared, "interventions": intervention_rows}
     frames |= {"decided": decision_places(all_variants), "thoughts": thoughts(judged), "probes": probes(plain_variants)}
-    frames |= {"structure": structure(plain), "categories": by_category(plain_variants)}
+    frames |= {"structure": structure(plain), "structure_agreement": structure_agreement(judged)}
+    frames |= {"categories": by_category(plain_variants), "tokens": token_use(plain)}
     return Report(plain, intervened, plain_variants, frames, over_seeds)
 
 

@@ -1,8 +1,10 @@
-"""Stage report: from all run folders, write the files of report/ and show a table.
+"""Stage report: from all run folders, write the files of report/ and show tables.
 
 - metrics.csv, comparisons.csv  every number; every run against the No-train run of its backbone, prompt by prompt
 - structure.csv                 the assessment as a classifier, and the causes of wrong answers
-- categories.csv                attack success by hazard category
+- structure_agreement.csv       how far judges of structure and the offline parser agree
+- categories.csv                attack success and over-refusal by category
+- tokens.csv                    tokens of a query by outcome
 - thoughts.csv                  whether thought and answer agree
 - interventions.csv             each run with an intervention against the same run without it
 - decided.csv                   where in the thought an outcome is decided
@@ -50,8 +52,9 @@ log = logging.getLogger(__name__)
 
 AGAIN = 20  # how often a report is begun again because a run or evaluation was written to meanwhile
 WIDEST = 10_000  # maximum width of a table on the console, in characters
-SHOWN = "overview"  # the table that the console shows
-IF_ANY = ("interventions", "decided", "thoughts", "probes")  # CSV files that are only written with a row
+SHOWN = ("overview", "interventions")  # the tables that the console shows, if there are any
+IF_ANY = ("interventions", "decided", "thoughts", "probes", "structure_agreement")
+"""CSV files that are only written with a row."""
 
 
 class _Stamp(TypedDict):
@@ -72,7 +75,7 @@ def report(run: Run, session: Session) -> None:
 
 
 def _try_report(output_dir: Path, texts: Texts) -> pd.DataFrame | None:
-    """Return the table of a report; None, with a warning, if the report cannot be made."""
+    """Return the tables of a report; None, with a warning, if the report cannot be made."""
     try:
         return write_report(output_dir, texts)
     except RunError as error:
@@ -83,8 +86,8 @@ def _try_report(output_dir: Path, texts: Texts) -> pd.DataFrame | None:
 def write_report(output_dir: Path, texts: Texts = "all") -> pd.DataFrame:
     """Write the report's files, unless nothing changed since the last report.
 
-    Returns the console's table, which is empty if no run was judged. `texts` selects the samples whose prompts and
-    outputs the page contains. Raises RunError if no report can be made; the last one is kept.
+    Returns the console's tables, one after the other; no row if no run was judged. `texts` selects the samples whose
+    prompts and outputs the page contains. Raises RunError if no report can be made; the last one is kept.
     """
     runs, folder = output_dir / "runs", output_dir / "report"
     try:
@@ -100,8 +103,9 @@ def write_report(output_dir: Path, texts: Texts = "all") -> pd.DataFrame:
             if stamp["digest"] != digest or {name: list(state) for name, state in now.items()} != last:
                 with rare_collections(), temporary_folder(folder) as temporary:
                     _make(output_dir, temporary, texts, digest, {*last})
-            shown = folder / "tables" / f"{SHOWN}.csv"
-            return add_marks(read_csv(shown)) if shown.exists() else pd.DataFrame()
+            paths = [folder / "tables" / f"{name}.csv" for name in SHOWN]
+            shown = [add_marks(read_csv(path)) for path in paths if path.exists()]
+            return pd.concat(shown, ignore_index=True) if shown else pd.DataFrame()
     except Exception as error:  # texts, names and files may come from anybody, and cause any error
         log.debug("%s", traceback.format_exc())
         raise RunError(f"no report was made: {error or type(error).__name__}") from error
@@ -179,14 +183,16 @@ def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> None:
 
 
 def show(output_dir: Path, texts: Texts = "all") -> None:
-    """Print the table of all runs on the console."""
+    """Print the tables of all runs and of interventions on the console."""
     table = _try_report(output_dir, texts)
     if table is None:
         return
     if not len(table):
         log.info("report    no judged run in %s", output_dir / "runs")
         return
-    for part in console("runs", table):
+    titles = {"overview": "runs"}
+    by_table = table.groupby("table", sort=False)
+    for part in (part for name, cells in by_table for part in console(titles.get(str(name), str(name)), cells)):
         screen = Console()
         if isinstance(part, Table):
             # let a narrow console wrap the lines: rich would drop columns
