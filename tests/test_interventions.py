@@ -38,6 +38,7 @@ from alttrain.records import Example, Generation, read_rows, write_sealed
 from alttrain.report.card import card
 from alttrain.report.figures import draw_all
 from alttrain.run.app import execute
+from alttrain.run.asking import BeginningRow
 from alttrain.run.assembly import assemble
 from alttrain.run.plan import job_of
 
@@ -530,7 +531,7 @@ def test_many_shots_come_from_the_run_that_is_named(run: Run) -> None:
     folder = run(*shots, stages="[generate,judge]")
     shown = texts(folder, "embedded_harmful+many_shot")
     assert len(shown) == 4
-    begun = read_rows(folder / "evaluation" / "embedded_harmful+many_shot" / "begun.jsonl", Beginning)
+    begun = read_rows(folder / "evaluation" / "embedded_harmful+many_shot" / "begun.jsonl", BeginningRow)
     for beginning in begun:
         prompts = {one.prompt for one in shown.values()} - {shown[beginning.id].prompt}
         pairs = beginning.message.removesuffix(shown[beginning.id].prompt).split("User: ")[1:]

@@ -466,7 +466,7 @@ def test_less_thought_has_the_ids_of_safechains_text(renderers: dict[str, Render
     ]
     begun = Begin(thought=thought, closed=True).begin(EMPTY, None, InterventionContext(template("r1"), "open", {}))
     prompt = renderer.encode(renderer.prompt_text("Why?", "open"))
-    ids, _ = renderer.begin(begun.rendered(template("r1"), "open"), begun.then)
+    ids, _ = renderer.begin(begun.render(template("r1"), "open"), begun.then)
     source = "Okay, the user ask for this, I can answer it without thinking much. \n</think>\n\n"
     whole = f"<｜begin▁of▁sentence｜><｜User｜>Why?<｜Assistant｜><think>\n{source}"
     assert prompt + ids == renderer.tokenizer.encode(whole, add_special_tokens=False)
