@@ -33,6 +33,7 @@ from alttrain.rewrite.teachers import (
     clean,
     sentence_fault,
 )
+from alttrain.run.stages.rewrite import disagreements
 
 SECRET = "sk-planted-5e0c7a"  # no real key
 
@@ -655,6 +656,26 @@ def test_untold_label_stays_untold(serve: Serve, context: TeacherContext) -> Non
     assert results["r0"] == Rejected("r0", f"assessment: {DISAGREES}")
     assert stub.asked.total() == 2
     assert not [prompt for prompt in stub.asked if "reviewed" in prompt]
+
+
+def test_disagreement_is_reported_by_label(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    examples = rows(12)
+    labels = {row.id: row.label for row in examples}
+    other = [row.id for row in examples if row.label == "harmful"][:2]
+    failed = next(row.id for row in examples if row.label == "benign")
+    rejected = [*(Rejected(name, f"assessment: {DISAGREES}") for name in other), Rejected(failed, "no reply")]
+    assessed = {name for name in labels if name not in (*other, failed)}
+    found = disagreements(examples, assessed, rejected)
+    n = {
+        label: sum(1 for name in labels if labels[name] == label and name != failed) for label in ("harmful", "benign")
+    }
+    assert {label: (numbers["n"], numbers["disagreeing"]) for label, numbers in found.items()} == {
+        "harmful": (n["harmful"], 2),
+        "benign": (n["benign"], 0),
+    }
+    assert found["harmful"]["low"] < found["harmful"]["share"] == 2 / n["harmful"] < found["harmful"]["high"]
+    assert f"the teacher judges 2 of {n['harmful']} harmful rows otherwise" in caplog.text
 
 
 def test_earlier_turns_are_shown(serve: Serve, context: TeacherContext) -> None:

@@ -15,7 +15,7 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
 from typing import Any
@@ -27,6 +27,7 @@ from alttrain.dataset.selection import stratified
 from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation import JudgeContext
 from alttrain.evaluation.judges import NO_REPLY
+from alttrain.evaluation.statistics import rate
 from alttrain.generation import Decoding
 from alttrain.generation.engine import Completion, Engine, Prompt, ignore_progress
 from alttrain.llm import NEARLY_ALL, Failure
@@ -34,7 +35,7 @@ from alttrain.records import Example, Generation, Rejected, Segment
 from alttrain.rewrite import Original, SelfTrace, TeacherContext, lacks_original, render
 from alttrain.rewrite.original import ANSWER_CUT, CUT, THOUGHT_CUT, with_original
 from alttrain.rewrite.structures import Guard
-from alttrain.rewrite.teachers import Sentences
+from alttrain.rewrite.teachers import DISAGREES, Sentences
 from alttrain.run.assembly import Run
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, clear_shelf, free_memory
@@ -100,6 +101,7 @@ def rewrite(run: Run, session: Session) -> None:
         "decontaminated_against": {benchmark.name: benchmark.content for benchmark in run.benchmarks},
         "selection": selection.report,
         **report,
+        "disagreements": disagreements(examples, assessed, rejected) if teacher and teacher.blind else {},
         "files": {name: records.checksum(run.folder / name) for name in files},
     }
     records.write_sealed(run.folder / "rewrite.json", summary)
@@ -110,6 +112,25 @@ def rewrite(run: Run, session: Session) -> None:
         message = "rewrite   %d of %d rows of the dataset are too like prompts of %s, and left out; %s lists them"
         log.info(message, similar, total, named, run.folder / "rewrite.json")
     log.info("rewrite   %d examples, %d left out", len(rewritten), len(rejected))
+
+
+def disagreements(
+    examples: Sequence[Example], assessed: Container[str], rejected: Sequence[Rejected]
+) -> dict[str, dict[str, float]]:
+    """Count and log how often a teacher that is not told the labels judges otherwise, by label.
+
+    `n` are the rows with a verdict, and `share` those of them with another one than the label, with its 95 % interval.
+    """
+    by_label: dict[str, dict[str, float]] = {}
+    others = {row.id for row in rejected if row.reason.endswith(DISAGREES)}
+    for label in dict.fromkeys(row.label for row in examples):
+        judged = [row.id for row in examples if row.label == label and (row.id in others or row.id in assessed)]
+        disagreeing = len(others.intersection(judged))
+        log.info("rewrite   the teacher judges %d of %d %s rows otherwise", disagreeing, len(judged), label)
+        if judged:
+            share, low, high = rate(disagreeing, len(judged))
+            by_label[label] = {"n": len(judged), "disagreeing": disagreeing, "share": share, "low": low, "high": high}
+    return by_label
 
 
 def _refuse_untrainable(structure: str, rewritten: Sequence[Example], left_out: Mapping[str, int]) -> None:
