@@ -59,7 +59,7 @@ class AsIs(Structure):
 class FakeRun(SimpleNamespace):
     """A run of parts that a test gives."""
 
-    to_train, rewritten = Run.needs_training, Run.is_rewritten
+    needs_training, is_rewritten = Run.needs_training, Run.is_rewritten
 
 
 def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[str] = ("check",), **parts: Any) -> Any:
@@ -80,13 +80,13 @@ def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[st
         "benchmarks": (
             SimpleNamespace(
                 name="b",
-                base="b",
+                base_name="b",
                 kind="harm",
                 intervention=None,
                 rows=source,
                 examples=list(rows),
-                asked=lambda row: row.prompt,
-                left_out=lambda: [gone],
+                message=lambda row: row.prompt,
+                rejected=lambda: [gone],
             ),
         ),
     }
