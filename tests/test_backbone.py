@@ -31,6 +31,7 @@ from alttrain.backbone.memory import (
     weight_bytes,
 )
 from alttrain.backbone.source import public_name
+from alttrain.backbone.support import why_unsupported
 from alttrain.backbone.weights import (
     Base,
     add_lora,
@@ -40,7 +41,6 @@ from alttrain.backbone.weights import (
     load_tokenizer,
     read_adapter,
     save_trained,
-    why_unsupported,
 )
 from alttrain.records import DamagedError
 

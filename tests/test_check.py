@@ -214,7 +214,7 @@ def test_layers_that_a_packed_row_would_confuse_are_refused_without_weights(tiny
 def test_a_context_in_which_a_sequence_changes_its_neighbours_is_refused(
     kind: str, limit: int | None, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alttrain.backbone.weights import shared_context
+    from alttrain.backbone.support import shared_context
 
     folder = shutil.copytree(tiny_folder, tmp_path / "scaled")
     config = json.loads((folder / "config.json").read_text())

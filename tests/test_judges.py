@@ -339,7 +339,7 @@ class Told:
         self.options = options
         return "".join(f"{role}: {text}|" for role, text in said)
 
-    def plain(self, text: str) -> str:
+    def escape_special_tokens(self, text: str) -> str:
         return text
 
     def encode(self, text: str) -> list[int]:

@@ -1,7 +1,7 @@
 """Weights, adapters, tokenizers, chat templates and attention. Only this package uses AutoModel and peft.
 
 The config classes (`Backbone`, `Shape`, `Wheel`, `ChatTemplate`, `LoRA`, ...) import no torch. Neither do `memory` and
-`device`, which tell whether a stage fits. `weights`, `attention` and `fused` do.
+`device`, which tell whether a stage fits. `weights`, `support`, `attention` and `fused` do.
 """
 
 from alttrain.backbone.config import Backbone, FullFineTuning, LoRA, NoAdapter

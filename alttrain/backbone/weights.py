@@ -14,12 +14,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from alttrain.backbone import attention
@@ -27,12 +25,11 @@ from alttrain.backbone.config import Backbone, LoRA
 from alttrain.backbone.device import check_kernels, dtype_name
 from alttrain.backbone.memory import Attention, Quantization
 from alttrain.backbone.source import Weights, public_name
+from alttrain.backbone.support import why_unsupported
 from alttrain.records import read_json, write_json
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX, DOWN, UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
-ATTENTION_LAYERS = {"attention", "full_attention", "sliding_attention", "chunked_attention"}
-"""Layers in a config's `layer_types` that carry no state along the row."""
 REMEDY = "remove the folder and train.json beside it, and train again"
 
 attention.register()
@@ -91,86 +88,6 @@ def load_model(
         )
     model = model.to(device) if quantization == "none" else model
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
-
-
-@functools.cache
-def why_unsupported(folder: Path, kernel: Attention = "packed") -> str:
-    """Return why a model cannot be used here, or would compute packed rows wrongly with this kernel, or "".
-
-    No weights load. The model is built without memory, and a row of two tokens goes through it. A layer without
-    attention, such as a recurrent one, would carry a sequence's state on into the next sequence of the row.
-    """
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        known = f"that transformers {transformers.__version__} knows; choose another, or a transformers that knows it"
-        return f"its model_type is {kind!r}, which is no causal language model {known}"
-    trial = _trial(AutoConfig.from_pretrained(folder, trust_remote_code=False))
-    remedy = "have a server generate (generation=vllm or server)"
-    if trial is None or not trial.packable:
-        return (
-            f"not all layers of this model ({kind}) have attention that can be packed: a sequence would see the ones "
-            f"before it in the row, so that it cannot be trained or decoded here; {remedy}"
-        )
-    if kernel in ("packed", "sdpa") and trial.other_kind:
-        fault = f"its attention takes {trial.other_kind}, which {kernel} attention does not compute"
-        return f"{fault}: set backbone.attention=eager for training, and {remedy}"
-    if kernel == "sdpa" and not trial.ran:  # packed attention refuses as it computes; sdpa leaves out what it lacks
-        return f"what this model's attention ({kind}) takes is not known before it runs: set backbone.attention=packed"
-    return ""
-
-
-class _Trial(NamedTuple):
-    """What a trial of a model shows."""
-
-    ran: bool  # whether it came to its end
-    packable: bool  # whether every layer has attention that can be replaced, and no state along the row
-    other_kind: str  # the first of what `attention.other_kind` returns for the layers, or ""
-
-
-def _trial(config: Any) -> _Trial | None:
-    """Return what a row of two tokens through a model without memory shows; None if its attention cannot be replaced.
-
-    If the model fails on the row, `packable` is what the architecture says of itself.
-    """
-    kinds: list[str] = []
-
-    def record(
-        module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **others: object
-    ) -> tuple[Any, None]:
-        kinds.append(attention.other_kind(module, others))
-        return query.new_empty((1, query.shape[2], query.shape[1], value.shape[3])), None
-
-    attention.register("alttrain_trial", record)
-    with torch.device("meta"):
-        try:
-            model = AutoModelForCausalLM.from_config(
-                config,
-                attn_implementation="alttrain_trial",
-                experts_implementation="batched_mm",  # the one that looks at no values
-            )
-        except KeyError:  # the architecture has a list of its own of attention kernels
-            return None
-        row, mask = torch.zeros((1, 2), dtype=torch.long), torch.zeros((1, 1, 2, 2))
-        try:
-            model(row, attention_mask=mask, position_ids=row, use_cache=False)
-            ran = True
-        except (KeyError, ValueError, RuntimeError, NotImplementedError):  # code that looks at values: meta has none
-            ran = False
-    text_config = model.config.get_text_config()
-    attends = len(kinds) >= text_config.num_hidden_layers if ran else model._supports_attention_backend
-    mixed = not ATTENTION_LAYERS.issuperset(getattr(text_config, "layer_types", None) or [""])
-    return _Trial(ran, attends and not (model._is_stateful and mixed), min({*kinds} - {""}, default=""))
-
-
-def shared_context(folder: Path) -> int | None:
-    """Return the tokens beyond which a sequence changes how the others in its row are computed; None: no such length.
-
-    Dynamic RoPE and LongRoPE scale the positions of a whole row by its longest sequence.
-    """
-    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
-    ropes = getattr(config, "rope_parameters", None) or {}
-    limits = {"dynamic": config.max_position_embeddings, "longrope": ropes.get("original_max_position_embeddings")}
-    return limits.get(ropes.get("rope_type", ""))
 
 
 @functools.cache

@@ -15,7 +15,8 @@ import torch
 
 from alttrain.backbone.memory import PREFILL_TOKENS, Attention
 from alttrain.backbone.source import Weights
-from alttrain.backbone.weights import choose_dtype, load_model, load_tokenizer, why_unsupported
+from alttrain.backbone.support import why_unsupported
+from alttrain.backbone.weights import choose_dtype, load_model, load_tokenizer
 from alttrain.generation.decoder import Decoder
 from alttrain.generation.engine import Decoding, Prompt
 from alttrain.llm import (

@@ -301,7 +301,7 @@ def _refuse_unpacked(run: Run, rows: Sequence[Example]) -> None:
     kernels = [*([run.backbone.attention] if run.needs_training else []), *(["packed"] if decodes_here else [])]
     if not kernels or not (config := offline_file(run.backbone, "config.json")):
         return
-    from alttrain.backbone.weights import shared_context, why_unsupported
+    from alttrain.backbone.support import shared_context, why_unsupported
 
     try:
         fault = next(filter(None, (why_unsupported(config.parent, kernel) for kernel in kernels)), "")
