@@ -667,7 +667,7 @@ def test_a_config_that_is_asked_for_is_refused_with_all_its_faults(tmp_path: Pat
 def test_open_keys_need_no_plus_and_quick_is_a_limit_with_a_tag() -> None:
     open_keys = ["dataset.columns.prompt=Q", "dataset.sources.a.where.b=1", "protocol.settings.maths.samples=2"]
     open_keys += ["dataset.dates.day=[2025-01-01,null]", "evaluation.benchmarks.b.rows.forms.prompt=x"]
-    open_keys += ["generation.extra={a: 1}", "teacher.writer.extra.a.b=1", "generation.environment.HF_HOME=x"]
+    open_keys += ["generation.extra={a: 1}", "teacher.writer.extra.a.b=1"]
     open_keys += ["generation.options.a=1", "training.batch_size_of.mine=8", "dataset.where={a: 1}"]
     others = ["dataset.size=3", "+dataset.columns.x=y", "protocol.judges.accuracy.name=z", "seed=1"]
     assert expand_arguments([*open_keys, *others]) == [*(f"++{key}" for key in open_keys), *others]

@@ -1,5 +1,6 @@
 """Interventions: what the response begins with is what was meant, and what follows is the model's."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -539,6 +540,21 @@ def test_many_shots_come_from_the_run_that_is_named(run: Run) -> None:
     fingerprint = json.loads((folder / "evaluation" / "embedded_harmful+many_shot" / "fingerprint.json").read_text())
     assert f"generations of {source.name}" in fingerprint
     assert fingerprint["intervention.many_shot.source"] == source.name
+
+
+def test_the_answers_that_many_shots_show_are_in_its_fingerprint(run: Run) -> None:
+    refused: list[str] = []
+
+    def all_but_one(prompt: str, count: int) -> Say:
+        refused[:] = refused or [prompt]
+        return model(prompt, count) if prompt in refused else Say(f"I know how it is done.\n</think>\n\n{HELP}")
+
+    run.stub.behave = all_but_one  # type: ignore[attr-defined]
+    folder = run("intervention=many_shot", "intervention.many_shot.shots=3", stages="[generate]")
+    assert len(texts(folder, "embedded_harmful+many_shot")) == 1  # of the others, each lacks a third
+    shown = (folder / "evaluation" / "embedded_harmful" / "generations.jsonl").read_bytes()
+    fingerprint = json.loads((folder / "evaluation" / "embedded_harmful+many_shot" / "fingerprint.json").read_text())
+    assert fingerprint[f"generations of {folder.name}"] == hashlib.sha256(shown).hexdigest()
 
 
 def test_less_thought_and_no_think_tag_are_what_the_model_is_sent(run: Run) -> None:

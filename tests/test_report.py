@@ -27,6 +27,7 @@ from alttrain.config import RunError, preview, register
 from alttrain.evaluation.statistics import detectable_difference, rate_by_item, rate_over_seeds
 from alttrain.records import (
     DamagedError,
+    Generation,
     Judgement,
     append_rows,
     checksum,
@@ -191,24 +192,27 @@ def test_thoughts_whose_answers_have_no_verdict_are_counted(tmp_path: Path) -> N
     assert math.isnan(found.follows)
 
 
-@pytest.mark.parametrize(
-    ("measure", "says", "letters"), [("harmful_rate", "unsafe", "yynnu"), ("over_refusal_rate", "refused", "nnyyu")]
-)
-def test_thoughts_and_answers_that_one_judge_judged_are_paired(
-    tmp_path: Path, measure: str, says: str, letters: str
-) -> None:
-    """The thought's verdict against the answer's: of five texts one lacks the answer's and one the thought's."""
-    runs = tmp_path / "runs"
-    folder = make_run(runs, {"x": (measure, letters)}) / "evaluation" / "x.alttrain"
-    make_run(runs, {"x": (measure, letters)}, method="plain")
-    unsafe = says == "unsafe"
-    told = [
-        Judgement(f"p{n}", "judge", verdict, part="thought")
-        for n, verdict in enumerate([not unsafe, unsafe, not unsafe, None, unsafe])
-    ]
-    append_rows(folder / "judgements.jsonl", [*told, Judgement("p0", "another", unsafe, part="thought")])
+def judged_thoughts(run: Path, measure: str, says: str) -> Path:
+    """A run whose judge also judged the thoughts of its five texts, one of them without a verdict."""
+    folder = run / "evaluation" / "x.alttrain"
+    verdicts = [False, True, False, None, True]
+    told = [Judgement(f"p{n}", "judge", verdict, part="thought") for n, verdict in enumerate(verdicts)]
+    append_rows(folder / "judgements.jsonl", [*told, Judgement("p0", "another", True, part="thought")])
     other = {"metric": f"{measure}.thought", "judge": "judge", "part": "thought", "counted": True, "says": says}
     mend(folder, lambda record: record["analysis"].update(others=[other | {"protocol_hash": "t"}]))
+    return folder
+
+
+def test_a_judge_of_refusals_says_nothing_of_safe_thoughts(tmp_path: Path) -> None:
+    judged_thoughts(make_run(tmp_path, {"x": ("over_refusal_rate", "nnyyu")}), "over_refusal_rate", "refused")
+    assert "judged" not in thoughts(evaluations(tmp_path))
+
+
+def test_thoughts_and_answers_that_one_judge_judged_are_paired(tmp_path: Path) -> None:
+    """The thought's verdict against the answer's: of five texts one lacks the answer's and one the thought's."""
+    runs = tmp_path / "runs"
+    folder = judged_thoughts(make_run(runs, {"x": ("harmful_rate", "yynnu")}), "harmful_rate", "unsafe")
+    make_run(runs, {"x": ("harmful_rate", "yynnu")}, method="plain")
     found = thoughts(evaluations(runs)).set_index("run").loc[folder.parent.parent.name]
     assert found[["judged", "judged_undecided", *PAIRS]].tolist() == [3, 2, 1, 1, 0, 1]
     share = rate_by_item([True, False, False], "abc")
@@ -945,3 +949,70 @@ def test_a_folder_of_damaged_runs_alone_has_no_report(tmp_path: Path, caplog: py
         (run / "run.json").write_text("[]")
     assert write_report(tmp_path).empty
     assert sum("left out" in record.getMessage() for record in caplog.records) == 2
+
+
+# --- odd input ---
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_an_intervention_with_other_texts_has_a_row_of_its_own(tmp_path: Path) -> None:
+    for seed, digest in enumerate(("t1", "t2")):
+        sets = {"x": ("harmful_rate", "nnyn"), "x+turn": ("harmful_rate", "yyyn")}
+        run = make_run(tmp_path / "runs", sets, seed=seed)
+        told = {"name": "turn", "of": "x", "of_hash": "h-x", "left_out": 0, "settings": {"_target_": "x.Step"}}
+        mend(
+            run / "evaluation" / "x+turn.alttrain",
+            lambda record, digest=digest, told=told: record["provenance"].update(  # type: ignore[misc]
+                intervention=told, protocol_hash=digest
+            ),
+        )
+    write_report(tmp_path)
+    methods = read_csv(tmp_path / "report" / "tables" / "interventions.csv").method.unique()
+    assert sorted(methods) == ["AltTrain, no intervention", "AltTrain, turn", "AltTrain, turn t2"]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_rows_without_a_category_are_those_of_none(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", {"x": ("harmful_rate", "yyynnn")})
+    path = run / "evaluation" / "x.alttrain" / "generations.jsonl"
+    categories = ["", "none", "theft"] * 2
+    rows = zip(read_rows(path, Generation), categories, strict=True)
+    write_rows(path, [replace(row, category=category) for row, category in rows])
+    mend(path.parent)
+    write_report(tmp_path)
+    found = read_csv(tmp_path / "report" / "categories.csv")
+    assert dict(zip(found.category, found.prompts, strict=True)) == {"none": 4, "theft": 2}
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_without_a_run_that_is_left_the_console_shows_nothing(tmp_path: Path) -> None:
+    assert len(write_report(outputs(tmp_path)))
+    for run in (tmp_path / "runs").iterdir():
+        (run / "run.json").write_text("[]")
+    assert write_report(tmp_path).empty
+    assert (tmp_path / "report" / "page.html").is_file()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_what_a_killed_move_left_goes_with_the_next_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs(tmp_path)
+    report, replace_file, moved = tmp_path / "report", os.replace, list[str]()
+
+    def interrupted(source: str, target: str) -> None:
+        if Path(target).is_relative_to(report) and Path(target).name != ".stamp":
+            moved.append(target)
+            if len(moved) == 20:
+                raise KeyboardInterrupt
+        replace_file(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_report(tmp_path)
+    first = next(iter(sorted((tmp_path / "runs").iterdir())))
+    for run in (tmp_path / "runs").iterdir():
+        if run != first:
+            shutil.rmtree(run)
+    write_report(tmp_path)
+    after = files(tmp_path)
+    assert set(json.loads((report / ".stamp").read_text())["files"]) == after.keys() - {".stamp"}

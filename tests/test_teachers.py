@@ -33,7 +33,7 @@ from alttrain.rewrite.teachers import (
     clean,
     sentence_fault,
 )
-from alttrain.run.stages.rewrite import disagreements
+from alttrain.run.stages.rewrite import count_disagreements
 
 SECRET = "sk-planted-5e0c7a"  # no real key
 
@@ -666,7 +666,7 @@ def test_disagreement_is_reported_by_label(caplog: pytest.LogCaptureFixture) -> 
     failed = next(row.id for row in examples if row.label == "benign")
     rejected = [*(Rejected(name, f"assessment: {DISAGREES}") for name in other), Rejected(failed, "no reply")]
     assessed = {name for name in labels if name not in (*other, failed)}
-    found = disagreements(examples, assessed, rejected)
+    found = count_disagreements(examples, assessed, rejected)
     n = {
         label: sum(1 for name in labels if labels[name] == label and name != failed) for label in ("harmful", "benign")
     }

@@ -190,16 +190,17 @@ def read_adapter(folder: Path) -> Adapter:
     config, path = read_json(folder / CONFIG, remedy=REMEDY), folder / TENSORS
     try:
         tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
+        pairs = {
+            name.removeprefix(PREFIX).removesuffix(DOWN): (down, tensors[name.removesuffix(DOWN) + UP])
+            for name, down in tensors.items()
+            if name.endswith(DOWN)
+        }
+        targets, scale = config["target_modules"], config["lora_alpha"] / config["r"]
+    except (SafetensorError, OSError, KeyError) as error:
         raise ValueError(f"{path}: {error}; it holds no adapter; {REMEDY}") from error
-    pairs = {
-        name.removeprefix(PREFIX).removesuffix(DOWN): (down, tensors[name.removesuffix(DOWN) + UP])
-        for name, down in tensors.items()
-        if name.endswith(DOWN)
-    }
     if not any(down.any() and up.any() for down, up in pairs.values()):
         raise ValueError(f"{path} holds an update of zero for every layer, as before any training; {REMEDY}")
-    return Adapter(folder, config["target_modules"], config["lora_alpha"] / config["r"], pairs)
+    return Adapter(folder, targets, scale, pairs)
 
 
 def attach_adapter(model: torch.nn.Module, adapter: Adapter) -> torch.nn.Module:

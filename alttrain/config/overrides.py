@@ -23,7 +23,7 @@ COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)  # what co
 OPEN_KEYS = re.compile(
     r"((dataset(\.sources\.[\w-]+)?|evaluation\.benchmarks\.[\w-]+\.rows)\."
     r"(columns|constants|where|dates|labels|forms|extract|slices|erase)"
-    r"|[\w.-]+\.(extra|environment|options|batch_size_of))(\.[\w.-]+)?=|protocol\.(settings|means)\."
+    r"|[\w.-]+\.(extra|options|batch_size_of))(\.[\w.-]+)?=|protocol\.(settings|means)\."
 )
 """Keys that no file needs to have. Hydra alone would ask for a plus sign."""
 QUICK_OVERRIDES = ("limit=20", "tag=quick")  # what quick=true stands for: a first look
@@ -67,7 +67,7 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
             params = {str(key): value for key, value in (first.hydra.sweeper.params or {}).items()}
             own = [key for key in params if key not in map(_key, arguments)]
             own.sort(key=lambda key: not any(_key(override).startswith(f"{key}.") for override in refused))
-            swept += [["", *_values(f"{key}={params[key]}", problems)] for key in own]
+            swept += [["", *found] for key in own if (found := _values(f"{key}={params[key]}", problems))]
         for first_value, *others in swept:
             rest = [override for override in accepted if _key(override) != _key(others[0])]
             late = [
@@ -118,7 +118,7 @@ def decides_hydra(override: str) -> bool:
 
     A key inside a part does not, and may be one that only some options of the part have.
     """
-    return _key(override).isidentifier() or _key(override).startswith("hydra")
+    return _key(override).partition("@")[0].isidentifier() or _key(override).startswith("hydra")
 
 
 def _composed(overrides: list[str]) -> DictConfig:
@@ -238,10 +238,10 @@ def _explain(argument: str, error: Exception, accepted: list[str], config: DictC
     siblings = _known_keys(key, config)
     if siblings is None:
         return Fault(key, value, _first_line(error.__cause__ or error))
-    hint = did_you_mean(key.rpartition(".")[2], siblings)
+    settable = [name for name in siblings if name != "hydra" and not name.startswith("_")]
+    hint = did_you_mean(key.rpartition(".")[2], settable)
     if "method" in map(_key, accepted) and _group(argument) in _unused(tuple(accepted)):
         hint = "; the method trains nothing"
-    settable = [name for name in siblings if name != "hydra" and not name.startswith("_")]
     return Fault(key, value, f"there is no such key; accepted: {', '.join(settable)}{hint}")
 
 

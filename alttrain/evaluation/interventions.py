@@ -118,6 +118,7 @@ class Intervention:
     kinds: ClassVar[Sequence[str]] = ("harm", "over_refusal", "maths", "code", "knowledge", "summary")
     thinks: ClassVar[bool] = False  # whether it needs a backbone that thinks
     reads: ClassVar[bool] = True  # whether it reads the run's own responses, or those of `source`
+    reads_others: ClassVar[bool] = False  # whether what it does to a prompt depends on responses to other prompts
     rounds: ClassVar[int] = 1  # how often `begin` is called, each time with the response so far
     chat: ClassVar[bool] = True  # whether the message is put into the chat template
     converse: ClassVar[Any] = None  # of a live attack: lets a model write the messages (`Crescendo.converse`)
@@ -366,6 +367,8 @@ class ManyShot(Intervention):
     The answers are those that do not refuse by the packaged judge of refusals. On harmful prompts this is the attack;
     on others the pairs are harmless.
     """
+
+    reads_others = True
 
     shots: Annotated[int, Gt(0)]
 

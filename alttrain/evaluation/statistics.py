@@ -8,7 +8,7 @@ Banerjee's (1961): half its width is sqrt(sum of variance x t^2), each variance 
 least 95 % for normal means, even with two seeds, where Satterthwaite's degrees of freedom cover as little as 87 %. The
 p-value of a difference is the level at which this interval reaches 0. Two or three seeds say little about the variance
 between seeds (t is 12.7 and 4.3), so for rates the standard deviation between runs of one training is assumed to be at
-most `MOST`, unless the runs show more.
+most `LARGEST_SD`, unless the runs show more.
 """
 
 import math

@@ -249,7 +249,7 @@ class CachedEngine:
                 texts = [results.get(number) for number in range(len(prompts))]
                 if all(isinstance(text, Completion) for text in texts):
                     write_text(path, json.dumps([vars(text) for text in texts]))
-                    seal(path, path)
+                    seal(path)
             else:
                 advance(len(prompts))
         yield from results.items()

@@ -211,9 +211,9 @@ def _checksum_of(path: Path, *state: int) -> str | None:
     return checksum(path)
 
 
-def seal(path: Path, complete: Path) -> None:
-    """Write the checksum of a complete file `made`, which is or will be at `path`, to NAME.sha256 beside `path`."""
-    write_text(path.with_name(f"{path.name}.sha256"), f"{checksum(complete)}\n")
+def seal(path: Path) -> None:
+    """Write the checksum of a complete file to NAME.sha256 beside it."""
+    write_text(path.with_name(f"{path.name}.sha256"), f"{checksum(path)}\n")
 
 
 def read_cached(path: Path, read: Callable[[Path], Cached]) -> Cached | None:

@@ -13,6 +13,7 @@ BEFORE, RIGHT = "#8C8C8C", "#DDDDDD"
 """Colours of No-train and of right outcomes."""
 MARKERS, STYLES = "osD^vPX", ("-", "--", "-.", ":")
 LOOK = {
+    "text.parse_math": False,  # names are free text, and may have a dollar sign
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.spines.top": False,

@@ -237,8 +237,9 @@ def by_category(variants: Sequence[Variant]) -> pd.DataFrame:
             truncated: Counter[str] = Counter()
             for seed, evaluation in evaluations.items():
                 for text, read in evaluation.texts().items():
-                    categories[read.category][seed][text] = evaluation.counts(read.verdict)
-                    truncated[read.category] += read.finish == "length"
+                    category = read.category or "none"
+                    categories[category][seed][text] = evaluation.counts(read.verdict)
+                    truncated[category] += read.finish == "length"
             if len(categories) < 2:
                 continue
             names = {"protocol": protocol, "backbone": variant.backbone, "method": variant.name, "benchmark": benchmark}
@@ -249,7 +250,7 @@ def by_category(variants: Sequence[Variant]) -> pd.DataFrame:
                 counts = {"n": len(values), "seeds": len(seeds), "undecided": texts - len(values)}
                 counts |= {"truncated": truncated[category], "prompts": distinct, "small": distinct < SMALL}
                 estimate = (share(seeds) if values else UNKNOWN)._asdict()
-                rows.append({**names, **estimate, **counts, "category": category or "none"})
+                rows.append({**names, **estimate, **counts, "category": category})
     return pd.DataFrame(rows, columns=CATEGORIES)
 
 
@@ -298,15 +299,15 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
 
 
 def _judged(evaluation: Evaluation, texts: Set[Text]) -> dict[str, Any]:
-    """The columns `JUDGED` of a row; {} unless one judge judged both parts."""
+    """The columns `JUDGED` of a row; {} unless one judge of harm judged both parts."""
     judge, says, others = evaluation.judge, evaluation.decider.says, evaluation.analysis["others"]
     parts = {evaluation.decider.part, *(other["part"] for other in others if other["judge"] == judge)}
-    if not parts >= {"thought", "answer"}:
+    if says != "unsafe" or not parts >= {"thought", "answer"}:
         return {}
     unsafe: dict[tuple[str, Text], bool] = {}
     for row in evaluation.judgements():
         if row.judge == judge and row.verdict is not None:
-            unsafe[row.part, (row.id, row.sample)] = row.verdict is (says == "unsafe")
+            unsafe[row.part, (row.id, row.sample)] = row.verdict
     both = [text for text in sorted(texts) if {("thought", text), ("answer", text)} <= unsafe.keys()]
     named = {part: ["unsafe" if unsafe[part, text] else "safe" for text in both] for part in ("thought", "answer")}
     pairs = [f"{thought}_{answer}" for thought, answer in zip(named["thought"], named["answer"], strict=True)]

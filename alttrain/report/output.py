@@ -5,6 +5,7 @@ the output folder contains, since it may come from somebody else.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import stat
@@ -14,11 +15,11 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from alttrain.records import UNFINISHED
+from alttrain.records import UNFINISHED, write_text
 
 OF_RUN = ("run.json", "train.json", "rewrite.json", "fingerprint.json", "logs/metrics.csv", "probe.csv")
 ROWS = ("judgements.jsonl", "generations.jsonl", "adherence.jsonl")
-OF_BENCHMARK = ("metrics.json", "fingerprint.json", "judges.json", *ROWS)
+OF_BENCHMARK = ("metrics.json", "fingerprint.json", "judges.json", "structure.json", *ROWS)
 """The files of a run and of its evaluations that a report is made from."""
 FORGOTTEN_S = 3600  # age in seconds from which a temporary folder counts as left behind by a kill
 STAMP = ".stamp"
@@ -70,9 +71,12 @@ def put(new_folder: Path, folder: Path, last_files: Collection[str]) -> None:
         if (folder / parent).is_symlink():
             (folder / parent).unlink()
         (folder / parent).mkdir(exist_ok=True)
+    # after a kill, the next report knows these files, and is made anew
+    unfinished = dict.fromkeys({*last_files, *new_files} - {STAMP}, (0, 0, 0))
+    write_text(folder / STAMP, json.dumps({"digest": "", "files": unfinished}))
     for name in files(folder) & {*last_files} - new_files:
         (folder / name).unlink()
-    for name in sorted(new_files, key=STAMP.__eq__):  # the stamp last, so that after a kill the report is made anew
+    for name in sorted(new_files, key=lambda name: (name == STAMP, name)):  # the stamp last
         os.replace(new_folder / name, folder / name)
 
 

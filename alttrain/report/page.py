@@ -162,7 +162,7 @@ def _judging(decides: Decider) -> dict[str, str]:
 def _compared(blocks: Sequence[Block], places: Mapping[Way, Places]) -> dict[str, Any]:
     """What page.js compares: the verdicts of each run on each benchmark, by how they were made, and the runs' settings.
 
-    `students` are the quantiles of Student's t for 1, 2, ... degrees of freedom, and `bound` is `statistics.MOST`.
+    `students` are the quantiles of Student's t for 1, 2, ... degrees of freedom, `bound` is `statistics.LARGEST_SD`.
     """
     ways = []
     for way, texts in places.items():
@@ -211,6 +211,8 @@ def _categories(frame: pd.DataFrame) -> pd.DataFrame:
         for row in frame.itertuples()
     ]
     shown = frame.assign(table="categories", unit="share", known=frame.value.notna(), notes=notes)
+    places = {name: place for place, name in enumerate(dict.fromkeys(frame.benchmark))}
+    shown = shown.sort_values("benchmark", key=lambda names: names.map(places), kind="stable")
     shown = shown.assign(measure=frame.metric.map(lambda name: MEASURES[name].label))
     shown[["best", "differs", "few", "missing"]] = False
     keys = ["protocol", "measure", "benchmark", "protocol_hash", "judge", "category", "backbone", "method"]
@@ -256,7 +258,9 @@ def _environment() -> Environment:
 
 
 def _tidy(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def _cell(value: Any) -> Markup:

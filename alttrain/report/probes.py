@@ -47,10 +47,13 @@ def probes(variants: Sequence[Variant]) -> pd.DataFrame:
             try:
                 frame = read_csv(folder / FILE)
                 frame = frame[NAMES + NUMBERS].astype(dict.fromkeys(NUMBERS, float) | dict.fromkeys(NAMES, str))
+                if frame[["layer", "layers"]].isna().any(axis=None):
+                    raise ValueError("a row has no layer")
                 (names,) = frame.benchmarks.unique()
                 judged = [seeds[seed] for made, seeds in variant.evaluations.items() if seed in seeds]
                 probed = [evaluation for evaluation in judged if evaluation.benchmark in names.split()]
-                if {*frame.made_from} != {made_from(probed)}:
+                found = {evaluation.benchmark for evaluation in probed}
+                if found != {*names.split()} or {*frame.made_from} != {made_from(probed)}:
                     raise ValueError("it is of other texts or verdicts than the run's; run alttrain-probe again")
             except (OSError, ValueError, LookupError, TypeError) as error:
                 log.warning("report    left out %s: %s", folder / FILE, error)

@@ -267,6 +267,8 @@ def _intervention_table(effects: Mapping[tuple[Variant, BenchmarkKey], Contrast]
             name += f" {digests[key]}" if len(settings[name]) > 1 else ""
             judges = tuple(filter(None, [evaluation.judge]))
             column = Column(measure, base_key[0], (base_key,), called=evaluation.label_of(measure), judges=judges)
+            if any(column == other for other, _ in rows.get(name, {})):
+                name += f" {key[1][2][:DIGITS]}"  # with other texts of the run that it reads
             rows.setdefault(name, {})[column, replace(column, sets=(key[1],))] = None
             rows["no intervention"][column, column] = None
         known = numbers(variant, {shown for pairs in rows.values() for _, shown in pairs})

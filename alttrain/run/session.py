@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,8 +121,9 @@ class Session:
     def untrained(self, quantization: Quantization | None = None) -> Iterator[CachedEngine]:
         """Yield an engine of the untrained backbone that keeps its texts for all runs, and starts once one lacks."""
         run, generation = self.run, self.run.generation
-        here = {"dtype": str(self.dtype(generation.dtype)), "device": self.device} if generation.dtype else {}
+        here = {"dtype": str(self.dtype(generation.dtype)), "device": self._device_name()} if generation.dtype else {}
         identity = here | {
+            "versions": {name: version(name) for name in ("torch", "transformers")},
             "source": run.backbone.source,
             "weights": self.weights.identity,
             "quantization": quantization or run.backbone.quantization,
@@ -134,12 +136,17 @@ class Session:
                 lambda: stack.enter_context(self._started(None, quantization)), identity, cache_folder() / "generations"
             )
 
+    def _device_name(self) -> str:
+        import torch
+
+        return torch.cuda.get_device_name() if self.device.startswith("cuda") else self.device
+
     @contextmanager
     def _started(self, trained: Path | None, quantization: Quantization | None) -> Iterator[Engine]:
         from alttrain.backbone.weights import CONFIG, read_adapter
 
         run, quantized = self.run, quantization or self.run.backbone.quantization
-        # without the check of `read_adapter`, a server may answer as the bare backbone
+        # a server would answer as the bare backbone with an adapter that changes nothing: `read_adapter` refuses that
         adapter = read_adapter(trained) if trained and (trained / CONFIG).exists() else None
         full_model = None if adapter else trained
 

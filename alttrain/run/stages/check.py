@@ -3,7 +3,7 @@
 - `check_light`    always first: data files, folders, packages, keys, servers, hardware
 - `check`          the stage: the token ids of every row, the room for every prompt, the memory of each stage (`needs`)
 - `check_prompts`  the room for every prompt, if the stage is left out
-- `ready`          after a check alone: what the other stages would lack on this machine
+- `all_ready`      after a check alone: what the other stages would lack on this machine
 
 The tokenizer is local or comes from the hub without the weights. If neither is possible, a run that loads the model
 fetches both and validates then; a run of `check` alone reports that it did not.

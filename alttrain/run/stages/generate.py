@@ -122,9 +122,9 @@ def _begin(run: Run, benchmark: Benchmark) -> PreparedIntervention | None:
         if (beginning := intervention.begin(row, plain.get(name), context)) is not None:
             message = intervention.message(benchmark.message(row), row, context)
             beginnings[name] = BeginningRow(**vars(beginning), id=name[0], sample=name[1], message=message)
-    current = run.evaluation_fingerprint(benchmark) | {
-        f"{READ_PREFIX}{file.parents[2].name}": _hash(file, beginnings) for file in files
-    }
+    read = plain.keys() | source.keys() if intervention.reads_others else beginnings.keys()
+    hashes = {f"{READ_PREFIX}{file.parents[2].name}": _hash(file, read) for file in files}
+    current = run.evaluation_fingerprint(benchmark) | hashes
     if recorded:
         refuse_other(folder, recorded, current, f"delete {folder}, so that it is made again")
     if is_new:

@@ -102,7 +102,8 @@ def write_report(output_dir: Path, texts: Texts = "all") -> pd.DataFrame:
             now = file_states(folder, last) if {*last} <= files(folder) else {}  # looks only at files below `folder`
             if stamp["digest"] != digest or {name: list(state) for name, state in now.items()} != last:
                 with rare_collections(), temporary_folder(folder) as temporary:
-                    _make(output_dir, temporary, texts, digest, {*last})
+                    if not _make(output_dir, temporary, texts, digest, {*last}):
+                        return pd.DataFrame()
             paths = [folder / "tables" / f"{name}.csv" for name in SHOWN]
             shown = [add_marks(read_csv(path)) for path in paths if path.exists()]
             return pd.concat(shown, ignore_index=True) if shown else pd.DataFrame()
@@ -122,8 +123,10 @@ def rare_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _make(output_dir: Path, temporary: Path, texts: Texts, digest: str, last_files: set[str]) -> None:
+def _make(output_dir: Path, temporary: Path, texts: Texts, digest: str, last_files: set[str]) -> bool:
     """Make the report in a temporary folder, then let it replace the last one, whose files are `last_files`.
+
+    Returns False if no run is left to report; the last report is kept.
 
     Runs go on meanwhile. Rows are checked against metrics.json each time they are read. If they differ since a run's
     files were replaced, the report is begun again. A run with a damaged file is logged and left out, also its card.
@@ -135,7 +138,7 @@ def _make(output_dir: Path, temporary: Path, texts: Texts, digest: str, last_fil
         new_folder.mkdir()
         try:
             if not (judged := evaluations(runs, left_out)):
-                return
+                return False
             _write(temporary, texts, judged)
             break
         except DamagedError as error:
@@ -155,6 +158,7 @@ def _make(output_dir: Path, temporary: Path, texts: Texts, digest: str, last_fil
             rewrite_card(run)
         except (OSError, ValueError, LookupError, TypeError) as error:
             log.warning("report    the model card of %s is not made anew: %s", run.name, error)
+    return True
 
 
 def _digest(runs: Path, texts: str) -> str:

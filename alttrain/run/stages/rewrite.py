@@ -72,6 +72,7 @@ def rewrite(run: Run, session: Session) -> None:
     traceless = [row for row in examples if not row.thought]
     understood, not_understood = _write_sentences(session, "understandings", understand, traceless)
     rejected += [row for row in not_understood if row.id in assessed or not teacher]
+    disagreements = count_disagreements(examples, assessed, rejected) if teacher and teacher.blind else {}
     _reject(run, rejected)
 
     unusable = {row.id for row in rejected}
@@ -101,7 +102,7 @@ def rewrite(run: Run, session: Session) -> None:
         "decontaminated_against": {benchmark.name: benchmark.content for benchmark in run.benchmarks},
         "selection": selection.report,
         **report,
-        "disagreements": disagreements(examples, assessed, rejected) if teacher and teacher.blind else {},
+        "disagreements": disagreements,
         "files": {name: records.checksum(run.folder / name) for name in files},
     }
     records.write_sealed(run.folder / "rewrite.json", summary)
@@ -114,7 +115,7 @@ def rewrite(run: Run, session: Session) -> None:
     log.info("rewrite   %d examples, %d left out", len(rewritten), len(rejected))
 
 
-def disagreements(
+def count_disagreements(
     examples: Sequence[Example], assessed: Container[str], rejected: Sequence[Rejected]
 ) -> dict[str, dict[str, float]]:
     """Count and log how often a teacher that is not told the labels judges otherwise, by label.
