@@ -2,6 +2,6 @@
 
 `evaluation` reads a judged benchmark and `results` all runs, `variants` groups them into rows and columns, `estimates`
 makes the numbers and `contrasts` their differences, `tables` puts both beside `published` figures, and `formats`,
-`figures` (by `drawing` and `tradeoff`) and `page` (with samples by `embedded`) show them. `output` puts the files
-in place.
+`figures` (by `drawing`, `tradeoff` and `probes`) and `page` (with samples by `embedded`) show them. `output` puts the
+files in place.
 """
