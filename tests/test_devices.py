@@ -137,10 +137,10 @@ if os.environ.get("LOCAL_RANK") == "1":
     if os.environ["FAILS"] == "before":
         from alttrain.run.stages import train
 
-        def tokenized(*unused):
+        def tokenize_examples(*unused):
             raise RunError(told)
 
-        train.tokenized = tokenized
+        train.tokenize_examples = tokenize_examples
     else:
         from alttrain.training.module import SFTModule
 

@@ -683,8 +683,8 @@ def test_a_folder_in_use_is_refused_and_who_has_it_is_told(tmp_path: Path) -> No
         status.stage("train")
         code = (
             "import sys\nfrom pathlib import Path\nfrom alttrain.config import RunError\n"
-            "from alttrain.run.status import locked\n"
-            f"try:\n    with locked(Path({str(tmp_path)!r})):\n        sys.exit('got in')\n"
+            "from alttrain.run.status import lock_folder\n"
+            f"try:\n    with lock_folder(Path({str(tmp_path)!r})):\n        sys.exit('got in')\n"
             "except RunError as error:\n    print(error)\n"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -699,8 +699,8 @@ def test_a_folder_in_use_is_refused_and_who_has_it_is_told(tmp_path: Path) -> No
 
 def test_a_killed_run_is_shown_as_stopped(tmp_path: Path) -> None:
     code = (
-        "import time\nfrom pathlib import Path\nfrom alttrain.run.status import Log, locked\n"
-        f"folder = Path({str(tmp_path)!r})\nwith locked(folder):\n"
+        "import time\nfrom pathlib import Path\nfrom alttrain.run.status import Log, lock_folder\n"
+        f"folder = Path({str(tmp_path)!r})\nwith lock_folder(folder):\n"
         "    Log(folder).stage('generate')\n    print('in', flush=True)\n    time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
