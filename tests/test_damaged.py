@@ -360,7 +360,7 @@ def test_kept_generations_without_their_checksum_or_of_other_prompts_are_made_ag
     assert engine.asked == 2
     for content in ('[{"text": "a", "finish": "stop"}]', '[{"text": 1}, {"text": 2}]', "[1, 2]", "{}"):
         path.write_text(content)
-        seal(path, path)
+        seal(path)
         assert dict(kept.generate(ASKED[:2], Decoding(5))) == first
     assert engine.asked == 6
 

@@ -59,16 +59,17 @@ def test_a_file_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> None:
 def test_a_run_on_a_full_disk_keeps_its_rows_and_goes_on(tiny_arguments: list[str], tmp_path: Path) -> None:
     """The disk is full within the second chunk of a benchmark's generations."""
     arguments = [a for a in tiny_arguments if not a.startswith(("training", "rewrite"))]
-    arguments += ["method=no_train", "stages=[generate]", "generation.chunk=2"]
+    arguments += ["method=no_train", "stages=[generate]", "generation.chunk=4"]
     arguments += ["protocol.decoding.max_new_tokens=400", "protocol.decoding.context=backbone"]
+    arguments.append("evaluation.benchmarks.embedded_harmful.rows.limit=8")  # more bytes than the other files have
     cache = str(tmp_path / "cache")
     own = [*arguments, f"output_dir={tmp_path / 'outputs'}"]
     name = "runs/tiny-no_train-s0/evaluation/embedded_harmful/generations.jsonl"
     assert alttrain([*arguments, f"output_dir={tmp_path / 'whole'}"], ALTTRAIN_CACHE=cache).returncode == 0
     whole = (tmp_path / "whole" / name).read_bytes()
     lines = whole.splitlines(keepends=True)
-    assert len(lines) == 4
-    size = sum(map(len, lines[:3])) - 20
+    assert len(lines) == 8
+    size = sum(map(len, lines[:6])) - 20
     code = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
     command = [sys.executable, "-c", f"{code}from alttrain.run.app import main\nmain()", *own]
     environment = {**os.environ, "ALTTRAIN_CACHE": cache}
@@ -78,8 +79,8 @@ def test_a_run_on_a_full_disk_keeps_its_rows_and_goes_on(tiny_arguments: list[st
     assert len(told) == 1, full.stderr
     assert "Traceback" not in full.stderr
     path = tmp_path / "outputs" / name
-    assert path.read_bytes() == b"".join(lines[:2])
-    assert len(read_rows(path, Generation)) == 2
+    assert path.read_bytes() == b"".join(lines[:4])
+    assert len(read_rows(path, Generation)) == 4
     assert alttrain(own, ALTTRAIN_CACHE=cache).returncode == 0
     assert path.read_bytes() == whole
 

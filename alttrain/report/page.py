@@ -198,8 +198,12 @@ def _encoded(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _parts(cells: pd.DataFrame) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Each protocol's cells of a table with their grid, without published figures, which have a table of their own."""
-    cells = cells.assign(published=math.nan, published_why="")
+    """Each protocol's cells of a table with their grid.
+
+    Published figures have a table of their own. Times are in tables/efficiency alone: with them, the same runs would
+    give another page each time.
+    """
+    cells = cells[~cells.unit.isin(("seconds", "hours"))].assign(published=math.nan, published_why="")
     ours = (cells.known | (cells.undecided > 0)).groupby([cells.protocol, cells.backbone, cells.method])
     return [(part, pivot(part)) for _, part in cells[ours.transform("any")].groupby("protocol", sort=False)]
 
