@@ -26,6 +26,7 @@ from alttrain.report.figures import (
     lengths,
 )
 from alttrain.report.measures import OFFLINE
+from alttrain.report.probes import probes
 from alttrain.report.results import evaluations
 from alttrain.report.tables import CELLS, add_marks, pivot
 from alttrain.report.tradeoff import draw_tradeoff, front, points
@@ -91,7 +92,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def frames(runs: Path) -> dict[str, pd.DataFrame]:
     """The frames of CSV files from which figures are drawn."""
-    return {"interventions": pd.DataFrame(columns=INTERVENTION_COLUMNS), "thoughts": thoughts(evaluations(runs))}
+    judged = evaluations(runs)
+    empty = pd.DataFrame(columns=INTERVENTION_COLUMNS)
+    return {"interventions": empty, "thoughts": thoughts(judged), "probes": probes(variants(judged))}
 
 
 def column(table: pd.DataFrame, index: int) -> list[Any]:
