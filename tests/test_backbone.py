@@ -690,6 +690,7 @@ def test_a_kernel_that_leaves_out_what_it_lacks_needs_a_trial(tmp_path: Path) ->
     assert re.match("what this model's attention .* set backbone.attention=packed", why_unsupported(tmp_path, "sdpa"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_model_whose_packed_rows_would_be_wrong_is_refused_and_no_other(name: str, tmp_path: Path) -> None:
     """Each is refused if and only if the second sequence of a packed row has other logits than alone."""

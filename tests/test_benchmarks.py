@@ -447,6 +447,7 @@ def test_every_benchmark_is_tested_here() -> None:
     assert set(NAMES) == {*UPSTREAM, *ELSEWHERE, *PACKAGED, "gpqa_diamond", "wildjailbreak_star1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in PACKAGED])
 def test_without_file_or_hub_there_is_one_clear_line(name: str, tmp_path: Path) -> None:
     told = []

@@ -453,6 +453,7 @@ def test_key_of_some_options_of_a_sweep_is_refused_with_each_that_lacks_it(
     assert {config.teacher.writer.model_name for config in with_writer} == {"X"}
 
 
+@pytest.mark.slow
 def test_key_of_options_that_an_experiment_sweeps_is_known() -> None:
     assert told(["experiment=teacher_swap", "teacher.repairs=2"]) == []
     (found,) = told(["experiment=teacher_swap", "teacher.writer.temperature=1.0"])
@@ -609,6 +610,7 @@ def test_help_and_config_are_shown_without_torch(tmp_path: Path) -> None:
     assert told.endswith(b"\nFalse\n")  # it answers before the app loads, which takes most of a second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["-m"]])
 def test_a_sweeps_config_is_its_first_jobs_and_how_the_others_differ(tmp_path: Path, flags: list[str]) -> None:
     sweep = [*flags, "experiment=demo", *(["seed=5,6"] if flags else []), "protocol.decoding.max_new_tokens=7"]
@@ -627,6 +629,7 @@ def test_a_sweeps_config_is_its_first_jobs_and_how_the_others_differ(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_typos_exit_with_2_and_one_message(tmp_path: Path) -> None:
     arguments = ("-m", "training.epocs=3", "method=demo_alttrain,no_trian", "adapter.rank=0", "stages=[chek]")
     code, output, errors, heavy = asked(*arguments, folder=tmp_path)
@@ -643,6 +646,7 @@ def test_typos_exit_with_2_and_one_message(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", [["--cfg", "job"], ["--help"]], ids=" ".join)
 def test_question_with_a_typo_has_no_traceback(tmp_path: Path, question: list[str]) -> None:
     code, _, errors, _ = asked(*question, "training.epocs=3", folder=tmp_path)
@@ -651,6 +655,7 @@ def test_question_with_a_typo_has_no_traceback(tmp_path: Path, question: list[st
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_a_config_that_is_asked_for_is_refused_with_all_its_faults(tmp_path: Path) -> None:
     """One that only lacks values is shown: that is how one sees which."""
     code, output, errors, _ = asked("--cfg", "job", "run=x", "method=altrain", "training.epocs=3", folder=tmp_path)

@@ -130,6 +130,7 @@ def tiny(tiny_folder: Path) -> Any:
     return load_model(Weights(tiny_folder, "local"), torch.float32, "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("room", "slots"), [(8 * 43, 8), (100, 2), (10, 1)])
 def test_where_memory_is_short_there_are_fewer_slots(
     tiny_folder: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch, room: int, slots: int
@@ -150,6 +151,7 @@ def test_where_memory_is_short_there_are_fewer_slots(
     assert sizes == [(slots, max(map(len, PROMPTS)) + NEW)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
 @pytest.mark.parametrize(("where", "name"), [(Decoder, "forward"), (Sampler, "sample")])
 def test_out_of_memory_halves_the_slots_and_changes_nothing(
@@ -200,6 +202,7 @@ def test_memory_that_is_not_enough_for_one_is_an_error(tiny: Any, monkeypatch: p
         Decoder(tiny, 257, 2, "cpu").generate(asked(), Decoding(NEW))
 
 
+@pytest.mark.slow
 def test_what_all_prompts_begin_with_is_computed_once(
     tiny_folder: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

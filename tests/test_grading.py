@@ -453,6 +453,7 @@ def test_exact_match_takes_the_best_gold(answer: str, verdict: bool, value: floa
     assert judgement.value == pytest.approx(value)
 
 
+@pytest.mark.slow
 def test_gold_of_nq_open() -> None:
     """Every alias in five wordings; the question itself and another row's answer are rejected."""
     rows = upstream("nq_open/NQ-open.dev.jsonl")
@@ -536,6 +537,7 @@ def test_gold_letter_must_be_an_option() -> None:
     assert Choice(letters="ABCDEF")(generation("F", "F")).verdict is True
 
 
+@pytest.mark.slow
 def test_gold_of_cmmlu() -> None:
     """Eight subjects: every letter in rotating wordings, and the option's text where it tells the options apart.
 

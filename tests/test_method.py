@@ -151,6 +151,7 @@ def assembled(*overrides: str) -> Run:
         return assemble(compose("run", ["evaluation=none", *overrides]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", TREATMENTS)
 def test_a_method_is_the_treatment_of_its_source(method: str) -> None:
     backbones = ("star1_r1_1_5b", "star1_r1_8b") if method == "published" else ("r1_qwen_1_5b", "r1_llama_8b")

@@ -240,6 +240,7 @@ def probed(folder: Path, value: float, layers: int = 12) -> Path:
 SETS = {"embedded_harmful": ("harmful_rate", "yyny"), "embedded_benign": ("over_refusal_rate", "yyn")}
 
 
+@pytest.mark.slow
 def test_probes_are_in_the_report_and_drawn(tmp_path: Path) -> None:
     for method, value in (("alttrain", 0.9), ("plain", 0.7)):
         probed(make_run(tmp_path / "runs", SETS, method=method), value)

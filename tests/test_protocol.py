@@ -167,6 +167,7 @@ def a_run(*overrides: str, benchmarks: tuple[str, ...] = (), protocol: str = "of
     return assemble(composed(*places, f"protocol={protocol}", *mounted, *overrides))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_shipped_protocol_has_its_sources_values(name: str) -> None:
     system, quantization, wanted = PRESETS[name]
@@ -239,6 +240,7 @@ def hashed(*overrides: str, judge: str = "rubric", protocol: str = "star1") -> d
     return {each.name: run.protocol_hash(each) for each in run.benchmarks if each.name in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("judge", WRITERS)
 def test_how_a_judges_server_is_asked_moves_no_hash(
     judge: str, content: dict[str, str], monkeypatch: pytest.MonkeyPatch
@@ -250,6 +252,7 @@ def test_how_a_judges_server_is_asked_moves_no_hash(
     assert hashed(f"{WRITERS[judge]}.model_name=other", judge=judge) != hashed(judge=judge)
 
 
+@pytest.mark.slow
 def test_the_hash_covers_what_applied_to_a_benchmark_and_nothing_else(content: dict[str, str]) -> None:
     before = hashed()
 

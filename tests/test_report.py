@@ -429,6 +429,7 @@ def test_interventions_are_shown_after_all_runs(tmp_path: Path, capsys: pytest.C
     assert "* differs from no intervention" in interventions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["metrics.csv", DRAWN])
 def test_a_file_of_the_report_that_somebody_changed_is_made_anew(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -630,6 +631,7 @@ def test_reports_side_by_side_and_beside_a_judge_are_whole(tmp_path: Path) -> No
     assert {path.name for path in tmp_path.iterdir()} <= {"runs", "report", ".report.lock"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("fault", ["torn", "fewer", "another judge's"])
 def test_what_is_being_judged_is_left_out_and_named(
@@ -754,6 +756,7 @@ def test_a_received_folder_writes_and_removes_nothing_outside(tmp_path: Path) ->
     assert not (folder / "report").is_symlink()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("stamp", ["[" * 100_000, '{"files": 3}', '{"digest": [], "files": [[]]}', "\0", None])
 def test_a_stamp_that_is_none_is_made_anew(stamp: str | None, tmp_path: Path) -> None:
@@ -769,6 +772,7 @@ def test_a_stamp_that_is_none_is_made_anew(stamp: str | None, tmp_path: Path) ->
     assert len(json.loads((tmp_path / "report" / ".stamp").read_text())["digest"]) == 64
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_own_files_stay_and_a_report_whose_move_was_interrupted_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -218,6 +218,7 @@ SPOILED: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SPOILED, "foreign", "truncated", "a flipped bit", "empty", "of other examples"])
 def test_a_checkpoint_that_cannot_be_trusted_is_told_and_not_gone_on_from(
     name: str, cut: tuple[Path, dict[str, torch.Tensor]], tiny_folder: Path, tmp_path: Path, caplog: Any
