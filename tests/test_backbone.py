@@ -552,6 +552,15 @@ def test_an_adapters_file_that_cannot_be_read_is_named(
         read_adapter(tmp_path)
 
 
+def test_an_adapter_without_half_of_a_pair_is_refused(adapter: Path, tmp_path: Path) -> None:
+    shutil.copytree(adapter, tmp_path, dirs_exist_ok=True)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    last = max(name for name in tensors if "lora_B" in name)
+    save_file({name: value for name, value in tensors.items() if name != last}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=rf"{re.escape(last)}.*it holds no adapter; remove the folder"):
+        read_adapter(tmp_path)
+
+
 def test_merging_into_bfloat16_is_merging_in_float32_and_rounding(tiny_folder: Path, tmp_path: Path) -> None:
     half = tmp_path / "half"
     loaded = load_model(Weights(tiny_folder, "local"), torch.bfloat16, "cpu")

@@ -472,11 +472,17 @@ def config_dir(tmp_path: Path) -> Path:
         "training/bare.yaml": "name: bare\nepochs: 3\n",
         "rewrite/nested.yaml": "defaults: [alttrain]\noriginal: {short: {openin: Yes.}}\n",
         "experiment/top.yaml": "# @package _global_\nsead: 3\n",
+        "experiment/torn.yaml": "# @package _global_\nhydra: {sweeper: {params: {method: no_train, tag: 'a b: {'}}}\n",
     }
     for name, text in texts.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     return tmp_path
+
+
+def test_a_sweep_in_a_users_experiment_that_hydra_cannot_read_is_a_fault_beside_the_others(config_dir: Path) -> None:
+    faults_told = told([f"hydra.searchpath=[file://{config_dir}]", "experiment=torn", "bogus=1"])
+    assert sorted(fault.partition("=")[0].partition(":")[0] for fault in faults_told) == ["bogus", "tag"]
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,11 @@
 import dataclasses
 import re
 from importlib import resources
+from typing import Any
 
-from alttrain.evaluation import Adherence
+import pytest
+
+from alttrain.evaluation import Adherence, Summary
 from alttrain.records import Example, Generation, Judgement, Segment
 
 
@@ -18,3 +21,12 @@ def test_every_field_is_described() -> None:
         named = set(re.findall(r"`(\w+)`", section)) | {"checksum", "id", "sample", "label"}
         fields = {field.name for kind in types for field in dataclasses.fields(kind)}
         assert fields <= named, f"{file}: {sorted(fields - named)}"
+
+
+@pytest.mark.parametrize("measure", ["harmful_rate", "over_refusal_rate", "accuracy"])
+def test_every_metric_is_described(measure: Any) -> None:
+    text = resources.files("alttrain.run").joinpath("files.md").read_text("utf-8")
+    row = Generation("a", "Hi?", "benign", "", (), "", "", "Yes.", True, "stop", 3, 5)
+    summary = Summary(measure, "correct" if measure == "accuracy" else "refused")
+    summary.add(row, Judgement("a", "judge", True, value=0.5), Adherence.of(row))
+    assert [metric.metric for metric in summary.metrics() if f"`{metric.metric}`" not in text] == []

@@ -1,6 +1,7 @@
 """Originals that the backbone is asked for: how, what is kept, what stops a run, and what a guard sorts out."""
 
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -185,7 +186,9 @@ def test_traces_are_the_data_sets_or_the_backbones_own(
     assert {row.thought[0].text for row in rows if row.label == "harmful"} == {"The user wants a trace."}
 
 
-def test_a_kill_costs_one_chunk_of_originals(arguments: list[str], speaks: Speaks) -> None:
+def test_a_kill_costs_one_chunk_of_originals(
+    arguments: list[str], speaks: Speaks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = [*arguments, "rewrite.original.reasoning.chunk=4"]
     dying = speaks(lambda n: None if len(dying.texts) == 6 else whole(n))
     with pytest.raises(KeyboardInterrupt):
@@ -196,6 +199,9 @@ def test_a_kill_costs_one_chunk_of_originals(arguments: list[str], speaks: Speak
     again = speaks(whole)
     assert run([*arguments, "tag=again"])[0] == rows
     assert again.texts == []
+    monkeypatch.setattr("alttrain.run.session.version", lambda package: "0.0")
+    assert run([*arguments, "tag=upgraded"])[0] == rows
+    assert len(again.texts) == 10  # another torch may write other texts
 
 
 THINKSAFE = ["rewrite=thinksafe", "rewrite.guard._target_=test_originals.Flag"]
@@ -239,8 +245,9 @@ def test_a_guard_that_is_not_at_hand_is_told_before_anything_is_asked(arguments:
 
 
 def test_rows_that_a_blind_teacher_disagrees_with_are_left_out(
-    arguments: list[str], speaks: Speaks, serve: Serve
+    arguments: list[str], speaks: Speaks, serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     backbone = speaks(whole)
     stub = serve(lambda prompt, asked: Say(HARMLESS))
     teacher = ["teacher=server", "teacher.writer.model_name=m", "teacher.tell_label=false"]
@@ -248,8 +255,14 @@ def test_rows_that_a_blind_teacher_disagrees_with_are_left_out(
     with pytest.raises(RunError, match=r"10 of 10 harmful rows(.|\n)*its verdict disagrees(.|\n)*tell_label=true"):
         run(asking)
     assert backbone.texts == []
+    assert "the teacher judges 10 of 10 harmful rows otherwise" in caplog.text
+    assert "the teacher judges 0 of 10 benign rows otherwise" in caplog.text
     _, counts, left_out = run([*asking, "rewrite.may_lose=1"])
     assert list(counts["left_out"].values()) == [10]
+    assert {label: numbers["share"] for label, numbers in counts["disagreements"].items()} == {
+        "harmful": 1,
+        "benign": 0,
+    }
     assert {row.id for row in left_out} == {f"r{n}" for n in range(0, ROWS, 2)}
 
 

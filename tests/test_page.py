@@ -18,10 +18,10 @@ from made_runs import TOLD, UNNAMED, make_run, mend, metrics_of, write_metrics
 
 from alttrain.evaluation import statistics
 from alttrain.evaluation.adherence import Adherence, counts
-from alttrain.records import Generation, Judgement, Texts, write_json, write_rows
+from alttrain.records import Generation, Judgement, Texts, read_rows, write_json, write_rows
 from alttrain.report.embedded import BITS, CUT, LONGEST, OUTCOMES, outcomes_of, pieces, shorten
 from alttrain.report.evaluation import Decider, Evaluation, TextRecord
-from alttrain.report.page import embed, write_page
+from alttrain.report.page import _tidy, embed, write_page
 from alttrain.report.results import evaluations
 from alttrain.report.tables import TABLES, report_of
 
@@ -270,6 +270,26 @@ def test_means_over_seeds_and_rates_by_category_are_on_the_page(tmp_path: Path) 
     assert "<b>0.0</b>" in second
 
 
+def test_a_benchmarks_categories_stay_together_if_a_method_lacks_one(tmp_path: Path) -> None:
+    for method, last in (("alttrain", "b"), ("plain", "c")):
+        run = make_run(
+            tmp_path / "runs", {"h": ("harmful_rate", "yn"), "o": ("over_refusal_rate", "yn")}, method=method
+        )
+        for path in run.glob("evaluation/*/generations.jsonl"):
+            rows = read_rows(path, Generation)
+            write_rows(path, [replace(row, category=one) for row, one in zip(rows, ("a", last), strict=True)])
+            mend(path.parent)
+    rows = section(written(tmp_path), "categories").partition("<tbody>")[2].split("<tr>")[1:]
+    assert ["harmful" if "harmful" in row.partition("<b>")[0] else "over-refusal" for row in rows] == [
+        *["harmful"] * 3,
+        *["over-refusal"] * 3,
+    ]
+
+
+def test_large_numbers_are_written_in_full() -> None:
+    assert [_tidy(value) for value in (12345.6, 9.87654, 100_000, "x")] == ["12,346", "9.877", "100000", "x"]
+
+
 def test_interventions_thoughts_and_further_tables_are_on_the_page(outputs: Path) -> None:
     """What interventions change, in both forms, the CSV files as they are, and every table that has cells."""
     one = outputs / "runs" / "one"
@@ -306,6 +326,8 @@ def test_interventions_thoughts_and_further_tables_are_on_the_page(outputs: Path
     assert named <= made.tables.keys()
     for name in made.tables.keys() - {"overview", "interventions", "published"}:
         assert f"<summary>{TABLES[name]}</summary>" in tables
+    assert "seconds" in set(made.tables["efficiency"].unit)
+    assert "training seconds" not in tables  # else the same runs would give another page each time
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Linear probes on hidden states: what is found where something is, and where nothing is; what a report shows of it."""
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from alttrain.backbone import Backbone, ChatTemplate
 from alttrain.evaluation import probing
 from alttrain.evaluation.probing import ProbeResult, auroc_of, interval, probe
 from alttrain.records import Generation, read_rows
-from alttrain.report.probes import made_from, probes
+from alttrain.report.probes import draw_probes, made_from, probes
 from alttrain.report.results import evaluations, evaluations_of, read_csv, write_csv
 from alttrain.report.variants import variants
 from alttrain.run import probe as command
@@ -263,17 +264,29 @@ def test_probes_are_in_the_report_and_drawn(tmp_path: Path) -> None:
 def test_a_probe_of_other_texts_or_a_damaged_one_is_left_out_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    runs = [probed(make_run(tmp_path / "runs", SETS, seed=seed), 0.9) for seed in range(4)]
+    runs = [probed(make_run(tmp_path / "runs", SETS, seed=seed), 0.9) for seed in range(6)]
     judgements = runs[1] / "evaluation" / "embedded_harmful.alttrain" / "judgements.jsonl"
     judgements.write_text(judgements.read_text().replace("true", "false"))
     mend(judgements.parent)
     (runs[2] / "probe.csv").write_text("layer,position\n1,end\n")
     text = (runs[3] / "probe.csv").read_text()
     (runs[3] / "probe.csv").write_text(text.replace("0.9", "much"))
+    whole = read_csv(runs[4] / "probe.csv")
+    write_csv(runs[4] / "probe.csv", whole.assign(layer=math.nan))
+    write_csv(runs[5] / "probe.csv", whole.assign(benchmarks=f"{whole.benchmarks[0]} other"))
     write_report(tmp_path)
     assert set(read_csv(tmp_path / "report" / "probes.csv").run) == {runs[0].name}
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     starts = [f"report    left out {run / 'probe.csv'}: " for run in runs[1:]]
     assert [warning[: len(start)] for warning, start in zip(warned, starts, strict=True)] == starts
     assert warned[0].endswith("it is of other texts or verdicts than the run's; run alttrain-probe again")
-    assert len(read_csv(tmp_path / "report" / "metrics.csv").run.unique()) == 4
+    assert warned[3].endswith("a row has no layer")
+    assert len(read_csv(tmp_path / "report" / "metrics.csv").run.unique()) == 6
+
+
+def test_a_position_with_a_dollar_sign_is_drawn(tmp_path: Path) -> None:
+    folder = probed(make_run(tmp_path / "runs", SETS), 0.9)
+    table = read_csv(folder / "probe.csv")
+    write_csv(folder / "probe.csv", table.assign(position=table.position.replace("end", r"$\q$")))
+    assert draw_probes(probes(variants(evaluations(tmp_path / "runs"))), tmp_path / "drawn")
+    assert r"$\q$" in (tmp_path / "drawn.svg").read_text()

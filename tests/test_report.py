@@ -256,6 +256,20 @@ def test_a_judge_of_structure_is_beside_the_parser(tmp_path: Path) -> None:
         structure_agreement(evaluations(tmp_path))
 
 
+@pytest.mark.usefixtures("no_figures")
+def test_a_structure_json_that_is_back_is_reported(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", {"x": ("harmful_rate", "yn")})
+    path = run / "evaluation" / "x.alttrain" / "structure.json"
+    write_json(path, {"structure": {"undecided": 1, "fields": {}}})
+    mend(path.parent)
+    assert len(write_report(tmp_path))
+    content = path.read_bytes()
+    path.unlink()
+    assert write_report(tmp_path).empty
+    path.write_bytes(content)
+    assert len(write_report(tmp_path))
+
+
 def test_importing_alttrain_imports_no_pandas() -> None:
     code = "import sys, alttrain, alttrain.report, alttrain.report.card; assert 'pandas' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -772,13 +786,30 @@ def test_a_stamp_that_is_none_is_made_anew(stamp: str | None, tmp_path: Path) ->
     assert len(json.loads((tmp_path / "report" / ".stamp").read_text())["digest"]) == 64
 
 
+def interrupt_at_move(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a report that a signal ends before its files' `number`-th move into report/. The stamp's are moves too."""
+    moved, replace_file = list[str](), os.replace
+
+    def interrupted(source: str, target: str) -> None:
+        if Path(target).is_relative_to(folder / "report"):
+            moved.append(target)
+            if len(moved) == number:
+                raise KeyboardInterrupt
+        replace_file(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_report(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_own_files_stay_and_a_report_whose_move_was_interrupted_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_report(outputs(tmp_path))
-    report, moved, replace_file = tmp_path / "report", list[str](), os.replace
+    report = tmp_path / "report"
     made = {name: (report / name).read_bytes() for name in files(tmp_path) if name != ".stamp"}
     (report / "stale.csv").write_text("stale")
     stamp = json.loads((report / ".stamp").read_text())
@@ -787,17 +818,7 @@ def test_own_files_stay_and_a_report_whose_move_was_interrupted_is_made_anew(
         (report / own).write_text("own")
     (report / "link").symlink_to("notes.md")
 
-    def interrupted(source: str, target: str) -> None:
-        if Path(target).is_relative_to(report):
-            moved.append(target)
-        if len(moved) > 4:
-            raise KeyboardInterrupt
-        replace_file(source, target)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            write_report(tmp_path)
+    interrupt_at_move(6, tmp_path, monkeypatch)
     write_report(tmp_path)
     assert not (report / "stale.csv").exists()
     assert (report / "link").is_symlink()
@@ -999,20 +1020,8 @@ def test_without_a_run_that_is_left_the_console_shows_nothing(tmp_path: Path) ->
 
 @pytest.mark.usefixtures("no_figures")
 def test_what_a_killed_move_left_goes_with_the_next_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    outputs(tmp_path)
-    report, replace_file, moved = tmp_path / "report", os.replace, list[str]()
-
-    def interrupted(source: str, target: str) -> None:
-        if Path(target).is_relative_to(report) and Path(target).name != ".stamp":
-            moved.append(target)
-            if len(moved) == 20:
-                raise KeyboardInterrupt
-        replace_file(source, target)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            write_report(tmp_path)
+    report = outputs(tmp_path) / "report"
+    interrupt_at_move(20, tmp_path, monkeypatch)
     first = next(iter(sorted((tmp_path / "runs").iterdir())))
     for run in (tmp_path / "runs").iterdir():
         if run != first:
