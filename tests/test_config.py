@@ -472,7 +472,7 @@ def config_dir(tmp_path: Path) -> Path:
         "training/bare.yaml": "name: bare\nepochs: 3\n",
         "rewrite/nested.yaml": "defaults: [alttrain]\noriginal: {short: {openin: Yes.}}\n",
         "experiment/top.yaml": "# @package _global_\nsead: 3\n",
-        "experiment/torn.yaml": "# @package _global_\nhydra: {sweeper: {params: {method: no_train, tag: 'a b: {'}}}\n",
+        "experiment/torn.yaml": "# @package _global_\nhydra: {sweeper: {params: {seed: 1, method: 'a b: {'}}}\n",
     }
     for name, text in texts.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -480,9 +480,14 @@ def config_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_typo_beside_a_method_that_trains_nothing_is_one_fault() -> None:
+    (fault,) = told(["method=no_train,demo_alttrain", "training.epohcs=1"])
+    assert re.match("training.epohcs='1': there is no such key; accepted: .*epochs", fault)
+
+
 def test_a_sweep_in_a_users_experiment_that_hydra_cannot_read_is_a_fault_beside_the_others(config_dir: Path) -> None:
     faults_told = told([f"hydra.searchpath=[file://{config_dir}]", "experiment=torn", "bogus=1"])
-    assert sorted(fault.partition("=")[0].partition(":")[0] for fault in faults_told) == ["bogus", "tag"]
+    assert sorted(fault.partition("=")[0].partition(":")[0] for fault in faults_told) == ["bogus", "method"]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from alttrain.backbone.weights import load_model
 from alttrain.generation import Decoding, decoder
 from alttrain.generation.decoder import LIKELIEST, OWN_TOKENS, Decoder, Sampler, draw, likeliest
 from alttrain.generation.engine import CachedEngine, Completion, Prompt
+from alttrain.llm import Failure
 
 PROMPTS = [[(7 * row + 3 * column) % 250 for column in range(1 + (row * 5) % 23)] for row in range(11)]
 NEW = 20
@@ -329,6 +330,21 @@ def test_the_first_of_the_largest_is_chosen(vocabulary: int) -> None:
 def test_many_samples_of_a_greedy_text_are_refused() -> None:
     with pytest.raises(ValueError, match=r"samples=4 with temperature=0"):
         Decoding(NEW, samples=4)
+
+
+def test_a_call_with_a_failure_is_not_kept(tmp_path: Path) -> None:
+    results: list[Completion | Failure] = [Failure("the server is gone", False), Completion("a", "stop")]
+
+    def generate(prompts: Sequence[Prompt], *unused: Any) -> list[tuple[int, Completion | Failure]]:
+        return [(0, Completion("b", "stop")), (1, results.pop(0))]
+
+    cached = CachedEngine(lambda: SimpleNamespace(generate=generate), {"weights": "w"}, tmp_path)  # type: ignore[arg-type, return-value]
+    prompts = [Prompt([5], "a", "a"), Prompt([6], "b", "b")]
+    assert isinstance(dict(cached.generate(prompts, Decoding(8)))[1], Failure)
+    assert not list(tmp_path.rglob("*.json"))
+    assert dict(cached.generate(prompts, Decoding(8)))[1] == Completion("a", "stop")
+    assert dict(cached.generate(prompts, Decoding(8)))[1] == Completion("a", "stop")
+    assert results == []
 
 
 def test_the_cache_tells_caps_and_names_of_samples_apart(tmp_path: Path) -> None:

@@ -1020,12 +1020,13 @@ def test_without_a_run_that_is_left_the_console_shows_nothing(tmp_path: Path) ->
 
 @pytest.mark.usefixtures("no_figures")
 def test_what_a_killed_move_left_goes_with_the_next_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    report = outputs(tmp_path) / "report"
-    interrupt_at_move(20, tmp_path, monkeypatch)
-    first = next(iter(sorted((tmp_path / "runs").iterdir())))
-    for run in (tmp_path / "runs").iterdir():
-        if run != first:
-            shutil.rmtree(run)
+    runs, report = tmp_path / "runs", tmp_path / "report"
+    run = make_run(runs, {"x": ("harmful_rate", "nnyn"), "x+turn": ("harmful_rate", "yyyn")})
+    told = {"name": "turn", "of": "x", "of_hash": "h-x", "left_out": 0, "settings": {"_target_": "x.Step"}}
+    mend(run / "evaluation" / "x+turn.alttrain", lambda record: record["provenance"].update(intervention=told))
+    interrupt_at_move(10, tmp_path, monkeypatch)
+    assert (report / "interventions.csv").exists()
+    shutil.rmtree(run / "evaluation" / "x+turn.alttrain")
     write_report(tmp_path)
-    after = files(tmp_path)
-    assert set(json.loads((report / ".stamp").read_text())["files"]) == after.keys() - {".stamp"}
+    assert not (report / "interventions.csv").exists()
+    assert set(json.loads((report / ".stamp").read_text())["files"]) == files(tmp_path).keys() - {".stamp"}

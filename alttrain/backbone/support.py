@@ -1,4 +1,4 @@
-"""Which models can be used here, and their sequences packed, found out without weights. Imports transformers."""
+"""Which models can be used here, with sequences packed: tried without weights. Imports transformers."""
 
 import functools
 from pathlib import Path
@@ -48,7 +48,7 @@ class _Trial(NamedTuple):
 
     ran: bool  # whether it came to its end
     packable: bool  # whether every layer has attention that can be replaced, and no state along the row
-    other_kind: str  # the first of what `attention.other_kind` returns for the layers, or ""
+    other_kind: str  # one of what `attention.other_kind` returns for the layers, or ""
 
 
 def _trial(config: Any) -> _Trial | None:
@@ -82,8 +82,10 @@ def _trial(config: Any) -> _Trial | None:
             ran = False
     text_config = model.config.get_text_config()
     attends = len(kinds) >= text_config.num_hidden_layers if ran else model._supports_attention_backend
-    mixed = not ATTENTION_LAYERS.issuperset(getattr(text_config, "layer_types", None) or [""])
-    return _Trial(ran, attends and not (model._is_stateful and mixed), min({*kinds} - {""}, default=""))
+    layers = getattr(text_config, "layer_types", None) or ()
+    only_attention = bool(layers) and ATTENTION_LAYERS.issuperset(layers)
+    packable = attends and (only_attention or not model._is_stateful)
+    return _Trial(ran, packable, min({*kinds} - {""}, default=""))
 
 
 def shared_context(folder: Path) -> int | None:

@@ -65,14 +65,13 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
         swept = [overrides for overrides in values.values() if len(overrides) > 1]
         if refused and first:  # perhaps keys of a group that the experiment sweeps
             params = {str(key): value for key, value in (first.hydra.sweeper.params or {}).items()}
-            own = [key for key in params if key not in map(_key, arguments)]
+            groups = GlobalHydra.instance().config_loader().list_groups("")
+            own = [key for key in params if re.split("[/@]", key)[0] in groups and key not in map(_key, arguments)]
             own.sort(key=lambda key: not any(_key(override).startswith(f"{key}.") for override in refused))
             swept += [["", *found] for key in own if (found := _values(f"{key}={params[key]}", problems))]
         for first_value, *others in swept:
             rest = [override for override in accepted if _key(override) != _key(others[0])]
-            late = [
-                key for key in refused if any(_composes(applicable_overrides([*rest, other, key])) for other in others)
-            ]
+            late = [key for key in refused if any(_takes([*rest, other], key) for other in others)]
             for override in late:
                 fault = refused[override]
                 refused[override] = replace(fault, accepted=f"with {first_value} {fault.accepted}")
@@ -125,9 +124,11 @@ def _composed(overrides: list[str]) -> DictConfig:
     return compose(config_name=PRIMARY, overrides=overrides, return_hydra_config=True)
 
 
-def _composes(overrides: list[str]) -> bool:
+def _takes(overrides: list[str], override: str) -> bool:
+    """Return whether overrides compose with one more, and make use of it."""
+    applicable = applicable_overrides([*overrides, override])
     try:
-        return bool(_composed(overrides))
+        return override in applicable and bool(_composed(applicable))
     except COMPOSE_ERRORS:
         return False
 

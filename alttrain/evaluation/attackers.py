@@ -23,7 +23,7 @@ from annotated_types import Ge, Gt
 
 from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation.interventions import Beginning, Intervention, InterventionContext
-from alttrain.evaluation.judges.judge import NO_REPLY, Judge, JudgeContext, ModelFault, tag_texts
+from alttrain.evaluation.judges.judge import NO_REPLY, Judge, JudgeContext, ModelFault, sees_goal, tag_texts
 from alttrain.llm import Failure, json_of
 from alttrain.llm.replies import Reply, ServerWriter, replies
 from alttrain.records import Example, Generation
@@ -125,9 +125,10 @@ class Attack(Intervention, ABC):
     reads: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        judge = self.judge
-        if judge is not None and (judge.says != "unsafe" or getattr(judge, "against", "prompt") == "prompt"):
-            raise ValueError(f"judge={judge.name}: accepted: a judge of harm with judge.against=goal, or goal_if_any")
+        if self.judge is not None and not sees_goal(self.judge):
+            raise ValueError(
+                f"judge={self.judge.name}: accepted: a judge of harm with judge.against=goal, or goal_if_any"
+            )
 
     @abstractmethod
     def steps(self, talk: Conversation) -> Steps:
@@ -217,7 +218,7 @@ class Crescendo(Attack):
         return self.responses + judged
 
     @property
-    def responses(self) -> int:  # type: ignore[override]
+    def responses(self) -> int:
         return self.turns + self.backtracks
 
     def steps(self, talk: Conversation) -> Steps:
@@ -265,7 +266,7 @@ class ActorAttack(Attack):
         return 1 + ROUNDS + self.actors * (1 + self.questions * (2 * self.tries - 1) + judged)
 
     @property
-    def responses(self) -> int:  # type: ignore[override]
+    def responses(self) -> int:
         """Those to the questions, and to two summaries of each actor's dialogue."""
         return self.actors * (self.questions * self.tries + 2)
 

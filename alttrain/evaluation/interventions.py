@@ -123,7 +123,11 @@ class Intervention:
     chat: ClassVar[bool] = True  # whether the message is put into the chat template
     converse: ClassVar[Any] = None  # of a live attack: lets a model write the messages (`Crescendo.converse`)
     requests: ClassVar[int] = 0  # the most requests to servers for one prompt
-    responses: ClassVar[int] = 1  # the most responses of the model to one prompt, as the plan counts them
+
+    @property
+    def responses(self) -> int:
+        """The most responses of the model to one prompt, as the plan counts them."""
+        return self.rounds
 
     def check(self, where: str, model_fault: Any) -> None:
         """Raise ValueError, naming the config key below `where`, if a server or a judge's model is not available.
@@ -240,6 +244,10 @@ class Step(Intervention):
     instead: Mapping[Literal["harmful", "benign", "refusal", "reasoning"], Sequence[str]] = field(default_factory=dict)
 
     thinks = True
+
+    @property
+    def reads_others(self) -> bool:  # type: ignore[override]
+        return self.how == "swap"
 
     def begin(self, row: Example, response: Any, context: InterventionContext) -> Beginning | None:
         """None if the thought lacks the step, nothing is to swap it with, or `instead` has nothing for it."""

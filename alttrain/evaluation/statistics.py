@@ -23,9 +23,8 @@ CONFIDENCE = 0.95
 POWER = 0.8  # the probability with which a detectable difference is detected
 NORMAL = NormalDist()
 Z = NORMAL.inv_cdf((1 + CONFIDENCE) / 2)  # half the width of a normal interval, in standard errors
-LARGEST_SD = (
-    1.0  # largest assumed standard deviation between runs, in logits: 10 and 23 %, or 50 and 73 %, are one apart
-)
+LARGEST_SD = 1.0
+"""Largest assumed standard deviation between runs, in logits: 10 and 23 %, or 50 and 73 %, are one apart."""
 LEAST_P = 1e-100  # smaller p-values are returned as 0
 
 Verdicts = Mapping[Any, bool | None]

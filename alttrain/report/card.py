@@ -35,10 +35,8 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
     """The card's text. `record` is the content of train.json if that is not written yet; then there are no results."""
-    names, settings = (
-        read_document(run_folder / "run.json", RunDocument),
-        read_document(run_folder / "fingerprint.json"),
-    )
+    names = read_document(run_folder / "run.json", RunDocument)
+    settings = read_document(run_folder / "fingerprint.json")
     trained = dict(record) if record is not None else read_if_there(run_folder / "train.json", TrainDocument)
     counts = read_if_there(run_folder / "rewrite.json", RewriteDocument)
     paths = sorted(run_folder.glob("evaluation/*/metrics.json")) if record is None else []

@@ -289,7 +289,7 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
         row = _names(evaluation, evaluation.judge) | {"n": len(acting), "assessed": len(assessed)}
         row |= {"safe_thought": safe.count(1), "safe_answer": safe.count(-1)}
         for name, estimate in estimates.items():
-            row |= zip((name, f"{name}_low", f"{name}_high"), estimate, strict=True)
+            row |= _columns(name, estimate)
         flows = Counter(f"{text.assessment or 'unassessed'}_{ENDS[text.refused]}" for text in generated)
         row |= {"metric": evaluation.measure} | {name: flows[name] for name in FLOWS}
         rows.append(row | _judged(evaluation, {(text.id, text.sample) for text in generated}))
@@ -333,9 +333,13 @@ def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
     for key, counts in totals.items():
         row = {**counts, "run": key[0], "protocol": key[1], "judges": " + ".join(judges[key])}
         for name, rate in assessment_rates(counts).items():
-            row |= zip((name, f"{name}_low", f"{name}_high"), rate, strict=True)
+            row |= _columns(name, rate)
         rows.append(row)
     return pd.DataFrame(rows, columns=STRUCTURE)
+
+
+def _columns(name: str, estimate: Estimate) -> dict[str, float]:
+    return {f"{name}{end}": bound for end, bound in zip(INTERVAL, estimate, strict=True)}
 
 
 def token_use(judged: Iterable[Evaluation]) -> pd.DataFrame:

@@ -71,10 +71,10 @@ def put(new_folder: Path, folder: Path, last_files: Collection[str]) -> None:
         if (folder / parent).is_symlink():
             (folder / parent).unlink()
         (folder / parent).mkdir(exist_ok=True)
-    # after a kill, the next report knows these files, and is made anew
+    # if this is killed, the next report knows which files are its own, and is made anew
     unfinished = dict.fromkeys({*last_files, *new_files} - {STAMP}, (0, 0, 0))
     write_text(folder / STAMP, json.dumps({"digest": "", "files": unfinished}))
-    for name in files(folder) & {*last_files} - new_files:
+    for name in files(folder) & ({*last_files} - new_files):
         (folder / name).unlink()
     for name in sorted(new_files, key=lambda name: (name == STAMP, name)):  # the stamp last
         os.replace(new_folder / name, folder / name)

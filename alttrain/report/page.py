@@ -19,7 +19,6 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -80,10 +79,10 @@ def write_page(
         block_of(branch, prompts[asked_of(branch)], {}, texts, quota) for branch, quota in quotas_of(intervened)
     ]
     frames, metrics = report.frames, report.frames["metrics"]
-    compared, paired = (
+    compared, pairs = (
         frames[name].assign(differs=frames[name].p_holm < LEVEL) for name in ("comparisons", "interventions")
     )
-    parts = {name: _parts(cells) for name, cells in report.tables.items() if name != "published"}
+    parts = {name: _grids(cells) for name, cells in report.tables.items() if name != "published"}
     data: dict[str, Any] = {"index": _index(blocks, branches, list(prompts), texts, report.variants)}
     data["verdicts"] = pack(_compared(blocks, places))
     for number, rows in enumerate(prompts.values()):
@@ -103,7 +102,7 @@ def write_page(
         most=MOST_NUMBERS,
         methods=parts.get("overview", []),
         interventions=parts.get("interventions", []),
-        intervened=paired,
+        pairs=pairs,
         numbers_of=[(name, title, frames[name], doc) for name, (title, doc) in NUMBERS.items() if len(frames[name])],
         further=[(TABLES[name], table) for name, table in parts.items() if table and name not in APART],
         categories=_categories(frames["categories"]),
@@ -118,8 +117,7 @@ def write_page(
         starred=star_meaning(compared.seeds[compared.differs].tolist() or [1]),
         ours=_beside_published(report.tables),
         published=report.tables["published"],
-        count_all=len(metrics),
-        numbers=metrics[: len(metrics) if len(metrics) <= MOST_NUMBERS else 0],
+        numbers=metrics,
         data={name: Markup(embed(value)) for name, value in data.items()},
     )
     write_text(output_dir / "report" / "page.html", text)
@@ -197,7 +195,7 @@ def _encoded(settings: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _parts(cells: pd.DataFrame) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+def _grids(cells: pd.DataFrame) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
     """Each protocol's cells of a table with their grid.
 
     Published figures have a table of their own. Times are in tables/efficiency alone: with them, the same runs would
@@ -253,7 +251,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["legend"] = lambda frame: [line.replace("Bold:", "Underlined:") for line in legend(frame)]
-    environment.filters |= {"urlencoded": urlencode, "written": format_value}
+    environment.filters |= {"written": format_value}
     environment.filters["points"] = lambda change: f"{100 * change:+.1f}".replace("-", "−")
     environment.filters["p"] = lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"
     environment.filters |= {"tidy": _tidy, "cells": lambda row: Markup("").join(map(_cell, row))}

@@ -23,6 +23,7 @@ NUMBERS = [
 NAMES = ["benchmarks", "position", "made_from"]
 PROBES = ["run", "backbone", "method", "seed", "protocol_hash", *NAMES, *NUMBERS]
 """The columns of probes.csv: those of each run's probe.csv, and `protocol_hash` of each of its benchmarks."""
+_FILES = ("generations.jsonl", "judgements.jsonl")
 
 
 def made_from(evaluations: Iterable[Evaluation]) -> str:
@@ -32,9 +33,6 @@ def made_from(evaluations: Iterable[Evaluation]) -> str:
         for evaluation in evaluations
     ]
     return hashlib.sha256(json.dumps(sorted(parts)).encode()).hexdigest()[:16]
-
-
-_FILES = ("generations.jsonl", "judgements.jsonl")
 
 
 def probes(variants: Sequence[Variant]) -> pd.DataFrame:
@@ -50,7 +48,7 @@ def probes(variants: Sequence[Variant]) -> pd.DataFrame:
                 if frame[["layer", "layers"]].isna().any(axis=None):
                     raise ValueError("a row has no layer")
                 (names,) = frame.benchmarks.unique()
-                judged = [seeds[seed] for made, seeds in variant.evaluations.items() if seed in seeds]
+                judged = [seeds[seed] for seeds in variant.evaluations.values() if seed in seeds]
                 probed = [evaluation for evaluation in judged if evaluation.benchmark in names.split()]
                 found = {evaluation.benchmark for evaluation in probed}
                 if found != {*names.split()} or {*frame.made_from} != {made_from(probed)}:

@@ -50,7 +50,7 @@ from alttrain.run.stages.needs import fit_hardware
 from alttrain.run.status import PLAN, Log, lock_folder, read_status
 from alttrain.run.sweep import Sweep, config_shown, plan, run_job, search_override
 from alttrain.training.distributed import follow, is_follower, lead, verify
-from hydra_plugins.alttrain_jobs import PARENT, absent, end_with_parent, is_worker
+from hydra_plugins.alttrain_jobs import PARENT, absent, end_with_parent, is_worker, of_hydra
 
 log = logging.getLogger("alttrain")
 
@@ -85,7 +85,7 @@ def main() -> None:
         if not (flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion):
             swept = _check(overrides, flags.multirun)
             if swept is not None:
-                _ask_for_jobs(flags, swept)
+                _give_hydra_one_job(flags, swept)
             os.environ[PARENT] = str(os.getpid())
         elif _print_config(flags, overrides):
             return
@@ -132,7 +132,7 @@ def _print_config(flags: argparse.Namespace, overrides: list[str]) -> bool:
     RunError with the faults of a config that is to be shown, unless it only lacks values.
     """
     faults = preview(overrides)[0]
-    wrong = any(fault.value != MISSING for fault in faults) if flags.cfg else False
+    wrong = bool(flags.cfg) and any(fault.value != MISSING for fault in faults)
     _refuse([fault for fault in faults if wrong or fault.key.startswith("hydra.")])
     if flags.cfg != "job" or flags.package:
         return False
@@ -167,15 +167,11 @@ def _check(overrides: list[str], multirun: bool) -> Sweep | None:
     return None
 
 
-def _ask_for_jobs(flags: argparse.Namespace, swept: Sweep) -> None:
-    """Give Hydra, which composes a command line without the keys that it sweeps, the overrides of one job.
+def _give_hydra_one_job(flags: argparse.Namespace, swept: Sweep) -> None:
+    """Replace the overrides of sys.argv by those of the sweep's first job.
 
-    Its launcher is set up with that config. It then runs the sweep's own jobs.
+    Hydra would compose the command line without the keys that are swept. It sets up its launcher with that config.
     """
-
-    def of_hydra(word: str) -> bool:
-        return word.lstrip("+~").startswith("hydra")
-
     words = [word for word in sys.argv[1:] if word not in flags.overrides or of_hydra(word)]
     sys.argv[1:] = [*words, *(word for word in swept.jobs[0].overrides if not of_hydra(word))]
 

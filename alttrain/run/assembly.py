@@ -15,6 +15,7 @@ from alttrain.config import Changes, Method, RunError, changes, faults, flatten,
 from alttrain.config.identity import shaping, shaping_of_engine, shaping_of_judge
 from alttrain.dataset import Dataset, Selection
 from alttrain.evaluation import Benchmark, Intervention, Protocol, protocol_hash
+from alttrain.evaluation.judges.judge import sees_goal
 from alttrain.evaluation.protocol import SAYS
 from alttrain.generation import EngineConfig
 from alttrain.records import Example, Texts
@@ -256,7 +257,9 @@ def _refuse_combinations(run: Run) -> None:
     """Raise RunError if two parts are incompatible."""
     if run.texts != "none" and not any("samples" in logger.holds for logger in run.loggers.values()):
         names = ",".join(run.loggers)
-        raise RunError(f"logger.texts={run.texts}: logger=[{names}] holds no samples; add wandb or mlflow, or set none")
+        raise RunError(
+            f"logger.texts={run.texts}: logger=[{names}] holds no samples; add wandb, trackio or mlflow, or set none"
+        )
     if run.method.name and run.backbone.published != (run.method.name == "published"):
         kind = "holds" if run.backbone.published else "does not hold"
         raise RunError(
@@ -273,7 +276,7 @@ def _refuse_combinations(run: Run) -> None:
         if intervention.source and (fault := name_fault(intervention.source)):
             raise RunError(f"intervention.{benchmark.intervention_name}.source={intervention.source!r}: {fault}")
         judge = benchmark.judge
-        if intervention.converse and (judge.says != "unsafe" or getattr(judge, "against", "prompt") == "prompt"):
+        if intervention.converse and not sees_goal(judge):
             raise RunError(
                 f"{benchmark.name}: the judge {judge.name} does not see an attack's goal, and a last message may be "
                 "harmless by itself; choose a judge of harm that does: judge@protocol.judges.harmful_rate=harm_score "

@@ -68,13 +68,13 @@ class Job:
     calls: Mapping[str, int]  # requests to each teacher's and judge's server, without repairs, if no reply is cached
 
 
-def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], planned: set[str] | None = None) -> Job:
+def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], earlier_work: set[str] | None = None) -> Job:
     """Estimate what is left of one run. `rows` are its training rows before the rewrite.
 
-    They are empty if it trains nothing, or if another job of the sweep trains it. `planned` are the evaluations of the
-    sweep's earlier jobs (`_work_key`), whose answers and verdicts this job takes; those of this job are added.
+    They are empty if it trains nothing, or if another job of the sweep trains it. `earlier_work` are the evaluations of
+    the sweep's earlier jobs (`_work_key`), whose answers and verdicts this job takes; those of this job are added.
     """
-    planned = set() if planned is None else planned
+    earlier_work = set() if earlier_work is None else earlier_work
     device = detect_device(run.hardware.accelerator, run.hardware.memory_gib)
     peak = max((need.total for need in needs_of(run, rows, device)), default=None)
     recipe, training_tokens = run.training, 0
@@ -88,15 +88,15 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], planned:
     for benchmark in run.all_benchmarks:
         decoding, lacking = run.protocol.decoding_for(benchmark), missing[benchmark.name]
         work = _work_key(run, benchmark)
-        if to_generate and f"generate {work}" not in planned:
-            planned.add(f"generate {work}")
+        if to_generate and f"generate {work}" not in earlier_work:
+            earlier_work.add(f"generate {work}")
             responses = lacking * (benchmark.intervention.responses if benchmark.intervention else 1)
             generated += responses
             generated_tokens += responses * min(TYPICAL[benchmark.kind], decoding.max_new_tokens)
             if benchmark.intervention and benchmark.intervention.requests:
                 calls[f"attack {benchmark.intervention_name}"] += lacking * benchmark.intervention.requests
-        if {"check", "judge"} & set(run.stages) and f"judge {work}" not in planned:
-            planned.add(f"judge {work}")
+        if {"check", "judge"} & set(run.stages) and f"judge {work}" not in earlier_work:
+            earlier_work.add(f"judge {work}")
             texts = len(benchmark.examples) * decoding.samples
             for judge in () if is_judged(run, benchmark) else judges_of(run, benchmark).values():
                 calls[f"judge {_judge_text(judge)}"] += texts * len(judge.servers) * len(run.protocol.parts)

@@ -32,6 +32,7 @@ from alttrain.evaluation.interventions import Part, step_of
 from alttrain.evaluation.probing import FEWEST, auroc_of, check_installed, probe
 from alttrain.generation import InProcess
 from alttrain.records import Example, Generation, RunDocument, read_document, read_metrics
+from alttrain.report.estimates import SAFETY
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.probes import FILE, made_from
 from alttrain.report.results import write_csv
@@ -121,8 +122,7 @@ def probe_run(folder: Path, names: Sequence[str], permutations: int, out: Path) 
 
 def _benchmarks(run: Run, names: Sequence[str]) -> list[Benchmark]:
     """Return the benchmarks of these names. Those under interventions are left out: the model wrote only a part."""
-    measures = ("harmful_rate", "over_refusal_rate")
-    fitting = {benchmark.name: benchmark for benchmark in run.benchmarks if benchmark.measure in measures}
+    fitting = {benchmark.name: benchmark for benchmark in run.benchmarks if benchmark.measure in SAFETY}
     if not fitting:
         raise ValueError(f"{run.folder}: its config.yaml has no benchmark whose judge tells refusals from answers")
     for name in names:

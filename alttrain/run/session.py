@@ -196,7 +196,7 @@ class Session:
         memory = None if free_bytes is None else int(CACHE_SHARE * free_bytes)
         return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory)
 
-    def scorer(self, source: str, revision: str | None, dtype: str, server: ServerSettings | None = None) -> Any:
+    def scorer(self, source: str, revision: str | None, dtype: str, server: ServerSettings | None) -> Any:
         """Return a judge's model, which stays on the shelf until another model loads, or what asks a server for it."""
         from alttrain.generation.scorer import ServedScorer, load_scorer
 

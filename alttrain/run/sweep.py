@@ -137,8 +137,9 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     """
     groups: dict[tuple[str, ...], _SeedGroup] = {}  # by the overrides without the seed
     rows: dict[str, Sequence[Example]] = {}  # to train on, by `Run.data`, each read once
-    evaluations = set[str]()  # of the jobs before
+    earlier_work = set[str]()  # of the jobs before
     planned: list[tuple[Job, Run]] = []  # with the hardware that each training needs
+    runs: dict[str, list[Run]] = {}  # these, by name
     applied = set[str]()  # interventions
     thoughtless: list[tuple[list[str], NoThoughtError]] = []  # jobs that none of theirs applies to
     faults: dict[str, list[str]] = {}  # with the jobs that have each
@@ -169,14 +170,14 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                 if run.data not in rows:
                     rows[run.data] = run.rows
                 run = fit_hardware(run, rows[run.data])
-                trained_before = any(job.run == run.name for job, _ in planned)
-                job = job_of(run, overrides, () if trained_before else rows[run.data], evaluations)
+                job = job_of(run, overrides, () if run.name in runs else rows[run.data], earlier_work)
                 if job.state != "done":
                     run.hardware.check()
                     if here:
                         run.hardware.check_gpus()
                         refuse_too_large(run, rows[run.data], MODEL_STAGES & set(run.stages))
                 planned.append((job, run))
+                runs.setdefault(run.name, []).append(run)
             except NoThoughtError as error:
                 thoughtless.append((overrides, error))
             except (RunError, ValueError, OSError) as error:
@@ -186,7 +187,6 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
         if not fault.interventions <= applied:  # some apply to no job at all
             faults.setdefault(str(fault), []).append(" ".join(overrides))
     jobs = tuple(job for job, _ in planned)
-    runs = {name: [run for _, run in planned if run.name == name] for name in dict.fromkeys(job.run for job in jobs)}
     for name, same_name in runs.items():
         try:
             _refuse_clash(same_name)

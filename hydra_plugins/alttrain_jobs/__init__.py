@@ -54,7 +54,7 @@ class JobSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         """Launch the jobs and return their results, by batch. Exits with 1 if one failed; each job logged its error."""
         # Hydra itself adds what the command line sets in its node
-        jobs = [[word for word in job if not word.lstrip("+~").startswith("hydra")] for job in self.jobs]
+        jobs = [[word for word in job if not of_hydra(word)] for job in self.jobs]
         returns = []
         size = self.max_batch_size or len(jobs)
         try:
@@ -165,6 +165,11 @@ def _end_with(process: int) -> None:
         os._exit(1)  # like a kill: no result is lost, and the same command resumes
 
     threading.Thread(target=watch, daemon=True, name="parent").start()
+
+
+def of_hydra(override: str) -> bool:
+    """Return whether an override is of Hydra's own node."""
+    return override.lstrip("+~").startswith("hydra")
 
 
 def absent(arguments: Sequence[str]) -> str:

@@ -73,6 +73,11 @@ class Judge(Protocol):
         """Yield one judgement for each generation, in any order, as they become available. Ids differ."""
 
 
+def sees_goal(judge: Judge) -> bool:
+    """Whether this is a judge of harm that sees an attack's goal."""
+    return judge.says == "unsafe" and getattr(judge, "against", "prompt") != "prompt"
+
+
 def check_rows(judge: Judge, benchmark: str, rows: Sequence[Example]) -> None:
     """Raise ValueError if a judge needs a goal that rows of the benchmark lack, or a gold answer that all lack."""
     if rows and judge.needs_gold and not any(row.gold for row in rows):

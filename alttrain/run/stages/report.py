@@ -10,7 +10,7 @@
 - decided.csv                   where in the thought an outcome is decided
 - probes.csv                    what alttrain-probe found in the hidden states of runs
 - tables/, figures/             aggregated over seeds
-- page.html                     everything, with every sample, in one file
+- page.html                     everything but training times, and the samples, in one file
 
 A trained run's model card is rewritten if its results changed. The report is made in a temporary folder, and its files
 are moved to report/ when it is complete (`report.output`). A failed report does not fail the run.
@@ -94,10 +94,8 @@ def write_report(output_dir: Path, texts: Texts = "all") -> pd.DataFrame:
         if not next(runs.glob("*/evaluation/*/metrics.json"), None):
             return pd.DataFrame()
         with exclusive(folder):
-            digest, stamp = (
-                _digest(runs, texts),
-                json_or_none(folder / STAMP, _Stamp) or {"digest": "", "files": {}},
-            )
+            digest = _digest(runs, texts)
+            stamp = json_or_none(folder / STAMP, _Stamp) or {"digest": "", "files": {}}
             last = stamp["files"]
             now = file_states(folder, last) if {*last} <= files(folder) else {}  # looks only at files below `folder`
             if stamp["digest"] != digest or {name: list(state) for name, state in now.items()} != last:
