@@ -31,6 +31,11 @@ SLOW_FIXTURES = {"tiny_arguments", "chromium", "star1", "traces"}
 """Fixtures by which a test makes a whole run, opens a browser, or reads a thousand traces of ../shared."""
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out SLOW_FILES with `-m "not slow"`, as their imports alone take seconds."""
+    return True if config.option.markexpr == "not slow" and collection_path.stem in SLOW_FILES else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests as slow by their file, their fixtures, or their need of ../shared; other slow tests mark themselves.
 

@@ -431,6 +431,7 @@ def test_key_that_one_value_of_a_sweep_takes_away_is_blamed() -> None:
     assert found == "training.epochs='2': with training=none there is no such key; accepted: name, thought"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("teachers", "lacking"),
     [
@@ -480,6 +481,7 @@ def config_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_typo_beside_a_method_that_trains_nothing_is_one_fault() -> None:
     (fault,) = told(["method=no_train,demo_alttrain", "training.epohcs=1"])
     assert re.match("training.epohcs='1': there is no such key; accepted: .*epochs", fault)

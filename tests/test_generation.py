@@ -56,7 +56,7 @@ def common_token(written: list[list[int]]) -> int:
 
 
 @pytest.mark.parametrize("slots", [1, 3, 64])
-@pytest.mark.parametrize("penalty", [1.0, 1.3])
+@pytest.mark.parametrize("penalty", [1.0, pytest.param(1.3, marks=pytest.mark.slow)])
 def test_equals_transformers_one_by_one(tiny_folder: Path, slots: int, penalty: float) -> None:
     end = common_token(reference(tiny_folder, 257, penalty))
     expected = reference(tiny_folder, end, penalty)

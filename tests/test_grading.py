@@ -334,6 +334,7 @@ def number_written(number: int) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_gold_of_gsm8k() -> None:
     """The worked solution with its #### line is the gold; five wrong numbers a row are rejected."""
     cases: list[Case] = []
@@ -963,6 +964,7 @@ def test_a_loop_takes_no_quadratic_time(loop: str) -> None:
     assert slow == {}
 
 
+@pytest.mark.slow
 def test_a_looping_answer_is_read_in_no_time() -> None:
     looping = "3 answer" + ". answer... with. cannot/with" * 30
     code = f"from alttrain.evaluation.grading.maths import equal; print(equal('3', {looping!r} + '!'))"

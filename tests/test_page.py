@@ -290,6 +290,7 @@ def test_large_numbers_are_written_in_full() -> None:
     assert [_tidy(value) for value in (12345.6, 9.87654, 100_000, "x")] == ["12,346", "9.877", "100000", "x"]
 
 
+@pytest.mark.slow
 def test_interventions_thoughts_and_further_tables_are_on_the_page(outputs: Path) -> None:
     """What interventions change, in both forms, the CSV files as they are, and every table that has cells."""
     one = outputs / "runs" / "one"
@@ -916,6 +917,7 @@ def test_a_branch_is_covered_by_itself(show: Any, outputs: Path) -> None:
     assert not page.run("return document.body.textContent.includes(arguments[0])", SECRET)
 
 
+@pytest.mark.slow
 def test_branches_are_embedded_with_the_texts_that_may_be_shown(outputs: Path) -> None:
     intervene(outputs / "runs" / "one", "turn", turned(), [False, True])
     index = unpacked(written(outputs))["index"]
@@ -928,6 +930,7 @@ def test_branches_are_embedded_with_the_texts_that_may_be_shown(outputs: Path) -
     assert SECRET not in json.dumps(unpacked(written(outputs, texts="benign")))
 
 
+@pytest.mark.slow
 def test_a_harmless_prompt_may_have_got_a_harmful_ones_text(outputs: Path) -> None:
     """An intervention puts steps and answers of other prompts into a text."""
     rows = [

@@ -278,6 +278,7 @@ def test_the_hash_covers_what_applied_to_a_benchmark_and_nothing_else(content: d
     assert moved() == ["xstest_safe", "gsm8k"]
 
 
+@pytest.mark.slow
 def test_a_sampled_numbers_hash_has_the_seed_and_the_nucleus(content: dict[str, str]) -> None:
     for change in ("protocol.decoding.seed=3", "protocol.decoding.top_p=0.9", "+protocol.decoding.top_k=5"):
         assert hashed(change, protocol="thinksafe") != hashed(protocol="thinksafe")

@@ -256,6 +256,7 @@ def test_a_judge_of_structure_is_beside_the_parser(tmp_path: Path) -> None:
         structure_agreement(evaluations(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_a_structure_json_that_is_back_is_reported(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", {"x": ("harmful_rate", "yn")})
@@ -873,9 +874,8 @@ BAD: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "names", [[name for name in BAD if name != LOGGED], pytest.param([LOGGED], marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [[name for name in BAD if name != LOGGED], [LOGGED]])
 def test_damaged_runs_are_named_and_the_rest_is_reported(
     names: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
@@ -1018,6 +1018,7 @@ def test_without_a_run_that_is_left_the_console_shows_nothing(tmp_path: Path) ->
     assert (tmp_path / "report" / "page.html").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_what_a_killed_move_left_goes_with_the_next_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs, report = tmp_path / "runs", tmp_path / "report"

@@ -66,6 +66,7 @@ def test_every_option_is_tested() -> None:
     assert sorted(path.stem for path in CONF.glob("*.yaml")) == sorted([*TRAINED, *PROMPT_SIDE])
 
 
+@pytest.mark.slow
 def test_every_option_is_named_after_its_file() -> None:
     assert [name for name in (*TRAINED, *PROMPT_SIDE) if structure(name).name != name] == []
 
