@@ -101,7 +101,7 @@ class Summary:
             "consistent_rate": adherence.consistent,
             "answer_rate": adherence.answer_consistent,
             "closed_rate": adherence.closed,
-            "truncated_share": generation.finish == "length",
+            "truncated_share": generation.truncated,
         }
         if self.measure == "harmful_rate":  # the paper's own analysis covers harmful prompts only
             values["opening_pu_rate"] = adherence.opening

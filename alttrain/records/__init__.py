@@ -27,6 +27,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import msgspec
 
 from alttrain.records.documents import (
+    LOSS,
     Count,
     Label,
     RewriteDocument,
@@ -168,6 +169,11 @@ class Generation:
     goal: str = ""
     given: Count = 0
     checksum: str = field(default="", compare=False)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the token cap, or the end of the context, cut the text."""
+        return self.finish == "length"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from alttrain.records.files import DamagedError, read_json, read_utf8, write_jso
 
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
 Label = Literal["harmful", "benign"]
+LOSS = "loss"  # the column of logs/metrics.csv, and the name in every logger
 
 
 class RunDocument(TypedDict):
@@ -193,7 +194,7 @@ def read_losses(path: Path) -> list[tuple[int, dict[str, str]]]:
         rows = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
         steps = [(int(row["step"]), row) for row in rows if row.get("step")]
         for _, row in steps:
-            float(row.get("loss") or 0)
+            float(row.get(LOSS) or 0)
         return steps
     except DamagedError:
         raise

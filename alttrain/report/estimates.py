@@ -239,7 +239,7 @@ def by_category(variants: Sequence[Variant]) -> pd.DataFrame:
                 for text, read in evaluation.texts().items():
                     category = read.category or "none"
                     categories[category][seed][text] = evaluation.counts(read.verdict)
-                    truncated[category] += read.finish == "length"
+                    truncated[category] += read.truncated
             if len(categories) < 2:
                 continue
             names = {"protocol": protocol, "backbone": variant.backbone, "method": variant.name, "benchmark": benchmark}

@@ -71,6 +71,11 @@ class TextRecord(Tokens, array_like=True, gc=False):
         return self.finish != "error"
 
     @property
+    def truncated(self) -> bool:
+        """Whether the text was cut, as `Generation.truncated`."""
+        return self.finish == "length"
+
+    @property
     def cause(self) -> str | None:
         """Why the outcome is wrong (`cause_of`); None if undecided."""
         return cause_of(self.label, self.assessment, self.refused)

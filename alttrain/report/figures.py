@@ -25,7 +25,7 @@ from typing import Any
 import pandas as pd
 
 from alttrain.evaluation.adherence import CAUSES
-from alttrain.records import RewriteDocument, read_if_there, read_losses
+from alttrain.records import LOSS, RewriteDocument, read_if_there, read_losses
 from alttrain.records.files import clear_unfinished
 from alttrain.report.drawing import (
     BEFORE,
@@ -316,7 +316,7 @@ def draw_losses(variants: Sequence[Variant], path: Path) -> bool:
     for variant in variants:
         logs = (folder / "logs" / "metrics.csv" for folder in variant.folders.values())
         losses = (read_losses(log) for log in logs if log.is_file())
-        seed_curves = [[(step + 1, float(row["loss"])) for step, row in rows if row.get("loss")] for rows in losses]
+        seed_curves = [[(step + 1, float(row[LOSS])) for step, row in rows if row.get(LOSS)] for rows in losses]
         if seed_curves := list(filter(None, seed_curves)):
             curves.append((variant, seed_curves))
     if not curves:

@@ -95,7 +95,7 @@ class RunModel:
 
 def _answer(generation: Generation) -> Answer:
     thought, answer, steps = generation.thought.strip(), generation.answer.strip(), parse(generation.thought)
-    return Answer(generation.prompt, thought, answer, steps, generation.closed, generation.finish == "length")
+    return Answer(generation.prompt, thought, answer, steps, generation.closed, generation.truncated)
 
 
 def load(run: str | Path) -> RunModel:

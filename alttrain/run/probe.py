@@ -153,7 +153,7 @@ def _texts(run: Run, renderer: Any, benchmark: Benchmark, evaluation: Evaluation
                 texts[row.id, row.sample].refused,
                 row.label == "harmful",
                 " ".join((row.goal or row.prompt).lower().split()),
-                row.finish == "length",
+                row.truncated,
             )
 
 

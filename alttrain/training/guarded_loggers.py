@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 from pytorch_lightning.utilities import rank_zero_only
 
 from alttrain.config.secrets import mask_secrets
-from alttrain.records import read_losses
+from alttrain.records import LOSS, read_losses
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +121,6 @@ class ContinuedTensorBoardLogger(TensorBoardLogger):  # type: ignore[misc]
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log numbers at a step. A training's first row replaces the later ones; an evaluation's replaces nothing."""
-        if self._experiment is None and "loss" in metrics:
+        if self._experiment is None and LOSS in metrics:
             self._kwargs["purge_step"] = step
         super().log_metrics(metrics, step)

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from alttrain.backbone.attention import PackedSequences, row_masks
 from alttrain.backbone.fused import response_loss
+from alttrain.records import LOSS
 from alttrain.training import SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.batches import MarkedBatch, PackedBatch
 
@@ -133,7 +134,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
                 step_loss = step_loss / torch.distributed.get_world_size()
             self.losses.append(step_loss)
             now = time.monotonic()
-            self.log("loss", step_loss, prog_bar=True, batch_size=1)
+            self.log(LOSS, step_loss, prog_bar=True, batch_size=1)
             self.log("learning_rate", self.recipe.learning_rate * self.factor(self.global_step), batch_size=1)
             self.log("tokens_per_second", self._step_tokens / max(now - self._step_began, 1e-9), batch_size=1)
             self._step_loss, self._step_tokens, self._step_began = 0.0, 0, now
