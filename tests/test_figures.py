@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib.figure
-import matplotlib.pyplot  # noqa: F401 - box plots import it, which `drawn` would break
+import matplotlib.pyplot  # box plots import it, which `drawn` would break
 import pandas as pd
 import pytest
 from made_runs import made_tables, make_run, no_train
