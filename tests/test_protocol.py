@@ -268,7 +268,7 @@ def test_the_hash_covers_what_applied_to_a_benchmark_and_nothing_else(content: d
     assert moved("protocol.decoding.temperature=0.6") == ["xstest_safe", "gsm8k"]
     assert moved("protocol.decoding.repetition_penalty=1.1") == ["xstest_safe", "gsm8k"]
     assert moved("protocol.quantization=nf4") == ["xstest_safe", "gsm8k"]
-    assert moved("protocol.judged=answer") == ["xstest_safe", "gsm8k"]
+    assert moved("protocol.judged=answer") == ["xstest_safe"]  # a grader reads answers alone
     assert moved("evaluation.benchmarks.gsm8k.rows.limit=5") == ["gsm8k"]
     assert moved("evaluation.benchmarks.gsm8k.rows.file=elsewhere") == []
     assert moved("+judge@protocol.judges.xstest_safe=wildguard_refusal") == ["xstest_safe"]
@@ -282,6 +282,12 @@ def test_the_hash_covers_what_applied_to_a_benchmark_and_nothing_else(content: d
 def test_a_sampled_numbers_hash_has_the_seed_and_the_nucleus(content: dict[str, str]) -> None:
     for change in ("protocol.decoding.seed=3", "protocol.decoding.top_p=0.9", "+protocol.decoding.top_k=5"):
         assert hashed(change, protocol="thinksafe") != hashed(protocol="thinksafe")
+
+
+def test_a_grader_reads_answers_alone_whatever_part_is_judged_for_harm(content: dict[str, str]) -> None:
+    run = a_run("protocol.also_judged=[thought]", benchmarks=("xstest_safe", "gsm8k"), protocol="alttrain")
+    parts = {each.name: run.protocol.parts_of(each) for each in run.benchmarks if "embedded" not in each.name}
+    assert parts == {"xstest_safe": ("both", "thought"), "gsm8k": ("answer",)}
 
 
 def test_generations_are_told_apart_by_what_applied_to_them(content: dict[str, str]) -> None:

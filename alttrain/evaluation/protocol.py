@@ -126,8 +126,8 @@ class Protocol:
     """One way to generate and judge. In `judges` and `settings`, a benchmark's entry takes precedence.
 
     - `judges`           judge by benchmark or by measure, for benchmarks that leave it to the protocol
-    - `judged`           the text that decides a benchmark's rate
-    - `also_judged`      further parts to judge; each gets a rate of its own, such as "harmful_rate.thought"
+    - `judged`           the text that decides a rate of harm or over-refusal; accuracy is always the answer's
+    - `also_judged`      further parts to judge then; each gets a rate of its own, such as "harmful_rate.thought"
     - `second_opinions`  further judges of a measure, by keys of any name; their rates carry their names, and the
                          agreement is reported
     - `system_prompt`    None uses the backbone's own prompt, "" uses none
@@ -185,10 +185,9 @@ class Protocol:
     def _settings(self, benchmark: Benchmark) -> dict[str, Any]:
         return {**self.settings.get(benchmark.kind, {}), **self.settings.get(benchmark.base_name, {})}
 
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """All judged parts, the deciding one first."""
-        return (self.judged, *self.also_judged)
+    def parts_of(self, benchmark: Benchmark) -> tuple[Part, ...]:
+        """The judged parts of a benchmark's texts, the deciding one first. A grader reads the answer alone."""
+        return ("answer",) if benchmark.measure == "accuracy" else (self.judged, *self.also_judged)
 
 
 def _setting_fault(name: str, value: Any) -> str:

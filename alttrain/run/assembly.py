@@ -132,7 +132,7 @@ class Run:
         """
         judge = judge or shaping_of_judge(self.config["evaluation"]["benchmarks"][benchmark.base_name]["judge"])
         settings = self._flat_settings(benchmark) | flatten(
-            {"judged": {"part": part or self.protocol.judged, "judge": judge}}
+            {"judged": {"part": part or self.protocol.parts_of(benchmark)[0], "judge": judge}}
         )
         if settings["protocol.system_prompt"] == self.backbone.identity:
             settings["protocol.system_prompt"] = "the backbone's identity"  # also if neither is set

@@ -28,7 +28,7 @@ def agreement(run: Run, benchmark: Benchmark, judgements: Judgements) -> list[Me
     Returns the deciding judge's kappa with each other judge, and with labels its corrected rate. Verdicts are converted
     to one meaning, that of the deciding judge's True.
     """
-    deciding, part = benchmark.judge.name, run.protocol.judged
+    deciding, part = benchmark.judge.name, run.protocol.parts_of(benchmark)[0]
     judges = [name for name, judged_part in judgements.blocks if judged_part == part]
     if len(judges) == 1 and not benchmark.human_labels:
         return []
@@ -79,7 +79,7 @@ Texts = Mapping[tuple[str, int], tuple[str, str]]  # (id, sample) -> (hash, cate
 
 
 def _texts(run: Run, benchmark: Benchmark) -> Texts:
-    path, part = evaluation_folder(run, benchmark) / "generations.jsonl", run.protocol.judged
+    path, part = evaluation_folder(run, benchmark) / "generations.jsonl", run.protocol.parts_of(benchmark)[0]
     return {
         (row.id, row.sample): (text_hash(request(row, "prompt"), seen_by_judge(row, part).answer), row.category)
         for row in records.iterate_rows(path, Generation)

@@ -97,9 +97,9 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], earlier_
                 calls[f"attack {benchmark.intervention_name}"] += lacking * benchmark.intervention.requests
         if {"check", "judge"} & set(run.stages) and f"judge {work}" not in earlier_work:
             earlier_work.add(f"judge {work}")
-            texts = len(benchmark.examples) * decoding.samples
+            texts = len(benchmark.examples) * decoding.samples * len(run.protocol.parts_of(benchmark))
             for judge in () if is_judged(run, benchmark) else judges_of(run, benchmark).values():
-                calls[f"judge {_judge_text(judge)}"] += texts * len(judge.servers) * len(run.protocol.parts)
+                calls[f"judge {_judge_text(judge)}"] += texts * len(judge.servers)
     to_rewrite = rows if run.needs_training and not run.is_rewritten else ()
     traceless = sum(not row.thought for row in to_rewrite)
     for writer, count in ((run.structure.teacher, len(to_rewrite)), (run.structure.understander, traceless)):
@@ -241,7 +241,7 @@ def benchmark_row(run: Run, benchmark: Benchmark) -> Row:
         "penalty": f"{decoding.repetition_penalty:g}",
         "system prompt": "the backbone's identity" if identity else _system_text(system_prompt, "the backbone's"),
         "weights": {None: "the backbone's", "none": "not quantised"}.get(precision) or str(precision),
-        "judged": protocol.judged,
+        "judged": protocol.parts_of(benchmark)[0],
         "judge": ", ".join(_judge_text(judge) for judge in judges_of(run, benchmark).values()),
         "hash": run.protocol_hash(benchmark, texts=source_texts(run, benchmark)),
     }

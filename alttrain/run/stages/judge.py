@@ -202,7 +202,7 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
         "labels": dict(benchmark.labels),
         "intervention": intervention,
         "judges": as_json(judges),
-        "parts": list(run.protocol.parts),
+        "parts": list(run.protocol.parts_of(benchmark)),
         "protocol": run.protocol.name,
         "protocol_hash": run.protocol_hash(benchmark, texts=source_texts(run, benchmark)),
         "changed": as_json({**run.changed.evaluation[benchmark.base_name], **lacking_rows(benchmark)}),
@@ -226,7 +226,7 @@ def _open_judgements(run: Run, benchmark: Benchmark) -> Judgements:
     configs = _provenance(run, benchmark)["judges"]
     configured = {name: config | {TRUE_MEANS: judges[name].says} for name, config in configs.items()}
     entries, names = merge_entries(configured, folder)
-    judgements = Judgements(folder, judges, run.protocol.parts, entries, names, training_checksums(run))
+    judgements = Judgements(folder, judges, run.protocol.parts_of(benchmark), entries, names, training_checksums(run))
     path, present = judgements.generations, judgements.rows
     if present > expected:
         raise DamagedError(path, f"has {present} generations, and the benchmark asks for {expected}")
