@@ -364,6 +364,12 @@ def test_interventions_are_paired_with_the_run_without_them(run: Run, monkeypatc
     (settled,) = pd.read_csv(report / "decided.csv").itertuples()
     # three sentences, of which the second calls it harmful: the cut at half of them is the first that keeps it
     assert (settled.cuts, settled.n, settled.share, settled.flips, settled.moved) == (11, 4, 0.5, 100.0, 1.0)
+    assert (settled.changing, settled.in_assessment, settled.before_assessment, settled.after_assessment) == (
+        4,
+        1,
+        0,
+        0,
+    )
     assert (report / "figures" / "cuts.svg").exists()
     thoughts = pd.read_csv(report / "thoughts.csv").set_index("benchmark")
     own, turned_round = thoughts.loc["embedded_harmful"], thoughts.loc["embedded_harmful+assessment_turn"]

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import reduce
@@ -37,11 +38,12 @@ from alttrain.records import (
     write_sealed,
     write_text,
 )
-from alttrain.report.contrasts import comparisons
+from alttrain.report.contrasts import DECISION_COLUMNS, comparisons, decision_places
 from alttrain.report.escaping import latex_text, literal
 from alttrain.report.estimates import (
     AGREEMENT,
     CATEGORIES,
+    INTERVAL,
     PAIRS,
     USES,
     structure,
@@ -190,6 +192,94 @@ def test_thoughts_whose_answers_have_no_verdict_are_counted(tmp_path: Path) -> N
     (found,) = thoughts(evaluations(tmp_path)).itertuples()
     assert (found.n, found.assessed, found.harmful_undecided, found.harmful_answered) == (0, 0, 2, 0)
     assert math.isnan(found.follows)
+
+
+def change_rows(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Update each row of a benchmark's file with what `change` says of it."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(one | change(one)) + "\n" for one in rows))
+    mend(path.parent)
+
+
+def test_thoughts_that_refuse_and_answers_that_do_not(tmp_path: Path) -> None:
+    """All five thoughts refuse, two answers do not, and one has no verdict; that text was cut at the limit."""
+    folder = make_run(tmp_path, {"x": ("harmful_rate", "yynnu")}) / "evaluation" / "x.alttrain"
+    change_rows(folder / "adherence.jsonl", lambda one: {"refuses": True})
+    change_rows(folder / "generations.jsonl", lambda one: {"finish": "length"} if one["id"] == "p4" else {})
+    found = thoughts(evaluations(tmp_path)).iloc[0]
+    assert found[["n", "undecided", "truncated", "safe_thought", "safe_answer"]].tolist() == [4, 1, 1, 2, 0]
+    ends = ("_share", "_low", "_high")  # Wilson's interval of 2 and of 0 of 4
+    assert [found[f"safe_thought{end}"] for end in ends] == pytest.approx([0.5, 0.150, 0.850], abs=1e-3)
+    assert [found[f"safe_answer{end}"] for end in ends] == pytest.approx([0, 0, 0.490], abs=1e-3)
+
+
+CUTS: dict[float, tuple[str, tuple[int | None, ...]]] = {
+    0.0: ("yyyyynu", (None,) * 7),
+    0.25: ("nynyyny", (None, None, 3, 3, None, 2, None)),
+    0.5: ("nnynyny", (7, 7, 7, 3, None, 2, None)),
+    1.0: ("nnnnnny", (7, 7, 7, 7, None, 2, None)),
+}
+"""Seven thoughts by the share that a cut keeps: a verdict a letter, and the words before the assessment found there.
+
+The first turns before the assessment, the second with it and the third, after two other changes, after it. What the
+fourth keeps when it turns has another sentence for its assessment. The fifth turns and has none, the sixth stays as it
+is, and the seventh lacks a verdict.
+"""
+
+
+def cut_run(runs: Path, samples: int = 1, cuts: Mapping[float, tuple[str, Sequence[int | None]]] = CUTS) -> Any:
+    """The row of decided.csv of a run with these cuts and so many samples of each; p1 and p6 are truncated."""
+    run = make_run(runs, {f"h+cut_{share:g}": ("harmful_rate", letters) for share, (letters, _) in cuts.items()})
+    for share, (_, places) in cuts.items():
+        folder = run / "evaluation" / f"h+cut_{share:g}.alttrain"
+        for name in ("adherence", "generations", "judgements"):
+            rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+            for one, place in zip(rows, places, strict=True):
+                one |= {"position_words": place} if name == "adherence" else {}
+                one |= {"finish": "length"} if name == "generations" and share and one["id"] in ("p1", "p6") else {}
+            more = [one | {"sample": sample} for sample in range(samples) for one in rows]
+            (folder / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in more))
+        told = {"name": f"cut_{share:g}", "of": "h", "of_hash": "0", "left_out": 0}
+        told["settings"] = {"_target_": "x.Cut", "share": share}
+        mend(folder, lambda record, told=told: record["provenance"].update(intervention=told))  # type: ignore[misc]
+    found = decision_places(variants(evaluations(runs)))
+    assert list(found.columns) == DECISION_COLUMNS
+    (row,) = found.itertuples()
+    return row
+
+
+def test_where_in_the_thought_an_outcome_is_decided(tmp_path: Path) -> None:
+    row = cut_run(tmp_path)
+    assert (row.cuts, row.n, row.undecided, row.truncated) == (4, 6, 1, 2)
+    assert (row.changing, row.changing_unassessed) == (4, 1)
+    assert row.share == pytest.approx((0.25 + 0.5 + 1 + 0.5 + 1 + 0) / 6)
+
+    def told(name: str) -> list[float]:
+        return [getattr(row, f"{name}{end}") for end in INTERVAL]
+
+    # 1, 1, 3, 1, 1 and 0 changes: the mean's variance is 9667 / 6, and t is 2.571 with 5 degrees of freedom
+    assert told("flips") == pytest.approx([700 / 6, 13.5, 219.8], abs=0.1)
+    assert told("moved") == pytest.approx([5 / 6, 0.436, 0.970], abs=1e-3)
+    assert told("before_assessment") == pytest.approx([2 / 4, 0.150, 0.850], abs=1e-3)
+    assert told("in_assessment") == pytest.approx([1 / 4, 0.046, 0.699], abs=1e-3)
+    assert told("after_assessment") == told("in_assessment")
+
+
+def test_samples_of_a_prompt_do_not_narrow_where_it_is_decided(tmp_path: Path) -> None:
+    """Twice the same texts of the same prompts tell as much as once."""
+    once, twice = (cut_run(tmp_path / str(samples), samples) for samples in (1, 2))
+    assert (twice.n, twice.undecided, twice.changing) == (12, 2, 8)
+    assert (twice.flips, twice.flips_low, twice.flips_high) == (once.flips, once.flips_low, once.flips_high)
+    assert twice.moved_high - twice.moved_low > once.moved_high - once.moved_low
+    width = twice.before_assessment_high - twice.before_assessment_low
+    assert width > once.before_assessment_high - once.before_assessment_low
+
+
+def test_thoughts_that_never_change_have_no_place(tmp_path: Path) -> None:
+    row = cut_run(tmp_path, cuts={0.0: ("nn", (None, None)), 1.0: ("nn", (7, 7))})
+    assert (row.n, row.changing, row.changing_unassessed, row.flips, row.flips_high) == (2, 0, 0, 0, 0)
+    assert math.isnan(row.in_assessment)
+    assert math.isnan(row.in_assessment_high)
 
 
 def judged_thoughts(run: Path, measure: str, says: str) -> Path:

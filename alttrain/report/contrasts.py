@@ -13,14 +13,15 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 
 from alttrain.evaluation import statistics
 from alttrain.evaluation.statistics import UNKNOWN
-from alttrain.report.estimates import NAN, Crossed, Seeds, common_seeds, cross, share
-from alttrain.report.evaluation import BenchmarkKey, Evaluation, Verdicts
+from alttrain.report.estimates import INTERVAL, NAN, Crossed, Seeds, common_seeds, cross, share
+from alttrain.report.evaluation import BenchmarkKey, Evaluation, Text, TextRecord, Verdicts
 from alttrain.report.variants import Column, Variant, mean_columns, protocols_of
 
 Key = TypeVar("Key", bound=Hashable)
@@ -191,10 +192,12 @@ INTERVENTION_COLUMNS = ["intervention", "share", "left_out", *COMPARISON_COLUMNS
 `share` is the part of the thought that a cut keeps, `rate_low` to `rate_high` the interval of `value`, and `of_hash`
 the hash of how the number without the intervention was made.
 """
+TURNS = ("before_assessment", "in_assessment", "after_assessment")
 DECISION_COLUMNS = [
-    "run", "benchmark", "protocol", "protocol_hash", "judge", "cuts", "n", "undecided", "share", "low", "high", "flips",
-    "moved",
-]  # fmt: skip
+    *("run", "benchmark", "protocol", "protocol_hash", "judge", "cuts", "n", "undecided", "truncated"),
+    *("share", "low", "high", *(f"{name}{end}" for name in ("flips", "moved") for end in INTERVAL)),
+    *("changing", "changing_unassessed", *(f"{name}{end}" for name in TURNS for end in INTERVAL)),
+]
 """The columns of decided.csv."""
 
 
@@ -244,10 +247,17 @@ def kept_share(evaluation: Evaluation) -> float:
 def decision_places(variants: Sequence[Variant]) -> pd.DataFrame:
     """The rows of decided.csv: the place in the thought at which the outcome is decided, by the run's cuts.
 
-    `share` is the mean, over the prompts with a verdict at each of the `cuts`, of the shortest share of the thought
-    from which on the outcome stays the same, with its interval. `flips` counts the changes of outcome from cut to cut
-    per 100 thoughts, and `moved` is the share of prompts whose first and last outcome differ. `undecided` prompts lack
-    a verdict at one of the cuts.
+    Each value has its interval, with prompts as clusters.
+
+    - `n`, `undecided`     thoughts with a verdict at each of the `cuts`, and thoughts that lack one
+    - `truncated`          thoughts of both kinds of which an output was cut at the limit
+    - `share`              mean of the shortest share of the thought from which on the outcome stays the same
+    - `flips`              changes of outcome from cut to cut, per 100 thoughts
+    - `moved`              share of thoughts whose first and last outcome differ
+    - `changing`           thoughts of `n` whose outcome changes and whose longest cut has an assessment, and
+                           `changing_unassessed`, those whose outcome changes and that have none
+    - `before_assessment`  share of `changing` whose last change comes before the assessment; `in_assessment`: with the
+                           part of the thought that holds it; `after_assessment`: after it
     """
     rows = []
     for variant in variants:
@@ -257,20 +267,49 @@ def decision_places(variants: Sequence[Variant]) -> pd.DataFrame:
                 if evaluation.intervention and not math.isnan(kept := kept_share(evaluation)):
                     cuts[evaluation.run, *base_of(evaluation)][kept] = evaluation
         for (run, protocol, benchmark, digest), judged in cuts.items():
-            shares, verdicts = sorted(judged), {kept: evaluation.verdicts() for kept, evaluation in judged.items()}
-            texts = set[Any].intersection(*(set(by_text) for by_text in verdicts.values()))
-            paths = {text: [verdicts[kept][text] for kept in shares] for text in sorted(texts)}
+            shares, ordered = sorted(judged), [judged[kept] for kept in sorted(judged)]
+            read = [evaluation.texts() for evaluation in ordered]
+            # `read` by text: what was read of the text at each cut, from the shortest to the longest
+            by_text = {text: [one[text] for one in read] for text in sorted(set[Text].intersection(*map(set, read)))}
+            paths = {
+                text: [evaluation.counts(one.verdict) for evaluation, one in zip(ordered, of_text, strict=True)]
+                for text, of_text in by_text.items()
+            }
             known = {text: path for text, path in paths.items() if None not in path}
             if len(shares) < 2 or not known:
                 continue
+            prompts = [text[:-1] for text in known]
             changes = [[cut for cut in range(1, len(path)) if path[cut] != path[cut - 1]] for path in known.values()]
-            settled = [shares[max(places, default=0)] for places in changes]
-            value, low, high = statistics.mean_by_item(settled, [text[:-1] for text in known])
-            moved = sum(path[0] != path[-1] for path in known.values()) / len(known)
-            counts = [len(shares), len(known), len(paths) - len(known)]
-            names, flips = [run, benchmark, protocol, digest, judged[shares[0]].judge], sum(map(len, changes))
-            rows.append([*names, *counts, value, low, high, 100 * flips / len(known), moved])
+            changing = {text: places[-1] for text, places in zip(known, changes, strict=True) if places}
+            turns = {text: turn for text, cut in changing.items() if (turn := _turn(by_text[text], cut))}
+            estimates = [
+                statistics.mean_by_item([shares[max(places, default=0)] for places in changes], prompts),
+                statistics.mean_by_item([100.0 * len(places) for places in changes], prompts),
+                statistics.rate_by_item([path[0] != path[-1] for path in known.values()], prompts),
+                (len(turns), len(changing) - len(turns)),
+                *(
+                    statistics.rate_by_item([turn == name for turn in turns.values()], [text[:-1] for text in turns])
+                    for name in TURNS
+                ),
+            ]
+            truncated = sum(any(one.finish == "length" for one in of_text) for of_text in by_text.values())
+            counts = [len(shares), len(known), len(paths) - len(known), truncated]
+            rows.append([run, benchmark, protocol, digest, ordered[0].judge, *counts, *chain(*estimates)])
     return pd.DataFrame(rows, columns=DECISION_COLUMNS)
+
+
+def _turn(cuts: Sequence[TextRecord], changed: int) -> str | None:
+    """Which of `TURNS` the outcome's change at a cut is; None if the longest cut of the thought has no assessment.
+
+    A cut keeps the assessment if the parser finds it there at the same place as in the longest cut: in a part of the
+    thought it may take another sentence for it.
+    """
+    place, (before, at, after) = cuts[-1].position_words, TURNS
+    if place is None:
+        return None
+    if cuts[changed - 1].position_words == place:
+        return after
+    return at if cuts[changed].position_words == place else before
 
 
 def _comparison(baseline: Evaluation, before: Verdicts, evaluation: Evaluation, after: Verdicts) -> dict[str, Any]:

@@ -259,7 +259,8 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
 
     - `against`      of the thoughts that refuse or go on, and whose answer has a verdict (`n`), the share whose answer
                      does the other: `safe_thought` ones refuse and the answer does not, `safe_answer` ones the other
-                     way round
+                     way round, each with its share
+    - `undecided`    the texts that are not in `n`; `truncated` counts those of both that were cut at the limit
     - `follows`      of the assessed thoughts whose answer has a verdict (`assessed`), the share whose answer acts on
                      the assessment: it refuses if and only if that says harmful
     - `assessed_at`  the mean share of the thought's characters before the assessment
@@ -286,8 +287,11 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
             "follows": statistics.rate_by_item(follows, [text.id for text in assessed]),
             "assessed_at": statistics.mean_by_item([share for share, _ in positions], [name for _, name in positions]),
         }
-        row = _names(evaluation, evaluation.judge) | {"n": len(acting), "assessed": len(assessed)}
-        row |= {"safe_thought": safe.count(1), "safe_answer": safe.count(-1)}
+        row = _names(evaluation, evaluation.judge) | {"n": len(acting), "undecided": len(generated) - len(acting)}
+        row |= {"truncated": sum(text.finish == "length" for text in generated), "assessed": len(assessed)}
+        for name, own in (("safe_thought", 1), ("safe_answer", -1)):
+            estimate = statistics.rate_by_item([sign == own for sign in safe], [text.id for text in acting])
+            row |= {name: safe.count(own)} | dict(zip((f"{name}{end}" for end in RATE), estimate, strict=True))
         for name, estimate in estimates.items():
             row |= _columns(name, estimate)
         flows = Counter(f"{text.assessment or 'unassessed'}_{ENDS[text.refused]}" for text in generated)
