@@ -245,10 +245,6 @@ class Step(Intervention):
 
     thinks = True
 
-    @property
-    def reads_others(self) -> bool:  # type: ignore[override]
-        return self.how == "swap"
-
     def begin(self, row: Example, response: Any, context: InterventionContext) -> Beginning | None:
         """None if the thought lacks the step, nothing is to swap it with, or `instead` has nothing for it."""
         if not response.closed or (span := step_of(response.thought, self.step)) is None:

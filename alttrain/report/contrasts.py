@@ -292,7 +292,7 @@ def decision_places(variants: Sequence[Variant]) -> pd.DataFrame:
                     for name in TURNS
                 ),
             ]
-            truncated = sum(any(one.finish == "length" for one in of_text) for of_text in by_text.values())
+            truncated = sum(any(one.truncated for one in of_text) for of_text in by_text.values())
             counts = [len(shares), len(known), len(paths) - len(known), truncated]
             rows.append([run, benchmark, protocol, digest, ordered[0].judge, *counts, *chain(*estimates)])
     return pd.DataFrame(rows, columns=DECISION_COLUMNS)

@@ -288,7 +288,7 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
             "assessed_at": statistics.mean_by_item([share for share, _ in positions], [name for _, name in positions]),
         }
         row = _names(evaluation, evaluation.judge) | {"n": len(acting), "undecided": len(generated) - len(acting)}
-        row |= {"truncated": sum(text.finish == "length" for text in generated), "assessed": len(assessed)}
+        row |= {"truncated": sum(text.truncated for text in generated), "assessed": len(assessed)}
         for name, own in (("safe_thought", 1), ("safe_answer", -1)):
             estimate = statistics.rate_by_item([sign == own for sign in safe], [text.id for text in acting])
             row |= {name: safe.count(own)} | dict(zip((f"{name}{end}" for end in RATE), estimate, strict=True))
