@@ -145,7 +145,7 @@ def _kappas(tables: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def bootstrap(
-    texts: Sequence[int] | NDArray[np.int64],
+    texts: Sequence[int],
     kinds: int,
     prompts: Sequence[Hashable],
     seed: int,
@@ -191,7 +191,7 @@ def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int) -> dict[str, A
         kinds, kind_of, sizes = np.unique(paired, axis=0, return_inverse=True, return_counts=True)
         prompts = [_prompt(name) for name, known in zip(names, is_paired, strict=True) if known]
         value = float(nominal_alpha(kinds, sizes[None])[0])
-        interval = bootstrap(kind_of.reshape(-1), len(kinds), prompts, seed, partial(nominal_alpha, kinds))
+        interval = bootstrap(kind_of.reshape(-1).tolist(), len(kinds), prompts, seed, partial(nominal_alpha, kinds))
         alpha = Estimate(value, *interval)
     return {"coefficient": alpha, "agreed": agreed, "n": n, "undecided": len(rows) - n}
 
