@@ -212,7 +212,10 @@ def nominal_alpha(kinds: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArr
 
 
 def weighted_rate(labels: Iterable[tuple[bool, float]]) -> Estimate:
-    """The share of True among (label, weight), with Wilson's interval for the effective number (Kish, 1965)."""
+    """The share of True among (label, weight), with Wilson's interval for the effective number (Kish, 1965).
+
+    Labels count as independent, also those of several texts of a prompt.
+    """
     rows = list(labels)
     if not rows:
         return UNKNOWN
@@ -268,8 +271,8 @@ def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float
     Double sampling (Tenenbein, 1970): the texts judged True, False and undecided are three strata. The estimate is the
     human share of True in each stratum, weighted by the stratum's size. It therefore includes undecided texts and
     corrects the judge's errors. The interval combines the strata's Wilson intervals and the sampling of texts by adding
-    squares (Zou and Donner, 2008). Texts with keys (id, sample) are clustered by id. The labels must be a random sample
-    within each stratum, or have weights. A stratum without labels has the interval 0 to 1.
+    squares (Zou and Donner, 2008). In the latter, the texts of a prompt are a cluster. The labels must be a random
+    sample within each stratum, or have weights. A stratum without labels has the interval 0 to 1.
 
     Returns {apparent, corrected, n, undecided, strata, note}: `apparent` is the judged rate over the `n` decided rows,
     and `note` a warning if the interval is too wide to be informative. A stratum is {verdict, n, labelled, share}.
