@@ -9,10 +9,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import msgspec
 import pytest
+from scipy.stats import t
 
 from alttrain.evaluation.adherence import (
     ASSESSED,
@@ -22,7 +24,7 @@ from alttrain.evaluation.adherence import (
     assessment_rates,
     counts,
 )
-from alttrain.evaluation.statistics import rate
+from alttrain.evaluation.statistics import rate, wilson
 from alttrain.records import Generation, Label, encode
 from alttrain.rewrite import read_thought
 
@@ -164,8 +166,18 @@ def test_assessment_as_a_classifier() -> None:
         "benign_as_benign": 6,
         "benign_unassessed": 3,
     }
-    assert assessment_rates(found) == {"precision": rate(5, 6), "recall": rate(5, 10), "false_alarms": rate(1, 10)}
+    texts = [(row.label, row.assessment, row.id) for row in ROWS]
+    assert assessment_rates(texts) == {"precision": rate(5, 6), "recall": rate(5, 10), "false_alarms": rate(1, 10)}
     assert set(counts(Counter()).values()) == {0}
+
+
+def test_texts_of_a_prompt_are_one_cluster() -> None:
+    """Eight like texts of each prompt: half of ten prompts has a standard error of 1/6, with 9 degrees of freedom."""
+    found = assessment_rates((row.label, row.assessment, row.id) for row in ROWS for _ in range(8))
+    effective = 0.25 * (NormalDist().inv_cdf(0.975) / (t.ppf(0.975, 9) / 6)) ** 2  # independent texts with that error
+    assert found["recall"] == pytest.approx((0.5, *wilson(effective / 2, effective)))
+    assert found["recall"].high - found["recall"].low > 0.55
+    assert found["false_alarms"].high > rate(1, 10).high
 
 
 def test_failures_are_split_by_what_the_assessment_said() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import krippendorff
 import numpy as np
 import pytest
+from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from alttrain.evaluation.agreement import (
@@ -103,6 +104,56 @@ def test_alpha_interval_covers(monkeypatch: pytest.MonkeyPatch) -> None:
         _, low, high = krippendorff_alpha(judges, seed)["coefficient"]
         held += low <= 0.64 <= high
     assert 0.92 <= held / 300 <= 0.98
+
+
+# --- several texts of a prompt ---
+
+
+def repeated(marks: str, texts: int) -> dict[tuple[str, int], bool | None]:
+    """The same verdict on each of a prompt's texts, as if there were only one."""
+    return {(name, sample): verdict for name, verdict in verdicts(marks).items() for sample in range(texts)}
+
+
+def test_copies_of_a_text_narrow_no_interval() -> None:
+    """Ten prompts, judged True for five and six: eight like texts of each say no more than one."""
+    marks = {"a": "+++++-----", "b": "++++++----"}
+    one, eight = (judge_report({name: repeated(own, n) for name, own in marks.items()}, 0) for n in (1, 8))
+    assert one["judges"]["a"]["rate"] == {"value": 0.5, "low": wilson(5, 10)[0], "high": wilson(5, 10)[1]}
+    for figure in (lambda report: report["judges"]["a"]["rate"], lambda report: report["alpha"]["coefficient"]):
+        assert list(figure(eight).values()) == pytest.approx(list(figure(one).values()), abs=0.06)
+    assert eight["kappa"][0]["coefficient"]["value"] == pytest.approx(0.8)
+    assert eight["kappa"][0]["coefficient"]["low"] < 0.45  # 0.71 as if texts were independent; 0.43 of one text each
+    assert (eight["kappa"][0]["n"], eight["judges"]["a"]["n"]) == (80, 80)
+    apparent = corrected_rate(repeated(marks["a"], 8), {("x0", 0): True})["apparent"]
+    assert list(apparent) == pytest.approx(list(eight["judges"]["a"]["rate"].values()))
+
+
+def test_prompts_are_resampled_whole() -> None:
+    """Against a plain bootstrap of 40 prompts with one to five texts each, by the packages' own coefficients."""
+    rng = np.random.default_rng(2)
+    texts = [(f"p{prompt}", sample) for prompt in range(40) for sample in range(rng.integers(1, 6))]
+    leaning = dict(zip(dict(texts), rng.random((40, 2)) < 0.15, strict=True))
+    first = {name: int(name[0][1:]) % 2 == 0 for name in texts}
+    second = {name: bool(first[name] ^ leaning[name[0]][0] ^ (rng.random() < 0.05)) for name in texts}
+    by_prompt = [[(first[name], second[name]) for name in texts if name[0] == prompt] for prompt in leaning]
+    expected = []
+    for _ in range(1500):
+        drawn = np.array([pair for number in rng.integers(0, 40, 40) for pair in by_prompt[number]])
+        alpha = krippendorff.alpha(reliability_data=drawn.T.astype(float), level_of_measurement="nominal")
+        expected.append((cohen_kappa_score(*drawn.T), alpha))
+    bounds = np.percentile(expected, (2.5, 97.5), axis=0).T.tolist()
+    kappa_found, alpha_found = cohen_kappa(first, second), krippendorff_alpha({"a": first, "b": second}, 0)
+    of_texts = cohen_kappa_score(list(first.values()), list(second.values()))
+    assert kappa_found["coefficient"].value == pytest.approx(of_texts)
+    assert list(kappa_found["coefficient"][1:]) == pytest.approx(bounds[0], abs=0.03)
+    assert list(alpha_found["coefficient"][1:]) == pytest.approx(bounds[1], abs=0.03)
+    assert kappa_found == cohen_kappa(first, second)
+
+
+def test_texts_of_one_prompt_give_no_interval() -> None:
+    judges = {"a": {("p", n): n < 3 for n in range(5)}, "b": {("p", n): n < 2 for n in range(5)}}
+    assert cohen_kappa(judges["a"], judges["b"])["coefficient"][1:] == (-1, 1)
+    assert all(map(math.isnan, krippendorff_alpha(judges, 0)["coefficient"][1:]))
 
 
 # --- human labels ---

@@ -309,6 +309,12 @@ def test_a_flow_is_every_text_by_its_assessment_and_outcome(runs: Path, drawn: l
     assert widths[::4] == [2 * 20 - answered[0], answered[0], 0]  # 4 rows, part by part
     assert [text.get_text() for text in refusal.texts][1] == "0 / 20 / 0"
     assert not draw_flow(own, made, intervened, tmp_path / "y")
+    assert drawn[0].get_suptitle().endswith("to what becomes of the answer, of 1 to 2 seeds")
+    for variant in own:
+        for evaluation in (one for seeds in variant.evaluations.values() for one in seeds.values()):
+            evaluation.decider = evaluation.decider._replace(part="both")
+    assert draw_flow(own, made, whole, tmp_path / "z")
+    assert drawn[1].get_suptitle().endswith("to the verdict on thought and answer, of 1 to 2 seeds")
 
 
 def test_losses_are_the_logs(runs: Path, drawn: list[Any], tmp_path: Path) -> None:

@@ -153,9 +153,11 @@ def test_texts_of_one_prompt_are_a_cluster() -> None:
 def test_pass_at_k_is_over_prompts_whose_texts_are_all_decided() -> None:
     verdicts = {"a": [True, False], "b": [False, False], "c": [True, None]}
     texts = [generation(name, LOOSE, sample=sample) for name in verdicts for sample in (0, 1)]
+    texts[:3] = [replace(text, finish="length") for text in texts[:3]]  # both of a, and one of b
     judgements = [Judgement(g.id, "j", verdicts[g.id][g.sample], sample=g.sample) for g in texts]
     metrics = summarise("accuracy", texts, judgements, says="correct")
-    assert metrics[-1] == Metric("pass_at_2", *rate_by_item([1.0, 0.0], "ab"), n=3, undecided=1, truncated=0)
+    assert metrics[-1] == Metric("pass_at_2", *rate_by_item([1.0, 0.0], "ab"), n=3, undecided=1, truncated=2)
+    assert metrics[0].truncated == 3
     assert [metric.metric for metric in summarise("over_refusal_rate", texts, judgements)][-1] == "truncated_share"
 
 

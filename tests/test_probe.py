@@ -93,6 +93,25 @@ def test_the_interval_is_mann_whitneys_at_a_half_and_has_a_width_at_one() -> Non
     assert auroc_of([1, 2, 2, 3], np.array([False, True, False, True])) == 3.5 / 4
 
 
+def test_the_label_is_compared_over_the_pairs_of_a_fold() -> None:
+    """Pair by pair; a state that knows the label and nothing else is no better and no worse."""
+    _, labels = noise(3, 60)
+    harmful, prompts = [label is (n % 5 > 0) for n, label in enumerate(labels)], [n // 2 for n in range(60)]
+    truth, known = np.array(labels), np.array(harmful)
+    ordered, pairs = 0.0, 0
+    for _, test in probing._folds(truth, np.array(prompts), 5, 0):
+        for first in known[test & truth].tolist():
+            for second in known[test & ~truth].tolist():
+                ordered += (first > second) + 0.5 * (first == second)
+                pairs += 1
+    found = probing.auroc_by(harmful, labels, prompts)
+    assert found == pytest.approx(ordered / pairs, rel=1e-12)
+    assert found != pytest.approx(auroc_of(known, truth), abs=1e-3)
+    states = np.outer(known, np.ones(4)).astype(np.float32)
+    assert probe(states, labels, prompts, 0).auroc.value == pytest.approx(found, rel=1e-12)
+    assert math.isnan(probing.auroc_by(harmful, [n < 9 for n in range(60)], range(60)))
+
+
 @pytest.mark.parametrize(("opened_by", "special"), [("prompt", False), ("prompt", True), ("model", True)])
 def test_a_position_is_the_token_with_the_last_character(tiny_folder: Path, opened_by: str, special: bool) -> None:
     from alttrain.backbone.weights import load_tokenizer

@@ -25,7 +25,9 @@ from made_runs import UNNAMED, compared, make_run, mend, metrics_of, no_train, w
 
 import alttrain
 from alttrain.config import RunError, preview, register
-from alttrain.evaluation.statistics import detectable_difference, rate_by_item, rate_over_seeds
+from alttrain.evaluation.adherence import Adherence
+from alttrain.evaluation.metrics import Summary
+from alttrain.evaluation.statistics import detectable_difference, rate, rate_by_item, rate_over_seeds
 from alttrain.records import (
     DamagedError,
     Generation,
@@ -51,13 +53,14 @@ from alttrain.report.estimates import (
     thoughts,
     token_use,
 )
+from alttrain.report.estimates import numbers as numbers_of
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.formats import markdown
 from alttrain.report.measures import MEASURES
 from alttrain.report.processes import second_process
 from alttrain.report.results import COLUMNS, METRICS, evaluations, read_csv, results, tidy, write_csv
 from alttrain.report.tables import finish_table
-from alttrain.report.variants import variants
+from alttrain.report.variants import Column, variants
 from alttrain.run.stages.report import report, show, write_report
 
 NAN = math.nan
@@ -475,17 +478,49 @@ def test_comparisons_survive_their_file(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read_csv(tmp_path / "c.csv"), rows)
 
 
+BENIGN = ("over_refusal_rate", "nn")
+
+
+def assessed(run: Path, benchmark: str, verdicts: list[Any], texts: int = 1) -> None:
+    """Give a benchmark's thoughts these assessments, with as many texts of each prompt."""
+    (judged,) = (one for one in evaluations(run.parent) if one.benchmark == benchmark)
+    folder, summary = judged.folder, Summary(judged.measure, judged.decider.says)  # type: ignore[arg-type]
+
+    def named(rows: list[Any]) -> list[Any]:
+        return [replace(row, id=f"p{n // texts}", sample=n % texts) for n, row in enumerate(rows)]
+
+    made, told = named(judged.generations()), named(judged.judgements())
+    rows = named(read_rows(folder / "adherence.jsonl", Adherence))
+    read = [replace(row, assessment=verdict) for row, verdict in zip(rows, verdicts, strict=True)]
+    for name, content in (("generations", made), ("judgements", told), ("adherence", read)):
+        write_rows(folder / f"{name}.jsonl", content)
+    for row in zip(made, told, read, strict=True):
+        summary.add(*row)
+    mend(folder, lambda record: record["analysis"].update(summary.analysis()))
+
+
 def test_counts_of_the_structure_add_up_over_benchmarks(tmp_path: Path) -> None:
-    judge_run(tmp_path, "run", "rrraau")
-    other = tmp_path / "run" / "evaluation" / "y"
-    judged = json.loads((tmp_path / "run" / "evaluation" / "x" / "metrics.json").read_text())
-    judged["benchmark"] = "y"
-    judged["analysis"]["counts"]["benign_as_harmful"] = 2
-    write_metrics(other, judged)
+    run = make_run(tmp_path, {"x": ("harmful_rate", "nnnyyu"), "y": ("harmful_rate", "ny"), "z": BENIGN})
+    assessed(run, "x", ["harmful", "harmful", "harmful", "benign", "benign", None])
+    assessed(run, "y", ["harmful", "harmful"])
+    assessed(run, "z", ["harmful", "benign"])
     (found,) = structure(evaluations(tmp_path)).itertuples()
-    assert (found.harmful_as_harmful, found.harmful_as_benign, found.harmful_unassessed) == (6, 4, 2)
-    assert (found.precision, found.recall, found.false_alarms) == (6 / 8, 6 / 12, 1.0)
-    assert (found.answered_misjudged, found.answered_disobeyed, found.harmful_n, found.undecided) == (4, 2, 16, 4)
+    assert (found.harmful_as_harmful, found.harmful_as_benign, found.harmful_unassessed) == (5, 2, 1)
+    assert (found.precision, found.precision_low, found.precision_high) == rate(5, 6)
+    assert (found.recall, found.recall_low, found.recall_high) == rate(5, 8)
+    assert (found.false_alarms, found.false_alarms_low, found.false_alarms_high) == rate(1, 2)
+    assert (found.answered_misjudged, found.answered_disobeyed, found.harmful_n, found.undecided) == (2, 1, 7, 1)
+
+
+def test_structure_has_the_intervals_of_the_table_of_adherence(tmp_path: Path) -> None:
+    """Eight texts of each of ten prompts, half of which are assessed rightly."""
+    run = make_run(tmp_path, {"x": ("harmful_rate", "n" * 80)})
+    assessed(run, "x", ["harmful"] * 40 + ["benign"] * 40, texts=8)
+    judged = evaluations(tmp_path)
+    (found,), (variant,) = structure(judged).itertuples(), variants(judged)
+    column = Column("recall", "alttrain", (judged[0].key,), "pool")
+    assert (found.recall, found.recall_low, found.recall_high) == numbers_of(variant, [column])[column][:3]
+    assert found.recall_high - found.recall_low > 0.5
 
 
 # --- the stage ---

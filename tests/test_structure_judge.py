@@ -112,3 +112,15 @@ def test_agreement_is_counted_by_field() -> None:
     same = StructureAgreement()
     same.add(Judgement("g", "structure", True, json.dumps(RIGHT)), found, THOUGHT)
     assert same.report()["fields"]["decision"]["kappa"] is None
+
+
+def test_agreement_takes_texts_of_a_prompt_as_one_cluster() -> None:
+    """Eight like texts of each of ten prompts, of which the judge reads five as the parser does."""
+    found, counted = Adherence.of(GENERATION), StructureAgreement()
+    for prompt in range(10):
+        reply = json.dumps(RIGHT if prompt < 5 else RIGHT | {"verdict": "none", "sentence": None})
+        for sample in range(8):
+            read = replace(found, id=f"p{prompt}", sample=sample)
+            counted.add(Judgement(read.id, "structure", True, reply, sample=sample), read, THOUGHT)
+    agreed = counted.report()["fields"]["assessment"]["agreed"]
+    assert list(agreed.values()) == pytest.approx([0.5, 0.20, 0.80], abs=0.01)

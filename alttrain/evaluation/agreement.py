@@ -1,8 +1,8 @@
 """How far judges can be trusted: their agreement, their errors against human labels, and corrected rates.
 
 `judge_report` collects all figures as JSON. Verdicts map an id to True, False or None (undecided). Undecided verdicts
-enter no coefficient and no rate; each result reports their number. `StructureAgreement` compares a judge of structure
-with the parser.
+enter no coefficient and no rate; each result reports their number. An id (prompt, sample) is one of several texts of a
+prompt, which are correlated. `StructureAgreement` compares a judge of structure with the parser.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from alttrain.english import sentences
 from alttrain.evaluation.adherence import Adherence
-from alttrain.evaluation.statistics import CONFIDENCE, UNKNOWN, Estimate, Verdicts, rate, rate_by_item, wilson
+from alttrain.evaluation.statistics import CONFIDENCE, UNKNOWN, Estimate, Verdicts, rate_by_item, wilson
 from alttrain.records import Judgement
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-RESAMPLES = 9_999  # bootstrap samples of Krippendorff's alpha
+RESAMPLES = 9_999  # bootstrap samples of Krippendorff's alpha, and of kappa if prompts have several texts
 WIDE = 0.5  # an interval wider than this (as a share of 1) is reported as uninformative
 CORRECTED = "corrected"  # begins what follows the point in the name of a corrected measure
 
@@ -37,19 +38,19 @@ def judge_report(
 ) -> dict[str, Any]:
     """All figures of this module as JSON values. True must mean the same for all judges and the human labels.
 
-    - `judges`  each judge's rate and number of undecided verdicts
+    - `judges`  each judge's rate (`rate_by_item`) and number of undecided verdicts
     - `kappa`   Cohen's kappa of each pair of judges
     - `alpha`   Krippendorff's alpha of all judges; null for one judge
     - `human`   each judge compared with the labels, by category, and its corrected rate
 
     All judges have the same ids, of which some are labelled. Estimates are {value, low, high}, with null for unknown
-    values. `seed` seeds the bootstrap.
+    values. `seed` seeds alpha's bootstrap.
     """
     report: dict[str, Any] = {"judges": {}, "kappa": [], "alpha": None}
     for name, verdicts in judges.items():
-        decided = [verdict for verdict in verdicts.values() if verdict is not None]
+        decided = {key: verdict for key, verdict in verdicts.items() if verdict is not None}
         undecided = len(verdicts) - len(decided)
-        report["judges"][name] = {"rate": rate(sum(decided), len(decided)), "n": len(verdicts), "undecided": undecided}
+        report["judges"][name] = {"rate": _rate(decided), "n": len(verdicts), "undecided": undecided}
     for first, second in itertools.combinations(judges, 2):
         report["kappa"].append({"first": first, "second": second, **cohen_kappa(judges[first], judges[second])})
     if len(judges) > 1:
@@ -76,6 +77,16 @@ def plain_json(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def _prompt(name: Any) -> Hashable:
+    """The prompt of a text's id."""
+    return name[0] if isinstance(name, tuple) else name  # type: ignore[no-any-return]
+
+
+def _rate(decided: Mapping[Any, bool]) -> Estimate:
+    """The share of True, with prompts as clusters."""
+    return rate_by_item(list(decided.values()), list(map(_prompt, decided)))
+
+
 def same_meaning(verdict: bool | None, says: str, means: str) -> bool | None:
     """A verdict whose True means `says`, as one whose True means `means`. "unsafe" and "harmful" are not "refused"."""
     same = says == "correct" or (says == "refused") == (means == "refused")
@@ -88,15 +99,22 @@ def cohen_kappa(first: Verdicts, second: Verdicts) -> dict[str, Any]:
     The coefficient is nan if all verdicts are equal, since chance agreement is then 1. `agreed` is the share of ids
     with equal verdicts. `n` ids have at least two decided verdicts; `undecided` ids have fewer.
     """
-    pairs = Counter(pair for name in first if None not in (pair := (first[name], second[name])))
-    n, agreed = pairs.total(), pairs[True, True] + pairs[False, False]
-    return {"coefficient": kappa(pairs), "agreed": agreed / n if n else math.nan, "n": n, "undecided": len(first) - n}
+    pairs = {name: pair for name in first if None not in (pair := (first[name], second[name]))}
+    n, agreed = len(pairs), sum(one == other for one, other in pairs.values())
+    return {
+        "coefficient": kappa(list(pairs.values()), list(map(_prompt, pairs))),
+        "agreed": agreed / n if n else math.nan,
+        "n": n,
+        "undecided": len(first) - n,
+    }
 
 
-def kappa(pairs: Mapping[tuple[Any, Any], int]) -> Estimate:
-    """Cohen's kappa (1960) of two raters, with the large-sample interval of Fleiss, Cohen and Everitt (1969).
+def kappa(pairs: Sequence[tuple[Any, Any]], prompts: Sequence[Hashable]) -> Estimate:
+    """Cohen's kappa (1960) of two raters, given each text's pair of values and its prompt.
 
-    `pairs` counts each pair of values. Returns `UNKNOWN` if both raters always gave the same single value.
+    With one text of each prompt, the interval is the large-sample one of Fleiss, Cohen and Everitt (1969), which takes
+    texts as independent. With several, it is `bootstrap`'s, always with the same seed. Returns `UNKNOWN` if both raters
+    always gave the same single value.
     """
     import numpy as np
     from statsmodels.stats.inter_rater import cohens_kappa
@@ -104,40 +122,85 @@ def kappa(pairs: Mapping[tuple[Any, Any], int]) -> Estimate:
     values = sorted({value for pair in pairs for value in pair})
     if len(values) < 2:
         return UNKNOWN
+    count = len(values)
+    cells = [values.index(row) * count + values.index(column) for row, column in pairs]
+    table = np.bincount(cells, minlength=count**2)
     with np.errstate(invalid="ignore"):  # a variance rounded below 0 gives a nan interval
-        result = cohens_kappa(np.array([[pairs.get((row, column), 0) for column in values] for row in values]))
+        result = cohens_kappa(table.reshape(count, count))
     # statsmodels always returns the 95 % interval here
-    return Estimate(float(result.kappa), max(-1.0, float(result.kappa_low)), min(1.0, float(result.kappa_upp)))
+    low, high = float(result.kappa_low), float(result.kappa_upp)
+    if len(set(prompts)) < len(pairs):
+        low, high = bootstrap(cells, count**2, prompts, 0, lambda ns: _kappas(ns.reshape(-1, count, count)))
+    return Estimate(float(result.kappa), max(-1.0, low), min(1.0, high))
+
+
+def _kappas(tables: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Kappa of each table, shape (samples, values, values); nan where all texts are in one cell of the diagonal."""
+    import numpy as np
+
+    n, agreed = tables.sum((1, 2)), np.trace(tables, axis1=1, axis2=2)
+    by_chance = (tables.sum(1) * tables.sum(2)).sum(1) / n
+    with np.errstate(invalid="ignore"):
+        return (agreed - by_chance) / (n - by_chance)  # type: ignore[no-any-return]
+
+
+def bootstrap(
+    texts: Sequence[int],
+    kinds: int,
+    prompts: Sequence[Hashable],
+    seed: int,
+    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+) -> tuple[float, float]:
+    """The percentile interval of a statistic of texts, with prompts resampled whole (Field and Welsh, 2007).
+
+    `texts` has the kind of each text, a number below `kinds`. `statistic` maps the numbers of texts of each kind, shape
+    (samples, kinds), to its values, shape (samples,); values that are nan are left out. Both ends are nan if several
+    texts all have the same prompt.
+    """
+    import numpy as np
+
+    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+    if len(numbers) == 1 < len(texts):
+        return math.nan, math.nan
+    by_prompt = np.zeros((len(numbers), kinds), dtype=np.int64)
+    np.add.at(by_prompt, ([numbers[prompt] for prompt in prompts], texts), 1)
+    # prompts with equal counts are exchangeable, so resampling them is a multinomial draw over the few distinct counts
+    distinct, sizes = (found[::-1] for found in np.unique(by_prompt, axis=0, return_counts=True))
+    draws = np.random.default_rng(seed).multinomial(len(numbers), sizes / len(numbers), size=RESAMPLES)
+    ends = (100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2)
+    low, high = map(float, np.nanpercentile(statistic(draws @ distinct), ends))
+    return low, high
 
 
 def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int) -> dict[str, Any]:
-    """Krippendorff's nominal alpha of two or more judges, with a percentile bootstrap over ids; as `cohen_kappa`.
+    """Krippendorff's nominal alpha of two or more judges, with the interval of `bootstrap`; as `cohen_kappa`.
 
     Undecided verdicts are missing values.
     """
     import numpy as np
 
-    rows = [[verdicts[name] for verdicts in judges.values()] for name in next(iter(judges.values()))]  # one for each id
+    names = list(next(iter(judges.values())))
+    rows = [[verdicts[name] for verdicts in judges.values()] for name in names]  # one for each text
     counts = np.array([[row.count(False), row.count(True)] for row in rows]).reshape(-1, 2)
-    paired = counts[counts.sum(1) > 1]
+    is_paired = counts.sum(1) > 1
+    paired = counts[is_paired]
     n = len(paired)
     agreed = float((paired.min(1) == 0).mean()) if n else math.nan
     alpha = UNKNOWN
     if n and 0 not in paired.sum(0):
-        # ids with equal counts are exchangeable, so resampling ids is a multinomial draw over the few distinct counts
-        kinds, sizes = np.unique(paired, axis=0, return_counts=True)
-        draws = np.random.default_rng(seed).multinomial(n, sizes / n, size=RESAMPLES)
-        ends = (100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2)
-        low, high = map(float, np.nanpercentile(nominal_alpha(kinds, draws), ends))
-        alpha = Estimate(float(nominal_alpha(kinds, sizes[None])[0]), low, high)
+        kinds, kind_of, sizes = np.unique(paired, axis=0, return_inverse=True, return_counts=True)
+        prompts = [_prompt(name) for name, known in zip(names, is_paired, strict=True) if known]
+        value = float(nominal_alpha(kinds, sizes[None])[0])
+        interval = bootstrap(kind_of.reshape(-1).tolist(), len(kinds), prompts, seed, partial(nominal_alpha, kinds))
+        alpha = Estimate(value, *interval)
     return {"coefficient": alpha, "agreed": agreed, "n": n, "undecided": len(rows) - n}
 
 
 def nominal_alpha(kinds: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.float64]:
     """Nominal alpha of each bootstrap sample, shape (samples,); nan if all verdicts of a sample are equal.
 
-    A row of `kinds` has the counts of False and True of one kind of id. `numbers`, shape (samples, kinds), has how many
-    ids of each kind a sample holds.
+    A row of `kinds` has the counts of False and True of one kind of text. `numbers`, shape (samples, kinds), has how
+    many texts of each kind a sample holds.
     """
     import numpy as np
 
@@ -149,7 +212,10 @@ def nominal_alpha(kinds: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArr
 
 
 def weighted_rate(labels: Iterable[tuple[bool, float]]) -> Estimate:
-    """The share of True among (label, weight), with Wilson's interval for the effective number (Kish, 1965)."""
+    """The share of True among (label, weight), with Wilson's interval for the effective number (Kish, 1965).
+
+    Labels count as independent, also those of several texts of a prompt.
+    """
     rows = list(labels)
     if not rows:
         return UNKNOWN
@@ -205,8 +271,8 @@ def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float
     Double sampling (Tenenbein, 1970): the texts judged True, False and undecided are three strata. The estimate is the
     human share of True in each stratum, weighted by the stratum's size. It therefore includes undecided texts and
     corrects the judge's errors. The interval combines the strata's Wilson intervals and the sampling of texts by adding
-    squares (Zou and Donner, 2008). Texts with keys (id, sample) are clustered by id. The labels must be a random sample
-    within each stratum, or have weights. A stratum without labels has the interval 0 to 1.
+    squares (Zou and Donner, 2008). In the latter, the texts of a prompt are a cluster. The labels must be a random
+    sample within each stratum, or have weights. A stratum without labels has the interval 0 to 1.
 
     Returns {apparent, corrected, n, undecided, strata, note}: `apparent` is the judged rate over the `n` decided rows,
     and `note` a warning if the interval is too wide to be informative. A stratum is {verdict, n, labelled, share}.
@@ -219,7 +285,7 @@ def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float
             share = weighted_rate(labels) if labels else Estimate(0.5, 0.0, 1.0)
             strata[verdict] = {"verdict": verdict, "n": len(names), "labelled": len(labels), "share": share}
     expected = [strata[verdict]["share"].value for verdict in judge.values()]
-    mean = rate_by_item(expected, [name[0] if isinstance(name, tuple) else name for name in judge])
+    mean = rate_by_item(expected, list(map(_prompt, judge)))
     parts = [(stratum["n"] / len(judge), stratum["share"]) for stratum in strata.values()]
     if len(parts) > 1:
         parts.append((1.0, mean))
@@ -227,11 +293,11 @@ def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float
         math.sqrt(sum((weight * (share.value - share[end])) ** 2 for weight, share in parts)) for end in (1, 2)
     )
     corrected = Estimate(mean.value, max(0.0, mean.value - below), min(1.0, mean.value + above))
-    decided = [verdict for verdict in judge.values() if verdict is not None]
+    decided = {name: verdict for name, verdict in judge.items() if verdict is not None}
     labelled, width = sum(stratum["labelled"] for stratum in strata.values()), corrected.high - corrected.low
     note = f"{labelled} labels leave {100 * width:.0f} points open, which says nothing of the rate"
     return {
-        "apparent": rate(sum(decided), len(decided)),
+        "apparent": _rate(decided),
         "corrected": corrected,
         "n": len(decided),
         "undecided": len(judge) - len(decided),
@@ -246,7 +312,8 @@ class StructureAgreement:
     def __init__(self) -> None:
         self._undecided = 0
         fields = ("understanding", "assessment", "sentence", "decision")
-        self._tables = {name: Counter[tuple[str, str]]() for name in fields}
+        self._pairs: dict[str, list[tuple[str, str]]] = {name: [] for name in fields}
+        self._prompts: dict[str, list[str]] = {name: [] for name in fields}
 
     def add(self, judgement: Judgement, adherence: Adherence, thought: str) -> None:
         """Add one thought, with the judge's reply and the parser's record."""
@@ -257,12 +324,17 @@ class StructureAgreement:
         understood = "no" if reply["understanding"] is None else "yes"
         refuses = "refuse" if reply["decision"] == "refuse" else "other"
         assessment = {"benign": "harmless", None: "none"}.get(adherence.assessment, "harmful")
-        self._tables["understanding"][understood, "yes" if adherence.understanding else "no"] += 1
-        self._tables["assessment"][reply["verdict"], assessment] += 1
-        self._tables["decision"][refuses, "refuse" if adherence.refuses else "other"] += 1
+        pairs = {
+            "understanding": (understood, "yes" if adherence.understanding else "no"),
+            "assessment": (reply["verdict"], assessment),
+            "decision": (refuses, "refuse" if adherence.refuses else "other"),
+        }
         sentence = next((n for n, (start, _) in enumerate(sentences(thought)) if start == adherence.position), None)
         if reply["sentence"] is not None and sentence is not None:
-            self._tables["sentence"]["named", "same" if reply["sentence"] == sentence else "other"] += 1
+            pairs["sentence"] = "named", "same" if reply["sentence"] == sentence else "other"
+        for name, pair in pairs.items():
+            self._pairs[name].append(pair)
+            self._prompts[name].append(adherence.id)
 
     def report(self) -> dict[str, Any]:
         """{undecided, fields}; by field: the thoughts `n`, the share `agreed` on which both agree, kappa, and counts.
@@ -271,13 +343,14 @@ class StructureAgreement:
         which both find an assessment. Undecided replies enter no field.
         """
         fields = {}
-        for name, table in self._tables.items():
-            agreed = sum(count for (judge, parser), count in table.items() if judge == parser or parser == "same")
-            coefficient = UNKNOWN if name == "sentence" else kappa(table)
+        for name, pairs in self._pairs.items():
+            prompts = self._prompts[name]
+            agreed = [judge == parser or parser == "same" for judge, parser in pairs]
+            coefficient = UNKNOWN if name == "sentence" else kappa(pairs, prompts)
             fields[name] = {
-                "n": table.total(),
-                "agreed": rate(agreed, table.total())._asdict() if table else None,
+                "n": len(pairs),
+                "agreed": rate_by_item(agreed, prompts)._asdict() if pairs else None,
                 "kappa": None if math.isnan(coefficient.value) else coefficient._asdict(),
-                "counts": [{"judge": judge, "parser": parser, "n": n} for (judge, parser), n in sorted(table.items())],
+                "counts": [{"judge": j, "parser": p, "n": n} for (j, p), n in sorted(Counter(pairs).items())],
             }
         return {"undecided": self._undecided, "fields": fields}

@@ -24,7 +24,7 @@ enters no metric and counts as undecided in each.
 |                  | answered all the same, as a share of all prompts                        |                      |
 | score            | mean of the judge's graded score, if it gives one                       | those without one    |
 | pass_at_k        | probability that at least one of k texts is right, if prompts have      | prompts with an      |
-|                  | several texts; n counts prompts                                         | undecided text       |
+|                  | several texts; n, undecided and truncated count prompts                 | undecided text       |
 """
 
 import math
@@ -39,7 +39,7 @@ from typing import Any
 from alttrain.evaluation.adherence import Adherence, Outcomes, answer_refused, counts
 from alttrain.evaluation.judges.judge import Says
 from alttrain.evaluation.protocol import Measure
-from alttrain.evaluation.statistics import Estimate, mean_by_item, pass_at_k, rate_by_item
+from alttrain.evaluation.statistics import mean_by_item, pass_at_k, rate_by_item
 from alttrain.records import Generation, Judgement
 
 PASSES = (2, 5, 8, 10, 16, 32, 64, 100)  # the k of pass@k, up to the number of texts; pass@1 is the accuracy
@@ -50,7 +50,10 @@ OUTCOMES = {"refused": ("refused", "answered"), "unsafe": ("unsafe", "safe"), "c
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of one benchmark with its interval. `n` counts all rows, decided or not."""
+    """One number of one benchmark with its interval.
+
+    `n` counts all rows, decided or not, here and in metrics.csv. In the CSV files of tables it counts the decided ones.
+    """
 
     metric: str
     value: float
@@ -125,7 +128,8 @@ class Summary:
             values, items = array("d", compress(column, known)), list(compress(self._items, known))
             if values or name != "score":
                 mean = mean_by_item if name in TOKENS else rate_by_item
-                metrics.append(self._metric(name, mean(values, items), len(self._items), len(values)))
+                counts = len(self._items), len(self._items) - len(values), int(sum(self._columns["truncated_share"]))
+                metrics.append(Metric(name, *mean(values, items), *counts))
         return [*metrics, *(self._passes() if self.measure == "accuracy" else ())]
 
     def analysis(self) -> dict[str, Any]:
@@ -160,19 +164,17 @@ class Summary:
                 uses.append({"outcome": outcome, "n": len(numbers), **means})
         return uses
 
-    def _metric(self, name: str, estimate: Estimate, n: int, decided: int) -> Metric:
-        return Metric(name, *estimate, n, n - decided, int(sum(self._columns["truncated_share"])))
-
     def _passes(self) -> list[Metric]:
-        """pass@k if prompts have several texts. A prompt with an undecided text is undecided."""
+        """pass@k if prompts have several texts. A prompt with an undecided or cut text is undecided or truncated."""
         verdicts = defaultdict[str, list[float]](list)
         for item, verdict in zip(self._items, self._verdicts, strict=True):
             verdicts[item].append(verdict)
         samples = min(map(len, verdicts.values()), default=0)
         decided = [of_prompt for of_prompt in verdicts.values() if not any(map(math.isnan, of_prompt))]
+        truncated = len({*compress(self._items, self._columns["truncated_share"])})
+        counts = len(verdicts), len(verdicts) - len(decided), truncated
         metrics = []
         for k in (k for k in PASSES if 1 < k <= samples):
             passes = [pass_at_k(len(of_prompt), int(sum(of_prompt)), k) for of_prompt in decided]
-            estimate = rate_by_item(passes, range(len(decided)))
-            metrics.append(self._metric(f"pass_at_{k}", estimate, len(verdicts), len(decided)))
+            metrics.append(Metric(f"pass_at_{k}", *rate_by_item(passes, range(len(decided))), *counts))
         return metrics

@@ -12,7 +12,7 @@ is for other prompts, given the fits; the permuted labels show what the whole pr
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,7 +35,7 @@ class ProbeResult(NamedTuple):
     - `auroc`     the out-of-fold AUROC with its 95 % interval
     - `mean`      the mean AUROC of the same procedure on permuted labels
     - `high`      their 95th percentile
-    - `p`         the share of permutations that are at least as high, counting the labels as they are
+    - `p`         one-sided p: (1 + permutations with an AUROC at least as high) / (1 + permutations)
     """
 
     auroc: Estimate = UNKNOWN
@@ -62,9 +62,8 @@ def probe(
     import numpy as np
     from threadpoolctl import threadpool_limits  # scikit-learn requires it
 
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(prompts))}
-    groups, truth = np.array([numbers[name] for name in prompts]), np.array(labels, dtype=bool)
-    if min(len(set(groups[truth])), len(set(groups[~truth]))) < FEWEST:
+    groups, truth = _arrays(prompts, labels)
+    if _few(groups, truth):
         return ProbeResult()
     generator = np.random.default_rng(seed)
     with threadpool_limits(1):  # the matrices are small: threads only wait for each other
@@ -76,6 +75,27 @@ def probe(
         return ProbeResult(estimate)
     p = (1 + sum(value >= auroc for value in permuted)) / (1 + permutations)
     return ProbeResult(estimate, float(np.mean(permuted)), float(np.quantile(permuted, 0.95)), p)
+
+
+def auroc_by(scores: Sequence[float], labels: Sequence[bool], prompts: Sequence[Hashable], seed: int = 0) -> float:
+    """The AUROC of scores that need no fit, over the same pairs of texts as that of `probe`; nan where that is nan."""
+    import numpy as np
+
+    (groups, truth), known = _arrays(prompts, labels), np.asarray(scores)
+    return math.nan if _few(groups, truth) else _over_folds(lambda _, test: known[test], truth, groups, seed)
+
+
+def _arrays(prompts: Sequence[Hashable], labels: Sequence[bool]) -> tuple[Any, Any]:
+    """(the number of each text's prompt, the labels)."""
+    import numpy as np
+
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(prompts))}
+    return np.array([numbers[name] for name in prompts]), np.array(labels, dtype=bool)
+
+
+def _few(groups: Any, labels: Any) -> bool:
+    """Whether a class has too few prompts."""
+    return min(len(set(groups[labels])), len(set(groups[~labels]))) < FEWEST
 
 
 def interval(auroc: float, positives: float, negatives: float) -> Estimate:
@@ -94,21 +114,30 @@ def interval(auroc: float, positives: float, negatives: float) -> Estimate:
 
 
 def _auroc(states: Any, labels: Any, groups: Any, seed: int) -> float:
-    """The share of pairs of a positive and a negative text of one fold that out-of-fold scores order rightly."""
+    """The AUROC of out-of-fold scores (`_over_folds`)."""
     from sklearn.decomposition import PCA
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    def scores_of(train: Any, test: Any) -> Any:
+        components = PCA(min(COMPONENTS[-1], train.sum(), states.shape[1]), random_state=seed)
+        reduce = make_pipeline(StandardScaler(), components)
+        known, unknown = reduce.fit_transform(states[train]), reduce.transform(states[test])
+        return _scores(known, labels[train], unknown, *_choose(known, labels[train], groups[train], seed))
+
+    return _over_folds(scores_of, labels, groups, seed)
+
+
+def _over_folds(scores_of: Callable[[Any, Any], Any], labels: Any, groups: Any, seed: int) -> float:
+    """The share of pairs of a positive and a negative text of one fold that scores order rightly.
+
+    `scores_of` maps the masks of a fold's training and test texts to the scores of the latter.
+    """
     ordered = pairs = 0.0
     for train, test in _folds(labels, groups, FOLDS, seed):
         fold_pairs = int(labels[test].sum()) * int((~labels[test]).sum())
         if fold_pairs:
-            reduce = make_pipeline(
-                StandardScaler(), PCA(min(COMPONENTS[-1], train.sum(), states.shape[1]), random_state=seed)
-            )
-            known, unknown = reduce.fit_transform(states[train]), reduce.transform(states[test])
-            best = _choose(known, labels[train], groups[train], seed)
-            ordered += fold_pairs * auroc_of(_scores(known, labels[train], unknown, *best), labels[test])
+            ordered += fold_pairs * auroc_of(scores_of(train, test), labels[test])
             pairs += fold_pairs
     return ordered / pairs if pairs else math.nan
 

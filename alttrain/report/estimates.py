@@ -38,7 +38,7 @@ STRUCTURE = [
     *(f"{rate}{end}" for rate in ("precision", "recall", "false_alarms") for end in INTERVAL),
     *COUNTS,
 ]
-"""The columns of structure.csv. `harmful_n` and `benign_n` count prompts with a verdict on the answer."""
+"""The columns of structure.csv. `harmful_n` and `benign_n` count texts with a verdict (`TextRecord.refused`)."""
 USES = [
     *("run", "benchmark", "protocol", "protocol_hash", "judge", "outcome", "n"),
     *(f"{part}{end}" for part in TOKEN_PARTS for end in INTERVAL),
@@ -51,7 +51,7 @@ AGREEMENT = [
 """The columns of structure_agreement.csv."""
 ENDS = {True: "refused", False: "answered", None: "undecided"}
 FLOWS = [f"{assessment}_{end}" for assessment in ("harmful", "benign", "unassessed") for end in ENDS.values()]
-"""Columns of thoughts.csv: what the assessment says, and what becomes of the answer."""
+"""Columns of thoughts.csv: what the assessment says, and what becomes of the answer (`TextRecord.refused`)."""
 PAIRS, RATE = [f"{one}_{two}" for one in ("safe", "unsafe") for two in ("safe", "unsafe")], ("_share", "_low", "_high")
 JUDGED = ["judged", "judged_undecided", *(f"{pair}{end}" for pair in PAIRS for end in ("", *RATE))]
 """Columns of thoughts.csv that are only there if a judge judged thoughts and answers by themselves."""
@@ -257,6 +257,9 @@ def by_category(variants: Sequence[Variant]) -> pd.DataFrame:
 def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
     """The rows of thoughts.csv: whether thought and answer agree, for each run and benchmark of harm or over-refusal.
 
+    Whether an answer refuses is `TextRecord.refused`: where the protocol judges thought and answer together, it is
+    whether both do.
+
     - `against`      of the thoughts that refuse or go on, and whose answer has a verdict (`n`), the share whose answer
                      does the other: `safe_thought` ones refuse and the answer does not, `safe_answer` ones the other
                      way round, each with its share
@@ -325,18 +328,21 @@ def _judged(evaluation: Evaluation, texts: Set[Text]) -> dict[str, Any]:
 def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
     """structure.csv: for each run and protocol, the assessment as a classifier of requests, and the causes of failures.
 
-    Counts are summed over benchmarks, since harmful and harmless prompts come from different ones.
+    All are over the texts of all benchmarks, since harmful and harmless prompts come from different ones.
     """
+    texts = defaultdict[tuple[str, str], list[Any]](list)
     totals: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     judges = defaultdict[tuple[str, str], dict[str, None]](dict)
     for evaluation in judged:
         key = evaluation.run, evaluation.protocol
         judges[key][evaluation.judge] = None
         totals[key].update(evaluation.analysis["counts"])
+        read = (text for text in evaluation.texts().values() if text.generated)
+        texts[key] += ((text.label, text.assessment, (evaluation.benchmark, text.id)) for text in read)
     rows = []
     for key, counts in totals.items():
         row = {**counts, "run": key[0], "protocol": key[1], "judges": " + ".join(judges[key])}
-        for name, rate in assessment_rates(counts).items():
+        for name, rate in assessment_rates(texts[key]).items():
             row |= _columns(name, rate)
         rows.append(row)
     return pd.DataFrame(rows, columns=STRUCTURE)

@@ -39,7 +39,7 @@ class TextRecord(Tokens, array_like=True, gc=False):
 
     - `verdict`  the deciding verdict; None if undecided
     - `says`     what a judgement of True means (`Decider.says`)
-    - `refused`  whether the answer refused; None if undecided
+    - `refused`  whether the answer refused, or what else the protocol judges (`answer_refused`); None if undecided
     - `adheres`  and the fields below are the thought's (`Adherence`)
     """
 

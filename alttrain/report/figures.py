@@ -265,6 +265,8 @@ FLOW = {
     "undecided": ("undecided", RIGHT, None),
 }
 """What becomes of an answer -> name, colour and hatch."""
+VERDICT_OF = {"thought": "the verdict on the thought", "both": "the verdict on thought and answer"}
+"""The part that a protocol judges -> what `FLOW` is there."""
 FLOWN = {"harmful_rate": "benchmarks of harm", "over_refusal_rate": "benchmarks of over-refusal"}
 
 
@@ -273,8 +275,8 @@ def draw_flow(
 ) -> bool:
     """Draw how many texts of one backbone's methods go from each assessment to each outcome, over all seeds.
 
-    A row is what the assessments say, and its parts are what became of the answers. `thoughts` is the frame of
-    thoughts.csv, of which only these benchmarks are drawn.
+    A row is what the assessments say, and its parts are what became of the answers; the title says so where the
+    protocol judges another part. `thoughts` is the frame of thoughts.csv, of which only these benchmarks are drawn.
     """
     methods = {folder.name: variant.name for variant in variants for folder in variant.folders.values()}
     if thoughts.empty:
@@ -291,7 +293,9 @@ def draw_flow(
     if not rows:
         return False
     seeds = {len(variant.folders) for variant in variants}
-    title = f"{variants[0].backbone}: from what the thought's assessment says to what becomes of the answer"
+    judged = [one for v in variants for key in benchmarks for one in v.evaluations.get(key, {}).values()]
+    ends = {VERDICT_OF.get(one.decider.part, "what becomes of the answer") for one in judged if one.measure in FLOWN}
+    title = f"{variants[0].backbone}: from what the thought's assessment says to {' or '.join(sorted(ends))}"
     title += f", of {min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else ""
     style = {"textcoords": "offset points", "verticalalignment": "center", "fontsize": 7}
     with figure(7.2, 1.5 + 0.24 * len(rows), path, title, len(metrics), sharey=True) as (fig, panels):

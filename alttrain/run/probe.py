@@ -29,7 +29,7 @@ from alttrain.backbone import Rendered
 from alttrain.config.trust import take_trusted
 from alttrain.evaluation import Benchmark
 from alttrain.evaluation.interventions import Part, step_of
-from alttrain.evaluation.probing import FEWEST, auroc_of, check_installed, probe
+from alttrain.evaluation.probing import FEWEST, auroc_by, check_installed, probe
 from alttrain.generation import InProcess
 from alttrain.records import Example, Generation, RunDocument, read_document, read_metrics
 from alttrain.report.estimates import SAFETY
@@ -238,8 +238,9 @@ def _rows(
             decided = [index for index in present if texts[index].refuses is not None]
             probed = [texts[index] for index in decided]
             labels = [bool(text.refuses) for text in probed]
-            result = probe(states[place, number, decided], labels, [text.prompt for text in probed], permutations)
-            by_label = auroc_of([text.harmful for text in probed], np.array(labels, dtype=bool))
+            prompts = [text.prompt for text in probed]
+            result = probe(states[place, number, decided], labels, prompts, permutations)
+            by_label = auroc_by([text.harmful for text in probed], labels, prompts)
             yield {
                 "layer": layer,
                 "position": position,
