@@ -155,8 +155,8 @@ class RefusalJudge(RowJudge):
     """Whether an answer refuses, by the linear model of `alttrain.english.refusal`. The thought is not read.
 
     docs/judges.md describes the outcomes that are undecided, the training data and the accuracy. The outcome is the
-    evidence. `weights` is the hash of the weights that the config was written for, since others give other verdicts;
-    None accepts any.
+    evidence. `weights` is the hash of the weights and rules that the config was written for, since others give other
+    verdicts; None accepts any.
     """
 
     name: str = "refusal"
