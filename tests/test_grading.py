@@ -24,7 +24,7 @@ from alttrain.english import is_english
 from alttrain.english.refusal import assess_refusal
 from alttrain.evaluation.adherence import Adherence
 from alttrain.evaluation.grading import Choice, ExactMatch, IFEval, Maths, Rouge, ShortAnswer, maths
-from alttrain.evaluation.grading.choice import options
+from alttrain.evaluation.grading.choice import chosen_letters, options
 from alttrain.evaluation.grading.final_answer import boxed_answer, stated_answers
 from alttrain.evaluation.grading.humaneval import code_of, program
 from alttrain.evaluation.grading.maths import equal, final_answer
@@ -71,7 +71,7 @@ def test_answer_is_graded_and_never_the_thought(grader: Judge) -> None:
     assert grader(generation("The answer is C.", "B", thought="The answer is B.")).verdict is False
 
 
-@pytest.mark.parametrize("grader", GRADERS[:3], ids=lambda grader: grader.name)
+@pytest.mark.parametrize("grader", GRADERS, ids=lambda grader: grader.name)
 def test_no_answer_is_wrong_and_no_gold_undecided(grader: Judge) -> None:
     missing = grader(generation(" \n", "B", thought="The answer is B.", closed=False))
     assert (missing.verdict, missing.evidence, missing.error) == (False, "no answer", "")
@@ -184,6 +184,9 @@ EQUAL = [
     (r"\begin{pmatrix} -1/3 \\ 2 \end{pmatrix}", r"\begin{bmatrix} -\frac13 \\ 2 \end{bmatrix}"),
     ("x^3+3x-6", "3x + x^3 - 6", "-6+3x+x^3"),
     ("6 - 5i", "-5i+6"),
+    ("pq", "qp", r"p \cdot q"),
+    (r"\emptyset", r"\varnothing", "∅"),
+    (r"\text{no}", "No", "NO"),
     (r"\frac{639}{40}", r"15\frac{39}{40}", r"15\frac{39}{40}, \frac{639}{40}"),
     (r"15\mbox{ cm}^2", "15", r"15\text{ cm}^2", "15 cm^2"),
 ]
@@ -529,7 +532,12 @@ def test_options_of_a_prompt() -> None:
     shots = "A. old\nB. older\nAnswer: A\n\nQ?\n(A) one\n(B) two\n(C) three\nAnswer:"
     assert options(shots) == {"A": "one", "B": "two", "C": "three"}
     assert options("A. lone line") == {}
+    assert options("Q?\nA. 1\nB. \nC.\nD\n. 4\nD. 5") == {"A": "1", "B": "", "C": "", "D": "5"}
     assert options("题\nＡ．⼀\nＢ．二") == {"A": "一", "B": "二"}
+
+
+def test_an_empty_option_is_no_text_that_an_answer_repeats() -> None:
+    assert chosen_letters("...", options("Q?\nA. 1\nB.\nC. 3")) == (set(), "")
 
 
 def test_gold_letter_must_be_an_option() -> None:

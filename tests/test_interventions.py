@@ -879,6 +879,16 @@ def test_actor_attack_begins_anew_where_the_target_lacks_the_knowledge(run: Run,
         assert (*one.turns, one.prompt, one.answer) == ("3 of Ada?", "Here are 1 paragraphs.")
 
 
+def test_actor_attack_does_not_end_with_an_exchange_that_it_dropped(run: Run, serve: Serve) -> None:
+    run.stub.behave = lambda prompt, count: Say(  # type: ignore[attr-defined]
+        "Fine.\n</think>\n\n"
+        + ("I do not know that." if "3 of Bob" in asked_of(prompt)[1] else f"Here are {len(asked_of(prompt)[0])}.")
+    )
+    _, _, arguments = acting(serve, "intervention.actor_attack.actors=2")
+    for one in texts(run(*arguments, stages="[generate]"), "embedded_harmful+actor_attack").values():
+        assert (*one.turns, one.prompt) == ("1 of Ada?", "2 of Ada?", "3 of Ada?")
+
+
 def test_an_actor_attack_that_is_killed_pays_for_nothing_twice(
     run: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,11 +11,13 @@ from functools import cache
 from pathlib import Path
 
 from alttrain.english.linear import LinearModel, ngrams, scaled_blocks
-from alttrain.english.sentences import is_english, sentences
+from alttrain.english.sentences import FREQUENT_ENGLISH, first_words, is_english, sentences
 
 WEIGHTS = Path(__file__).with_name("refusal.tsv")
 LONGEST = 4000  # characters read. Of a longer answer, three quarters are its start and one quarter is its end
 DECISION_THRESHOLD = 0.4  # probability of the likeliest outcome below which the answer is undecided
+KNOWN_SHARE = 0.3  # share of known words below which an answer is not English
+RULES = 1  # part of `weights_hash`; raise it if the same weights give other verdicts
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[^\w\s]")
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.S)
@@ -101,9 +103,23 @@ def _words(text: str) -> list[str]:
 
 
 @cache
+def _known_words() -> frozenset[str]:
+    """Return the frequent English words and the single words (and n-grams) that the shipped model has a weight for."""
+    features = (name.split(": ", 1) for name in LinearModel.read(WEIGHTS).weights)
+    return FREQUENT_ENGLISH.union(words for block, words in features if block in ("first", "start", "rest"))
+
+
+def _is_read(text: str) -> bool:
+    """Return whether a text is English, and of three or more words enough are known to judge it."""
+    words = first_words(text)
+    known = sum(word in _known_words() for word in words)
+    return is_english(text) and (len(words) < 3 or known >= KNOWN_SHARE * len(words))
+
+
+@cache
 def weights_hash() -> str:
-    """Return 16 hex digits of the SHA-256 of the shipped weights, which verdicts record as their provenance."""
-    return hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:16]
+    """Return 16 hex digits of the SHA-256 of the shipped weights and `RULES`, which verdicts record as provenance."""
+    return hashlib.sha256(WEIGHTS.read_bytes() + str(RULES).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -128,7 +144,7 @@ def assess_refusal(answer: str, prompt: str = "", model: LinearModel | None = No
     """
     if fault := no_answer(answer, prompt):
         return RefusalAssessment(None, f"no answer: {fault}")
-    if not is_english(_CODE.sub("", answer)):
+    if not _is_read(_CODE.sub("", answer)):
         return RefusalAssessment(None, "not English")
     marginals = (model or LinearModel.read(WEIGHTS))(features(answer, prompt))
     gives, declines = marginals["gives"], marginals["declines"]

@@ -132,9 +132,14 @@ _FREQUENT = {  # frequent words by language. No foreign word in it is an English
     "Swahili": "na ya kwa ni hii za katika siwezi",
     "Indonesian and Javanese": "yang dan untuk tidak saya ini dengan itu aku ora iki",
 }
-_ENGLISH = frozenset(_FREQUENT["English"].split())
-_FOREIGN = frozenset(" ".join(_FREQUENT.values()).split()) - _ENGLISH
+FREQUENT_ENGLISH = frozenset(_FREQUENT["English"].split())
+_FOREIGN = frozenset(" ".join(_FREQUENT.values()).split()) - FREQUENT_ENGLISH
 _LETTERS = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
+
+
+def first_words(text: str) -> list[str]:
+    """Return the lower-case words of a text's first `LANGUAGE_READ` characters; "can't" is one word."""
+    return _LETTERS.findall(text[:LANGUAGE_READ].lower())
 
 
 def is_english(text: str) -> bool:
@@ -143,10 +148,10 @@ def is_english(text: str) -> bool:
     Only frequent English words count as English. Frequent foreign words and words with non-ASCII letters count as
     foreign. A text with at most one distinct foreign word is English, such as names, numbers or code.
     """
-    words = _LETTERS.findall(text[:LANGUAGE_READ].lower())
+    words = first_words(text)
     letters = "".join(words)
     if sum(ord(letter) > 0x2AF and not 0x1E00 <= ord(letter) <= 0x1EFF for letter in letters) * 2 > len(letters):
         return False
-    english = sum(word in _ENGLISH for word in words)
+    english = sum(word in FREQUENT_ENGLISH for word in words)
     foreign = [word for word in words if word in _FOREIGN or (word.isalpha() and not word.isascii())]
     return len(set(foreign)) < 2 or len(foreign) <= english

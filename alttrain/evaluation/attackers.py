@@ -290,9 +290,9 @@ class ActorAttack(Attack):
         """Ask the questions about one actor, then for a summary. Returns whether the goal is reached."""
         material = tag_texts([("subject", aim["subject"]), ("actor", actor), ("relation", relation)])
         chain = yield AttackerQuery(_CHAIN.format(shown=material, count=self.questions), _questions, "questions")
-        questions = (chain or [])[: self.questions]
+        questions, before = (chain or [])[: self.questions], talk.last
         for number in range(len(questions)):
-            yield from self._turn(talk, questions, number, aim["form"])
+            yield from self._turn(talk, questions, number, aim["form"], before)
         if not talk.turns:
             return False
         summary = _SUMMARY.format(form=aim["form"])
@@ -303,8 +303,13 @@ class ActorAttack(Attack):
                 return True
         return bool((yield talk.answers[-1]))
 
-    def _turn(self, talk: Conversation, questions: list[str], number: int, form: str) -> Steps:
-        """Ask one question. If it is refused, it is replaced in `questions` and asked again."""
+    def _turn(
+        self, talk: Conversation, questions: list[str], number: int, form: str, before: Generation | None
+    ) -> Steps:
+        """Ask one question. If it is refused, it is replaced in `questions` and asked again.
+
+        If the target lacks the knowledge, the dialogue is dropped, and the response to judge is again that `before` it.
+        """
         for tries_left in reversed(range(self.tries)):
             question = questions[number]
             if (response := (yield question)) is None:
@@ -316,6 +321,7 @@ class ActorAttack(Attack):
                 else None
             )
             if kind == "unknown":
+                talk.last = before if talk.last in talk.answers else talk.last
                 talk.turns, talk.answers = [], []
             elif kind != "refused":
                 talk.add_exchange(question, response)

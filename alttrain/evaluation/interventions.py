@@ -76,7 +76,7 @@ class InterventionContext:
     responses: Mapping[tuple[str, int], Generation]
 
     def close_thought(self, thought: str) -> Beginning:
-        """A closed thought, with the delimiter as in training; a word follows."""
+        """The thought, closed as in training. The answer is expected to begin with a word."""
         return Beginning(thought, self.template.closing(thought), then="I")
 
     def raw(self, response: Generation) -> str:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from alttrain.evaluation.grading.final_answer import NO_ANSWER, Grader, boxed_answer, is_denied, no_gold, stated_answers
 from alttrain.records import Generation, Judgement
 
-_OPTION = re.compile(r"^[^\S\n]*\(?([A-Z])\s*[.):、]\s*(\S.*)", re.M)
+_OPTION = re.compile(r"^[^\S\n]*\(?([A-Z])[^\S\n]*[.):、](.*)", re.M)
 _OPENING = r"[\s:(\[【\"'“‘]*+"
 _ALSO = (
     r"(?:\s*+(?:[,/、]|[.;,(]*+\s*+(?:[Oo]r|[Aa]lternatively)|and|或者?|和|与)(?:\s+(?:maybe|perhaps|possibly|else|even))*"
@@ -124,8 +124,8 @@ def _letters(patterns: list[re.Pattern[str]], text: str, choices: Mapping[str, s
 
 
 def _texts(choices: Mapping[str, str]) -> dict[str, str]:
-    """Letter -> normalised text of the options, without texts that are only option letters ("A", "BC")."""
-    return {letter: _words(text) for letter, text in choices.items() if not _only_letters(text, choices)}
+    """Letter -> normalised text of the options, without empty ones and those that are only option letters ("BC")."""
+    return {letter: _words(text) for letter, text in choices.items() if text and not _only_letters(text, choices)}
 
 
 def _only_letters(text: str, choices: Mapping[str, str]) -> bool:

@@ -42,7 +42,7 @@ def encode(value: Any) -> Any:
 
 
 def _written_as_it_is(items: Any) -> bool:
-    """Whether no item needs `encode`: a shortcut, for HumanEval+ has lists of a million numbers."""
+    """Whether no item needs `encode`: a shortcut, because HumanEval+ has lists of a million numbers."""
     if not set(map(type, items)) <= SCALARS:
         return False
     numbers = [item for item in items if type(item) is int]

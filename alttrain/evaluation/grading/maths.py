@@ -72,7 +72,16 @@ _OPERATOR = re.compile(r"\\(?!frac|left|right|text|pi|circ)[a-zA-Z]+|[!|^+*×]|(
 _SIGNS = str.maketrans(
     dict(zip("−–，（）＝", "--,()=", strict=True))
     | {"½": r"\frac{1}{2}", "²": "^2", "³": "^3", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt "}
-    | {"×": r"\times ", "·": r"\cdot ", "±": r"\pm ", "≤": r"\le ", "≥": r"\ge ", "∪": r"\cup ", "∈": r"\in "}
+    | {
+        "×": r"\times ",
+        "·": r"\cdot ",
+        "±": r"\pm ",
+        "≤": r"\le ",
+        "≥": r"\ge ",
+        "∪": r"\cup ",
+        "∈": r"\in ",
+        "∅": r"\emptyset ",
+    }
 )
 _GONE = re.compile(
     r"(?<!\\)\\(?:left|right|displaystyle|quad|[!,;: ])(?![a-zA-Z])|~|\*\*|\\?[$€£¥]|(?<!\\)\\[()\[\]]"
@@ -84,7 +93,7 @@ _UNIT = re.compile(
     r"(?:[ ./]+[a-zA-Z]+)*(?:\s*\^\s*\{?\d\}?)?$"
 )
 _TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|mathbf|operatorname|rm|bf)\s*\{([^{}]*)\}")
-_VERBAL = re.compile(r"\(?[A-Z]\)?|[^\W\d_]{2,}(?:[\s'’.-]+[^\W\d_]+)*")
+_VERBAL = re.compile(r"\(?[A-Z]\)?|[^\W\d_]{3,}|[^\W\d_]{2,}(?:[\s'’.-]+[^\W\d_]+)+")  # not "ab", a product
 _THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)")
 _PERCENT = re.compile(r"\\?%|\s*\bpercent\b")
 _NAME = re.compile(r"^(?:\([a-z](?:\s*,\s*[a-z])*\)|[a-zA-Z](?:\([a-z]\))?(?=[^,;]*$)(?!.*(?:and|or)\b))\s*=\s*", re.S)
@@ -205,7 +214,8 @@ def _after_equals(formula: str) -> str:
 
 def plain_answer(text: str) -> str:
     """An answer without units, currency and spacing commands, and with LaTeX for Unicode signs."""
-    text = re.sub(r",\s*\\!\s*", ",", re.sub(r"\\[dtc]frac", r"\\frac", text.translate(_SIGNS)))
+    text = text.translate(_SIGNS).replace(r"\varnothing", r"\emptyset")
+    text = re.sub(r",\s*\\!\s*", ",", re.sub(r"\\[dtc]frac", r"\\frac", text))
     text = _UNIT.sub("", _GONE.sub("", text).strip().rstrip(".").strip())
     text = re.sub(r"(?<![\\a-zA-Z])pi\b", r"\\pi", _TEXT.sub(r" \1 ", text))
     text = re.sub(r"(\d) +(\d+)/(\d+)", r"\1\\frac{\2}{\3}", re.sub(r"\\frac(\\[a-z]+)", r"\\frac{\1}", text)).strip()
@@ -237,7 +247,7 @@ def equal(gold: str, candidate: str) -> bool:
 
 
 def _equal(gold: str, candidate: str) -> bool:
-    if gold == candidate:
+    if gold == candidate or (gold.isalpha() and gold.casefold() == candidate.casefold()):
         return True
     if _VERBAL.fullmatch(gold) or _VERBAL.fullmatch(candidate):
         return gold.strip("().").casefold() == candidate.strip("().").casefold()

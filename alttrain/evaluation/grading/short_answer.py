@@ -81,7 +81,8 @@ class ShortAnswer(Grader):
             return no_gold(generation, self.name)
         text, items = _folded(generation.answer), _items(generation.answer)
         contained = next((gold for gold in golds if _holds(text, gold) and tokens(gold) not in items), None)
-        return Judgement(generation.id, self.name, contained is not None, contained or "")
+        evidence = contained or ("" if text else NO_ANSWER)
+        return Judgement(generation.id, self.name, contained is not None, evidence)
 
 
 def _items(answer: str) -> list[tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 - `RowJudge`      needs only the generation; a judge of your own is mostly one of these
 - `RefusalJudge`  one of these: the packaged refusal judge
-- `ModelJudge`    asks a model; a text without words is not shown to it, and undecided
+- `ModelJudge`    asks a model; a blank text is not shown to it, and undecided
 - `Majority`      the majority verdict of several judges
 """
 
@@ -155,8 +155,8 @@ class RefusalJudge(RowJudge):
     """Whether an answer refuses, by the linear model of `alttrain.english.refusal`. The thought is not read.
 
     docs/judges.md describes the outcomes that are undecided, the training data and the accuracy. The outcome is the
-    evidence. `weights` is the hash of the weights that the config was written for, since others give other verdicts;
-    None accepts any.
+    evidence. `weights` is the hash of the weights and rules that the config was written for, since others give other
+    verdicts; None accepts any.
     """
 
     name: str = "refusal"
@@ -222,8 +222,8 @@ class ModelJudge(ABC):
 class Majority:
     """The verdict of more than half of the judges that decided; undecided on a tie, or if fewer than `quorum` decided.
 
-    With `needed`, a row is True if at least that many judges say True, False if that number can no longer be reached,
-    else undecided. Its value is then the share of judges that say True. All judges must have the same `says`, since a
+    With `needed`: True if at least that many say True, False if that can no longer happen, else undecided. `quorum`
+    applies as well. The value is then the share of judges that say True. All judges must have the same `says`, since a
     refusal is not the opposite of harm. If a server did not reply, the row is an error, whatever other judges say.
     """
 
