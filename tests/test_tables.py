@@ -611,6 +611,15 @@ def test_an_undecided_seed_is_no_seed(tmp_path: Path) -> None:
     assert [one.seeds for one in compared(tmp_path)] == [1, 1]
 
 
+def test_a_mean_of_sets_that_other_seeds_decided_is_unknown(tmp_path: Path) -> None:
+    for seed, letters in enumerate(("yu", "uy")):
+        sets = {name: ("harmful_rate", 4 * letter) for name, letter in zip("ab", letters, strict=True)}
+        make_run(tmp_path, sets, seed=seed, means={"harmful_rate": ["a", "b"]})
+    found = cell(made(tmp_path)["main"], "AltTrain", "harmful_rate", "mean")
+    assert not found.known
+    assert (found.n, found.undecided, found.seeds) == (8, 8, 1)
+
+
 def test_a_prompt_counts_once_however_many_of_its_texts_are_decided(tmp_path: Path) -> None:
     """Four texts of each of four prompts, of which three are undecided: a quarter, in every number."""
     own, base = "yyyy" + 3 * "nuuu", "n" * 16

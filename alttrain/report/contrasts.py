@@ -50,6 +50,7 @@ def contrast(sets: Sequence[tuple[Seeds, Seeds]]) -> Contrast:
     seeds that have a verdict in every set. A prompt counts once, with the mean of its texts; with several seeds, its
     difference is between the means over the seeds that decided it. So a seed that is undecided on some prompts does not
     move the difference, and no prompt is lost, as it would be if all seeds had to decide it.
+
     `detectable` is the difference that the test at 5 %, before Holm, detects with a power of 80 %. Values are nan if a
     set has no prompt that is decided in both.
     """

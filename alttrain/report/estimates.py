@@ -201,23 +201,19 @@ def _number(variant: Variant, column: Column, sets: Sequence[Mapping[int, Mappin
     every = [metric for of_seed in metrics.values() for metric in of_seed]
     undecided, truncated = (sum(metric[name] for metric in every) for name in ("undecided", "truncated"))
     known = [seed for seed in common if all(metric["value"] is not None for metric in metrics[seed])]
-    estimates = [_mean_over([metrics[seed][place] for seed in known or common]) for place in range(len(sets))]
     decided = [{seed: seeds[seed].get(measure, {}) for seed in known} for seeds in sets]
     if len(known) > 1 and all(all(seeds.values()) for seeds in decided):
         estimate = share(*decided)
-    else:
-        estimate = estimates[0] if column.kind == "rate" else mean_of_sets(estimates)
+    else:  # one seed, or a measure without values by text: agreements, and what thoughts recognise
+        by_set = [_mean_over([metrics[seed][place] for seed in known]) for place in range(len(sets))]
+        estimate = by_set[0] if column.kind == "rate" else mean_of_sets(by_set)
     n = sum(metric["n"] - metric["undecided"] for seed in known or common for metric in metrics[seed])
     return Number(*estimate, n, max(1, len(known)), undecided, truncated)
 
 
 def _mean_over(metrics: Sequence[Any]) -> Estimate:
-    """The mean of the seeds' estimates and of their bounds, for one seed or a measure without values by text.
-
-    Agreements and what thoughts recognise have none.
-    """
-    known = [metric for metric in metrics if metric["value"] is not None]
-    columns = ([math.nan if m[key] is None else m[key] for m in known] for key in ("value", "low", "high"))
+    """The mean of the seeds' estimates and of their bounds; nan without any."""
+    columns = ([math.nan if m[key] is None else m[key] for m in metrics] for key in ("value", "low", "high"))
     return Estimate(*(sum(column) / len(column) if column else math.nan for column in columns))
 
 
@@ -255,7 +251,8 @@ def by_category(variants: Sequence[Variant]) -> pd.DataFrame:
             for category, seeds in sorted(categories.items()):
                 values, prompts = _listed(seeds)
                 texts, distinct = sum(map(len, seeds.values())), len(set(prompts))
-                counts = {"n": len(values), "seeds": len(seeds), "undecided": texts - len(values)}
+                counts = {"n": len(values), "undecided": texts - len(values)}
+                counts |= {"seeds": max(1, len(common_seeds([seeds])))}
                 counts |= {"truncated": truncated[category], "prompts": distinct, "small": distinct < SMALL}
                 estimate = (share(seeds) if values else UNKNOWN)._asdict()
                 rows.append({**names, **estimate, **counts, "category": category})
