@@ -4,6 +4,7 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from alttrain.evaluation import Adherence, Summary
 from alttrain.evaluation.adherence import counts as counts_of
 from alttrain.evaluation.judged import DOCUMENTS, TRUE_MEANS
 from alttrain.evaluation.statistics import rate
-from alttrain.records import Generation, Judgement, Label, checksum, write_json, write_rows, write_sealed
+from alttrain.records import Generation, Judgement, Label, checksum, read_rows, write_json, write_rows, write_sealed
 from alttrain.report.contrasts import comparisons
 from alttrain.report.results import evaluations
 from alttrain.report.tables import tables
@@ -43,6 +44,8 @@ UNNAMED: dict[str, Any] = {
     "method": "", "label": "alttrain", "order": 1000, "tables": ["main"], "changed": {}, "digest": "", "tag": "",
 }  # fmt: skip
 """What run.json says of a run without a method, besides the names of its parts."""
+ROWS: dict[str, Any] = {"generations": Generation, "judgements": Judgement, "adherence": Adherence}
+"""The files of an evaluation's rows, without their ending."""
 TRAINED: dict[str, Any] = {
     "steps": 10, "tokens": 1000, "examples": 10, "seconds": 60.0, "devices": 1, "device": "cpu", "final_loss": 0.2,
     "precision": "float32", "weights": "hub", "files": {}, "tokenizer": {},
@@ -120,6 +123,31 @@ def mend(folder: Path, change: Callable[[dict[str, Any]], Any] = lambda record: 
     record = json.loads((folder / "metrics.json").read_text())
     change(record)
     write_metrics(folder, record)
+
+
+def change_rows(folder: Path, change: Callable[[Any, int], dict[str, Any]], *files: str) -> None:
+    """Change fields of an evaluation's rows: `change` gives those of a row and its number. Metrics stay as they are."""
+    for name in files or ROWS:
+        rows: list[Any] = read_rows(folder / f"{name}.jsonl", ROWS[name])
+        write_rows(folder / f"{name}.jsonl", [replace(row, **change(row, n)) for n, row in enumerate(rows)])
+    mend(folder)
+
+
+def resample(folder: Path, samples: int) -> None:
+    """Make a judged benchmark's texts so many samples of each prompt, and compute its measure."""
+    change_rows(folder, lambda row, n: {"id": f"p{n // samples}", "sample": n % samples})
+    files = [read_rows(folder / f"{name}.jsonl", kind) for name, kind in ROWS.items()]
+    measure = json.loads((folder / "metrics.json").read_text())["metrics"][0]["metric"]
+    summary = Summary(measure, {"harmful_rate": "unsafe", "over_refusal_rate": "refused"}.get(measure, "correct"))  # type: ignore[arg-type]
+    for row in zip(*files, strict=True):
+        summary.add(*row)
+    mend(folder, lambda record: record["metrics"][0].update(asdict(summary.metrics()[0])))
+
+
+def intervene(folder: Path, of: str, name: str = "cut", **settings: Any) -> None:
+    """Make a judged benchmark one under an intervention, by default a cut."""
+    told = {"name": name, "of": of, "of_hash": f"h-{of}", "left_out": 0, "settings": {"_target_": "x.Cut", **settings}}
+    mend(folder, lambda record: record["provenance"].update(tables=[], intervention=told))
 
 
 def made_tables(runs: Path) -> dict[str, pd.DataFrame]:

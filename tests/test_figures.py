@@ -10,16 +10,17 @@ import matplotlib.figure
 import matplotlib.pyplot  # box plots import it, which `drawn` would break
 import pandas as pd
 import pytest
-from made_runs import made_tables, make_run, no_train
+from made_runs import change_rows, intervene, made_tables, make_run, no_train
 from papers import compile_article, has_latex
 
-from alttrain.report.contrasts import INTERVENTION_COLUMNS
+from alttrain.report.contrasts import INTERVENTION_COLUMNS, interventions
 from alttrain.report.drawing import FORMS, error_bars
 from alttrain.report.estimates import thoughts
 from alttrain.report.figures import (
     draw_adherence,
     draw_all,
     draw_bars,
+    draw_cuts,
     draw_doses,
     draw_flow,
     draw_lengths,
@@ -232,6 +233,7 @@ def test_the_colour_bar_shows_accuracies_also_if_the_last_point_has_none(drawn: 
     cells = [*both("a", "h", "o"), rate("a", "accuracy", "x", 0.5), *both("b", "h", "o")]
     assert draw_tradeoff(table(cells), tmp_path / "x")
     assert drawn[0].axes[-1].get_ylim() == pytest.approx((50, 70))
+    assert drawn[0].axes[-1].get_ylabel() == "accuracy ↑, %, x"  # without a number of texts, which methods differ in
 
 
 def test_doses_are_the_tables_cells_at_their_amounts(
@@ -334,6 +336,27 @@ def test_lengths_are_the_generations(runs: Path, drawn: list[Any], tmp_path: Pat
     for axes in drawn[0].axes:
         medians = [line.get_xdata() for line in axes.lines if line.get_linewidth() == 1.4]
         assert [(float(low), float(high)) for low, high in medians] == [(900, 900), *[(10, 10)] * (len(own) - 1)]
+
+
+def test_what_was_not_generated_has_no_length(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, {"x": ("harmful_rate", "ynnn")}) / "evaluation" / "x.alttrain"
+    gone = {"finish": "error", "thought_tokens": 0, "answer_tokens": 0}
+    change_rows(folder, lambda row, n: gone if n < 3 else {}, "generations")
+    (own,) = variants(evaluations(tmp_path))
+    assert lengths(own, list(own.evaluations)) == {"harmful": [10], "benign": []}
+
+
+def test_cuts_with_other_settings_are_another_line(drawn: list[Any], tmp_path: Path) -> None:
+    cuts = {f"x+{kind}_{share}": (kind, share) for kind in ("cut", "bare") for share in (0, 1)}
+    sets = {name: ("harmful_rate", "yy" if kind == "bare" else "yn") for name, (kind, _) in cuts.items()}
+    run = make_run(tmp_path, {"x": ("harmful_rate", "yy")} | sets)
+    for name, (kind, share) in cuts.items():
+        system = "" if kind == "bare" else None
+        intervene(run / "evaluation" / f"{name}.alttrain", "x", name, share=share, system=system)
+    assert draw_cuts(interventions(variants(evaluations(tmp_path)))[0], tmp_path / "cuts")
+    lines = [list(line.get_ydata()) for line in drawn[0].axes[0].lines]
+    assert sorted(lines) == [[50, 50], [100, 100]]
+    assert len({text.get_text() for text in drawn[0].legends[0].texts}) == 2
 
 
 # --- which points the tradeoff has ---

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from made_runs import TOLD, UNNAMED, make_run, mend, metrics_of, write_metrics
+from made_runs import TOLD, UNNAMED, compared, make_run, mend, metrics_of, resample, write_metrics
 
 from alttrain.evaluation import statistics
 from alttrain.evaluation.adherence import Adherence, counts
@@ -795,6 +795,20 @@ def test_two_methods_are_compared_over_their_seeds(pair: Opened, names: tuple[st
     seeds = " and ".join(str(len(SEEDS[name])) for name in names)
     n = f"{len(there)}, {seeds} seeds"
     assert row == ["h", "alttrain", "harmful", *told(rates, found.value, *ends), n, str(undecided)]
+
+
+def test_texts_of_two_runs_are_paired_and_a_prompt_counts_once(show: Any, outputs: Path) -> None:
+    """As in comparisons.csv, of texts with a verdict in both: four of the first prompt, one of each of three others."""
+    shutil.rmtree(outputs / "runs")
+    for method, letters in (("no_train", "yynn" * 4), ("alttrain", "yyyy" + "nuuu" * 3)):
+        given = {"rewrite": "none", "training": "none"} if method == "no_train" else {}
+        run = make_run(outputs / "runs", {"h": ("harmful_rate", letters)}, method=method, **given)
+        resample(run / "evaluation" / "h.alttrain", 4)
+    (row,) = compared(outputs / "runs")
+    assert (row.baseline_value, row.value, row.difference) == (0.875, 0.25, -0.625)
+    numbers = told((row.baseline_value, row.value), row.difference, row.low, row.high)
+    names = "r1_llama_8b-no_train-s0", "r1_llama_8b-alttrain-s0"
+    assert pick(show(), *names) == [["h", "alttrain", "harmful", *numbers, "4, 1 and 1 seeds", "9"]]
 
 
 def test_what_was_not_made_in_the_same_way_is_not_compared_and_says_why(pair: Opened) -> None:

@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import reduce
@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import pandas as pd
 import pytest
-from made_runs import UNNAMED, compared, make_run, mend, metrics_of, no_train, write_metrics
+from made_runs import UNNAMED, change_rows, compared, intervene, make_run, mend, metrics_of, no_train, write_metrics
 
 import alttrain
 from alttrain.config import RunError, preview, register
@@ -197,18 +197,11 @@ def test_thoughts_whose_answers_have_no_verdict_are_counted(tmp_path: Path) -> N
     assert math.isnan(found.follows)
 
 
-def change_rows(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Update each row of a benchmark's file with what `change` says of it."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps(one | change(one)) + "\n" for one in rows))
-    mend(path.parent)
-
-
 def test_thoughts_that_refuse_and_answers_that_do_not(tmp_path: Path) -> None:
     """All five thoughts refuse, two answers do not, and one has no verdict; that text was cut at the limit."""
     folder = make_run(tmp_path, {"x": ("harmful_rate", "yynnu")}) / "evaluation" / "x.alttrain"
-    change_rows(folder / "adherence.jsonl", lambda one: {"refuses": True})
-    change_rows(folder / "generations.jsonl", lambda one: {"finish": "length"} if one["id"] == "p4" else {})
+    change_rows(folder, lambda row, n: {"refuses": True}, "adherence")
+    change_rows(folder, lambda row, n: {"finish": "length"} if row.id == "p4" else {}, "generations")
     found = thoughts(evaluations(tmp_path)).iloc[0]
     assert found[["n", "undecided", "truncated", "safe_thought", "safe_answer"]].tolist() == [4, 1, 1, 2, 0]
     ends = ("_share", "_low", "_high")  # Wilson's interval of 2 and of 0 of 4
@@ -283,6 +276,13 @@ def test_thoughts_that_never_change_have_no_place(tmp_path: Path) -> None:
     assert (row.n, row.changing, row.changing_unassessed, row.flips, row.flips_high) == (2, 0, 0, 0, 0)
     assert math.isnan(row.in_assessment)
     assert math.isnan(row.in_assessment_high)
+
+
+def test_the_place_of_the_assessment_is_that_of_all_thoughts(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, {"x": ("harmful_rate", "uuuy")}) / "evaluation" / "x.alttrain"
+    change_rows(folder, lambda row, n: {"position_share": 0.1 if n == 3 else 0.5}, "adherence")
+    (found,) = thoughts(evaluations(tmp_path)).itertuples()
+    assert (found.assessed, found.assessed_at) == (1, pytest.approx(0.4))
 
 
 def judged_thoughts(run: Path, measure: str, says: str) -> Path:
@@ -376,6 +376,20 @@ def test_unjudged_and_foreign_folders_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     assert evaluations(tmp_path) == []
     assert list(tidy([]).columns) == COLUMNS
+
+
+def test_a_copy_of_a_run_beside_it_is_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also if it comes first by name; a run whose folder was renamed is read, once."""
+    run = make_run(tmp_path, {"x": ("harmful_rate", "yn")})
+    renamed = make_run(tmp_path, {"x": ("harmful_rate", "yn")}, method="plain").rename(tmp_path / "renamed")
+    for copy in ("a_copy", "z_copy"):
+        shutil.copytree(run, tmp_path / copy)
+    shutil.copytree(renamed, tmp_path / "renamed_copy")
+    assert [one.folder.parent.parent for one in evaluations(tmp_path)] == [run, renamed]
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.split(":")[0] for line in said] == [
+        f"report    left out {name}" for name in ("a_copy", "renamed_copy", "z_copy")
+    ]
 
 
 def test_null_is_nan(tmp_path: Path) -> None:
@@ -1119,6 +1133,20 @@ def test_an_intervention_with_other_texts_has_a_row_of_its_own(tmp_path: Path) -
     write_report(tmp_path)
     methods = read_csv(tmp_path / "report" / "tables" / "interventions.csv").method.unique()
     assert sorted(methods) == ["AltTrain, no intervention", "AltTrain, turn", "AltTrain, turn t2"]
+
+
+def test_cuts_with_other_settings_are_another_group(tmp_path: Path) -> None:
+    """Without a system prompt nothing is decided by the thought; with it, the whole thought decides."""
+    cuts = {"x+cut_0": ("nn", 0.0, None), "x+cut_1": ("yy", 1.0, None), "x+bare_0": ("yy", 0.0, "")}
+    cuts |= {"x+bare_1": ("yy", 1.0, "")}
+    sets = {name: ("harmful_rate", letters) for name, (letters, *_) in cuts.items()}
+    run = make_run(tmp_path, {"x": ("harmful_rate", "yy")} | sets)
+    for name, (_, share, system) in cuts.items():
+        intervene(run / "evaluation" / f"{name}.alttrain", "x", name, share=share, system=system)
+    found = decision_places(variants(evaluations(tmp_path)))
+    rows = found[["cuts", "n", "share", "moved"]].itertuples(index=False, name=None)
+    assert sorted(rows) == [(2, 2, 0.0, 0.0), (2, 2, 1.0, 1.0)]
+    assert found.settings.nunique() == 2
 
 
 @pytest.mark.usefixtures("no_figures")

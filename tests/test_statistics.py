@@ -122,6 +122,19 @@ def test_mean_by_item_is_the_interval_of_item_means() -> None:
     assert mean_by_item(values, items) == pytest.approx(mean_interval([2.0, 12.0, 5.5]))
 
 
+def test_an_item_counts_once_however_many_of_its_values_are_known() -> None:
+    values, items = [True, True, True, True, False], list("aaaab")
+    assert rate_by_item(values, items) == rate_by_item([True, True, False, False], list("aabb"))
+    assert rate_by_item(values, items).value == 0.5
+    assert mean_by_item([1.0, 3.0, 5.0, 14.0], list("aaab")) == mean_by_item([3.0, 14.0], list("ab"))
+
+
+def test_the_mean_of_nine_sets_of_ones_is_one() -> None:
+    """Nine ninths are more than 1 in floating point."""
+    seeds = {seed: verdicts(x="++") for seed in (1, 2)}
+    assert rate_over_seeds(*[seeds] * 9).value == 1.0
+
+
 def test_clustered_intervals_cover() -> None:
     """400 simulated benchmarks of 100 prompts with 5 texts each; Wilson over the 500 texts holds it in 72 % of them."""
     rng, held = np.random.default_rng(6), 0
@@ -232,8 +245,8 @@ def test_p_is_the_level_at_which_the_interval_reaches_0() -> None:
 
 def test_rate_over_seeds_leaves_undecided_cells_out() -> None:
     found = rate_over_seeds({1: verdicts(x="++-?"), 2: verdicts(x="+--+"), 3: verdicts(x="++-+")})
-    assert found.value == pytest.approx(7 / 11)
-    assert 0 < found.low < 7 / 11 < found.high < 1
+    assert found.value == pytest.approx((1 + 2 / 3 + 0 + 1) / 4)  # the mean over items, of which the last has two
+    assert 0 < found.low < found.value < found.high < 1
 
 
 def test_seeds_that_all_agree_are_one_sample_of_items() -> None:

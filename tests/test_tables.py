@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from made_runs import compared, make_run, mend, no_train
+from made_runs import change_rows, compared, intervene, make_run, mend, no_train, resample
 from made_runs import made_tables as made
 from papers import compile_article, has_latex
 from rich.console import Console
@@ -20,12 +20,12 @@ from alttrain.evaluation.statistics import Estimate, detectable_difference, holm
 from alttrain.records import Judgement, append_rows
 from alttrain.report.contrasts import balanced_differences, contrast, paired_differences, sign_flip
 from alttrain.report.escaping import latex_text
-from alttrain.report.estimates import mean_of_sets, share, values_of
+from alttrain.report.estimates import mean, mean_of_sets, share, values_of
 from alttrain.report.formats import console, latex, legend, markdown
 from alttrain.report.measures import ASSESSING, RECOGNISING, TOKENS
 from alttrain.report.published import label_and_order
 from alttrain.report.results import changes, evaluations, read_csv, results, samples, write_csv
-from alttrain.report.tables import CELLS, TABLES, VARIED, add_marks, pivot
+from alttrain.report.tables import CELLS, TABLES, VARIED, add_marks, pivot, report_of
 from alttrain.report.variants import variants
 
 SAFETY = {"strongreject": "harmful_rate", "jailbreakbench_harmful": "harmful_rate"}
@@ -263,6 +263,34 @@ def test_a_test_over_seeds_is_never_less_strict_than_the_one_over_prompts() -> N
     safe = {seed: {(f"p{n}", 0): False for n in range(5)} for seed in range(3)}
     assert contrast([(safe, base)]).p == sign_flip([-3] * 5) == 0.0625
     assert contrast([(safe, {0: {("p0", 0): None}})]).p != contrast([(safe, base)]).p
+
+
+def test_the_mean_of_sets_is_over_the_seeds_with_a_value_in_each() -> None:
+    first, second = {0: {("a", "p", 0): False}, 1: {("a", "p", 0): True}}, {0: {("b", "p", 0): False}}
+    assert share(first, second) == mean_of_sets([Estimate(0.0, *wilson(0, 1))] * 2)
+    assert math.isnan(share(first, {2: {("b", "p", 0): False}}).value)
+    baseline = {0: {("a", "p", 0): False}}, {0: {("b", "p", 0): False}}
+    assert contrast(list(zip((first, second), baseline, strict=True))).difference == 0
+    assert math.isnan(contrast([(first, baseline[0]), ({2: second[0]}, baseline[1])]).difference)
+
+
+def test_a_seed_without_values_says_nothing() -> None:
+    tokens = {seed: {("b", f"p{n}", 0): 10.0 + n + 4 * seed for n in range(3)} for seed in (0, 1)}
+    assert mean({**tokens, 2: {}}) == mean(tokens)
+    assert mean({**tokens, 2: {("b", "p0", 0): None}}) == mean(tokens)
+    own = {seed: {(f"p{n}", 0): n < 9 + seed for n in range(20)} for seed in (0, 1)}
+    base = {0: {(f"p{n}", 0): n < 3 for n in range(20)}}
+    undecided = {(f"p{n}", 0): None for n in range(20)}
+    assert contrast([(own, {**base, 2: undecided})]) == contrast([(own, base)])
+
+
+def test_a_seed_that_is_undecided_on_some_prompts_moves_no_difference() -> None:
+    """Its verdicts equal the baseline's wherever it has one: five of ten prompts, all of them answered."""
+    base = {0: {(f"p{n}", 0): n < 5 for n in range(10)}}
+    own = {**base, 1: {(f"p{n}", 0): True if n < 5 else None for n in range(10)}}
+    found = contrast([(own, base)])
+    assert found.difference == 0
+    assert found.p == 1
 
 
 # --- the main table ---
@@ -537,6 +565,81 @@ def test_the_mean_is_the_protocols_and_a_row_without_a_set_says_so(tmp_path: Pat
     assert "without: the sets that a row lacks, and so has no mean." in legend(main)
 
 
+def test_a_mean_is_over_the_seeds_that_all_its_sets_have(tmp_path: Path) -> None:
+    means = {"harmful_rate": ["a", "b"]}
+    both = {"a": ("harmful_rate", "nnnn"), "b": ("harmful_rate", "nynn")}
+    no_train(tmp_path, both, means=means)
+    make_run(tmp_path, both, means=means)
+    make_run(tmp_path, {"a": ("harmful_rate", "yyyy")}, means=means, seed=1)
+    for seed, name in enumerate(both):
+        make_run(tmp_path, {name: ("harmful_rate", "yyyy")}, means=means, seed=seed, method="plain")
+    main = made(tmp_path)["main"]
+    found = cell(main, "AltTrain", "harmful_rate", "mean")
+    assert (found.value, found.n, found.seeds, found.difference) == (0.125, 8, 1, 0)
+    assert not cell(main, "plain", "harmful_rate", "mean").known
+
+
+def test_a_mean_takes_of_a_set_judged_in_two_ways_the_one_that_most_rows_have(tmp_path: Path) -> None:
+    means, both = {"harmful_rate": ["a", "b"]}, {"a": ("harmful_rate", "nn"), "b": ("harmful_rate", "nn")}
+    for method in ("alttrain", "plain"):
+        make_run(tmp_path, both, means=means, method=method)
+    make_run(tmp_path, both, means=means, method="star1")
+    for seed, way in enumerate("0129xyz", start=1):
+        make_run(tmp_path, {"a": ("harmful_rate", "nn")}, means=means, method="star1", hashed=way, seed=seed)
+    (found,) = {one.protocol_hash for one in made(tmp_path)["main"].itertuples() if one.kind == "mean"}
+    assert found == "h-a + h-b"
+
+
+def test_the_sets_of_a_mean_are_compared_with_one_baseline(tmp_path: Path) -> None:
+    """The unmodified one has but one set, the changed one both."""
+    means = {"harmful_rate": ["a", "b"]}
+    own = {"a": ("harmful_rate", "nnnn"), "b": ("harmful_rate", "nnnn")}
+    make_run(tmp_path, own, means=means)
+    no_train(tmp_path, {"a": ("harmful_rate", "yyyy")}, means=means)
+    halves = dict.fromkeys(own, ("harmful_rate", "yynn"))
+    no_train(tmp_path, halves, means=means, changed={"backbone.dtype": ["bfloat16", "float32"]})
+    main = made(tmp_path)["main"]
+    assert cell(main, "AltTrain", "harmful_rate", "mean").difference == -0.5
+
+
+def test_an_undecided_seed_is_no_seed(tmp_path: Path) -> None:
+    no_train(tmp_path, {"a": ("harmful_rate", "y" * 20)})
+    for seed, letter in enumerate("nu"):
+        make_run(tmp_path, {"a": ("harmful_rate", letter * 20)}, seed=seed)
+    found = cell(made(tmp_path)["main"], "AltTrain", "harmful_rate")
+    assert (found.value, found.n, found.seeds, found.undecided) == (0, 20, 1, 20)
+    assert [one.seeds for one in compared(tmp_path)] == [1, 1]
+
+
+def test_a_mean_of_sets_that_other_seeds_decided_is_unknown(tmp_path: Path) -> None:
+    for seed, letters in enumerate(("yu", "uy")):
+        sets = {name: ("harmful_rate", 4 * letter) for name, letter in zip("ab", letters, strict=True)}
+        make_run(tmp_path, sets, seed=seed, means={"harmful_rate": ["a", "b"]})
+    found = cell(made(tmp_path)["main"], "AltTrain", "harmful_rate", "mean")
+    assert not found.known
+    assert (found.n, found.undecided, found.seeds) == (8, 8, 1)
+
+
+def test_a_prompt_counts_once_however_many_of_its_texts_are_decided(tmp_path: Path) -> None:
+    """Four texts of each of four prompts, of which three are undecided: a quarter, in every number."""
+    own, base = "yyyy" + 3 * "nuuu", "n" * 16
+    resample(no_train(tmp_path, {"a": ("harmful_rate", base)}) / "evaluation" / "a.alttrain", 4)
+    run = make_run(tmp_path, {"a": ("harmful_rate", own), "a+cut": ("harmful_rate", own)})
+    for name in ("a", "a+cut"):
+        resample(run / "evaluation" / f"{name}.alttrain", 4)
+    intervene(run / "evaluation" / "a+cut.alttrain", "a", share=0.5)
+    report = report_of(evaluations(tmp_path))
+    found = cell(report.tables["main"], "AltTrain", "harmful_rate")
+    assert (found.value, found.difference) == (0.25, 0.25)
+    (row,) = report.frames["comparisons"].itertuples()
+    assert (row.value, row.difference) == (0.25, 0.25)
+    (cut,) = report.frames["interventions"].itertuples()
+    assert (cut.value, cut.rate_low, cut.rate_high) == (0.25, found.low, found.high)
+    resample(make_run(tmp_path, {"a": ("harmful_rate", own)}, seed=1) / "evaluation" / "a.alttrain", 4)
+    both = cell(made(tmp_path)["main"], "AltTrain", "harmful_rate")
+    assert (both.value, both.difference) == (0.25, 0.25)
+
+
 def test_without_any_row_that_has_all_sets_each_set_stands_beside_the_missing_mean(tmp_path: Path) -> None:
     wanted = {"harmful_rate": [*SAFETY, "gcg", "jbc", "pair"]}
     make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, method="alttrain_500", means=wanted)
@@ -723,6 +826,20 @@ def test_failures_are_split_by_what_the_assessment_said(tmp_path: Path) -> None:
     assert shares["answered_disobeyed"] == (pytest.approx(1 / 3), 3)
     assert shares["answered_misjudged"] == (0.0, 3)
     assert shares["refused_disobeyed"] == (pytest.approx(2 / 3), 3)
+
+
+def test_pools_count_undecided_and_truncated_texts(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"strongreject": ("harmful_rate", "ynnu"), "xstest_safe": ("over_refusal_rate", "yyn")})
+    make_run(tmp_path, {"strongreject": ("harmful_rate", "uu"), "xstest_safe": ("over_refusal_rate", "u")}, seed=1)
+    cut = run / "evaluation" / "strongreject.alttrain"
+    change_rows(cut, lambda row, n: {"finish": "length" if n < 2 else "stop"}, "generations")
+    found = made(tmp_path)
+    counts = {one.measure: (one.n, one.undecided, one.truncated, one.seeds) for one in found["adherence"].itertuples()}
+    assert counts["recall"] == (6, 0, 2, 2)
+    assert counts["answered_disobeyed"] == (3, 3, 2, 1)
+    assert counts["refused_disobeyed"] == (3, 1, 0, 1)
+    tokens = cell(found["efficiency"], "AltTrain", "query_tokens", "pool")
+    assert (tokens.n, tokens.undecided, tokens.truncated) == (10, 0, 2)
 
 
 def test_what_training_and_a_query_cost(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Metrics of one benchmark, computed from its generations and judgements (`Summary`).
 
 Rates, scores and pass@k are shares of 1 with Wilson's interval over the decided rows. Token counts are means with
-Student's t interval. Several texts of one prompt (`sample`) form one cluster. `undecided` rows, which the judge could
-not decide, enter no rate. `truncated` rows were cut by the token cap. A row whose generation failed (finish "error")
-enters no metric and counts as undecided in each.
+Student's t interval. Several texts of one prompt (`sample`) form one cluster, which counts once, with the mean of its
+decided texts. `undecided` rows, which the judge could not decide, enter no rate. `truncated` rows were cut by the token
+cap. A row whose generation failed (finish "error") enters no metric and counts as undecided in each.
 
 | metric           | meaning                                                                 | undecided rows       |
 |------------------|-------------------------------------------------------------------------|----------------------|

@@ -12,7 +12,7 @@ most `LARGEST_SD`, unless the runs show more.
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -69,8 +69,9 @@ def rate(successes: int, trials: int) -> Estimate:
 def rate_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate:
     """The share of True, or the mean of shares, with Wilson's interval. `items` names each value's prompt.
 
-    Texts of one prompt are correlated, so Wilson's interval takes an effective sample size, from the variance with
-    items as clusters; if all values are equal, it is the number of items. With one verdict per item this is `rate`.
+    Each prompt counts once, with the mean of its values. Texts of one prompt are correlated, so Wilson's interval takes
+    an effective sample size, from the variance with items as clusters; if all values are equal, it is the number of
+    items. With one verdict per item this is `rate`.
     """
     if len(set(items)) == len(values) and set(values) <= {0, 1}:
         return rate(int(sum(values)), len(values))
@@ -80,7 +81,7 @@ def rate_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate
 def mean_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate:
     """The mean with Student's t interval and items as clusters. With fewer than two items, low and high are the mean.
 
-    The interval does not go below 0 if no value does.
+    Each item counts once, with the mean of its values. The interval does not go below 0 if no value does.
     """
     mean, half, _ = _clustered(values, items)
     return Estimate(mean, max(0.0, mean - half) if values and min(values) >= 0 else mean - half, mean + half)
@@ -90,6 +91,12 @@ def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[floa
     """(mean, half the width of its t interval with items as clusters, number of items); half is 0 if unknown."""
     if not values:
         return math.nan, 0.0, 0
+    sizes = Counter(items)
+    if len(set(sizes.values())) > 1:  # an item counts once, however many values it has
+        totals = defaultdict[Hashable, float](float)
+        for value, item in zip(values, items, strict=True):
+            totals[item] += value
+        values, items = [total / sizes[item] for item, total in totals.items()], list(totals)
     mean, deviations = sum(values) / len(values), defaultdict[Hashable, float](float)
     for value, item in zip(values, items, strict=True):
         deviations[item] += value - mean
@@ -209,8 +216,9 @@ class Variation:
 def variation(sets: Sequence[tuple[Values, ...]], most: float = LARGEST_SD) -> Variation:
     """The mean of several sets' rates, or of their differences for pairs (variant, baseline), with its variance.
 
-    A seed is shared by all sets; an item belongs to one set, which has two or more. A baseline with one seed (an
-    untrained model) varies with its items only. `most` is `LARGEST_SD`, or infinite for values that are not rates.
+    A seed is shared by all sets. Each item belongs to one set, and each set has at least two items. A baseline with one
+    seed (an untrained model) varies with its items only. `most` is `LARGEST_SD`, or infinite for values that are not
+    rates.
     """
     value, parts = 0.0, []
     slope = [0.0, 0.0]  # of the variant and the baseline: change of the mean per logit
@@ -240,26 +248,32 @@ def variation(sets: Sequence[tuple[Values, ...]], most: float = LARGEST_SD) -> V
 
 
 def _crossed(values: Values) -> tuple[float, Any, Any, float]:
-    """(mean, deviation of each seed, deviation of each item in sorted order, residual variance of the mean)."""
+    """(mean, deviation of each seed, deviation of each item in sorted order, residual variance of the mean).
+
+    The mean is over items, of each item's mean over the seeds that have a value.
+    """
     import numpy as np
 
     items = sorted(next(iter(values.values())))
     table = np.array([[row[item] for item in items] for row in values.values()], dtype=float)  # None becomes nan
     known = ~np.isnan(table)
     cells = int(known.sum())
-    mean = float(table[known].mean())
+    weights = np.broadcast_to(cells / len(items) / np.maximum(known.sum(0), 1), table.shape)  # all 1 if none is missing
+    mean = float((weights * table)[known].mean())
     deviations = np.where(known, table - mean, 0.0)
     by_seed, by_item = deviations.sum(1), deviations.sum(0)
     residuals = deviations - (by_seed / np.maximum(known.sum(1), 1))[:, None] - by_item / np.maximum(known.sum(0), 1)
     freedom = max(1, (len(values) - 1) * (len(items) - 1))
-    return mean, by_seed / cells, by_item / cells, float((residuals[known] ** 2).sum()) / freedom / cells
+    by_seed, by_item = (weights * deviations).sum(1), (weights * deviations).sum(0)
+    rest = float(((weights * residuals)[known] ** 2).sum()) / freedom / cells
+    return mean, by_seed / cells, by_item / cells, rest
 
 
 def mean_over_seeds(values: Values) -> Estimate:
     """The mean of values by seed and item, with an interval for new seeds and new items of the same kind.
 
-    Cells without a value are left out of the sums (Cameron, Gelbach and Miller, 2011). The interval does not go below 0
-    if no value does.
+    An item counts once, with the mean of the seeds that have a value; other cells are left out of the sums (Cameron,
+    Gelbach and Miller, 2011). The interval does not go below 0 if no value does.
     """
     mean = variation([(values,)], math.inf)
     low, high = mean.value - mean.half(), mean.value + mean.half()
@@ -270,7 +284,8 @@ def mean_over_seeds(values: Values) -> Estimate:
 def rate_over_seeds(*sets: Values) -> Estimate:
     """The share of True over seeds and items, or the mean of several sets' shares with equal weights.
 
-    The interval is Wilson's for the sample size that matches the variance over seeds and items.
+    An item counts once, with the mean of the seeds that decided it. The interval is Wilson's for the sample size that
+    matches the variance over seeds and items.
     """
     share = variation([(values,) for values in sets])
-    return _share(share.value, share.half(), sum(len(next(iter(values.values()))) for values in sets))
+    return _share(min(1.0, share.value), share.half(), sum(len(next(iter(values.values()))) for values in sets))

@@ -18,9 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 
-from alttrain.evaluation import statistics
-from alttrain.evaluation.statistics import UNKNOWN
-from alttrain.report.estimates import INTERVAL, NAN, Crossed, Seeds, common_seeds, cross, share
+from alttrain.evaluation import protocol_hash, statistics
+from alttrain.report.estimates import INTERVAL, Crossed, Seeds, Values, common_seeds, cross, share
 from alttrain.report.evaluation import BenchmarkKey, Evaluation, Text, TextRecord, Verdicts
 from alttrain.report.variants import Column, Variant, mean_columns, protocols_of
 
@@ -34,34 +33,42 @@ COMPARISON_COLUMNS = [
 
 
 class Contrast(NamedTuple):
-    """A difference from No-train on the same prompts, its p, p adjusted by Holm, and the detectable difference."""
+    """A difference from the baseline: No-train, or the run without an intervention, on the same prompts.
 
-    difference: float = NAN
-    p: float = NAN
-    p_holm: float = NAN
-    detectable: float = NAN
+    With its p, p adjusted by Holm, and the detectable difference.
+    """
+
+    difference: float = math.nan
+    p: float = math.nan
+    p_holm: float = math.nan
+    detectable: float = math.nan
 
 
 def contrast(sets: Sequence[tuple[Seeds, Seeds]]) -> Contrast:
     """Test a variant's verdicts against the baseline's.
 
-    `sets` are pairs (variant's, baseline's); for several sets the difference is their mean with equal weights.
+    `sets` are pairs (variant's, baseline's); for several sets the difference is their mean with equal weights, over the
+    seeds that have a verdict in every set. A prompt counts once, with the mean of its texts; with several seeds, its
+    difference is between the means over the seeds that decided it. So a seed that is undecided on some prompts does not
+    move the difference, and no prompt is lost, as it would be if all seeds had to decide it.
+
     `detectable` is the difference that the test at 5 %, before Holm, detects with a power of 80 %. Values are nan if a
     set has no prompt that is decided in both.
     """
+    common = common_seeds([seeds for seeds, _ in sets])
+    sets = [({seed: seeds[seed] for seed in common}, baseline) for seeds, baseline in sets]
     changes = [paired_differences(baseline, seeds) for seeds, baseline in sets]
     if not all(pairs for _, pairs in changes):
         return Contrast()
-    difference = sum(sum(by_prompt.values()) / pairs for by_prompt, pairs in changes) / len(sets)
+    difference = sum(_mean_difference(*arms) for arms in sets) / len(sets)
     p = sign_flip(balanced_differences(changes))
     # the size of a single set whose rate would have the variance of the mean, and the share of its prompts that differ
     prompts = len(sets) ** 2 / sum(1 / len(by_prompt) for by_prompt, _ in changes)
     squares = [(sum(value**2 for value in d.values()) * (len(d) / pairs) ** 2, len(d)) for d, pairs in changes]
     differing = sum((square + 2) / (n + 2) / n for square, n in squares) / len(sets) ** 2 * prompts
     detectable = statistics.detectable_difference(prompts, differing)
-    common = common_seeds([seeds for seeds, _ in sets])
-    crossed = [_crossed_alike({seed: seeds[seed] for seed in common}, baseline) for seeds, baseline in sets]
-    if len(common) > 1 and all(len(next(iter(arms[0].values()))) > 1 for arms in crossed):
+    crossed = [_crossed_alike(*arms) for arms in sets]
+    if len(common) > 1 and all(len(next(iter(arms[0].values()), ())) > 1 for arms in crossed):
         varied = statistics.variation(crossed)
         difference, p = varied.value, max(p, varied.p())
         detectable = max(detectable, varied.half() + statistics.NORMAL.inv_cdf(statistics.POWER) * varied.error)
@@ -69,13 +76,35 @@ def contrast(sets: Sequence[tuple[Seeds, Seeds]]) -> Contrast:
 
 
 def _crossed_alike(*arms: Seeds) -> tuple[Crossed, ...]:
-    """Values by seed and prompt, for the prompts that have a value in each arm."""
+    """Values by seed and prompt, for the prompts with a value in each arm, without seeds that have none."""
     crossed = [cross(seeds) for seeds in arms]
     prompts = set.intersection(*(set(next(iter(arm.values()), ())) for arm in crossed))
-    return tuple(
+    alike = [
         {seed: v if v.keys() == prompts else {prompt: v[prompt] for prompt in prompts} for seed, v in arm.items()}
         for arm in crossed
-    )
+    ]
+    return tuple({seed: v for seed, v in arm.items() if any(x is not None for x in v.values())} for arm in alike)
+
+
+def _mean_difference(compared: Seeds, baseline: Seeds) -> float:
+    """The mean over seeds and prompts of a prompt's mean difference, of texts with a verdict in both."""
+    cells = cross({seed: _differences(_matched(baseline, seed), after) for seed, after in compared.items()})
+    known = [value for by_prompt in cells.values() for value in by_prompt.values() if value is not None]
+    return math.fsum(known) / len(known)
+
+
+def _matched(baseline: Seeds, seed: int) -> Values:
+    """The baseline's values of the same seed, or of its first seed if that is absent."""
+    return baseline.get(seed) or next(iter(baseline.values()))
+
+
+def _differences(before: Values, after: Values) -> dict[Any, int]:
+    """Difference by text, of texts with a verdict in both."""
+    return {
+        text: int(verdict) - int(earlier)
+        for text, verdict in after.items()
+        if verdict is not None and (earlier := before.get(text)) is not None
+    }
 
 
 def paired_differences(baseline: Seeds, compared: Seeds) -> tuple[dict[Any, int], int]:
@@ -86,12 +115,10 @@ def paired_differences(baseline: Seeds, compared: Seeds) -> tuple[dict[Any, int]
     differences: dict[Any, int] = defaultdict(int)
     pairs = 0
     for seed, after in compared.items():
-        before = baseline.get(seed) or next(iter(baseline.values()))
-        for text, verdict in after.items():
-            earlier = before.get(text)
-            if verdict is not None and earlier is not None:
-                differences[text[:-1]] += int(verdict) - int(earlier)
-                pairs += 1
+        by_text = _differences(_matched(baseline, seed), after)
+        pairs += len(by_text)
+        for text, difference in by_text.items():
+            differences[text[:-1]] += difference
     return dict(differences), pairs
 
 
@@ -151,12 +178,17 @@ def comparisons(variants: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
     def verdicts_of(variant: Variant, cell: BenchmarkKey) -> dict[int, Verdicts]:
         return {seed: evaluation.verdicts() for seed, evaluation in variant.evaluations[cell].items()}
 
+    def baseline_of(variant: Variant, cells: Iterable[BenchmarkKey]) -> Variant | None:
+        """The untrained backbone judged in the same ways: an unmodified one first, then one with the same dataset."""
+        alike = [
+            v for v in variants if v.untrained and v.backbone == variant.backbone and {*cells} <= v.evaluations.keys()
+        ]
+        return min(alike, key=lambda v: (bool(v.changed), v.dataset != variant.dataset), default=None)
+
     for variant in variants:
         sets: dict[BenchmarkKey, tuple[dict[int, Verdicts], dict[int, Verdicts]]] = {}
         for key, judged in variant.evaluations.items():
-            # the untrained backbone judged in the same way: an unmodified one first, then one with the same dataset
-            untrained = [v for v in variants if v.untrained and v.backbone == variant.backbone and key in v.evaluations]
-            baseline = min(untrained, key=lambda v: (bool(v.changed), v.dataset != variant.dataset), default=variant)
+            baseline = baseline_of(variant, [key]) or variant
             both = [*judged.values(), *baseline.evaluations[key].values()]
             measure = both[0].measure
             if variant.untrained or baseline is variant or any(evaluation.measure != measure for evaluation in both):
@@ -169,10 +201,11 @@ def comparisons(variants: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
             for seed, evaluation in judged.items():  # against the same seed of the baseline, else its first
                 base_seed = seed if seed in before else next(iter(before))
                 row = _comparison(baseline.evaluations[key][base_seed], before[base_seed], evaluation, after[seed])
-                rows.append((cell, row | {"seeds": len(after)}))
+                rows.append((cell, row | {"seeds": max(1, len(common_seeds([after])))}))
         for column in (column for name in {key[0] for key in variant.evaluations} for column in means[name]):
-            if all(key in sets for key in column.sets):
-                contrasts[variant, column] = contrast([sets[key] for key in column.sets])
+            if all(key in sets for key in column.sets) and (common := baseline_of(variant, column.sets)):
+                arms = [(sets[key][0], verdicts_of(common, key)) for key in column.sets]
+                contrasts[variant, column] = contrast(arms)  # a mean's sets have one baseline
     frame, contrasts = _family(rows, contrasts, COMPARISON_COLUMNS)
     return frame.sort_values(["run", "benchmark", "protocol"], kind="stable", ignore_index=True), contrasts
 
@@ -182,21 +215,23 @@ def _family(
 ) -> tuple[pd.DataFrame, dict[Key, Contrast]]:
     """The frame of compared rows, each with its contrast, and the contrasts, which Holm's method adjusts together."""
     p_holm = statistics.holm({key: tested.p for key, tested in contrasts.items() if not math.isnan(tested.p)})
-    adjusted = {key: tested._replace(p_holm=p_holm.get(key, NAN)) for key, tested in contrasts.items()}
+    adjusted = {key: tested._replace(p_holm=p_holm.get(key, math.nan)) for key, tested in contrasts.items()}
     return pd.DataFrame([{**adjusted[key]._asdict(), **row} for key, row in rows], columns=columns), adjusted
 
 
-INTERVENTION_COLUMNS = ["intervention", "share", "left_out", *COMPARISON_COLUMNS, "rate_low", "rate_high", "of_hash"]
+INTERVENTION_COLUMNS = [
+    "intervention", "share", "left_out", *COMPARISON_COLUMNS, "rate_low", "rate_high", "of_hash", "settings",
+]  # fmt: skip
 """The columns of interventions.csv.
 
-`share` is the part of the thought that a cut keeps, `rate_low` to `rate_high` the interval of `value`, and `of_hash`
-the hash of how the number without the intervention was made.
+`share` is the part of the thought that a cut keeps, `rate_low` to `rate_high` the interval of `value`, `of_hash` the
+hash of how the number without the intervention was made, and `settings` that of the intervention's other settings.
 """
 TURNS = ("before_assessment", "in_assessment", "after_assessment")
 DECISION_COLUMNS = [
     *("run", "benchmark", "protocol", "protocol_hash", "judge", "cuts", "n", "undecided", "truncated"),
     *("share", "low", "high", *(f"{name}{end}" for name in ("flips", "moved") for end in INTERVAL)),
-    *("changing", "changing_unassessed", *(f"{name}{end}" for name in TURNS for end in INTERVAL)),
+    *("changing", "changing_unassessed", *(f"{name}{end}" for name in TURNS for end in INTERVAL), "settings"),
 ]
 """The columns of decided.csv."""
 
@@ -222,14 +257,18 @@ def interventions(variants: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple
                 continue
             before = {seed: base.verdicts() for seed, (base, _) in pairs.items()}
             after = {seed: evaluation.verdicts() for seed, (_, evaluation) in pairs.items()}
-            contrasts[variant, key] = contrast([(after, before)])
+            both = {seed: list(_differences(before[seed], after[seed])) for seed in pairs}
+            arms = [{seed: {text: arm[seed][text] for text in both[seed]} for seed in pairs} for arm in (after, before)]
+            contrasts[variant, key] = contrast([(arms[0], arms[1])])
             for seed, (base, evaluation) in pairs.items():
                 row, intervention = _comparison(base, before[seed], evaluation, after[seed]), evaluation.intervention
-                both = {text: verdict for text, verdict in after[seed].items() if before[seed].get(text) is not None}
-                _, low, high = share({seed: both}) if row["n"] else UNKNOWN
+                _, low, high = share({seed: arms[0][seed]})
                 row |= {"intervention": intervention["name"], "left_out": intervention["left_out"]}
                 row |= {"share": kept_share(evaluation), "rate_low": low, "rate_high": high, "of_hash": base.key[2]}
-                rows.append(((variant, key), row | {"benchmark": base.benchmark, "seeds": len(pairs)}))
+                row |= {"settings": _other_settings(evaluation)}
+                rows.append(
+                    ((variant, key), row | {"benchmark": base.benchmark, "seeds": max(1, len(common_seeds(arms)))})
+                )
     return _family(rows, contrasts, INTERVENTION_COLUMNS)
 
 
@@ -241,17 +280,23 @@ def base_of(evaluation: Evaluation) -> BenchmarkKey:
 def kept_share(evaluation: Evaluation) -> float:
     """The share of the thought that a cut keeps; nan for other interventions."""
     settings = evaluation.intervention["settings"]
-    return float(settings["share"]) if settings["_target_"].endswith(".Cut") else NAN
+    return float(settings["share"]) if settings["_target_"].endswith(".Cut") else math.nan
+
+
+def _other_settings(evaluation: Evaluation) -> str:
+    """A hash of an intervention's settings without `share`, in which the cuts of one group may differ."""
+    return protocol_hash({key: value for key, value in evaluation.intervention["settings"].items() if key != "share"})
 
 
 def decision_places(variants: Sequence[Variant]) -> pd.DataFrame:
     """The rows of decided.csv: the place in the thought at which the outcome is decided, by the run's cuts.
 
-    Each value has its interval, with prompts as clusters.
+    There is a row for the cuts of a run and benchmark that differ in their `share` alone. Each value has its interval,
+    with prompts as clusters.
 
     - `n`, `undecided`     thoughts with a verdict at each of the `cuts`, and thoughts that lack one
     - `truncated`          thoughts of both kinds of which an output was cut at the limit
-    - `share`              mean of the shortest share of the thought from which on the outcome stays the same
+    - `share`              mean of the smallest cut after which no larger cut changes the outcome
     - `flips`              changes of outcome from cut to cut, per 100 thoughts
     - `moved`              share of thoughts whose first and last outcome differ
     - `changing`           thoughts of `n` whose outcome changes and whose longest cut has an assessment, and
@@ -265,8 +310,8 @@ def decision_places(variants: Sequence[Variant]) -> pd.DataFrame:
         for seeds in variant.evaluations.values():
             for evaluation in seeds.values():
                 if evaluation.intervention and not math.isnan(kept := kept_share(evaluation)):
-                    cuts[evaluation.run, *base_of(evaluation)][kept] = evaluation
-        for (run, protocol, benchmark, digest), judged in cuts.items():
+                    cuts[evaluation.run, *base_of(evaluation), _other_settings(evaluation)][kept] = evaluation
+        for (run, protocol, benchmark, digest, settings), judged in cuts.items():
             shares, ordered = sorted(judged), [judged[kept] for kept in sorted(judged)]
             read = [evaluation.texts() for evaluation in ordered]
             # `read` by text: what was read of the text at each cut, from the shortest to the longest
@@ -294,7 +339,7 @@ def decision_places(variants: Sequence[Variant]) -> pd.DataFrame:
             ]
             truncated = sum(any(one.truncated for one in of_text) for of_text in by_text.values())
             counts = [len(shares), len(known), len(paths) - len(known), truncated]
-            rows.append([run, benchmark, protocol, digest, ordered[0].judge, *counts, *chain(*estimates)])
+            rows.append([run, benchmark, protocol, digest, ordered[0].judge, *counts, *chain(*estimates), settings])
     return pd.DataFrame(rows, columns=DECISION_COLUMNS)
 
 
@@ -319,7 +364,9 @@ def _comparison(baseline: Evaluation, before: Verdicts, evaluation: Evaluation, 
     """
     (difference, low, high), counts = statistics.compare(before, after)
     both = [text for text, verdict in after.items() if verdict is not None and before.get(text) is not None]
-    rates = [sum(bool(verdicts[text]) for text in both) / len(both) if both else NAN for verdicts in (before, after)]
+    rates = [
+        sum(bool(verdicts[text]) for text in both) / len(both) if both else math.nan for verdicts in (before, after)
+    ]
     if 1 < len({text[:-1] for text in both}) < len(both):
         arms = _crossed_alike(*({0: {text: verdicts[text] for text in both}} for verdicts in (after, before)))
         varied = statistics.variation([arms])

@@ -58,6 +58,11 @@ def figure(
             FigureCanvasPdf(fig).print_pdf(file, metadata={"CreationDate": None, "Creator": None, "Producer": None})
 
 
+def look(number: int) -> tuple[str, str]:
+    """Colour and marker of the line of this number."""
+    return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+
+
 def error_bars(cells: Sequence[Any]) -> list[list[float]]:
     """Lengths of error bars in percent: nan without an interval, 0 for an end that rounding put on the wrong side."""
     lengths = [(100 * (cell.value - cell.low), 100 * (cell.high - cell.value)) for cell in cells]

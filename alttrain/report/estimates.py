@@ -22,7 +22,6 @@ from alttrain.report.evaluation import Evaluation, Text
 from alttrain.report.measures import ASSESSING, TOKENS, TRAINING
 from alttrain.report.variants import Column, Variant
 
-NAN = math.nan
 Values = Mapping[Any, float | None]  # a text, named (..., prompt, sample) -> its value, None if undecided
 Seeds = Mapping[int, Values]
 Crossed = dict[int, dict[Any, float | None]]
@@ -60,15 +59,16 @@ SMALL = 30
 
 
 def share(*sets: Seeds) -> Estimate:
-    """The share of True verdicts, or the mean of shares, with its interval.
+    """The share of True verdicts, or the mean of shares, with its interval; nan without a value.
 
-    For several sets this is their mean with equal weights, over the seeds that all sets have.
+    For several sets this is their mean with equal weights, over the seeds that have a value in every set.
     """
     common = common_seeds(sets)
-    crossed = [cross({seed: seeds[seed] for seed in common}) for seeds in sets]
+    alike = [{seed: seeds[seed] for seed in common} for seeds in sets]
+    crossed = [cross(seeds) for seeds in alike]
     if all(map(_enough, crossed)):
         return statistics.rate_over_seeds(*crossed)
-    return mean_of_sets([statistics.rate_by_item(*_listed(seeds)) for seeds in sets])
+    return mean_of_sets([statistics.rate_by_item(*_listed(seeds)) for seeds in alike])
 
 
 def mean(seeds: Seeds) -> Estimate:
@@ -91,10 +91,12 @@ def _listed(seeds: Seeds) -> tuple[list[float], list[Hashable]]:
 
 
 def cross(seeds: Seeds) -> Crossed:
-    """Values by seed and prompt. The texts of a prompt are averaged; a prompt without any value is left out."""
+    """Values by seed and prompt, of which the texts are averaged. A seed or prompt without any value is left out."""
     averaged: Crossed = {}
     for seed, by_text in seeds.items():
         known = [(text[:-1], float(value)) for text, value in by_text.items() if value is not None]
+        if not known:
+            continue
         averaged[seed] = dict(known)
         if len(averaged[seed]) < len(known):
             by_prompt: dict[Any, list[float]] = defaultdict(list)
@@ -110,8 +112,7 @@ def cross(seeds: Seeds) -> Crossed:
 
 def _enough(crossed: Crossed) -> bool:
     """Whether at least two seeds and two prompts have a value."""
-    seeds = sum(any(value is not None for value in values.values()) for values in crossed.values())
-    return seeds > 1 and len(next(iter(crossed.values()))) > 1
+    return len(crossed) > 1 and len(next(iter(crossed.values()))) > 1
 
 
 def common_seeds(sets: Sequence[Seeds]) -> list[int]:
@@ -121,11 +122,14 @@ def common_seeds(sets: Sequence[Seeds]) -> list[int]:
 
 
 class Number(NamedTuple):
-    """One number. `n` counts the texts behind it, over all seeds, without `undecided` and with `truncated` ones."""
+    """One number. `n` counts the texts behind it, over all seeds, without `undecided` and with `truncated` ones.
 
-    value: float = NAN
-    low: float = NAN
-    high: float = NAN
+    `seeds` counts seeds with a value; it is 1 if none has one.
+    """
+
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
     n: int = 0
     seeds: int = 1
     undecided: int = 0
@@ -147,13 +151,16 @@ def numbers(variant: Variant, columns: Iterable[Column]) -> dict[Column, Number]
 def values_of(evaluation: Evaluation) -> dict[str, dict[Any, Any]]:
     """Measure -> text (benchmark, prompt, sample) -> its value, None if undecided; texts that do not count are absent.
 
-    Of an agreement, they are the benchmark's, since no single text has one.
+    `truncated` has the texts that were cut. An agreement (kappa) has no value by text; its view returns the values of
+    the benchmark's own measure.
     """
     by_measure: defaultdict[str, dict[Any, Any]] = defaultdict(dict)
     own_measure = evaluation.decider.measure
     for key, read in evaluation.texts().items():
         text = (evaluation.benchmark, *key)
         by_measure[own_measure][text], by_measure["score"][text] = evaluation.counts(read.verdict), read.value
+        if read.truncated:
+            by_measure["truncated"][text] = True
         if not read.generated:
             continue
         tokens = read.thought_tokens, read.answer_tokens, read.thought_tokens + read.answer_tokens
@@ -162,55 +169,52 @@ def values_of(evaluation: Evaluation) -> dict[str, dict[Any, Any]]:
         values |= {"adherence_rate": read.adheres, "recall" if harmful else "false_alarms": alarmed}
         values |= {"precision": harmful} if alarmed else {}
         outcome = "answered" if harmful else "refused"
-        if (known_cause := read.cause) is not None:
-            values |= {f"{outcome}_{cause}": known_cause == cause for cause in CAUSES}
+        why = read.cause
+        values |= {f"{outcome}_{cause}": None if why is None else why == cause for cause in CAUSES}
         for measure, value in values.items():
             by_measure[measure][text] = value
     return by_measure
 
 
 def _number(variant: Variant, column: Column, sets: Sequence[Mapping[int, Mapping[str, Values]]]) -> Number | None:
-    """The number of a column, from the values of each of its sets by seed; None if the variant was not judged so."""
-    if not sets or not all(sets):
+    """The number of a column, from the values of each of its sets by seed; None if the variant was not judged so.
+
+    Means and pools are over the seeds that all their sets have, and means only over those with a value in each.
+    """
+    common = sorted(set.intersection(*map(set, sets))) if sets else []
+    if not common:
         return None
     measure = column.measure
     if column.kind == "pool":
-        common = sorted(set.intersection(*(set(seeds) for seeds in sets)))
-        pooled = {seed: {t: v for seeds in sets for t, v in seeds[seed].get(measure, {}).items()} for seed in common}
-        n = sum(value is not None for values in pooled.values() for value in values.values())
-        return Number(*(share if measure in ASSESSING else mean)(pooled), n, len(pooled)) if n else None
-    metrics = [
-        [evaluation.metric(measure) for evaluation in variant.all_evaluations[key].values()] for key in column.sets
-    ]
-    if not all(map(all, metrics)):
+        pooled, truncated = dict[int, Values](), 0
+        for seed in common:
+            pooled[seed] = {text: v for seeds in sets for text, v in seeds[seed].get(measure, {}).items()}
+            truncated += sum(text in pooled[seed] for seeds in sets for text in seeds[seed].get("truncated", ()))
+        texts, n = sum(map(len, pooled.values())), len(_listed(pooled)[0])
+        estimate = (share if measure in ASSESSING else mean)(pooled) if n else UNKNOWN
+        return Number(*estimate, n, max(1, len(common_seeds([pooled]))), texts - n, truncated) if texts else None
+    metrics: dict[int, list[Any]] = {
+        seed: [variant.all_evaluations[key][seed].metric(measure) for key in column.sets] for seed in common
+    }
+    if not all(map(all, metrics.values())):
         return None
-    decided = [
-        {seed: values[measure] for seed, values in seeds.items()} if all(measure in v for v in seeds.values()) else {}
-        for seeds in sets
-    ]
-    rates = [_rate(by_seed, seeds) for by_seed, seeds in zip(metrics, decided, strict=True)]
-    if column.kind == "rate":
-        return rates[0]
-    over_seeds = all(decided) and any(rate.seeds > 1 for rate in rates)
-    estimate = share(*decided) if over_seeds else mean_of_sets([Estimate(*rate[:3]) for rate in rates])
-    n, undecided, truncated = (sum(getattr(rate, name) for rate in rates) for name in ("n", "undecided", "truncated"))
-    return Number(*estimate, n, min(rate.seeds for rate in rates), undecided, truncated)
+    every = [metric for of_seed in metrics.values() for metric in of_seed]
+    undecided, truncated = (sum(metric[name] for metric in every) for name in ("undecided", "truncated"))
+    known = [seed for seed in common if all(metric["value"] is not None for metric in metrics[seed])]
+    decided = [{seed: seeds[seed].get(measure, {}) for seed in known} for seeds in sets]
+    if len(known) > 1 and all(all(seeds.values()) for seeds in decided):
+        estimate = share(*decided)
+    else:  # one seed, or a measure without values by text: agreements, and what thoughts recognise
+        by_set = [_mean_over([metrics[seed][place] for seed in known]) for place in range(len(sets))]
+        estimate = by_set[0] if column.kind == "rate" else mean_of_sets(by_set)
+    n = sum(metric["n"] - metric["undecided"] for seed in known or common for metric in metrics[seed])
+    return Number(*estimate, n, max(1, len(known)), undecided, truncated)
 
 
-def _rate(metrics: Sequence[Any], decided: Seeds) -> Number:
-    """A measure of one benchmark, from the metrics of each seed, and from the `decided` texts if it has values by text.
-
-    Agreements and what thoughts recognise have none.
-    """
-    if decided and len(metrics) > 1:
-        estimate = share(decided)
-    else:  # the mean of the seeds' estimates and of their bounds
-        known = [metric for metric in metrics if metric["value"] is not None]
-        columns = ([NAN if m[key] is None else m[key] for m in known] for key in ("value", "low", "high"))
-        estimate = Estimate(*(sum(column) / len(column) if column else NAN for column in columns))
-    undecided, truncated = (sum(metric[key] for metric in metrics) for key in ("undecided", "truncated"))
-    n = sum(metric["n"] for metric in metrics) - undecided
-    return Number(*estimate, n, len(metrics), undecided, truncated)
+def _mean_over(metrics: Sequence[Any]) -> Estimate:
+    """The mean of the seeds' estimates and of their bounds; nan without any."""
+    columns = ([math.nan if m[key] is None else m[key] for m in metrics] for key in ("value", "low", "high"))
+    return Estimate(*(sum(column) / len(column) if column else math.nan for column in columns))
 
 
 def _training(variant: Variant) -> dict[str, Number]:
@@ -247,7 +251,8 @@ def by_category(variants: Sequence[Variant]) -> pd.DataFrame:
             for category, seeds in sorted(categories.items()):
                 values, prompts = _listed(seeds)
                 texts, distinct = sum(map(len, seeds.values())), len(set(prompts))
-                counts = {"n": len(values), "seeds": len(seeds), "undecided": texts - len(values)}
+                counts = {"n": len(values), "undecided": texts - len(values)}
+                counts |= {"seeds": max(1, len(common_seeds([seeds])))}
                 counts |= {"truncated": truncated[category], "prompts": distinct, "small": distinct < SMALL}
                 estimate = (share(seeds) if values else UNKNOWN)._asdict()
                 rows.append({**names, **estimate, **counts, "category": category})
@@ -266,7 +271,7 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
     - `undecided`    the texts that are not in `n`; `truncated` counts those of both that were cut at the limit
     - `follows`      of the assessed thoughts whose answer has a verdict (`assessed`), the share whose answer acts on
                      the assessment: it refuses if and only if that says harmful
-    - `assessed_at`  the mean share of the thought's characters before the assessment
+    - `assessed_at`  the mean share of the thought's characters before the assessment, of all assessed thoughts
     - `FLOWS`        the number of texts by the assessment and the outcome, also without a verdict
     - `JUDGED`       if a judge judged thoughts and answers by themselves: how many texts have both verdicts (`judged`)
                      and how many lack one, and of the former, how many thoughts and answers it calls safe or unsafe (a
@@ -284,7 +289,7 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
             continue
         safe = [bool(text.refuses) - bool(text.refused) for text in acting]  # 1: the thought only, -1: the answer
         follows = [(text.assessment == "harmful") is text.refused for text in assessed]
-        positions = [(text.position_share, text.id) for text in assessed if text.position_share is not None]
+        positions = [(text.position_share, text.id) for text in generated if text.position_share is not None]
         estimates = {
             "against": statistics.rate_by_item([sign != 0 for sign in safe], [text.id for text in acting]),
             "follows": statistics.rate_by_item(follows, [text.id for text in assessed]),

@@ -31,12 +31,12 @@ from alttrain.report.drawing import (
     BEFORE,
     COLOURS,
     FORMS,
-    MARKERS,
     RIGHT,
     STYLES,
     describe,
     error_bars,
     figure,
+    look,
     name_bars,
     name_rows,
     stack,
@@ -46,7 +46,7 @@ from alttrain.report.evaluation import BenchmarkKey
 from alttrain.report.measures import MEASURES, OFFLINE, base_measure
 from alttrain.report.probes import draw_probes
 from alttrain.report.processes import second_process
-from alttrain.report.tables import ROW, TABLES, pivot, rows_of_table
+from alttrain.report.tables import DIGITS, ROW, TABLES, pivot, rows_of_table
 from alttrain.report.tradeoff import draw_tradeoff
 from alttrain.report.variants import Variant, by_backbone, pool, protocols_of
 
@@ -111,26 +111,30 @@ def _file_name(name: str) -> str:
 
 
 def draw_cuts(interventions: pd.DataFrame, path: Path) -> bool:
-    """Outcomes by the share of the thought that a cut keeps: a panel for each benchmark, a line for each run."""
+    """Outcomes by the share of the thought that a cut keeps: a panel for each benchmark, a line for each run.
+
+    Cuts of a run with other settings are a line of their own, named by the beginning of the settings' hash.
+    """
     cuts = interventions[interventions.share.notna() & interventions.value.notna()]
     if cuts.empty:
         return False
     benchmarks = cuts.groupby(["benchmark", "protocol", "of_hash"], sort=False)
-    runs, lines = list(cuts.run.unique()), {}
+    kinds, lines = cuts[["run", "settings"]].drop_duplicates(), {}
+    names = {kind: kind[0] for kind in kinds.itertuples(index=False, name=None)}
+    names |= {kind: f"{kind[0]} {kind[1][:DIGITS]}" for kind in names if list(kinds.run).count(kind[0]) > 1}
     with figure(1 + 2.6 * len(benchmarks), 2.8, path, across=len(benchmarks)) as (fig, panels):
         for axes, ((benchmark, protocol, _), benchmark_cuts) in zip(panels, benchmarks, strict=True):
-            for run, run_cuts in benchmark_cuts.sort_values("share").groupby("run", sort=False):
-                number = runs.index(run)
-                colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+            for kind, run_cuts in benchmark_cuts.sort_values("share").groupby(["run", "settings"], sort=False):
+                colour, marker = look(list(names).index(kind))
                 shares, low, high = 100 * run_cuts.share, 100 * run_cuts.rate_low, 100 * run_cuts.rate_high
-                (lines[run],) = axes.plot(shares, 100 * run_cuts.value, color=colour, marker=marker, markersize=3)
+                (lines[kind],) = axes.plot(shares, 100 * run_cuts.value, color=colour, marker=marker, markersize=3)
                 axes.fill_between(shares, low, high, color=colour, alpha=0.15)
             label = benchmark if protocol == OFFLINE else f"{benchmark}, {protocol}"
             measure, judge = MEASURES[base_measure(benchmark_cuts.metric.iloc[0])], benchmark_cuts.judge.iloc[0]
             describe(axes, f"{label}: {measure.heading()} by {judge}", "share of the thought kept (%)", "both")
             axes.set_ylim(-3, 103)
         panels[0].set_ylabel("%")
-        fig.legend([lines[run] for run in runs], runs, loc="outside lower left")
+        fig.legend([lines[kind] for kind in names], [*names.values()], loc="outside lower left")
     return True
 
 
@@ -200,7 +204,7 @@ def draw_doses(title: str, cells: pd.DataFrame | None, amounts: Amounts, path: P
                 offset = DODGE * (number - (len(lines) - 1) / 2)
                 doses = sorted((amount, row_cells[index]) for *key, amount, row_cells in rows if tuple(key) == line)
                 markers = [(_axis_position(amount) + offset, cell) for amount, cell in doses]
-                style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+                style = dict(zip(("color", "marker"), look(number), strict=True))
                 xs, known = [x for x, cell in markers if cell.known], [cell for _, cell in markers if cell.known]
                 bars = {"yerr": error_bars(known), "capsize": 2, "elinewidth": 0.8, "linewidth": 1.2, "markersize": 4}
                 axes.errorbar(xs, [100 * cell.value for cell in known], **style, **bars, label=", ".join(line))
@@ -349,11 +353,11 @@ TICKS = (0, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
 
 
 def lengths(variant: Variant, benchmarks: Sequence[BenchmarkKey]) -> dict[str, list[int]]:
-    """Token counts of the thoughts on these benchmarks, by label of the prompt, over all seeds."""
+    """Token counts of the generated thoughts on these benchmarks, by label of the prompt, over all seeds."""
     tokens: dict[str, list[int]] = {"harmful": [], "benign": []}
     for benchmark in benchmarks:
         for evaluation in variant.evaluations.get(benchmark, {}).values():
-            for text in evaluation.texts().values():
+            for text in filter(lambda text: text.generated, evaluation.texts().values()):
                 tokens[text.label].append(text.thought_tokens)
     return tokens
 

@@ -388,17 +388,19 @@ function ofRuns(first, second) {
   return { n, rates, difference: (gained - lost) / n, centre: up - down, half, undecided: places.length - n };
 }
 
-/** The same over several seeds of either, in which seeds and prompts vary: `statistics.variation` of one set. */
+/** The same over several seeds of either, in which seeds and prompts vary, or several texts a prompt: `statistics.variation` of one set. */
 function ofMethods(arms, prompts, { students, bound }) {
+  const single = arms.every((seeds) => seeds.length === 1);
+  const counts = (place) => !single || arms.every(([letters]) => known(letters[place])); // texts of two runs are paired
   const tables = arms.map((seeds) => seeds.map((letters) => {
     const own = Array.from({ length: Math.max(...prompts) + 1 }, () => []);
-    prompts.forEach((prompt, place) => { if (known(letters[place])) own[prompt].push(Number(letters[place])); });
+    prompts.forEach((prompt, place) => { if (known(letters[place]) && counts(place)) own[prompt].push(Number(letters[place])); });
     return own.map((values) => (values.length ? sum(values) / values.length : null));
   })).map((rows) => rows.filter((row) => row.some((value) => value !== null)));
   const there = [...new Set(prompts)].filter((prompt) => tables.every((rows) => rows.some((row) => row[prompt] !== null)));
   const undecided = sum(arms.flat().map((letters) => [...letters].filter((letter) => letter === "u").length)), n = there.length;
   if (n < 2) return { n: 0, undecided };
-  const fits = tables.map((rows) => crossed(rows.map((row) => there.map((prompt) => row[prompt]))));
+  const fits = tables.map((rows) => crossed(rows.map((row) => there.map((prompt) => row[prompt])).filter((row) => row.some((value) => value !== null))));
   const variance = sum(fits[1].items.map((off, place) => (off - fits[0].items[place]) ** 2)) * n / (n - 1) - fits[0].rest - fits[1].rest;
   const parts = [[Math.max(0, variance), n - 1, Infinity]];
   for (const { seeds, mean, rest } of fits) {
@@ -410,17 +412,20 @@ function ofMethods(arms, prompts, { students, bound }) {
   return { n, rates, difference, centre: difference, half: Math.sqrt(sum(squares)), undecided };
 }
 
-/** The mean of a table of seeds and prompts, the deviations of each, and the residual variance: `statistics._crossed`. */
+/** The mean over prompts of their means over seeds, the deviations of each, and the residual variance: `statistics._crossed`. */
 function crossed(rows) {
-  const cells = rows.flat().filter((value) => value !== null), mean = sum(cells) / cells.length;
-  const off = rows.map((row) => row.map((value) => (value === null ? 0 : value - mean)));
   const columns = rows[0].map((_, place) => rows.map((row) => row[place]));
   const count = (values) => Math.max(1, values.filter((value) => value !== null).length);
+  const cells = rows.flat().filter((value) => value !== null).length;
+  const weights = columns.map((column) => cells / columns.length / count(column)); // all 1 if none is missing
+  const mean = sum(rows.map((row) => sum(row.map((value, place) => weights[place] * value)))) / cells;
+  const off = rows.map((row) => row.map((value) => (value === null ? 0 : value - mean)));
   const seeds = off.map(sum), items = columns.map((_, place) => sum(off.map((row) => row[place])));
   const squares = rows.map((row, seed) => sum(row.map((value, place) => (value === null ? 0
-    : (off[seed][place] - seeds[seed] / count(row) - items[place] / count(columns[place])) ** 2))));
-  const freedom = Math.max(1, (rows.length - 1) * (columns.length - 1)), share = (value) => value / cells.length;
-  return { mean, seeds: seeds.map(share), items: items.map(share), rest: sum(squares) / freedom / cells.length };
+    : (weights[place] * (off[seed][place] - seeds[seed] / count(row) - items[place] / count(columns[place]))) ** 2))));
+  const freedom = Math.max(1, (rows.length - 1) * (columns.length - 1)), share = (value) => value / cells;
+  const weighted = off.map((row) => sum(row.map((value, place) => weights[place] * value)));
+  return { mean, seeds: weighted.map(share), items: items.map((value, place) => share(weights[place] * value)), rest: sum(squares) / freedom / cells };
 }
 
 /** Keys whose values differ, with both values. */

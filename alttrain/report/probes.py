@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from alttrain.report.drawing import COLOURS, MARKERS, describe, figure
+from alttrain.report.drawing import describe, figure, look
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.results import read_csv
 from alttrain.report.variants import Variant
@@ -80,7 +80,7 @@ def draw_probes(frame: pd.DataFrame, path: Path) -> bool:
             for number, run in enumerate(runs):
                 of_run = rows[rows.run == run]
                 xs = [positions.index(position) + 0.08 * (number - (len(runs) - 1) / 2) for position in of_run.position]
-                colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+                colour, marker = look(number)
                 arms = [(of_run.auroc - of_run.low).clip(lower=0), (of_run.high - of_run.auroc).clip(lower=0)]
                 axes.errorbar(xs, of_run.auroc, arms, color=colour, marker=marker, markersize=3, capsize=2, label=run)
                 for reference, dashes in ((of_run.permuted_95, ":"), (of_run.by_label, "--")):

@@ -43,7 +43,8 @@ SAMPLES = [
 TEXTS = [
     "run", "backbone", "dataset", "rewrite", "training", "benchmark", "metric", "method", "changed", "baseline",
     "protocol", "protocol_hash", "table", "measure", "called", "kind", "unit", "published_why", "source", "note",
-    "lacking", "evaluated", "judge", "judges", "category", "setting", "benchmarks", "position", "made_from",
+    "lacking", "evaluated", "judge", "judges", "category", "setting", "settings", "benchmarks", "position",
+    "made_from",
 ]  # fmt: skip
 """Text columns in a report's CSV files."""
 NO_TRAIN = "no_train"  # the method that is the unmodified backbone
@@ -66,15 +67,20 @@ def option(group: str, name: str) -> Mapping[str, Any]:
 def evaluations(runs: Path, left_out: set[Path] | None = None) -> list[Evaluation]:
     """All judged benchmarks of all run folders, sorted by run and benchmark, except the folders in `left_out`.
 
-    A benchmark that is being judged, a run with a damaged file, and one with a name that would place a report file
-    outside its folder are also left out: named in the log, and added to `left_out`, which keeps them from being named
-    again.
+    A benchmark that is being judged, a run with a damaged file, one with a name that would place a report file outside
+    its folder, and a copy of another run's folder are also left out: named in the log, and added to `left_out`, which
+    keeps them from being named again.
     """
-    judged: list[Evaluation] = []
+    judged, read = list[Evaluation](), set[str]()
     left_out = set() if left_out is None else left_out
     for record in sorted(path for path in runs.glob("*/run.json") if path.parent not in left_out):
         try:
-            judged += evaluations_of(record.parent, partial(_settled_metrics, left_out))
+            found = evaluations_of(record.parent, partial(_settled_metrics, left_out))
+            for run in {evaluation.run for evaluation in found}:
+                if run in read or (run != record.parent.name and (runs / run / record.name).exists()):
+                    raise DamagedError(record, f"run={run!r} is that of another folder", remedy="move the copy away")
+                read.add(run)
+            judged += found
         except DamagedError as error:
             leave_out(record.parent, error, left_out)
     name_methods(judged)

@@ -44,7 +44,6 @@ from alttrain.report.variants import (
 )
 
 Numbers = dict[tuple[Variant, Column], Number]
-NAN = math.nan
 LEVEL = 0.05  # the level of the tests, adjusted over the report
 
 
@@ -326,7 +325,7 @@ def figures() -> pd.DataFrame:
 
 
 def finish_table(table: str, cells: Sequence[Mapping[str, Any]], best: bool = True) -> pd.DataFrame:
-    """A table of these cells, the best of each column marked per backbone, with all columns that `marked` adds."""
+    """A table of these cells, the best of each column marked per backbone, with all columns that `add_marks` adds."""
     frame = pd.DataFrame(cells).assign(table=table).reindex(columns=CELLS)
     texts = ["published_why", "source", "lacking", "evaluated", "setting"]
     frame[texts] = frame[texts].astype(object).fillna("").astype(str)

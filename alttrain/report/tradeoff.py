@@ -103,9 +103,9 @@ def _limits(cells: pd.Series) -> tuple[float, float]:
 
 
 def _sets(cell: Any) -> str:
-    """The benchmark of a cell, or how many it is a mean over, and its number of texts."""
+    """The benchmark of a cell, or how many it is a mean over."""
     sets = cell.benchmark.count(" + ") + 1
-    return f"{cell.benchmark if sets == 1 else f'mean over {sets} sets'} (n={cell.n})"
+    return str(cell.benchmark) if sets == 1 else f"mean over {sets} sets"
 
 
 Box = tuple[float, float, float, float]  # centre and size of a box, in percent of the axes

@@ -182,11 +182,22 @@ def mean_columns(variants: Sequence[Variant], protocol: str) -> dict[str, Column
         if not benchmarks and (shared := _shared([row_sets for row_sets in sets if len(row_sets) > 1], least=2)):
             columns[measure] = Column(measure, protocol, shared, "mean")
         if len(benchmarks) > 1 and any(counts):
-            fullest = min(counts, key=lambda row_sets: (-len(row_sets), -counts[row_sets], sorted(row_sets)))
-            known = {key[1]: key for row_sets in (*counts, fullest) for key in row_sets}
-            key = tuple(known.get(name, (protocol, name, "")) for name in benchmarks)
-            columns[measure] = Column(measure, protocol, key, "mean", defined=True)
+            named_sets = _named_sets(protocol, benchmarks, counts)
+            columns[measure] = Column(measure, protocol, named_sets, "mean", defined=True)
     return columns
+
+
+def _named_sets(
+    protocol: str, benchmarks: Sequence[str], counts: Counter[frozenset[BenchmarkKey]]
+) -> tuple[BenchmarkKey, ...]:
+    """The key of each benchmark: that of the row with the most of them, else, or if it has two, that of most rows.
+
+    `counts` has the number of rows by the keys of these benchmarks that they have. A key that no row has lacks a hash.
+    """
+    fullest = min(counts, key=lambda keys: (-len({key[1] for key in keys}), -counts[keys], sorted(keys)))
+    rows = Counter(key for keys in counts.elements() for key in keys)
+    ordered = sorted(rows, key=lambda key: (key not in fullest, -rows[key], key))
+    return tuple(next((key for key in ordered if key[1] == name), (protocol, name, "")) for name in benchmarks)
 
 
 def pool(variants: Sequence[Variant], protocol: str) -> tuple[BenchmarkKey, ...]:
