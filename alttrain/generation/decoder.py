@@ -167,7 +167,7 @@ class _Batch:
     def _prefill(self) -> None:
         """Prefill up to `PREFILL_TOKENS` of waiting prompts into free slots, and choose the next token of each.
 
-        A prompt waits for the next call if much of it is about to be computed in this one.
+        A prompt that shares a long beginning with one chosen in this call waits, so that the next call can copy it.
         """
         first, tokens, chosen = len(self.active), 0, list[tuple[_Sequence, int, int]]()
         for row in self.waiting[: first - self.cache.slots - 1 : -1]:
@@ -234,7 +234,7 @@ def _shared(ids: list[int], other_ids: list[int]) -> int:
 def _ordered(sequences: list[_Sequence]) -> list[_Sequence]:
     """Sort by length, so that running out of memory shows at once; prompts that begin alike stay together.
 
-    What all prompts begin with does not count.
+    A beginning that all prompts share, such as a system prompt, makes no family.
     """
     families, last = list[list[_Sequence]](), list[int]()
     ordered = sorted(sequences, key=lambda row: row.prompt)
