@@ -150,7 +150,12 @@ class WritingScorer(TokenScorer):
             width = max(map(len, batch))
             ids = torch.tensor([[end] * (width - len(prompt)) + prompt for prompt in batch], device=self.device)
             mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch])
-            limits = {"max_new_tokens": max_new_tokens, "do_sample": False, "pad_token_id": end}
+            limits = {
+                "max_new_tokens": max_new_tokens,
+                "do_sample": False,
+                "pad_token_id": end,
+                "repetition_penalty": 1.0,
+            }
             outputs = self.model.generate(ids, attention_mask=mask.to(self.device), **limits)
             for number, answer in enumerate(outputs[:, width:].tolist(), start):
                 ended = answer.index(end) + 1 if end in answer else len(answer)
@@ -232,9 +237,9 @@ class ServedScorer(JudgePrompts):
 
 def load_scorer(folder: Path, dtype: str, device: str) -> TokenScorer:
     """Load the model and tokenizer from a folder in transformers' format. `dtype` is a config's dtype name."""
-    fault = why_unsupported(folder)
+    fault = why_unsupported(folder, purpose="judging")
     kernel: Attention = "eager" if fault else "packed"
-    model = load_model(Weights(folder, "judge"), choose_dtype(dtype, device), device, kernel)
+    model = load_model(Weights(folder, "judge"), choose_dtype(dtype, device), device, kernel, purpose="judging")
     config: Any = model.config
     if getattr(config, "attention_chunk_size", LLAMA4_CHUNK) is None:
         config.attention_chunk_size = LLAMA4_CHUNK
