@@ -170,6 +170,7 @@ class Ours:
             keep_freed_memory()
         model = model_of(asked, dtype, "packed")
         self.decoder = Decoder(model, NO_END, asked.batch, asked.device)
+        self.decoder.ends = set()
         self.device, self.cap = asked.device, asked.cap
         self.prompts, self.caps = prompts_and_caps(asked, model.config.vocab_size)
 

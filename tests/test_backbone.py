@@ -699,6 +699,39 @@ def test_a_kernel_that_leaves_out_what_it_lacks_needs_a_trial(tmp_path: Path) ->
     assert re.match("what this model's attention .* set backbone.attention=packed", why_unsupported(tmp_path, "sdpa"))
 
 
+OTHER_HEAD = "scales, caps or shifts the logits"
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "packed", "eager", "training"),
+    [
+        ("Llama", {}, "", "", ""),
+        ("Granite", {"logits_scaling": 8.0}, "", "", OTHER_HEAD),
+        ("Cohere", {"logit_scale": 0.1}, "", "", OTHER_HEAD),
+        ("Gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": 30.0}, "", "", OTHER_HEAD),
+        ("Gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}, "", "", ""),
+        ("Phi", {}, "", "", OTHER_HEAD),  # its head has a bias
+        ("Nemotron", {}, "is not told which tokens belong", "", ""),
+        ("MiniCPM3", {"num_key_value_heads": 4, "v_head_dim": 4}, "values of another size", "", OTHER_HEAD),
+        ("Llama4Text", {"intermediate_size_mlp": 48, "num_local_experts": 2}, "in chunks", "in chunks", "in chunks"),
+    ],
+)
+def test_a_trial_shows_what_a_use_would_compute_wrongly(
+    kind: str, fields: dict[str, Any], packed: str, eager: str, training: str, tmp_path: Path
+) -> None:
+    sizes = {name: value for name, value in SMALL.items() if name != "head_dim" or kind in ("Gemma2", "Llama4Text")}
+    getattr(transformers, f"{kind}Config")(**sizes | fields).save_pretrained(tmp_path)
+    for kernel, purpose, fault in (
+        ("packed", "generation", packed),
+        ("eager", "generation", eager),
+        ("eager", "training", training),
+        ("eager", "judging", ""),
+    ):
+        why = why_unsupported(tmp_path, kernel, purpose)  # type: ignore[arg-type]
+        assert fault in why
+        assert bool(fault) == bool(why)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_model_whose_packed_rows_would_be_wrong_is_refused_and_no_other(name: str, tmp_path: Path) -> None:
@@ -721,7 +754,7 @@ def test_a_model_whose_packed_rows_would_be_wrong_is_refused_and_no_other(name: 
                 load_model(Weights(folder, "local"), torch.float32, "cpu", kernel)  # type: ignore[arg-type]
         else:
             model = load_model(Weights(folder, "local"), torch.float32, "cpu", kernel)  # type: ignore[arg-type]
-            asked = packed | {"attention_mask": row_masks(model.get_decoder(), packed["position_ids"])}
+            asked = packed | {"attention_mask": row_masks(model.get_decoder(), [9, 7])}
             assert (model(**asked, packed=PackedSequences([9, 7])).logits[0] - alone).abs().max() < 1e-4
     if why == NOT_ALL:
         assert (plain(**packed).logits[0] - alone).abs().max() > 1e-2

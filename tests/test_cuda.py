@@ -176,6 +176,7 @@ def test_the_decoder_writes_what_transformers_writes(folder: Weights) -> None:
     """64 greedy answers of 48 tokens in float32, in 16 slots that are filled again, against one prompt at a time."""
     prompts = [row.prompt + row.response[:40] for row in rows(64)]
     decoder = Decoder(load_model(folder, torch.float32, DEVICE), -1, 16, DEVICE)
+    decoder.ends = set()
     ours = decoder.generate([Prompt(ids, "", "") for ids in prompts], Decoding(48))
     model = load_model(folder, torch.float32, DEVICE, "sdpa")
     options = {"max_new_tokens": 48, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
@@ -216,7 +217,9 @@ def test_generation_takes_the_memory_that_was_estimated(folder: Weights) -> None
     model = load_model(folder, torch.bfloat16, DEVICE)
     prompts = [Prompt([5 + n] * 100, "", "") for n in range(512)]
     torch.cuda.reset_peak_memory_stats()
-    Decoder(model, -1, 256, DEVICE).generate(prompts, Decoding(400))
+    decoder = Decoder(model, -1, 256, DEVICE)
+    decoder.ends = set()
+    decoder.generate(prompts, Decoding(400))
     shape = shape_of(model.config.to_dict())
     assert shape is not None
     parts = generation_bytes(shape, 2, 256, 100, 400)

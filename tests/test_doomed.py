@@ -177,6 +177,17 @@ def refuses(alttrain: Alttrain, line: str, *words: str) -> str:
         ("+protocol.quantization=nf4 generation=vllm_in_process", ["protocol.quantization=nf4", "=in_process"]),
         ("adapter=none", ["adapter=none", "choose adapter=lora, or training=none"]),
         (
+            "training/objective=safekey training.epochs=3 backbone.attention=flash_attention_2",
+            ["backbone.attention=flash_attention_2 with training/objective=safekey", "set backbone.attention=packed"],
+        ),
+        (
+            "backbone/template=s1 generation=server generation.base_url={url} generation.model_name=mine training=none",
+            [
+                "the delimiter '<|im_start|>' between thought and answer",
+                "generation.extra={skip_special_tokens: false}",
+            ],
+        ),
+        (
             "judge@protocol.judges.harmful_rate=short_answer",
             ["measure harmful_rate needs a judge that says", "'unsafe'"],
         ),

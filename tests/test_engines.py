@@ -74,7 +74,7 @@ def test_tokens_are_sent_as_they_are(serve: Serve, renderer: Renderer) -> None:
     sent = {json.dumps(request.pop("prompt")): request for request in stub.requests}
     assert sent.keys() == {json.dumps(prompt.ids) for prompt in asked}
     assert {json.dumps(request, sort_keys=True) for request in sent.values()} == {
-        '{"max_tokens": 7, "model": "m", "skip_special_tokens": false, "temperature": 0.0}'
+        '{"max_tokens": 7, "model": "m", "repetition_penalty": 1.0, "skip_special_tokens": false, "temperature": 0.0}'
     }
 
 
@@ -89,6 +89,22 @@ def test_sampling_is_seeded_by_the_prompts_name(serve: Serve, renderer: Renderer
     assert len(set(seeds)) == 2
     assert sorted(seeds[:2]) == sorted(seeds[2:])
     assert {(r["top_p"], r["repetition_penalty"], r["temperature"]) for r in stub.requests} == {(0.95, 1.2, 0.6)}
+    assert {(r["top_k"], r["min_p"]) for r in stub.requests} == {(-1, 0.0)}  # not those of the model's own config
+
+
+def test_special_delimiters_that_a_server_would_leave_out_are_refused(
+    serve: Serve, renderer: Renderer, tmp_path: Path
+) -> None:
+    template = replace(renderer.backbone.template, think_close="\n<|im_start|>answer\n")
+    s1 = Renderer(replace(renderer.backbone, template=template), renderer.tokenizer)
+    stub = serve(lambda prompt, asked: Say("So.<|im_end|>"))
+    kept = {"skip_special_tokens": False}
+    assert write(server(stub, extra=kept), prompts(s1, 1), s1)
+    for asked in (server(stub), server(stub, api="transformers", extra=kept)):
+        with pytest.raises(ValueError, match=r"the delimiter '<\|im_start\|>' between thought and answer is a special"):
+            write(asked, prompts(s1, 1), s1)
+    with pytest.raises(ValueError, match="the delimiter"):  # before it is started
+        write(replace(child(), command=["no-such-server"]), prompts(s1, 1), s1, log=tmp_path / "server.log")
 
 
 @pytest.mark.parametrize("adds", [True, False])

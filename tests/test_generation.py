@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import backbone
 
 from alttrain.backbone import Weights
 from alttrain.backbone.attention import SlotCache
-from alttrain.backbone.weights import load_model
+from alttrain.backbone.weights import load_model, load_tokenizer
 from alttrain.generation import Decoding, decoder
 from alttrain.generation.decoder import LIKELIEST, OWN_TOKENS, Decoder, Sampler, draw, likeliest
-from alttrain.generation.engine import CachedEngine, Completion, Prompt
+from alttrain.generation.engine import CachedEngine, Completion, LocalEngine, Prompt
 from alttrain.llm import Failure
+from alttrain.tokenization import Renderer
 
 PROMPTS = [[(7 * row + 3 * column) % 250 for column in range(1 + (row * 5) % 23)] for row in range(11)]
 NEW = 20
@@ -67,6 +69,18 @@ def test_equals_transformers_one_by_one(tiny_folder: Path, slots: int, penalty: 
     written = Decoder(model, end, slots, "cpu").generate(asked(), decoding, ended.append)
     assert written == expected
     assert sum(ended) == len(PROMPTS)
+
+
+def test_a_text_also_ends_with_the_models_other_end_tokens_and_without_them(tiny_folder: Path) -> None:
+    model = load_model(Weights(tiny_folder, "local"), torch.float32, "cpu")
+    written = Decoder(model, 257, 4, "cpu").generate(asked(), Decoding(NEW))
+    model.generation_config.eos_token_id = [257, common_token(written)]
+    renderer = Renderer(backbone(tiny_folder), load_tokenizer(tiny_folder))
+    found = dict(LocalEngine(Decoder(model, 257, 4, "cpu"), renderer).generate(asked(), Decoding(NEW)))
+    for number, tokens in enumerate(written):
+        first = next((place for place, token in enumerate(tokens) if token in (257, common_token(written))), None)
+        text = renderer.tokenizer.decode(tokens[:first], skip_special_tokens=False)
+        assert found[number] == Completion(text, "length" if first is None else "stop")
 
 
 def test_nothing_to_do(tiny_folder: Path) -> None:

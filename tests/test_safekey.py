@@ -97,6 +97,23 @@ def test_losses_and_gradients_equal_the_padded_reference(tiny_folder: Path, mult
         assert (packed[name] - gradient).abs().max() < 1e-5, name
 
 
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+def test_key_sentences_whose_positions_go_on_do_not_see_each_other(tiny_folder: Path, kernel: Any) -> None:
+    """The first key sentence ends at position 17, and the second begins at 18."""
+    asked = [list(range(10)), list(range(20, 38))]
+    marked = [
+        tokenization.Sequence(f"s{n}", ids, list(range(40, 52)), Marks(4 - n, 8 - n, True))
+        for n, ids in enumerate(asked)
+    ]
+    batch = pack(marked, mean_over="examples", marks=True)
+    assert batch.marked is not None
+    losses = []
+    for name in ("packed", kernel):
+        module = SFTModule(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu", name), RECIPE, 4)
+        losses.append(module.loss(replace(batch.marked.key, share=1.0)).item())
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
 def test_without_marks_it_is_the_mean_over_examples(tiny_folder: Path) -> None:
     module = SFTModule(adapted(tiny_folder), RECIPE, total_steps=4)
     plain = SFTModule(module.model, replace(RECIPE, objective=ResponseLoss("examples")), total_steps=4)

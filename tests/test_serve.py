@@ -1,8 +1,11 @@
 """The server engine against a real `transformers serve`: the same answers as in process, and no server left behind."""
 
 import importlib.util
+import json
 import os
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ PROMPTS = 40
 SHARE = 0.95
 """Of the prompts whose answers are the same: the server adds up in another order, and a tie may fall the other way."""
 GREEDY = Decoding(12)
+SAMPLES = 5
 
 pytestmark = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("fastapi", "uvicorn"))),
@@ -50,11 +54,19 @@ def test_transformers_serve_answers_as_this_process_does_and_ends(
     model = load_model(resolve(tiny), torch.float32, "cpu")
     here = dict(LocalEngine(Decoder(model, renderer.end_id, 8, "cpu"), renderer).generate(asked, GREEDY))
     output = tmp_path / "server.log"
-    served = Model("run", renderer, None, None, lambda: tiny_folder, lambda engine: model, output)
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")  # of which the server takes what a request leaves out
+    own = json.loads((folder / "generation_config.json").read_text())
+    own |= {"repetition_penalty": 1.5, "do_sample": True, "top_k": 1}
+    (folder / "generation_config.json").write_text(json.dumps(own))
+    served = Model("run", renderer, None, None, lambda: folder, lambda engine: model, output)
     with child.start(served) as server:
         pid = int(re.findall(r"\[(\d+)\]", output.read_text())[0])
         os.kill(pid, 0)
         there = dict(server.generate(asked, GREEDY))
+        samples = [replace(asked[0], name=f"p0#{number}") for number in range(SAMPLES)]
+        drawn = [dict(server.generate(samples, replace(GREEDY, temperature=1.0, samples=SAMPLES))) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert len({answer.text for answer in drawn[0].values() if isinstance(answer, Completion)}) == SAMPLES
     assert sorted(there) == list(range(PROMPTS))
     assert all(isinstance(answer, Completion) for answer in there.values()), there
     bare = {number: without_special(answer, renderer) for number, answer in here.items()}

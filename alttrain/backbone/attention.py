@@ -5,8 +5,9 @@ A batch is one row of shape (1, tokens) without padding. The model is called wit
 
 - `PackedSequences(lengths)`                     scoring: sequences in a row
 - `PackedSequences.training(lengths, device)`    the same, prepared for the CUDA kernel
-- `PackedSequences(lengths, cache, first_slot)`  prefill: keys and values are also stored in cache slots; what a slot
-                                                 has of its sequence already is not in the row (`begun`)
+- `PackedSequences(lengths, cache, first_slot)`  prefill: keys and values are also stored in cache slots. `begun` counts
+                                                 a sequence's first tokens whose keys and values its slot already has;
+                                                 the row has only the later ones.
 - `PackedSequences.decoding(cache, positions, device)`  a decode step: the newest token of each of the first slots
 
 Training on CUDA uses torch's variable-length FlashAttention. Everywhere else, sequences of similar length are padded to
@@ -335,15 +336,17 @@ def _pad(tokens: Tensor, group: LengthGroup) -> Tensor:
     return padded.view(group.count, group.longest, *tokens.shape[1:]).transpose(1, 2)
 
 
-def row_masks(decoder: Any, positions: Tensor) -> Any:
+def row_masks(decoder: Any, lengths: Sequence[int]) -> Any:
     """Return what `attention_mask` is for a packed row: None for packed attention, else the masks of transformers.
 
-    `positions` is (1, tokens). A model makes such masks itself, but gpt-oss's do not separate the sequences.
+    A model makes such masks itself, but gpt-oss's do not separate the sequences, and the others' take two for one where
+    the second's position ids go on from the first's, as those of SafeKey's key sentences may.
     """
     if decoder.config._attn_implementation == NAME:
         return None
-    dtype = decoder.get_input_embeddings().weight.dtype
-    row = torch.empty((*positions.shape, 0), dtype=dtype, device=positions.device)
+    weight = decoder.get_input_embeddings().weight
+    positions = torch.cat([torch.arange(length, device=weight.device) for length in lengths])[None]
+    row = torch.empty((*positions.shape, 0), dtype=weight.dtype, device=weight.device)
     return create_masks_for_generate(decoder.config, row, None, None, positions)
 
 

@@ -3,8 +3,9 @@
 An adapter folder has adapter_model.safetensors, adapter_config.json, the tokenizer with our chat template, and a model
 card. It contains no local path: a backbone from a local folder is recorded by its name.
 
-Whoever reads an adapter has compared its files with the checksums of its training. What they cannot tell is checked
-here: without an update, or on another backbone, the backbone's own texts would be reported as the trained model's.
+The caller has compared the files with the training's checksums. Two faults remain, and both are refused here: an
+adapter without an update, and one of another backbone. Either would report the backbone's own texts as the trained
+model's.
 """
 
 import functools
@@ -25,7 +26,7 @@ from alttrain.backbone.config import Backbone, LoRA
 from alttrain.backbone.device import check_kernels, dtype_name
 from alttrain.backbone.memory import Attention, Quantization
 from alttrain.backbone.source import Weights, public_name
-from alttrain.backbone.support import why_unsupported
+from alttrain.backbone.support import Purpose, why_unsupported
 from alttrain.records import read_json, write_json
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -54,16 +55,21 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def load_model(
-    weights: Weights, dtype: torch.dtype, device: str, kernel: Attention = "packed", quantization: Quantization = "none"
+    weights: Weights,
+    dtype: torch.dtype,
+    device: str,
+    kernel: Attention = "packed",
+    quantization: Quantization = "none",
+    purpose: Purpose = "generation",
 ) -> torch.nn.Module:
     """Load a causal language model in evaluation mode, with frozen weights.
 
     `kernel` is the attention kernel; the slot decoder needs "packed". A quantised model computes in `dtype`; its head
-    is not quantised. Raises ValueError if a package or GPU is missing, if the layers cannot take packed rows, or if the
-    files lack weights.
+    is not quantised. Raises ValueError if a package or GPU is missing, if the model would compute wrongly for this
+    `purpose` (`why_unsupported`), or if the files lack weights.
     """
     check_kernels(quantization, kernel, device.startswith("cuda"))
-    if fault := why_unsupported(weights.folder, kernel):
+    if fault := why_unsupported(weights.folder, kernel, purpose):
         raise ValueError(f"{weights.folder}: {fault}")
     if quantization != "none" and device == "cpu":
         _log_slow(quantization)

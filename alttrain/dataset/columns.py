@@ -45,7 +45,8 @@ class Columns:
       value, `category` and `phrasing` take the first item and `gold` takes all items.
     - `forms`: our field -> a text in which each {column} stands for a column's value, as in "{prompt}\n{tests.0}"; or
       several texts: the first is used that has no empty column, else the last.
-    - `constants`: our field -> its value in all rows. A mapped column overrides it; a column of the same name does not.
+    - `constants`: our field -> its value in all rows. It replaces a column that merely has the field's name; a
+      column named in `columns` replaces it.
     - `where`: column -> the value, or the list of values, of the rows to use.
     - `dates`: column -> the first and the last moment of the rows to use, as ISO dates ("2025-02-01" is its midnight);
       null leaves an end open. The rows' time zones are not read, and the ends have none.

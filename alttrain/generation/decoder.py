@@ -62,11 +62,15 @@ class _Sequence:
 class Decoder:
     """Generates for batches of prompts with one model, `slots` sequences at a time.
 
-    `memory` limits the cache's keys and values, in bytes; None sets no limit.
+    A sequence ends with the token `end_id`, or with an end token of the model's generation_config, as in transformers
+    and vLLM: Qwen3 also ends with <|endoftext|>. `memory` limits the cache's keys and values, in bytes; None sets no
+    limit.
     """
 
     def __init__(self, model: Any, end_id: int, slots: int, device: str, memory: int | None = None) -> None:
-        self.model, self.end_id, self.slots, self.memory = model, end_id, slots, memory
+        self.model, self.slots, self.memory = model, slots, memory
+        own = model.generation_config.eos_token_id
+        self.ends = {end_id, *([own] if isinstance(own, int) else own or ())}
         self.device = torch.device(device)
 
     @torch.inference_mode()
@@ -167,7 +171,7 @@ class _Batch:
     def _prefill(self) -> None:
         """Prefill up to `PREFILL_TOKENS` of waiting prompts into free slots, and choose the next token of each.
 
-        A prompt waits for the next call if much of it is about to be computed in this one.
+        A prompt that shares a long beginning with one chosen in this call waits, so that the next call can copy it.
         """
         first, tokens, chosen = len(self.active), 0, list[tuple[_Sequence, int, int]]()
         for row in self.waiting[: first - self.cache.slots - 1 : -1]:
@@ -207,7 +211,7 @@ class _Batch:
         ended = 0
         for slot in range(len(self.active) - 1, -1, -1):
             row = self.active[slot]
-            if row.written[-1] != self.decoder.end_id and len(row.written) < row.cap:
+            if row.written[-1] not in self.decoder.ends and len(row.written) < row.cap:
                 continue
             self.answers[row.number] = row.written
             last = self.active.pop()
@@ -234,7 +238,7 @@ def _shared(ids: list[int], other_ids: list[int]) -> int:
 def _ordered(sequences: list[_Sequence]) -> list[_Sequence]:
     """Sort by length, so that running out of memory shows at once; prompts that begin alike stay together.
 
-    What all prompts begin with does not count.
+    A beginning that all prompts share, such as a system prompt, makes no family.
     """
     families, last = list[list[_Sequence]](), list[int]()
     ordered = sorted(sequences, key=lambda row: row.prompt)

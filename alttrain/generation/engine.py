@@ -201,8 +201,13 @@ class LocalEngine:
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = ignore_progress
     ) -> Iterator[tuple[int, Completion | Failure]]:
         for number, tokens in enumerate(self.decoder.generate(prompts, decoding, advance)):
-            ended = bool(tokens) and tokens[-1] == self.renderer.end_id
-            yield number, Completion(self.renderer.decode(tokens), "stop" if ended else "length")
+            ended = bool(tokens) and tokens[-1] in self.decoder.ends
+            yield number, _completion(self.renderer, tokens, ended)
+
+
+def _completion(renderer: Any, tokens: list[int], ended: bool) -> Completion:
+    """Return the text of generated tokens, of which the last one is an end token if the text has `ended`."""
+    return Completion(renderer.decode(tokens[:-1] if ended else tokens), "stop" if ended else "length")
 
 
 class CachedEngine:
@@ -323,8 +328,7 @@ class VllmEngine:
         for number, output in enumerate(outputs):
             (answer,) = output.outputs
             advance(1)
-            text = self.renderer.decode(list(answer.token_ids))
-            yield number, Completion(text, "length" if answer.finish_reason == "length" else "stop")
+            yield number, _completion(self.renderer, list(answer.token_ids), answer.finish_reason != "length")
 
 
 @dataclass(frozen=True)

@@ -150,8 +150,14 @@ class WritingScorer(TokenScorer):
             width = max(map(len, batch))
             ids = torch.tensor([[end] * (width - len(prompt)) + prompt for prompt in batch], device=self.device)
             mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch])
-            limits = {"max_new_tokens": max_new_tokens, "do_sample": False, "pad_token_id": end}
-            outputs = self.model.generate(ids, attention_mask=mask.to(self.device), **limits)
+            outputs = self.model.generate(
+                ids,
+                attention_mask=mask.to(self.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                repetition_penalty=1.0,  # not that of the model's generation_config
+                pad_token_id=end,
+            )
             for number, answer in enumerate(outputs[:, width:].tolist(), start):
                 ended = answer.index(end) + 1 if end in answer else len(answer)
                 yield number, self.tokenizer.decode(answer[:ended], skip_special_tokens=not special)
@@ -204,7 +210,7 @@ class ServedScorer(JudgePrompts):
                 return FailedTry("the server did not end its answer", "outage")
             return Reply(choice["text"])
 
-        settings = {"max_tokens": max_new_tokens, "skip_special_tokens": not special}
+        settings = {"max_tokens": max_new_tokens, "repetition_penalty": 1.0, "skip_special_tokens": not special}
         for number, answer in self._answers(prompts, settings, read):
             yield number, answer.text if isinstance(answer, Reply) else answer
 
@@ -232,9 +238,9 @@ class ServedScorer(JudgePrompts):
 
 def load_scorer(folder: Path, dtype: str, device: str) -> TokenScorer:
     """Load the model and tokenizer from a folder in transformers' format. `dtype` is a config's dtype name."""
-    fault = why_unsupported(folder)
+    fault = why_unsupported(folder, purpose="judging")
     kernel: Attention = "eager" if fault else "packed"
-    model = load_model(Weights(folder, "judge"), choose_dtype(dtype, device), device, kernel)
+    model = load_model(Weights(folder, "judge"), choose_dtype(dtype, device), device, kernel, purpose="judging")
     config: Any = model.config
     if getattr(config, "attention_chunk_size", LLAMA4_CHUNK) is None:
         config.attention_chunk_size = LLAMA4_CHUNK

@@ -1,12 +1,15 @@
 """The engines for a server with OpenAI's completions API: vLLM, SGLang, llama.cpp, `transformers serve`.
 
-With `api: tokens`, prompts are sent as token ids, so the model sees exactly the ids used in training. With `api: text`,
-they are sent as rendered text, without the beginning token if the server's tokenizer adds it. The server's tokenizer
-cannot tell the template's special tokens from those in a user's text, so the latter are disabled by a space. Some
-tokenizers split line breaks before a word in another way than at the end of a text. Where the ids of a response's
-beginning show that, its white space is not sent, and the model has to write it. An adapter is a separate model name on
-the server (vLLM's multi-LoRA), so one server serves the backbone and all adapters of a sweep; vLLM can load an adapter
-on request. `alttrain.llm` implements retries.
+With `api: tokens`, prompts are sent as token ids, so the model sees exactly the ids used in training. With `api: text`
+or `transformers`, they are sent as rendered text, without the beginning token if the server's tokenizer adds it. The
+server's tokenizer cannot tell the template's special tokens from those in a user's text, so the latter are disabled by
+a space. Some tokenizers split line breaks before a word in another way than at the end of a text. Where the ids of a
+response's beginning show that, its white space is not sent, and the model has to write it. An adapter is a separate
+model name on the server (vLLM's multi-LoRA), so one server serves the backbone and all adapters of a sweep; vLLM can
+load an adapter on request. `alttrain.llm` implements retries.
+
+A request says everything about the choice of tokens, because a server takes what is left out from its own defaults, or
+from the model's generation_config. `transformers serve` takes some of it only as JSON (`api: transformers`).
 
 Each sample of a prompt is a request with a seed of its own (`Decoding.seed_of`), so that a lost one is asked for again
 alone and comes out the same. One request for several (`n`) would leave the seeds to the server, and saves little: vLLM
@@ -17,6 +20,7 @@ stopped with the stage, on any exception, and when this process is killed (on Li
 """
 
 import ctypes
+import json
 import logging
 import os
 import shutil
@@ -70,7 +74,7 @@ class Server(ServerSettings, EngineConfig):
 
     adapter_name: Annotated[str, MinLen(1)] = "{run}"  # of the trained adapter; "{run}" is the run's name
     loads_adapters: bool = False  # ask it to load the adapter; vLLM needs VLLM_ALLOW_RUNTIME_LORA_UPDATING set
-    api: Literal["tokens", "text"] = "tokens"
+    api: Literal["tokens", "text", "transformers"] = "tokens"
     concurrency: Annotated[int, Gt(0)] = 64
     timeout_s: Annotated[float, Gt(0)] = 600.0
     chunk: Annotated[int, Gt(0)] = 4096
@@ -87,6 +91,22 @@ class Server(ServerSettings, EngineConfig):
         if adapter is not None and trained and not (self.loads_adapters and adapter.freezes):
             models = {"adapter_name": self._adapter_of(run)}
         self.check_server(self.where, models)
+
+    def check_delimiters(self, renderer: Any) -> None:
+        """Raise ValueError if the server would leave out what tells the thought from the answer: special tokens."""
+        template, keeps = renderer.backbone.template, self.extra.get("skip_special_tokens") is False
+        written = template.think_close + (template.think_open if template.opened_by == "model" else "")
+        special = (str(token) for token in renderer.tokenizer.added_tokens_decoder.values() if token.special)
+        left_out = next((token for token in special if token in written), None)
+        if left_out is None or (keeps and self.api != "transformers"):
+            return
+        remedy = "generation.extra={skip_special_tokens: false} if this server keeps them then, as vLLM does"
+        if self.api == "transformers":
+            remedy = "generation=in_process or vllm: `transformers serve` always leaves them out"
+        raise ValueError(
+            f"the delimiter {left_out!r} between thought and answer is a special token, which a server leaves out of "
+            f"its text by default; set {remedy}"
+        )
 
     def _adapter_of(self, run: str) -> str:
         return self.adapter_name.replace("{run}", run)
@@ -106,10 +126,12 @@ class ServerEngine:
     streams = True
 
     def __init__(self, server: Server, model: str, renderer: Any) -> None:
+        server.check_delimiters(renderer)
         self.server, self.model, self.renderer = server, model, renderer
+        self._as_text = server.api != "tokens"
         bos, tokenizer = renderer.backbone.template.bos, renderer.tokenizer
         begins = tokenizer("a")["input_ids"][:1] == tokenizer.encode(bos, add_special_tokens=False)
-        self._added = bos if begins and server.api == "text" else ""  # by the server's tokenizer too
+        self._added = bos if begins and self._as_text else ""  # by the server's tokenizer too
         self._reported: set[str] = set()
 
     def generate(
@@ -120,8 +142,9 @@ class ServerEngine:
             model, content = request.pop("model"), request.pop("prompt")
             return await client.completions.with_raw_response.create(model=model, prompt=content, extra_body=request)
 
-        as_text = self.server.api == "text"
-        spellings = [prompt_as_text(prompt, self.renderer, decoding) if as_text else (prompt, "") for prompt in prompts]
+        spellings = [
+            prompt_as_text(prompt, self.renderer, decoding) if self._as_text else (prompt, "") for prompt in prompts
+        ]
         sent = {number: spelling[0] for number, spelling in enumerate(spellings) if spelling is not None}
         pool = RequestPool(self.server, sent.items(), send, self._read, text_of=lambda prompt: prompt.text)
         for number, result in pool.results():
@@ -138,17 +161,19 @@ class ServerEngine:
         yield from ((number, Failure(OTHER_TOKENS, final=True)) for number in unsent)
 
     def _request(self, prompt: Prompt, decoding: Decoding) -> dict[str, Any]:
-        as_text = self.server.api == "text"
-        content = self.renderer.escape_special_tokens(prompt.text).removeprefix(self._added) if as_text else prompt.ids
+        content: Any = prompt.ids
+        if self._as_text:
+            content = self.renderer.escape_special_tokens(prompt.text).removeprefix(self._added)
         request = {"model": self.model, "prompt": content}
         request |= {"max_tokens": prompt.max_new_tokens(decoding), "temperature": decoding.temperature}
+        choice: dict[str, Any] = {"repetition_penalty": decoding.repetition_penalty}
         if decoding.temperature:
             request |= {"top_p": decoding.top_p, "seed": decoding.seed_of(prompt.name)}
-            if decoding.top_k is not None:
-                request["top_k"] = decoding.top_k
-        if decoding.repetition_penalty != 1.0:
-            request["repetition_penalty"] = decoding.repetition_penalty
-        return request | dict(self.server.extra)
+            choice |= {"top_k": decoding.top_k or -1, "min_p": 0.0}
+        if self.server.api == "transformers":
+            choice |= {"do_sample": decoding.temperature > 0, "top_k": decoding.top_k or 0}
+            choice = {"generation_config": json.dumps(choice)}
+        return request | choice | dict(self.server.extra)
 
     def _read(self, body: bytes) -> Completion | FailedTry:
         try:
@@ -246,6 +271,7 @@ class ChildServer(EngineConfig):
         """Start the server; it stops with the context. Raises ValueError with the end of its log on failure."""
         if model.adapter and not self.with_adapter:
             raise self._without_adapter()
+        self.server.check_delimiters(model.renderer)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             address = f"http://127.0.0.1:{probe.getsockname()[1]}"

@@ -129,8 +129,8 @@ class AltTrain(Structure):
     """Problem understanding -> harmfulness assessment -> conditional reasoning (refuse, or reason on).
 
     - `steps`  the steps in order. Dropping a step leaves the others unchanged, byte for byte. Without "understanding",
-               the trace's own is also removed. Without "reasoning", which is a refusal if the example is harmful, it is
-               refused only in the answer, and a benign answer follows at once
+               the trace's own is also removed. Without "reasoning" the thought ends after the other steps: a harmful
+               example is refused only in the answer, and a benign one's answer follows at once.
     - `stops`  sentences that end a harmful thought: the name of a pool, or the sentences themselves
     """
 

@@ -20,6 +20,7 @@ from alttrain.llm import ServerSettings
 from alttrain.run.assembly import Run
 
 if TYPE_CHECKING:
+    from alttrain.backbone.support import Purpose
     from alttrain.backbone.weights import Adapter
 
 _SHELF: dict[tuple[str, ...], Any] = {}  # the last backbone or judge's model that generated in this process
@@ -95,6 +96,7 @@ class Session:
         kernel: Attention = "packed",
         device: str | None = None,
         quantization: Quantization | None = None,
+        purpose: "Purpose" = "generation",
     ) -> Any:
         """Load the backbone without adapter. A `quantization` of None is the backbone's.
 
@@ -104,7 +106,7 @@ class Session:
 
         clear_shelf()
         quantization = quantization or self.run.backbone.quantization
-        return load_model(self.weights, self.dtype(requested), device or self.device, kernel, quantization)
+        return load_model(self.weights, self.dtype(requested), device or self.device, kernel, quantization, purpose)
 
     @contextmanager
     def engine(self, trained: Path | None, quantization: Quantization | None = None) -> Iterator[Engine]:

@@ -46,7 +46,7 @@ class PackedBatch(_Movable):
 class MarkedBatch(_Movable):
     """Data for SafeKey's losses.
 
-    If no example is marked, one takes their place with `share` 0, so that every device runs the same passes.
+    If no example is marked, the longest one stands in with `share` 0, so that every device runs the same passes.
     """
 
     key: PackedBatch  # the understandings and key sentences, without the requests before them

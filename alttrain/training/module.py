@@ -156,7 +156,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         at_most = self.recipe.batch_size + 1  # one more for the padding
         packed = PackedSequences.training(batch.lengths, batch.ids.device, at_most)
         decoder = causal_lm(self.model).get_decoder()
-        masks = row_masks(decoder, batch.positions)
+        masks = row_masks(decoder, batch.lengths)
         output = decoder(batch.ids, attention_mask=masks, position_ids=batch.positions, packed=packed, use_cache=False)
         return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
@@ -177,10 +177,8 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         norm = 0.0
         if not isinstance(self.trainer.strategy, DeepSpeedStrategy):
             parameters = list(self.trainer.precision_plugin.main_params(optimizer))
-            if gradient_clip_val is None:
-                total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            else:
-                total = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+            most = math.inf if gradient_clip_val is None else gradient_clip_val
+            total = torch.nn.utils.clip_grad_norm_(parameters, most)
             norm = float(unsharded(total))
             self.log("gradient_norm", norm, batch_size=1)
         if not (math.isfinite(self.losses[-1]) and math.isfinite(norm)):
@@ -220,7 +218,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         warmup = self.recipe.warmup(self.total_steps)
         if step < warmup:
             return step / warmup if self.recipe.schedule == "cosine_from_zero" else (step + 1) / (warmup + 1)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, self.total_steps - warmup))))
+        return 0.5 * (1 + math.cos(math.pi * ((step - warmup) / (self.total_steps - warmup))))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only the trainable weights, and add the random generators' states, the losses and the elapsed time.

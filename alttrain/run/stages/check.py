@@ -16,12 +16,13 @@ from dataclasses import replace
 from functools import partial
 from itertools import compress
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from hydra.core.global_hydra import GlobalHydra
 
 from alttrain import records
 from alttrain.backbone.device import check_kernels, has_gpu_driver
+from alttrain.backbone.memory import Attention
 from alttrain.backbone.source import (
     cache_folder,
     fetch_tokenizer,
@@ -36,7 +37,7 @@ from alttrain.config.schema import did_you_mean
 from alttrain.evaluation import Benchmark, Judge
 from alttrain.evaluation.judges import check_rows
 from alttrain.evaluation.protocol import KINDS, Measure
-from alttrain.generation import InProcess
+from alttrain.generation import InProcess, Server
 from alttrain.records import Example, Rejected
 from alttrain.rewrite import TeacherContext, lacks_original, render
 from alttrain.run.asking import prompt_text
@@ -51,6 +52,9 @@ from alttrain.run.stages.needs import Sizes
 from alttrain.run.stages.rewrite import refuse_losses
 from alttrain.run.stages.train import tokenize_examples
 from alttrain.tokenization import Renderer
+
+if TYPE_CHECKING:
+    from alttrain.backbone.support import Purpose
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +237,10 @@ def check_protocol(run: Run) -> None:
 
 
 def check(run: Run, session: Session) -> None:
-    """Validate the rendering of every row and estimate the memory. Raises RunError that names rows or keys."""
+    """Validate the rendering of every row and estimate the memory.
+
+    Raises RunError that names rows or keys, and ValueError if a server would leave out the template's delimiters.
+    """
     rows = run.rows
     for benchmark in run.benchmarks:
         if left_out := benchmark.rejected():
@@ -245,6 +252,9 @@ def check(run: Run, session: Session) -> None:
     rewritten = examples_without_model(run, rows)  # before anything is fetched: this may refuse the run
     renderer, reason = _tokenizer_alone(run)
     _refuse_unpacked(run, rows)
+    server = getattr(run.generation, "server", run.generation)
+    if renderer and isinstance(server, Server) and (incomplete_benchmarks(run) or _backbone_writes(run, rows)):
+        server.check_delimiters(renderer)
     sizes = prove(run, rows, rewritten, renderer) if renderer else None
     for line in needs.refuse_too_large(run, rows, run.stages, sizes):
         log.info("check     %s", line)
@@ -298,13 +308,15 @@ def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
 def _refuse_unpacked(run: Run, rows: Sequence[Example]) -> None:
     """Raise RunError if the backbone, as far as its config is at hand, would be trained or decoded wrongly here."""
     decodes_here = isinstance(run.generation, InProcess) and (incomplete_benchmarks(run) or _backbone_writes(run, rows))
-    kernels = [*([run.backbone.attention] if run.needs_training else []), *(["packed"] if decodes_here else [])]
-    if not kernels or not (config := offline_file(run.backbone, "config.json")):
+    uses: list[tuple[Attention, Purpose]] = [(run.backbone.attention, "training")] if run.needs_training else []
+    if decodes_here:
+        uses.append(("packed", "generation"))
+    if not uses or not (config := offline_file(run.backbone, "config.json")):
         return
     from alttrain.backbone.support import shared_context, why_unsupported
 
     try:
-        fault = next(filter(None, (why_unsupported(config.parent, kernel) for kernel in kernels)), "")
+        fault = next(filter(None, (why_unsupported(config.parent, *use) for use in uses)), "")
     except ValueError as error:  # no causal language model, or not one that this transformers has
         fault = str(error)
     if fault:

@@ -77,7 +77,7 @@ def train(run: Run, session: Session) -> None:
     bfloat16 = str(session.dtype(run.hardware.precision)) == "torch.bfloat16"
     precision = "bfloat16" if bfloat16 else "float32"
     device = "cpu" if run.hardware.sharded else None  # FSDP moves it by layers: one device may not hold it whole
-    model = session.model(run.adapter.precision(precision), run.backbone.attention, device)
+    model = session.model(run.adapter.precision(precision), run.backbone.attention, device, purpose="training")
     model = run.adapter.attach(model, run.seed)
     log.info("train     %d examples, %d steps, %s", len(sequences), recipe.steps(len(sequences)), precision)
     with open_loggers(run, "training") as loggers:
