@@ -736,6 +736,16 @@ def test_a_plan_that_is_none_hides_no_state(plan: str, tmp_path: Path, caplog: p
     assert str(tmp_path / PLAN) in caplog.text
 
 
+def test_a_link_in_place_of_a_sweeps_folder_is_not_followed(tiny_arguments: list[str], tmp_path: Path) -> None:
+    write_text(tmp_path / "mine" / "ended" / "a", "mine")
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / ".sweep").symlink_to(tmp_path / "mine")
+    register()
+    with pytest.raises(RunError, match="is a link, which leads out of"):
+        plan([*tiny_arguments, "seed=0,1"], True)
+    assert (tmp_path / "mine" / "ended" / "a").read_text() == "mine"
+
+
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     """A folder that somebody sent, or one that cannot be written to: the state is what it says."""
     Log(tmp_path / "run").stage("train")

@@ -40,7 +40,7 @@ from alttrain.config.trust import take_trusted
 from alttrain.records import full_disk
 from alttrain.run import console_script
 from alttrain.run.assembly import Run, assemble
-from alttrain.run.folder import open_folder
+from alttrain.run.folder import check_belongs, open_folder
 from alttrain.run.plan import job_of, totals
 from alttrain.run.progress import log_to_console, log_to_file
 from alttrain.run.session import Session
@@ -259,13 +259,15 @@ def _stages(run: Run, reports: bool, tell_to_train: Callable[[], None]) -> None:
         for stage in stages:
             _stage(stage, run, session)
         return
-    open_folder(run)
-    with lock_folder(run.folder), log_to_file(run.folder / "run.log"), Log(run.folder) as status:
-        for stage in stages:
-            status.stage(stage)
-            if stage == "train":
-                tell_to_train()
-            _stage(stage, run, session)
+    with lock_folder(run.folder):
+        check_belongs(run)  # again: another process may have made the folder since
+        open_folder(run)
+        with log_to_file(run.folder / "run.log"), Log(run.folder) as status:
+            for stage in stages:
+                status.stage(stage)
+                if stage == "train":
+                    tell_to_train()
+                _stage(stage, run, session)
 
 
 def _stage(name: str, run: Run, session: Session) -> None:

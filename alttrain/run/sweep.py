@@ -38,7 +38,7 @@ from alttrain.config.overrides import (
 from alttrain.config.secrets import mask_secrets
 from alttrain.records import Example, exclusive, read_utf8, write_text
 from alttrain.run.assembly import NoThoughtError, Run, assemble
-from alttrain.run.folder import evaluation_folder
+from alttrain.run.folder import evaluation_folder, refuse_links
 from alttrain.run.plan import LISTED, Job, job_of, log_plan, write_plan
 from alttrain.run.progress import bar
 from alttrain.run.stages.check import MODEL_STAGES, check_light, check_sources
@@ -203,6 +203,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     swept = Sweep(jobs, tuple((last_run[unseeded], count) for unseeded, count in counts.items()))
     if not is_follower():
         output_dir = swept.run.output_dir
+        refuse_links((output_dir / STOPPED).parent)
         (output_dir / STOPPED).unlink(missing_ok=True)
         shutil.rmtree(output_dir / ENDED, ignore_errors=True)
         write_plan(output_dir, jobs, [groups[unseeded].first for unseeded in counts], rows)
