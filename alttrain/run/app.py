@@ -90,8 +90,7 @@ def main() -> None:
         elif _print_config(flags, overrides):
             return
         _app()
-        if swept is not None and not is_follower():
-            swept.show(failed=False)
+        shown = swept is None or is_follower() or swept.show(failed=False)
     except SystemExit:
         if swept is not None and not is_follower():
             swept.show(failed=True)
@@ -99,6 +98,8 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         raise
+    if not shown:
+        sys.exit(1)
 
 
 def _flags(arguments: list[str]) -> argparse.Namespace:
