@@ -386,6 +386,13 @@ def test_node_without_target_is_a_fault(key: str) -> None:
     assert "_target_" in found
 
 
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_number_that_is_not_finite_is_a_fault(value: str) -> None:
+    """It would be written to a file that nothing reads."""
+    faults_told = told([f"protocol.decoding.temperature={value}"])
+    assert f"protocol.decoding.temperature={value}: accepted: finite numbers" in faults_told
+
+
 def test_leaf_of_a_mapping_is_named() -> None:
     (found,) = told(["dataset.amounts.harmful=-1"])
     assert found.startswith("dataset.amounts.harmful=-1: "), found

@@ -13,6 +13,7 @@ from stub_server import Serve, right
 from alttrain.generation import Decoding
 from alttrain.generation.engine import CachedEngine, Completion, Prompt
 from alttrain.records import exclusive
+from alttrain.run.status import lock_folder
 
 KEPT = """
 import sys, time
@@ -79,6 +80,8 @@ def test_a_file_system_without_locks_only_costs_time(tmp_path: Path, monkeypatch
         def generate(self, prompts: Sequence[Prompt], *unused: object) -> Iterator[tuple[int, Completion]]:
             yield from ((number, Completion(prompt.text, "stop")) for number, prompt in enumerate(prompts))
 
+    with lock_folder(tmp_path / "run"):
+        pass
     for _ in range(2):
         found = CachedEngine(Echo, {}, tmp_path).generate([Prompt([5], "a", "a")], Decoding(1))
         assert list(found) == [(0, Completion("a", "stop"))]

@@ -26,6 +26,18 @@ def changed(*overrides: str) -> tuple[str, Changes]:
     return run_name(config), changes(config)  # outside of the context, as a stage asks
 
 
+def test_a_filter_of_rows_shapes_whatever_its_column_is_called() -> None:
+    where = {"where": {"file": "a", "path": "b"}, "file": "c"}
+    plain = dict.fromkeys(identity.SHAPING) | {"dataset": {"sources": {"mine": where}}, "backbone": {"shape": {"a": 1}}}
+    plain["rewrite"] = {"guard": {"base_url": "u"}, "teacher": {"writer": {"attempts": 1, "extra": {"attempts": 2}}}}
+    shaped = {key for key, value in identity.shaping(plain).items() if value is not None}
+    assert shaped == {
+        "dataset.sources.mine.where.file",
+        "dataset.sources.mine.where.path",
+        "rewrite.teacher.writer.extra.attempts",
+    }
+
+
 def test_a_method_as_it_is_changes_nothing() -> None:
     name, found = changed("method=demo_alttrain", "seed=3", "output_dir=x", "data_dir=y", "trainer.threads=1")
     assert name == "smollm2_135m-demo_alttrain-s3"

@@ -282,6 +282,42 @@ def test_a_changed_setting_is_refused_by_name(tiny_arguments: list[str]) -> None
     assert run([*tiny_arguments, "training.learning_rate=0.5", "tag=hot", "stages=[rewrite]"]) != folder
 
 
+def test_a_folder_that_another_process_made_since_the_check_is_left_as_it_is(
+    tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run([*tiny_arguments, "stages=[rewrite]"])
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    monkeypatch.setattr("alttrain.run.stages.check.check_belongs", lambda run: None)  # the folder was not there
+    with pytest.raises(RunError, match=r"training\.learning_rate: 0\.001 -> 0\.5"):
+        run([*tiny_arguments, "training.learning_rate=0.5"])
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["run.log", "evaluation", "logs/deep", "wandb", "."])
+def test_a_link_out_of_a_received_run_is_not_written_through(
+    tiny_arguments: list[str], tmp_path: Path, name: str
+) -> None:
+    """It would be made at a place of its reader's. The output folder is a link of its user's, and wandb makes some."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "outputs").symlink_to("disk")
+    folder, outside = tmp_path / "outputs" / "runs" / RUN, tmp_path / "outside"
+    outside.mkdir()
+    core = folder / "wandb" / "run-x" / "logs" / "debug-core.log"
+    if name not in ("wandb", "."):
+        core.parent.mkdir(parents=True)
+        core.symlink_to(outside / "core.log")
+        (folder / "wandb" / "latest-run").symlink_to("run-x")
+    arguments = [*tiny_arguments, "stages=[rewrite]"]
+    link = folder / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(outside / "run.log" if "log" in link.suffix else outside)
+    with pytest.raises(RunError, match=f"{RUN}.*is a link, which leads out of "):
+        run(arguments)
+    assert list(outside.iterdir()) == []
+    link.unlink()
+    assert run(arguments).resolve() == folder.resolve()
+
+
 def test_changed_generation_is_refused_and_a_new_judge_is_not(
     tiny_arguments: list[str], tmp_path: Path, baseline: Path
 ) -> None:

@@ -85,6 +85,8 @@ def test_no_key_anywhere_and_no_harmful_text_in_log_or_config(
         ("generation.server.base_url=http://me:planted-pass@host/v1", r"generation\.server\.base_url: has a password"),
         ("+generation.server.extra.A=redis://:planted-pass@host", r"generation\.server\.extra\.A: has a password"),
         ('generation.server.base_url="http://host/v1?key=planted-pass"', r"server\.base_url: .*query"),
+        ("+generation.server.extra.key=sk-planted-pass0123456", r"generation\.server\.extra\.key: looks like a key"),
+        ("+generation.server.extra.X-Api-Key=planted-pass", r"generation\.server\.extra\.X-Api-Key: looks like a key"),
         ("generation.server.key_variable=sk-planted-pass", r"generation\.server\.key_variable: is not the name"),
     ],
 )

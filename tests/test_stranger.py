@@ -316,6 +316,7 @@ def test_a_packaged_server_gets_its_own_key_alone(monkeypatch: pytest.MonkeyPatc
     ("node", "argument"),
     [
         ({"_target_": "alttrain.training.Mlflow", "uri": "http://evil.example"}, "uri=http://evil.example"),
+        ({"_target_": "alttrain.training.Mlflow", "uri": "databricks"}, "uri=databricks"),
         (
             {
                 "_target_": "alttrain.evaluation.grading.HumanEval",
@@ -324,7 +325,7 @@ def test_a_packaged_server_gets_its_own_key_alone(monkeypatch: pytest.MonkeyPatc
             "protocol.judges.x.sandbox.allow_unsandboxed=true",
         ),
     ],
-    ids=["logger", "sandbox"],
+    ids=["logger", "databricks", "sandbox"],
 )
 def test_what_lets_texts_or_code_out_is_for_the_command_line(
     node: dict[str, Any], argument: str, monkeypatch: pytest.MonkeyPatch
@@ -355,8 +356,15 @@ HYDRA = {
     "launcher: {x: {_target_: os.system}}": "hydra.launcher.x._target_",
     "sweeper: {_target_: subprocess.run}": "hydra.sweeper._target_",
     "launcher: {setup: [touch x]}": "hydra.launcher.setup.0",
+    "launcher: {teardown: [touch x]}": "hydra.launcher.teardown.0",
     "launcher: {python: /tmp/evil}": "hydra.launcher.python",
+    "launcher: {submitit_folder: /tmp/evil}": "hydra.launcher.submitit_folder",
+    'launcher: {account: "a\\ntouch x #"}': "hydra.launcher.account",
+    'launcher: {additional_parameters: {"a\\ntouch x #": 1}}': "hydra.launcher.additional_parameters.a",
+    "launcher: {partition: '${hydra.job.name}'}, job: {name: \"a\\ntouch x #\"}": "hydra.launcher.partition",
+    "callbacks: '${rewrite}'": "hydra.callbacks",
     "job: {env_set: {ALTTRAIN_TRUSTED: os}}": "hydra.job.env_set.ALTTRAIN_TRUSTED",
+    "job: {env_set: '${evaluation.benchmarks}'}": "hydra.job.env_set",
     "run: {dir: /tmp/evil}": "hydra.run.dir",
     "sweep: {dir: /tmp/evil}": "hydra.sweep.dir",
     "sweep: {subdir: ../../evil}": "hydra.sweep.subdir",

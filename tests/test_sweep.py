@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobStatus
 from made_runs import TRAINED, UNNAMED
 from processes import alttrain, has_ended
@@ -29,6 +30,7 @@ from alttrain.config import RunError, register
 from alttrain.config.overrides import applicable_overrides
 from alttrain.records import Generation, write_json, write_rows, write_sealed, write_text
 from alttrain.report.results import read_csv
+from alttrain.run.app import main
 from alttrain.run.assembly import assemble
 from alttrain.run.folder import evaluation_folder
 from alttrain.run.plan import Job, job_of, totals
@@ -734,6 +736,35 @@ def test_a_plan_that_is_none_hides_no_state(plan: str, tmp_path: Path, caplog: p
     write_text(tmp_path / PLAN, plan)
     assert {run: status.state for run, status in statuses(tmp_path).items()} == {"a": "done"}
     assert str(tmp_path / PLAN) in caplog.text
+
+
+@pytest.mark.parametrize("arguments", [["seed=0"], ["-m", "seed=0,1"]], ids=["run", "sweep"])
+def test_a_report_that_cannot_be_made_ends_a_run_and_a_sweep_alike(
+    tiny_arguments: list[str],
+    tmp_path: Path,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_json(tmp_path / "outputs" / "runs" / "a" / "evaluation" / "b" / "metrics.json", {})
+    monkeypatch.setattr("alttrain.run.stages.report._digest", lambda *unused: 1 / 0)
+    monkeypatch.setattr(sys, "argv", ["alttrain", *arguments, *tiny_arguments, "stages=[report]"])
+    monkeypatch.setattr("logging.root.handlers", [])
+    monkeypatch.setenv(PARENT, str(os.getpid()))  # restored, like Hydra's config, which `main` sets
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert "no report was made: division by zero" in capsys.readouterr().err
+
+
+def test_a_link_in_place_of_a_sweeps_folder_is_not_followed(tiny_arguments: list[str], tmp_path: Path) -> None:
+    write_text(tmp_path / "mine" / "ended" / "a", "mine")
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / ".sweep").symlink_to(tmp_path / "mine")
+    register()
+    with pytest.raises(RunError, match="is a link, which leads out of"):
+        plan([*tiny_arguments, "seed=0,1"], True)
+    assert (tmp_path / "mine" / "ended" / "a").read_text() == "mine"
 
 
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:

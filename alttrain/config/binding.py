@@ -7,6 +7,7 @@ of its place: the annotation of the argument, or for a top-level key one of `PLA
 
 import functools
 import inspect
+import math
 import operator
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from alttrain.config.schema import STAGES, TEXTS, Fault, RunSchema, did_you_mean, name_fault
-from alttrain.config.secrets import resolvers, secret_faults
+from alttrain.config.secrets import leaves, resolvers, secret_faults
 from alttrain.config.trust import locate, program_faults
 
 MISSING = "???"
@@ -69,6 +70,8 @@ def faults(config: DictConfig) -> list[Fault]:
     for key, value in texts.items():
         if value and value not in TEXTS:
             problems.append(Fault(key, value, f"accepted: {', '.join(TEXTS)}"))
+    floats = ((key, value) for key, value in leaves(plain) if isinstance(value, float))
+    problems += [Fault(key, value, "accepted: finite numbers") for key, value in floats if not math.isfinite(value)]
     return [*problems, *(Fault(*secret) for secret in secret_faults(plain)), *target_faults(plain)]
 
 

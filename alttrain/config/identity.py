@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -26,11 +25,12 @@ SHAPING = ("seed", "backbone", "dataset", "rewrite", "adapter", "training", "met
 """Top-level keys that shape the trained adapter. Stages, loggers, trainer hardware and folders do not."""
 
 SERVER_SETTINGS = ("base_url", "key_variable", "concurrency", "attempts", "timeout_s")
-"""Keys for a server's address, key variable, concurrency and retries. They do not change its replies."""
+"""Keys that say how a server is reached. Two servers of one model name count as one."""
 
 NOT_SHAPING = (
     "backbone.attention",
-    "backbone.shape*",
+    "backbone.shape",
+    "backbone.shape.*",
     "backbone.identity",
     "backbone.published",
     *(f"method.{key}" for key in ("_target_", "name", "label", "order", "tables")),
@@ -38,15 +38,17 @@ NOT_SHAPING = (
     "dataset.sources.*.path",
     "dataset.sources.*.file",
     "dataset.sources.*.data_dir",
-    *(f"rewrite.*.{key}" for key in SERVER_SETTINGS),
+    *(f"rewrite.{place}.{key}" for place in ("*", "*.writer") for key in SERVER_SETTINGS),
     "rewrite.may_lose",
 )
-"""Keys that do not change the result, such as a file's path (its content is hashed) and server settings."""
+"""Keys that do not change the result, such as a file's path (its content is hashed) and server settings. A star stands
+for one part of a key: a filter of rows may have any name, such as `dataset.sources.NAME.where.file`."""
+_NOT_SHAPING = re.compile("|".join(NOT_SHAPING).replace(".", r"\.").replace("*", r"[^.]*"))
 NOT_SHAPING_TEXT = frozenset({*SERVER_SETTINGS, "chunk", "loads_adapters", "adapter_name", "start_s", "memory_share"})
 """Keys of an engine that do not change its text. `chunk` does if the engine decodes a chunk's prompts together."""
 ABSENT = "(absent)"
 OF_BACKBONE = ("backbone.quantization", "backbone.system_prompt", "backbone.template")
-"""Keys of the backbone that belong to the treatment. The path of its weights and its kernels do not."""
+"""Keys of the backbone that belong to the treatment. Its other keys, such as the source of its weights, do not."""
 NOT_ASKED = NOT_SHAPING_TEXT | {"path", "file", "data_dir", "human_labels", "tables", "labels"}
 
 
@@ -175,7 +177,7 @@ def shaping_of_judge(node: Any) -> Any:
 def shaping(config: dict[str, Any]) -> dict[str, Any]:
     """Return all keys of a plain config that shape the trained adapter, flat."""
     flat = flatten({key: config[key] for key in SHAPING})
-    return {key: value for key, value in flat.items() if not any(fnmatch(key, pattern) for pattern in NOT_SHAPING)}
+    return {key: value for key, value in flat.items() if not _NOT_SHAPING.fullmatch(key)}
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Keep secrets out of configs: a resolved config is saved with its run and sent to its loggers.
 
-A config is refused if it holds the value of a secret environment variable, a URL with a password or a query, an API key
-in place of its variable's name, or an interpolation that reads the environment. These messages name the config's key,
-never its value. In other messages, what looks like an API key is masked.
+A config is refused if it holds the value of a secret environment variable, a URL with a password or a query, an API
+key, or an interpolation that reads the environment. These messages name the config's key, never its value. In other
+messages, what looks like an API key is masked.
 """
 
 import os
@@ -25,6 +25,16 @@ KEY_PATTERN = re.compile(
 )
 """Matches an API key in a text: by its prefix, by the word before it, as a long value of a key, or as a URL's password.
 """
+LITERAL_KEY = re.compile(
+    r"""(?x) (?: Bearer \s+ )? (?= \S* \d )
+        (?: (?: sk|pk|rk|hf|gh[oprsu]|github_pat|glpat|xox[a-z]|npm|nvapi|gsk|r8 ) [-_] | AKIA | AIza | eyJ )
+        [\w.-]{16,}"""
+)
+"""Matches a value that is an API key, by its prefix. A path or a name that only begins so does not match."""
+KEY_NAMES = re.compile(
+    r"(?i)(?!dataset|evaluation)(.*\.)?((x|access|auth)[-_])?(api[-_]?key|authorization|token|password)"
+)
+"""Matches a config key whose value would be a secret. Columns and labels of data may have any name."""
 MASK = "***"
 INTERPOLATION = re.compile(r"\$\{\s*([\w.]+|[^}:]*\$[^:]*)\s*:")
 """Matches a resolver's name. A name that itself contains an interpolation matches too, since it could be any resolver.
@@ -77,6 +87,8 @@ def _fault(key: str, value: str, variables: Mapping[str, str]) -> str:
         return f"holds the value of ${name}, which would be saved with the run; keys are read from the environment"
     if key.rpartition(".")[2] == "key_variable" and not VARIABLE.fullmatch(value):
         return "is not the name of an environment variable, such as OPENAI_API_KEY; export the key under one"
+    if LITERAL_KEY.fullmatch(value) or (value and KEY_NAMES.fullmatch(key)):
+        return "looks like a key, which would be saved with the run; name its environment variable in a key_variable"
     if "://" in value:
         parts = urlsplit(value)
         if parts.password or (parts.username and parts.scheme.startswith("http")) or parts.query:

@@ -31,7 +31,8 @@ from alttrain.config.secrets import leaves
 
 TRUSTED = "ALTTRAIN_TRUSTED"  # environment variable that passes `trusted` on to child processes
 GUARDED_ARGUMENTS = ("base_url", "uri", "allow_unsandboxed")
-"""Arguments through which keys, texts or model-written code can get out. Their command-line values are trusted too."""
+"""Arguments through which keys, texts or model-written code can get out. A value given for one of these on the command
+line is trusted wherever it stands in the config."""
 REFUSED = (
     "a config builds classes of alttrain, and of packages that the command line trusts; if you know what it runs: "
     "trusted=[{package}]"
@@ -41,11 +42,22 @@ SERVER_KEYS = {"https://api.openai.com/v1": "OPENAI_API_KEY", "https://api.toget
 """The servers of the packaged options, and the environment variable with each server's API key."""
 PLUGINS: Mapping[str, type[Plugin]] = {"launcher._target_": Launcher, "sweeper._target_": Sweeper}
 LOGGING = ("job_logging", "hydra_logging")
-BUILT_PREFIXES = ("callbacks.", "launcher.", "sweeper.")
-GUARDED_KEYS = re.compile(r"job\.env_set\..+|launcher\.(setup|python|srun_args|additional_parameters|address)(\.|$).*")
+FROM_COMMAND_LINE = ("overrides.", "job.override_dirname")  # Hydra puts the command line there
+GUARDED_KEYS = re.compile(
+    r"(job\.env_set|launcher\.(setup|teardown|python|srun_args|additional_parameters|address))(\..*)?", re.DOTALL
+)
 """Hydra keys that run commands, change the environment, or send jobs to other machines."""
-OUTPUT_KEYS = {"output_subdir": None, "run.dir": ".", "sweep.dir": "${output_dir}/.sweep", "sweep.subdir": "."}
-"""Where Hydra writes its own files, as in conf/run.yaml. Other places are refused: files there could be overwritten."""
+OUTPUT_KEYS: Mapping[str, Sequence[str | None]] = {
+    "output_subdir": [None],
+    "run.dir": ["."],
+    "sweep.dir": ["${output_dir}/.sweep"],
+    "sweep.subdir": ["."],
+    "launcher.submitit_folder": ["${output_dir}/.sweep/submitit/%j", "${hydra.sweep.dir}/.submitit/%j"],
+}
+"""Where Hydra writes its own files, as in conf/. Other places are refused: files there could be overwritten, and
+submitit unpickles what is in its folder."""
+NO_FOLDER = re.compile(r"[a-z][a-z0-9+.-]*:|(databricks(-uc)?|uc)$", re.IGNORECASE)  # what MLflow takes for a server
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 INTERPOLATION = re.compile(r"\$\{(\w[\w.]*)\}")
 
 
@@ -119,7 +131,7 @@ def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -
         yield Fault(f"{key}.key_variable", variable, f"the key would be sent to {url}: {remedy}")
     if node.get("allow_unsandboxed") and not given_on_command_line("allow_unsandboxed", "true"):
         yield Fault(f"{key}.allow_unsandboxed", True, "this is for the command line, and not for a file; give it there")
-    if name == "alttrain.training.Mlflow" and "://" in str(uri) and not given_on_command_line("uri", uri):
+    if name == "alttrain.training.Mlflow" and NO_FOLDER.match(str(uri)) and not given_on_command_line("uri", uri):
         remedy = "if you know that server, give it on the command line"
         yield Fault(f"{key}.uri", uri, f"MLflow would send its key and texts there: {remedy}")
     if name == "alttrain.generation.server.ChildServer":
@@ -172,25 +184,32 @@ def hydra_faults(config: DictConfig, arguments: Iterable[str]) -> Iterator[Fault
     for key, value in leaves(plain):
         full_key = f"hydra.{key}"
         from_file = re.sub(r"(\.\d+)+$", "", full_key) not in given_keys
-        if key.startswith(BUILT_PREFIXES) and "${" in str(value) and not _of_plain_values(config, str(value)):
-            yield Fault(full_key, value, "accepted here: plain values, and ${key} of one")
+        values = _interpolated(config, str(value))
+        if values is None:
+            if not key.startswith(FROM_COMMAND_LINE):
+                yield Fault(full_key, value, "accepted here: plain values, and ${key} of one")
+        elif key.startswith("launcher.") and any(CONTROL.search(str(text)) for text in (key, value, *values)):
+            fault = "a line break or another control character, behind which Slurm would run a command"
+            yield Fault(full_key, value, f"{fault}; leave it out")
         elif key.rpartition(".")[2] == "_target_" and not _is_known_target(key, str(value)):
             remedy = f"if you know what it runs: trusted=[{str(value).partition('.')[0]}] on the command line"
             yield Fault(full_key, value, f"Hydra would build it; {remedy}")
         elif from_file and (
-            (GUARDED_KEYS.fullmatch(key) and value is not None) or (key in OUTPUT_KEYS and value != OUTPUT_KEYS[key])
+            (GUARDED_KEYS.fullmatch(key) and value is not None) or value not in OUTPUT_KEYS.get(key, [value])
         ):
             remedy = "give it there, or leave it out"
             yield Fault(full_key, value, f"this is for the command line, and not for a file; {remedy}")
 
 
-def _of_plain_values(config: DictConfig, text: str) -> bool:
-    """Return whether a text interpolates only keys, none of which holds a node (a node could have a target)."""
+def _interpolated(config: DictConfig, text: str) -> list[Any] | None:
+    """Return the values of the keys that a text interpolates; None if one is a node, which could have a target, or the
+    text has other interpolations."""
     try:
         values = [OmegaConf.select(config, key) for key in INTERPOLATION.findall(text)]
     except OmegaConfBaseException:
-        return False
-    return "${" not in INTERPOLATION.sub("", text) and not any(OmegaConf.is_config(value) for value in values)
+        return None
+    is_plain = "${" not in INTERPOLATION.sub("", text) and not any(map(OmegaConf.is_config, values))
+    return values if is_plain else None
 
 
 def _is_known_target(key: str, target: str) -> bool:

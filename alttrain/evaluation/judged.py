@@ -103,7 +103,9 @@ class Judgements:
                 yield replace(row, judge=self._names[row.judge])
 
     def _takes(self, row: Judgement) -> bool:
-        """Whether a row is the first of a text that is unchanged, and settled if its judge is asked."""
+        """Whether to keep a row: its text is unchanged, no earlier row is of the same text, and, if its judge is asked,
+        it is settled.
+        """
         number, block = self._row_numbers.get((row.id, row.sample)), (row.judge, row.part)
         if number is None or row.hash != self._hashes[number]:
             return False

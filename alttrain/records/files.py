@@ -33,8 +33,8 @@ NO_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what msg
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write an indented JSON document atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write an indented JSON document atomically. Raises ValueError for nan and infinity, which no reader takes."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -40,7 +40,7 @@ from alttrain.config.trust import take_trusted
 from alttrain.records import full_disk
 from alttrain.run import console_script
 from alttrain.run.assembly import Run, assemble
-from alttrain.run.folder import open_folder
+from alttrain.run.folder import check_belongs, open_folder
 from alttrain.run.plan import job_of, totals
 from alttrain.run.progress import log_to_console, log_to_file
 from alttrain.run.session import Session
@@ -90,8 +90,7 @@ def main() -> None:
         elif _print_config(flags, overrides):
             return
         _app()
-        if swept is not None and not is_follower():
-            swept.show(failed=False)
+        shown = swept is None or is_follower() or swept.show(failed=False)
     except SystemExit:
         if swept is not None and not is_follower():
             swept.show(failed=True)
@@ -99,6 +98,8 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         raise
+    if not shown:
+        sys.exit(1)
 
 
 def _flags(arguments: list[str]) -> argparse.Namespace:
@@ -259,13 +260,15 @@ def _stages(run: Run, reports: bool, tell_to_train: Callable[[], None]) -> None:
         for stage in stages:
             _stage(stage, run, session)
         return
-    open_folder(run)
-    with lock_folder(run.folder), log_to_file(run.folder / "run.log"), Log(run.folder) as status:
-        for stage in stages:
-            status.stage(stage)
-            if stage == "train":
-                tell_to_train()
-            _stage(stage, run, session)
+    with lock_folder(run.folder):
+        check_belongs(run)  # again: another process may have made the folder since
+        open_folder(run)
+        with log_to_file(run.folder / "run.log"), Log(run.folder) as status:
+            for stage in stages:
+                status.stage(stage)
+                if stage == "train":
+                    tell_to_train()
+                _stage(stage, run, session)
 
 
 def _stage(name: str, run: Run, session: Session) -> None:

@@ -29,6 +29,7 @@ from alttrain.rewrite import parse
 from alttrain.run import console_script
 from alttrain.run.asking import NO_ROOM, Chunk
 from alttrain.run.assembly import Run, assemble
+from alttrain.run.folder import refuse_links
 from alttrain.run.progress import bar
 from alttrain.run.session import Session
 from alttrain.run.stages.generate import check_trained
@@ -101,9 +102,12 @@ def _answer(generation: Generation) -> Answer:
 def load(run: str | Path) -> RunModel:
     """Load the model of a run's folder, such as "outputs/runs/NAME", to ask it prompts.
 
-    Weights load with the first question. Raises what `run_of` does, and FileNotFoundError if nothing is trained yet.
+    Weights load with the first question. Raises what `run_of` does, RunError for a link out of the folder, where a log
+    could be written, and FileNotFoundError if nothing is trained yet.
     """
-    return RunModel(run_of(Path(run)))
+    described = run_of(Path(run))
+    refuse_links(described.folder)
+    return RunModel(described)
 
 
 def run_of(folder: Path) -> Run:

@@ -43,7 +43,7 @@ def generations_read_by(run: Run, benchmark: Benchmark) -> list[Path]:
 
 
 def source_texts(run: Run, benchmark: Benchmark) -> dict[str, str]:
-    """Return the hash of the texts of another run that an intervention was made from, by the fingerprint's key.
+    """Return {fingerprint key: hash} of the other run's texts that the intervention read.
 
     It is empty if the intervention names no run, or was not made yet.
     """
@@ -68,18 +68,33 @@ def nearest_existing(path: Path) -> Path:
     return next(candidate for candidate in (path.absolute(), *path.absolute().parents) if candidate.exists())
 
 
+def refuse_links(folder: Path) -> None:
+    """Raise RunError if a folder of ours is or holds a link that leads out of it: files outside would be overwritten.
+
+    Links to the output folder or its runs/ are followed, and wandb's own to its log are left alone.
+    """
+    root = str(folder.parent.resolve() / folder.name)
+    paths = [root]
+    for parent, folders, files in os.walk(root):
+        of_wandb = parent.startswith(f"{root}/wandb/")
+        paths += [f"{parent}/{name}" for name in (*folders, *files) if not (of_wandb and name == "debug-core.log")]
+    for path in filter(os.path.islink, paths):
+        if not os.path.realpath(path).startswith(f"{root}/"):
+            raise RunError(f"{path} is a link, which leads out of {folder}; put what it leads to in its place")
+
+
 def check_belongs(run: Run) -> None:
-    """Raise RunError if the folder holds another run, or evaluations made with other settings."""
+    """Raise RunError if the folder holds another run, evaluations made with other settings, or links out of it."""
+    refuse_links(run.folder)
     folders = [(run.folder, run.fingerprint)]
     for benchmark in run.all_benchmarks:
         folders.append((evaluation_folder(run, benchmark), run.evaluation_fingerprint(benchmark)))
     for folder, current in folders:
         path, remedy = folder / "fingerprint.json", f"use tag=NAME for a new run, or delete {folder}"
-        recorded = read_json(path, remedy=remedy) if path.exists() else as_json(current)
-        compared = {
-            key: value for key, value in recorded.items() if not key.startswith(READ_PREFIX)
-        }  # the rest by `generate`
-        refuse_other(folder, compared, current, f"set them back, or {remedy}")
+        if path.exists():  # `generate` compares the hashes of what an intervention reads
+            recorded = read_json(path, remedy=remedy)
+            made = {key: value for key, value in recorded.items() if not key.startswith(READ_PREFIX)}
+            refuse_other(folder, made, current, f"set them back, or {remedy}")
 
 
 def refuse_other(folder: Path, made: Mapping[str, Any], current: Mapping[str, Any], remedy: str) -> None:

@@ -140,9 +140,10 @@ class Log:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Lock a run's folder for this process, and remove half-written files from it.
+    """Make and lock a run's folder for this process, and remove half-written files from it.
 
-    Raises RunError if another process holds the lock, and names that process.
+    Raises RunError if another process holds the lock, and names that process, or if the folder is not writable. On a
+    file system without locks, two processes are not kept apart.
     """
     lock = FileLock(folder / ".lock")
     try:
@@ -153,6 +154,10 @@ def lock_folder(folder: Path) -> Iterator[None]:
         raise RunError(
             f"{folder} is in use by {who}; wait for it, end it, or set tag=NAME for a run of its own"
         ) from None
+    except PermissionError as error:
+        raise RunError(f"{folder} cannot be written ({error}); see to that, or set output_dir") from error
+    except (OSError, NotImplementedError) as error:
+        log.warning("%s cannot be locked, so start no second command for it: %s", folder, error)
     try:
         clear_unfinished(folder)
         yield

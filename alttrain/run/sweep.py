@@ -38,7 +38,7 @@ from alttrain.config.overrides import (
 from alttrain.config.secrets import mask_secrets
 from alttrain.records import Example, exclusive, read_utf8, write_text
 from alttrain.run.assembly import NoThoughtError, Run, assemble
-from alttrain.run.folder import evaluation_folder
+from alttrain.run.folder import evaluation_folder, refuse_links
 from alttrain.run.plan import LISTED, Job, job_of, log_plan, write_plan
 from alttrain.run.progress import bar
 from alttrain.run.stages.check import MODEL_STAGES, check_light, check_sources
@@ -92,13 +92,15 @@ class Sweep:
         """The run of the first job."""
         return self.runs[0][0]
 
-    def show(self, failed: bool) -> None:
-        """Show the table of all runs. If the sweep failed, name the runs that did not end; their errors are logged."""
+    def show(self, failed: bool) -> bool:
+        """Show the table of all runs. If the sweep failed, name the runs that did not end; their errors are logged.
+
+        Returns False if only the report was to be made, and cannot be.
+        """
         from alttrain.run.stages.report import show
 
         output_dir, own_runs = self.run.output_dir, {job.run for job in self.jobs}
-        if failed or "report" in self.run.stages:
-            show(output_dir, self.run.config["page_texts"])
+        made = not (failed or "report" in self.run.stages) or show(output_dir, self.run.config["page_texts"])
         states = {run: status.state for run, status in statuses(output_dir).items() if failed and run in own_runs}
         for state in ("failed", "stopped", "pending"):
             if names := [run for run in states if states[run] == state]:
@@ -106,6 +108,7 @@ class Sweep:
                 log.error("%-9s %d of %d: %s%s", state, len(names), len(own_runs), ", ".join(names[:LISTED]), more)
         if failed:
             log.error("          alttrain-status %s says why", output_dir)
+        return made or not {*self.run.stages} <= {"check", "report"}
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     swept = Sweep(jobs, tuple((last_run[unseeded], count) for unseeded, count in counts.items()))
     if not is_follower():
         output_dir = swept.run.output_dir
+        refuse_links((output_dir / STOPPED).parent)
         (output_dir / STOPPED).unlink(missing_ok=True)
         shutil.rmtree(output_dir / ENDED, ignore_errors=True)
         write_plan(output_dir, jobs, [groups[unseeded].first for unseeded in counts], rows)
@@ -256,7 +260,8 @@ def search_override(hydra: Any) -> list[str]:
 def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     """Run one job of a sweep, in a separate process if it needs several devices.
 
-    Raises RunError if it fails in any way, or if another job failed and keep_going=false. The error is logged.
+    Raises RunError if the job fails, or is not started because another one failed (keep_going=false). The error is
+    logged.
     """
     from alttrain.run.app import execute
 

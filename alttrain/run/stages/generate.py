@@ -188,7 +188,10 @@ def count_unanswered(run: Run, benchmark: Benchmark) -> int:
 
 
 def _answered(path: Path) -> set[SampleKey]:
-    """Return the prompts that need not be asked again. Refused ones do not count."""
+    """Return the prompts with an answer, and those that can never have one (`NO_ROOM`).
+
+    Refused ones are asked again.
+    """
     refused = b'"finish": "error"'  # no text can contain it: JSON escapes quotes in a text
     no_room = f'"error": "{NO_ROOM}"'.encode()
     return {name for name, line in records.named_lines(path) if refused not in line or no_room in line}

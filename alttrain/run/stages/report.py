@@ -184,21 +184,23 @@ def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> None:
         write_page(output_dir, texts, contents, draw)
 
 
-def show(output_dir: Path, texts: Texts = "all") -> None:
-    """Print the tables of all runs and of interventions on the console."""
+def show(output_dir: Path, texts: Texts = "all") -> bool:
+    """Print the tables of all runs and of interventions on the console. Returns False if no report can be made."""
     table = _try_report(output_dir, texts)
     if table is None:
-        return
+        return False
     if not len(table):
         log.info("report    no judged run in %s", output_dir / "runs")
-        return
+        return True
     titles = {"overview": "runs"}
     by_table = table.groupby("table", sort=False)
-    for part in (part for name, cells in by_table for part in console(titles.get(str(name), str(name)), cells)):
-        screen = Console()
-        if isinstance(part, Table):
-            # let a narrow console wrap the lines: rich would drop columns
-            needed = Measurement.get(screen, screen.options.update(max_width=WIDEST), part).maximum
-            screen.width = max(screen.width, needed)
-        screen.print(part, crop=False)
+    for name, cells in by_table:
+        for part in console(titles.get(str(name), str(name)), cells):
+            screen = Console()
+            if isinstance(part, Table):
+                # let a narrow console wrap the lines: rich would drop columns
+                needed = Measurement.get(screen, screen.options.update(max_width=WIDEST), part).maximum
+                screen.width = max(screen.width, needed)
+            screen.print(part, crop=False)
     log.info("report    %s", output_dir / "report")
+    return True
