@@ -39,6 +39,7 @@ from alttrain.run.app import execute
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, clear_shelf
 from alttrain.run.stages import judge as judge_stage
+from alttrain.training import fit as training
 
 RUN, UNTRAINED = "tiny-embedded-alttrain-demo-s0", "tiny-no_train-s0"
 DRAW = "alttrain.run.stages.report.draw_all"
@@ -460,6 +461,32 @@ def test_other_rows_are_trained_on(tiny_arguments: list[str], tmp_path: Path, wh
     rows.write_text(rows.read_text().replace('"answer": "', '"answer": "Well. '))
     run([*tiny_arguments, "stages=[train]"])
     assert adapter.read_bytes() != before
+
+
+def test_a_training_that_starts_keeps_no_texts_of_an_earlier_one(
+    tiny_arguments: list[str], tmp_path: Path, whole: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = copied(whole, tmp_path)
+    (folder / "train.json").unlink()  # as the message on a damaged one advises
+    run([*tiny_arguments, "stages=[train]"])
+    assert not list(folder.glob("evaluation/*/generations.jsonl"))
+    assert "texts of an earlier training" in caplog.text
+
+
+def test_rows_that_are_edited_during_a_training_are_not_what_it_was_made_from(
+    tiny_arguments: list[str], tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(whole, tmp_path)
+    (folder / "train.json").unlink()
+    rows, fit = folder / "train.jsonl", training.fit
+
+    def edited(*arguments: Any, **named: Any) -> Any:
+        rows.write_text(rows.read_text().replace('"answer": "', '"answer": "Well. '))
+        return fit(*arguments, **named)
+
+    monkeypatch.setattr(training, "fit", edited)
+    with pytest.raises(RunError, match=r"train\.jsonl is not what was trained"):
+        run([*tiny_arguments, "stages=[train,generate]"])
 
 
 def test_a_stage_without_its_input_says_which_to_run(tiny_arguments: list[str], tmp_path: Path, whole: Path) -> None:

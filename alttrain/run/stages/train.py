@@ -36,8 +36,8 @@ TOKENIZER = ("*/tokenizer*", "*/special_tokens_map.json", "*/chat_template.jinja
 def train(run: Run, session: Session) -> None:
     """Train from the last checkpoint, unless training is finished and its files are unchanged.
 
-    If a file of a finished training changed, its generations are deleted and training starts again. A changed tokenizer
-    is only saved again.
+    If a file of a finished training changed, training starts again. A training that starts deletes all generations,
+    which are of an earlier one. A changed tokenizer is only saved again.
     """
     recipe, finished = run.training, run.folder / "train.json"
     if not recipe.trains:
@@ -51,15 +51,17 @@ def train(run: Run, session: Session) -> None:
                 save_tokenizer(session.renderer.tokenizer, run.backbone, run.trained_folder)
             return
         log.warning("train     is done again, and what is made with it: %s is not what it was", names[0])
-        for path in run.folder.glob("evaluation/*/generations.jsonl"):
-            path.unlink()
-        for path in run.folder.glob(f"evaluation/*/{BEGUN_FILE}"):  # made from the generations
-            path.with_name("fingerprint.json").unlink(missing_ok=True)
-            path.unlink()
-        finished.unlink()
+    elif texts := sorted(run.folder.glob("evaluation/*/generations.jsonl")):
+        log.warning("train     drops %s and other texts of an earlier training", texts[0])
+    for path in run.folder.glob("evaluation/*/generations.jsonl"):
+        path.unlink(missing_ok=True)
+    for path in run.folder.glob(f"evaluation/*/{BEGUN_FILE}"):  # made from the generations
+        path.with_name("fingerprint.json").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    finished.unlink(missing_ok=True)
 
     rows = run.folder / "train.jsonl"
-    examples = records.read_rows(rows, Example)
+    trained_on, examples = checksum(rows), records.read_rows(rows, Example)
     if not examples:
         raise RunError(f"{rows} is not there; run the rewrite stage first (stages=[rewrite,train])")
     written = records.read_if_there(run.folder / "rewrite.json", RewriteDocument).get("written", len(examples))
@@ -91,7 +93,8 @@ def train(run: Run, session: Session) -> None:
         model_card = card(run.folder, record)
         shutil.rmtree(run.trained_folder, ignore_errors=True)
         save_trained(model, trained.weights, session.renderer.tokenizer, run.backbone, model_card, run.trained_folder)
-        record |= {"files": _checksums(run, ("train.jsonl", *WEIGHTS)), "tokenizer": _checksums(run, TOKENIZER)}
+        files = {rows.name: trained_on, **_checksums(run, WEIGHTS)}  # the rows may have been edited meanwhile
+        record |= {"files": files, "tokenizer": _checksums(run, TOKENIZER)}
         records.write_sealed(finished, record)
     shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     log.info("train     %d steps in %.0f s, loss %s", record["steps"], record["seconds"], record["final_loss"])
