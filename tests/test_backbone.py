@@ -132,16 +132,18 @@ def test_local_folder_is_taken_as_it_is(tiny_folder: Path) -> None:
     assert resolve(backbone(tiny_folder)) == Weights(tiny_folder, "local")
 
 
-def test_identity_of_a_local_folder_is_its_weights(tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_identity_of_a_local_folder_is_all_that_loads_of_it(name: str, tiny_folder: Path, tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
         shutil.copytree(tiny_folder, folder)
+    (here / "model.safetensors").write_bytes(bytes(5 << 20))
+    (there / "model.safetensors").write_bytes(bytes(5 << 20))
+    (there / "notes.txt").write_text("not read")
     assert Weights(here, "local").identity == Weights(there, "local").identity
-    with (there / "model.safetensors").open("r+b") as file:
-        file.seek(-1, 2)
-        last = file.read(1)[0]
-        file.seek(-1, 2)
-        file.write(bytes([last ^ 1]))
+    content = bytearray((there / name).read_bytes())
+    content[len(content) // 2] ^= 1  # neither of the first nor of the last MiB of the weights
+    (there / name).write_bytes(content)
     assert Weights(here, "local").identity != Weights(there, "local").identity
     assert Weights(here, "hub@abc").identity == "hub@abc"
 
