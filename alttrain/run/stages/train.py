@@ -17,7 +17,7 @@ from alttrain.generation.engine import Decoding, Prompt
 from alttrain.records import DamagedError, Example, RewriteDocument, TrainDocument, checksum
 from alttrain.report.card import card
 from alttrain.run.assembly import Run
-from alttrain.run.folder import BEGUN_FILE
+from alttrain.run.folder import BEGUN_FILE, record_weights
 from alttrain.run.loggers import open_loggers
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free_memory
@@ -79,17 +79,21 @@ def train(run: Run, session: Session) -> None:
     bfloat16 = str(session.dtype(run.hardware.precision)) == "torch.bfloat16"
     precision = "bfloat16" if bfloat16 else "float32"
     device = "cpu" if run.hardware.sharded else None  # FSDP moves it by layers: one device may not hold it whole
+    record_weights(run, session.weights)
+    base = session.weights.identity
     model = session.model(run.adapter.precision(precision), run.backbone.attention, device)
     model = run.adapter.attach(model, run.seed)
     log.info("train     %d examples, %d steps, %s", len(sequences), recipe.steps(len(sequences)), precision)
     with open_loggers(run, "training") as loggers:
         bars = None if is_follower() else bar
         samples = partial(_sample, run, session, model, loggers) if run.hardware.samples_every else None
-        trained = fit(model, sequences, recipe, run.hardware, run.seed, run.folder, loggers, bfloat16, bars, samples)
+        trained = fit(
+            model, sequences, recipe, run.hardware, run.seed, run.folder, loggers, bfloat16, bars, samples, base
+        )
         if is_follower():
             return
         record = trained.record | {"left_out_too_long": too_long}
-        record |= {"weights": session.weights.origin, "device": session.device}
+        record |= {"weights": base, "device": session.device}
         model_card = card(run.folder, record)
         shutil.rmtree(run.trained_folder, ignore_errors=True)
         save_trained(model, trained.weights, session.renderer.tokenizer, run.backbone, model_card, run.trained_folder)
@@ -156,6 +160,16 @@ def warn_edited(run: Run) -> None:
     for name, digest in records.read_if_there(run.folder / "rewrite.json", RewriteDocument).get("files", {}).items():
         if checksum(path := run.folder / name) not in (digest, None):
             log.warning("rewrite   %s is not what was written; delete rewrite.json to have it written again", path)
+
+
+def check_precision(run: Run) -> None:
+    """Raise RunError if a precision is asked for that is not the one of a finished training."""
+    trained = records.read_if_there(run.folder / "train.json", TrainDocument).get("precision")
+    if trained and run.hardware.precision not in ("auto", trained):
+        raise RunError(
+            f"trainer.precision={run.hardware.precision}: {run.folder} was trained in {trained}; set it back, or use "
+            "tag=NAME for a new run"
+        )
 
 
 def changed_files(run: Run, kind: Literal["files", "tokenizer"]) -> list[str]:
