@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -123,9 +123,21 @@ class Session:
     @contextmanager
     def untrained(self, quantization: Quantization | None = None) -> Iterator[CachedEngine]:
         """Yield an engine of the untrained backbone that keeps its texts for all runs, and starts once one lacks."""
+        with ExitStack() as stack:
+            yield CachedEngine(
+                lambda: stack.enter_context(self._started(None, quantization)),
+                self.identity(quantization),
+                cache_folder() / "generations",
+            )
+
+    def identity(self, quantization: Quantization | None = None) -> dict[str, Any]:
+        """Return what shapes texts of the untrained backbone, besides prompt ids and decoding. Cache keys contain it.
+
+        A `quantization` of None is the backbone's.
+        """
         run, generation = self.run, self.run.generation
         here = {"dtype": str(self.dtype(generation.dtype)), "device": self._device_name()} if generation.dtype else {}
-        identity = here | {
+        return here | {
             "versions": {name: version(name) for name in ("torch", "transformers")},
             "source": run.backbone.source,
             "weights": self.weights.identity,
@@ -134,10 +146,6 @@ class Session:
             "generation": shaping_of_engine(run.config["generation"], generation.batched),
             "end": self.renderer.end_id,
         }
-        with ExitStack() as stack:
-            yield CachedEngine(
-                lambda: stack.enter_context(self._started(None, quantization)), identity, cache_folder() / "generations"
-            )
 
     def _device_name(self) -> str:
         import torch
@@ -164,14 +172,6 @@ class Session:
         folder = adapter.folder if adapter else None
         with run.generation.start(Model(run.name, self.renderer, folder, full_model, weights, decoder, log)) as engine:
             yield engine
-
-    def identity(self) -> dict[str, Any]:
-        """Return what shapes texts of the untrained backbone, besides prompts and decoding. Cache keys contain it."""
-        described: dict[str, Any] = {"weights": self.weights.identity, "backbone": asdict(self.run.backbone)}
-        described["generation"] = shaping_of_engine(self.run.config["generation"], self.run.generation.batched)
-        if (requested := self.run.generation.dtype) is not None:
-            described["dtype"] = str(self.dtype(requested))
-        return described
 
     def _decoder(
         self, generation: InProcess, adapter: "Adapter | None", full_model: Path | None, quantization: Quantization

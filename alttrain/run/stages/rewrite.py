@@ -17,6 +17,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import cache
 from typing import Any
 
@@ -200,7 +201,7 @@ def _write_sentences(
             return [run.backbone.template.split(answer.text, mode)[1] for answer in answers]
 
         def model() -> str:
-            return f"{run.backbone.name} {_digest(session.identity())}"
+            return f"{run.backbone.name} {_digest([asdict(run.backbone), session.identity()])}"
 
         sentences = dict(write(examples, run.seed, TeacherContext(cache_folder() / "replies", ask, model, advance)))
     segments = {name: sentence for name, sentence in sentences.items() if isinstance(sentence, Segment)}
