@@ -205,8 +205,9 @@ class Session:
 
         if server is not None:
             return ServedScorer(server, fetch_tokenizer(judge_model(self.run, source, revision)))
-        key = ("judge", source, str(revision), dtype)
+        weights = resolve(judge_model(self.run, source, revision))
+        key = ("judge", str(weights.folder), weights.identity, dtype)
         if key not in _SHELF:
             clear_shelf()
-            _SHELF[key] = load_scorer(resolve(judge_model(self.run, source, revision)).folder, dtype, self.device)
+            _SHELF[key] = load_scorer(weights.folder, dtype, self.device)
         return _SHELF[key]
