@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -42,7 +43,9 @@ from alttrain.backbone.weights import (
     read_adapter,
     save_trained,
 )
+from alttrain.config import RunError
 from alttrain.records import DamagedError
+from alttrain.run.folder import check_weights, record_weights
 
 
 def test_split_is_the_inverse_of_response() -> None:
@@ -132,18 +135,32 @@ def test_local_folder_is_taken_as_it_is(tiny_folder: Path) -> None:
     assert resolve(backbone(tiny_folder)) == Weights(tiny_folder, "local")
 
 
-def test_identity_of_a_local_folder_is_its_weights(tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_identity_of_a_local_folder_is_all_that_loads_of_it(name: str, tiny_folder: Path, tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
         shutil.copytree(tiny_folder, folder)
+    (here / "model.safetensors").write_bytes(bytes(5 << 20))
+    (there / "model.safetensors").write_bytes(bytes(5 << 20))
+    (there / "notes.txt").write_text("not read")
     assert Weights(here, "local").identity == Weights(there, "local").identity
-    with (there / "model.safetensors").open("r+b") as file:
-        file.seek(-1, 2)
-        last = file.read(1)[0]
-        file.seek(-1, 2)
-        file.write(bytes([last ^ 1]))
+    content = bytearray((there / name).read_bytes())
+    content[len(content) // 2] ^= 1  # neither of the first nor of the last MiB of the weights
+    (there / name).write_bytes(content)
     assert Weights(here, "local").identity != Weights(there, "local").identity
     assert Weights(here, "hub@abc").identity == "hub@abc"
+
+
+def test_a_run_is_held_to_a_commit_and_to_the_files_that_are_here(tiny_folder: Path, tmp_path: Path) -> None:
+    run: Any = SimpleNamespace(folder=tmp_path, backbone=backbone(tmp_path / "absent"))
+    record_weights(run, Weights(tiny_folder, "hub@old"))
+    check_weights(run)  # none are at hand
+    with pytest.raises(RunError, match="origin: 'hub@old' -> 'hub@new'"):
+        check_weights(run, Weights(tiny_folder, "hub@new"))
+    (tmp_path / "weights.json").unlink()
+    record_weights(run, Weights(tiny_folder, "local"))
+    tokenizer = shutil.copytree(tiny_folder, tmp_path / "tokenizer", ignore=shutil.ignore_patterns("*.safetensors"))
+    check_weights(run, Weights(tokenizer, "local"))  # a server has the weights
 
 
 def test_unknown_folder_and_folder_without_config(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from alttrain.records import Example, Generation, Judgement, Rejected, read_rows
 from alttrain.rewrite import render
 from alttrain.rewrite.original import whole_sentences
 from alttrain.run.app import execute
+from alttrain.run.assembly import assemble
 from alttrain.run.session import Session
 
 ROWS = 20
@@ -279,6 +281,17 @@ def test_how_a_server_is_asked_is_no_part_of_a_runs_identity() -> None:
 
     assert identity(*(f"{key}=3" for key in keys)) == identity()
     assert identity("rewrite.understander.writer.temperature=1.0") != identity()
+
+
+def test_which_weights_a_local_guard_has_is_part_of_a_runs_identity(tiny_folder: Path, tmp_path: Path) -> None:
+    register()
+    guard, found = shutil.copytree(tiny_folder, tmp_path / "guard"), set()
+    for options in ("{}", '{"rope_theta": 500.0}'):
+        (guard / "config.json").write_text(options)
+        with initialize_config_module("alttrain.conf", version_base="1.3"):
+            config = compose("run", overrides=["rewrite=thinksafe", f"rewrite.guard.model={guard}"])
+        found.add(assemble(config).fingerprint["rewrite.guard.model weights"])
+    assert len(found) == 2
 
 
 def test_data_the_template_teacher_has_no_reason_for_are_refused_before_weights(

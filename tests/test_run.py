@@ -34,11 +34,12 @@ from alttrain.records import Example, Generation, Judgement, checksum, read_metr
 from alttrain.report.figures import draw_all
 from alttrain.report.results import read_csv
 from alttrain.rewrite import render
-from alttrain.run import label, opinions
+from alttrain.run import ask, label, opinions
 from alttrain.run.app import execute
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, clear_shelf
 from alttrain.run.stages import judge as judge_stage
+from alttrain.training import fit as training
 
 RUN, UNTRAINED = "tiny-embedded-alttrain-demo-s0", "tiny-no_train-s0"
 DRAW = "alttrain.run.stages.report.draw_all"
@@ -496,6 +497,57 @@ def test_other_rows_are_trained_on(tiny_arguments: list[str], tmp_path: Path, wh
     rows.write_text(rows.read_text().replace('"answer": "', '"answer": "Well. '))
     run([*tiny_arguments, "stages=[train]"])
     assert adapter.read_bytes() != before
+
+
+def test_a_training_that_starts_keeps_no_texts_of_an_earlier_one(
+    tiny_arguments: list[str], tmp_path: Path, whole: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = copied(whole, tmp_path)
+    (folder / "train.json").unlink()  # as the message on a damaged one advises
+    run([*tiny_arguments, "stages=[train]"])
+    assert not list(folder.glob("evaluation/*/generations.jsonl"))
+    assert "texts of an earlier training" in caplog.text
+
+
+def test_rows_that_are_edited_during_a_training_are_not_what_it_was_made_from(
+    tiny_arguments: list[str], tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(whole, tmp_path)
+    (folder / "train.json").unlink()
+    rows, fit = folder / "train.jsonl", training.fit
+
+    def edited(*arguments: Any, **named: Any) -> Any:
+        rows.write_text(rows.read_text().replace('"answer": "', '"answer": "Well. '))
+        return fit(*arguments, **named)
+
+    monkeypatch.setattr(training, "fit", edited)
+    with pytest.raises(RunError, match=r"train\.jsonl is not what was trained"):
+        run([*tiny_arguments, "stages=[train,generate]"])
+
+
+def test_a_run_is_of_one_backbones_weights(tiny_folder: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_folder, tmp_path / "model")
+    arguments = no_train(tiny_overrides(model, tmp_path))
+    folder = run(arguments)
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-9] ^= 1
+    (model / "model.safetensors").write_bytes(weights)
+    says = r"was made with other weights than backbone\.source=.*\n  model\.safetensors: .*\n.*tag=NAME"
+    for stages in ("[rewrite,train,generate,judge]", "[generate]"):
+        with pytest.raises(RunError, match=says):
+            run([*arguments, f"stages={stages}"])
+    with pytest.raises(RunError, match=says):
+        ask.load(folder).ask("Why?")
+    run([*arguments, "stages=[judge,report]"])  # needs none
+    (model / "model.safetensors").unlink()
+    run(arguments)  # nor does what is done
+
+
+def test_a_finished_training_has_one_precision(tiny_arguments: list[str], tmp_path: Path, whole: Path) -> None:
+    copied(whole, tmp_path)
+    with pytest.raises(RunError, match=r"trainer\.precision=bfloat16: .* was trained in float32; .*tag=NAME"):
+        run([*tiny_arguments, "trainer.precision=bfloat16"])
+    run([*tiny_arguments, "trainer.precision=auto", "stages=[train]"])
 
 
 def test_a_stage_without_its_input_says_which_to_run(tiny_arguments: list[str], tmp_path: Path, whole: Path) -> None:

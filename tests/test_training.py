@@ -24,7 +24,7 @@ from alttrain.backbone.weights import add_lora, load_model
 from alttrain.records import DamagedError
 from alttrain.training import Hardware, SupervisedFineTuning
 from alttrain.training.batches import BatchStream, pack
-from alttrain.training.fit import TrainingResult, _AtomicCheckpoints, _first_step, fit, has_diverged
+from alttrain.training.fit import TrainingResult, _AtomicCheckpoints, _first_step, _identity, fit, has_diverged
 from alttrain.training.module import SFTModule, compile_for_training, recompute_layers
 
 RECIPE = SupervisedFineTuning("t", epochs=2, learning_rate=1e-2, batch_size=4, warmup_steps=2, max_length=64)
@@ -241,6 +241,12 @@ def test_a_checkpoint_that_cannot_be_trusted_is_told_and_not_gone_on_from(
     told = [record.message for record in caplog.records if record.name == "alttrain.training.fit"]
     assert len(told) == 1
     assert re.search(r"cannot go on from .*last\.ckpt \(.*\); it begins anew", told[0])
+
+
+def test_precision_and_base_are_part_of_a_trainings_identity() -> None:
+    module = SFTModule(torch.nn.Linear(1, 1), RECIPE, total_steps=1)
+    made = {_identity(module, [], 0, bfloat16, base) for bfloat16 in (True, False) for base in ("one", "other")}
+    assert len(made) == 4
 
 
 def test_a_folder_in_place_of_a_checkpoint_is_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
+from safetensors.torch import load_file, save_file
 from stub_server import Say, Serve, Stub
 
 from alttrain import llm
@@ -314,6 +315,24 @@ def test_judging_again_keeps_the_verdicts_of_the_first_judge_and_compares_them(r
 )
 def test_a_rate_that_does_not_decide_is_named_after_what_differs(block: tuple[str, str], name: str) -> None:
     assert _rate_name("harmful_rate", block, ("refusal", "answer")) == name
+
+
+def test_a_judge_with_other_weights_in_its_folder_is_asked_again(run: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    guard = shutil.copytree(tiny_folder, tmp_path / "guard")
+    settings = json.loads((guard / "tokenizer_config.json").read_text())
+    settings["chat_template"] = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    (guard / "tokenizer_config.json").write_text(json.dumps(settings))
+    keys = {"model": guard, "revision": "null", "dtype": "float32", "decisive_mass": 0.0}
+    judge = [f"judge@{JUDGE}=llama_guard_3", *(f"{JUDGE}.{key}={value}" for key, value in keys.items())]
+    folder, path = run(*judge), guard / "model.safetensors"
+    first, hashed = judgements(folder), metrics(folder)["provenance"]["protocol_hash"]
+    assert all(row.probability is not None for row in first)
+    save_file({name: -weight for name, weight in load_file(path).items()}, path, {"format": "pt"})
+    run(*judge, stages="[judge]")
+    deciding, others = judgements(folder)[: len(first)], judgements(folder)[len(first) :]
+    assert [row.probability for row in deciding] != [row.probability for row in first]
+    assert [row.probability for row in others] == [row.probability for row in first]
+    assert metrics(folder)["provenance"]["protocol_hash"] != hashed
 
 
 def test_a_judge_of_the_same_name_with_other_settings_is_another_judge(run: Run, serve: Serve) -> None:

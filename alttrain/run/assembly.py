@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alttrain.backbone import Backbone
 from alttrain.backbone.config import Trainable
+from alttrain.backbone.source import Weights, local_folder
 from alttrain.config import Changes, Method, RunError, changes, faults, flatten, instantiate, name_fault, run_name
 from alttrain.config.identity import shaping, shaping_of_engine, shaping_of_judge
 from alttrain.dataset import Dataset, Selection
@@ -114,7 +115,8 @@ class Run:
         shapes = shaping(self.config)
         if not self.training.trains:
             return {key: value for key, value in shapes.items() if not key.startswith(("dataset.", "adapter."))}
-        return shapes | {f"dataset content.{file}": digest for file, digest in self.dataset.content().items()}
+        shapes |= {f"dataset content.{file}": digest for file, digest in self.dataset.content().items()}
+        return shapes | local_weights({"rewrite": self.config["rewrite"]})
 
     def evaluation_fingerprint(self, benchmark: Benchmark) -> dict[str, Any]:
         """Return what shapes a benchmark's generations, except the adapter and what an intervention reads."""
@@ -130,7 +132,7 @@ class Run:
         part, or of another `judge`, given as the part of its config that shapes verdicts, and `part`. `texts` has the
         hash of another run's texts that an intervention was made from (`folder.source_texts`).
         """
-        judge = judge or shaping_of_judge(self.config["evaluation"]["benchmarks"][benchmark.base_name]["judge"])
+        judge = judge or judge_settings(self.config["evaluation"]["benchmarks"][benchmark.base_name]["judge"])
         settings = self._flat_settings(benchmark) | flatten(
             {"judged": {"part": part or self.protocol.parts_of(benchmark)[0], "judge": judge}}
         )
@@ -157,6 +159,22 @@ class Run:
             name = benchmark.intervention_name
             settings |= flatten({f"intervention.{name}": shaping_of_judge(self.config["intervention"][name])})
         return settings | {f"benchmark content.{file}": digest for file, digest in benchmark.content.items()}
+
+
+def judge_settings(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flat keys of a judge's config that shape its verdicts, and which weights a local folder has."""
+    return flatten(shaping_of_judge(node)) | local_weights(node)
+
+
+def local_weights(node: Mapping[str, Any]) -> dict[str, str]:
+    """Return "KEY weights" -> identity for each key `model` of a plain config that names a folder, with no server."""
+    flat = flatten(node)
+    models = {key: value for key, value in flat.items() if key.rpartition(".")[2] == "model" and isinstance(value, str)}
+    return {
+        f"{key} weights": Weights(folder, "local").identity
+        for key, model in models.items()
+        if (folder := local_folder(model)) and folder.is_dir() and not flat.get(f"{key.removesuffix('model')}base_url")
+    }
 
 
 def assemble(config: DictConfig) -> Run:

@@ -1,8 +1,9 @@
 """The run's folder, which no other run may use.
 
 Each run folder has files.md (what its files mean), config.yaml (resolved), run.json (the names that the report groups
-by), environment.json (versions) and fingerprint.json. Each evaluation folder has its own fingerprint.json. A folder
-with another fingerprint is refused with a message that names the differing keys and the remedy.
+by), environment.json (versions) and fingerprint.json, and weights.json once it uses weights. Each evaluation folder has
+its own fingerprint.json. A folder with another fingerprint or other weights is refused with a message that names the
+differing keys and the remedy.
 """
 
 import json
@@ -17,11 +18,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from alttrain.backbone.source import Weights, offline_weights
 from alttrain.config import RunError, differences, digest_of
 from alttrain.evaluation import Benchmark
 from alttrain.records import RunDocument, json_or_none, read_json, write_json, write_text
 from alttrain.run.assembly import Run
 
+WEIGHTS_FILE = "weights.json"
 BEGUN_FILE = "begun.jsonl"  # in an evaluation folder: how an intervention begins each response
 READ_PREFIX = "generations of "  # how the keys of a fingerprint begin that have hashes of what an intervention reads
 PACKAGES = ("alttrain", "torch", "transformers", "peft", "pytorch-lightning", "tokenizers", "numpy")
@@ -95,6 +98,28 @@ def check_belongs(run: Run) -> None:
             recorded = read_json(path, remedy=remedy)
             made = {key: value for key, value in recorded.items() if not key.startswith(READ_PREFIX)}
             refuse_other(folder, made, current, f"set them back, or {remedy}")
+
+
+def check_weights(run: Run, weights: Weights | None = None) -> None:
+    """Raise RunError if the run has used other weights of the backbone than these, by default those at hand.
+
+    Without weights at hand there is nothing to compare: judging needs none, and a server has its own.
+    """
+    path, remedy = run.folder / WEIGHTS_FILE, f"use tag=NAME for a new run, or delete {run.folder}"
+    if not path.exists() or (weights := weights or offline_weights(run.backbone)) is None:
+        return
+    used, present = read_json(path, dict[str, str], remedy=remedy), weights.content
+    if weights.origin == "local" and not any(name.endswith(".safetensors") for name in present):
+        used = {name: digest for name, digest in used.items() if name in present}
+    if changed := differences(used, present):
+        lines = [f"{run.folder} was made with other weights than backbone.source={run.backbone.source} has now:"]
+        raise RunError("\n".join([*lines, *(f"  {line}" for line in changed), f"set them back, or {remedy}"]))
+
+
+def record_weights(run: Run, weights: Weights) -> None:
+    """Write which weights the run uses, when it first uses them."""
+    if not (run.folder / WEIGHTS_FILE).exists():
+        write_json(run.folder / WEIGHTS_FILE, weights.content)
 
 
 def refuse_other(folder: Path, made: Mapping[str, Any], current: Mapping[str, Any], remedy: str) -> None:

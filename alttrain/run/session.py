@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from alttrain.generation import InProcess
 from alttrain.generation.engine import CachedEngine, Engine, Model
 from alttrain.llm import ServerSettings
 from alttrain.run.assembly import Run
+from alttrain.run.folder import check_weights
 
 if TYPE_CHECKING:
     from alttrain.backbone.support import Purpose
@@ -61,8 +62,10 @@ class Session:
 
     @cached_property
     def weights(self) -> Weights:
-        """The location of the backbone's weights, which are downloaded if needed."""
-        return resolve(self.run.backbone)
+        """The backbone's weights, downloaded if needed. Raises RunError if the run has used others."""
+        weights = resolve(self.run.backbone)
+        check_weights(self.run, weights)
+        return weights
 
     @cached_property
     def renderer(self) -> Any:
@@ -122,9 +125,21 @@ class Session:
     @contextmanager
     def untrained(self, quantization: Quantization | None = None) -> Iterator[CachedEngine]:
         """Yield an engine of the untrained backbone that keeps its texts for all runs, and starts once one lacks."""
+        with ExitStack() as stack:
+            yield CachedEngine(
+                lambda: stack.enter_context(self._started(None, quantization)),
+                self.identity(quantization),
+                cache_folder() / "generations",
+            )
+
+    def identity(self, quantization: Quantization | None = None) -> dict[str, Any]:
+        """Return what shapes texts of the untrained backbone, besides prompt ids and decoding. Cache keys contain it.
+
+        A `quantization` of None is the backbone's.
+        """
         run, generation = self.run, self.run.generation
         here = {"dtype": str(self.dtype(generation.dtype)), "device": self._device_name()} if generation.dtype else {}
-        identity = here | {
+        return here | {
             "versions": {name: version(name) for name in ("torch", "transformers")},
             "source": run.backbone.source,
             "weights": self.weights.identity,
@@ -133,10 +148,6 @@ class Session:
             "generation": shaping_of_engine(run.config["generation"], generation.batched),
             "end": self.renderer.end_id,
         }
-        with ExitStack() as stack:
-            yield CachedEngine(
-                lambda: stack.enter_context(self._started(None, quantization)), identity, cache_folder() / "generations"
-            )
 
     def _device_name(self) -> str:
         import torch
@@ -163,14 +174,6 @@ class Session:
         folder = adapter.folder if adapter else None
         with run.generation.start(Model(run.name, self.renderer, folder, full_model, weights, decoder, log)) as engine:
             yield engine
-
-    def identity(self) -> dict[str, Any]:
-        """Return what shapes texts of the untrained backbone, besides prompts and decoding. Cache keys contain it."""
-        described: dict[str, Any] = {"weights": self.weights.identity, "backbone": asdict(self.run.backbone)}
-        described["generation"] = shaping_of_engine(self.run.config["generation"], self.run.generation.batched)
-        if (requested := self.run.generation.dtype) is not None:
-            described["dtype"] = str(self.dtype(requested))
-        return described
 
     def _decoder(
         self, generation: InProcess, adapter: "Adapter | None", full_model: Path | None, quantization: Quantization
@@ -204,8 +207,9 @@ class Session:
 
         if server is not None:
             return ServedScorer(server, fetch_tokenizer(judge_model(self.run, source, revision)))
-        key = ("judge", source, str(revision), dtype)
+        weights = resolve(judge_model(self.run, source, revision))
+        key = ("judge", str(weights.folder), weights.identity, dtype)
         if key not in _SHELF:
             clear_shelf()
-            _SHELF[key] = load_scorer(resolve(judge_model(self.run, source, revision)).folder, dtype, self.device)
+            _SHELF[key] = load_scorer(weights.folder, dtype, self.device)
         return _SHELF[key]

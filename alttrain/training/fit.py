@@ -221,13 +221,15 @@ def fit(
     bfloat16: bool,
     bar: Callable[[str, int, int], Any] | None = None,
     samples: Callable[[int], None] | None = None,
+    weights: str = "",
 ) -> TrainingResult:
     """Train in place the weights of `model` that require gradients, resuming from the last checkpoint if there is one.
 
     With `bfloat16`, a model with float32 weights trains in mixed precision. Raises ValueError if loss, gradients or
     weights are not finite, and KeyboardInterrupt if the training is stopped. A training whose losses end higher than
     they began is recorded as diverged, with a warning. `bar` opens a progress bar, given label, total and steps done.
-    `samples` is called with the step, every `hardware.samples_every` steps.
+    `samples` is called with the step, every `hardware.samples_every` steps. `weights` identifies those that the model
+    was loaded from: a checkpoint of a training on others is not resumed from.
     """
     on_cuda = detect_device(hardware.accelerator).name != "cpu"
     compiled = on_cuda if hardware.compiled == "auto" else hardware.compiled == "on"
@@ -237,7 +239,7 @@ def fit(
     passes = -(-device_batch // (hardware.examples_per_pass or device_batch))
     torch.manual_seed(seed)
     module = SFTModule(model, recipe, steps, passes)
-    made_from = _identity(module, sequences, seed)
+    made_from = _identity(module, sequences, seed, bfloat16, weights)
     start = 0 if _by_deepspeed(hardware) else _first_step(last, made_from)
     if hardware.recompute:
         recompute_layers(model)
@@ -265,11 +267,11 @@ def fit(
     if trainer.global_step < steps:
         raise KeyboardInterrupt(f"training stopped at step {trainer.global_step} of {steps}")
     record = _record(module, stream, bfloat16)
-    weights = {name: unsharded(p) for name, p in module.model.named_parameters() if p.requires_grad}
-    module.check_finite(weights)
+    trained = {name: unsharded(p) for name, p in module.model.named_parameters() if p.requires_grad}
+    module.check_finite(trained)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    return TrainingResult(record, weights)
+    return TrainingResult(record, trained)
 
 
 def _by_deepspeed(hardware: Hardware) -> bool:
@@ -277,9 +279,15 @@ def _by_deepspeed(hardware: Hardware) -> bool:
     return hardware.strategy.startswith("deepspeed")
 
 
-def _identity(module: SFTModule, sequences: Sequence[tokenization.Sequence], seed: int) -> str:
-    """Return a hash of what a training is made from: its recipe, seed and examples, and the weights that it trains."""
-    digest = hashlib.sha256(f"{module.recipe} {seed}".encode())
+def _identity(
+    module: SFTModule, sequences: Sequence[tokenization.Sequence], seed: int, bfloat16: bool, weights: str
+) -> str:
+    """Return a hash of what a training is made from.
+
+    That is its recipe, seed, precision and examples, the weights that it begins with, and the names and shapes of those
+    that it trains.
+    """
+    digest = hashlib.sha256(f"{module.recipe} {seed} {bfloat16} {weights}".encode())
     for sequence in sequences:
         digest.update(repr(sequence).encode())
     for name, parameter in module.named_parameters():

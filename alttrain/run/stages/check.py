@@ -42,7 +42,7 @@ from alttrain.records import Example, Rejected
 from alttrain.rewrite import TeacherContext, lacks_original, render
 from alttrain.run.asking import prompt_text
 from alttrain.run.assembly import Run
-from alttrain.run.folder import check_belongs, check_writable
+from alttrain.run.folder import check_belongs, check_weights, check_writable
 from alttrain.run.opinions import check_labels
 from alttrain.run.session import Session, judge_model
 from alttrain.run.stages import needs
@@ -50,7 +50,7 @@ from alttrain.run.stages.generate import check_trained, incomplete_benchmarks, i
 from alttrain.run.stages.judge import is_judged, judges_of, lacking_rows
 from alttrain.run.stages.needs import Sizes
 from alttrain.run.stages.rewrite import refuse_losses
-from alttrain.run.stages.train import tokenize_examples
+from alttrain.run.stages.train import check_precision, tokenize_examples
 from alttrain.tokenization import Renderer
 
 if TYPE_CHECKING:
@@ -155,6 +155,10 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
         attempt(needs.refuse_full_disk, [run])
     attempt(_refuse_without_gpu, run, gpu)
     attempt(check_belongs, run)
+    if MODEL_STAGES & stages:
+        attempt(check_weights, run)
+    if "train" in stages and run.training.trains:
+        attempt(check_precision, run)
     if faults:
         raise RunError(*faults)
 

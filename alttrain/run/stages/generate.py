@@ -38,7 +38,14 @@ from alttrain.run.asking import (
     thought_mode,
 )
 from alttrain.run.assembly import Run
-from alttrain.run.folder import BEGUN_FILE, READ_PREFIX, evaluation_folder, generations_read_by, refuse_other
+from alttrain.run.folder import (
+    BEGUN_FILE,
+    READ_PREFIX,
+    evaluation_folder,
+    generations_read_by,
+    record_weights,
+    refuse_other,
+)
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free_memory
 from alttrain.run.stages.train import changed_files, training_checksums
@@ -61,6 +68,8 @@ def generate(run: Run, session: Session) -> None:
         cut = benchmark.intervention
         key = (benchmark.base_name, cut.mode, cut.system) if type(cut) is Cut else (benchmark.name,)
         groups.setdefault(key, []).append(benchmark)
+    if run.generation.loads_weights:
+        record_weights(run, session.weights)
     with session.engine(trained, run.protocol.quantization) as engine:
         faults = [fault for group in groups.values() for fault in _generate(session, engine, group)]
     free_memory()

@@ -45,7 +45,7 @@ from alttrain.evaluation.judged import (
 from alttrain.evaluation.judges import NO_REPLY, Structure, StructureAgreement
 from alttrain.llm import NEARLY_ALL
 from alttrain.records import DamagedError, Example, Generation, Judgement
-from alttrain.run.assembly import Run
+from alttrain.run.assembly import Run, judge_settings
 from alttrain.run.folder import as_json, evaluation_folder, source_texts
 from alttrain.run.loggers import log_evaluation
 from alttrain.run.opinions import agreement
@@ -182,7 +182,7 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
     judges: dict[str, Any] = {}
     for judge, node in zip(judges_of(run, benchmark).values(), nodes, strict=True):
         addresses = {key: value for key, value in flatten(node).items() if key.rpartition(".")[2] == "base_url"}
-        judges[judge.name] = flatten(shaping_of_judge(node)) | addresses | {"alttrain": __version__}
+        judges[judge.name] = judge_settings(node) | addresses | {"alttrain": __version__}
     intervention: dict[str, Any] | None = None
     if benchmark.intervention:
         total = len(benchmark.examples) * run.protocol.decoding_for(benchmark).samples

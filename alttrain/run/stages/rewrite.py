@@ -17,6 +17,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import cache
 from typing import Any
 
@@ -37,6 +38,7 @@ from alttrain.rewrite.original import ANSWER_CUT, CUT, THOUGHT_CUT, with_origina
 from alttrain.rewrite.structures import Guard
 from alttrain.rewrite.teachers import DISAGREES, Sentences
 from alttrain.run.assembly import Run
+from alttrain.run.folder import record_weights
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, clear_shelf, free_memory
 from alttrain.run.stages.needs import tokens_key
@@ -199,7 +201,7 @@ def _write_sentences(
             return [run.backbone.template.split(answer.text, mode)[1] for answer in answers]
 
         def model() -> str:
-            return f"{run.backbone.name} {_digest(session.identity())}"
+            return f"{run.backbone.name} {_digest([asdict(run.backbone), session.identity()])}"
 
         sentences = dict(write(examples, run.seed, TeacherContext(cache_folder() / "replies", ask, model, advance)))
     segments = {name: sentence for name, sentence in sentences.items() if isinstance(sentence, Segment)}
@@ -217,6 +219,8 @@ def _answers(
 
     Raises RunError if a text has no answer.
     """
+    if session.run.generation.loads_weights:
+        record_weights(session.run, session.weights)
     prompts = [Prompt(session.renderer.encode(text), text, name) for name, text in texts.items()]
     results = dict(engine.generate(prompts, decoding, advance))
     answers = [result for number in range(len(prompts)) if isinstance(result := results.get(number), Completion)]

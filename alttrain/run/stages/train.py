@@ -17,7 +17,7 @@ from alttrain.generation.engine import Decoding, Prompt
 from alttrain.records import DamagedError, Example, RewriteDocument, TrainDocument, checksum
 from alttrain.report.card import card
 from alttrain.run.assembly import Run
-from alttrain.run.folder import BEGUN_FILE
+from alttrain.run.folder import BEGUN_FILE, record_weights
 from alttrain.run.loggers import open_loggers
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free_memory
@@ -36,8 +36,8 @@ TOKENIZER = ("*/tokenizer*", "*/special_tokens_map.json", "*/chat_template.jinja
 def train(run: Run, session: Session) -> None:
     """Train from the last checkpoint, unless training is finished and its files are unchanged.
 
-    If a file of a finished training changed, its generations are deleted and training starts again. A changed tokenizer
-    is only saved again.
+    If a file of a finished training changed, training starts again. A training that starts deletes all generations,
+    which are of an earlier one. A changed tokenizer is only saved again.
     """
     recipe, finished = run.training, run.folder / "train.json"
     if not recipe.trains:
@@ -51,15 +51,17 @@ def train(run: Run, session: Session) -> None:
                 save_tokenizer(session.renderer.tokenizer, run.backbone, run.trained_folder)
             return
         log.warning("train     is done again, and what is made with it: %s is not what it was", names[0])
-        for path in run.folder.glob("evaluation/*/generations.jsonl"):
-            path.unlink()
-        for path in run.folder.glob(f"evaluation/*/{BEGUN_FILE}"):  # made from the generations
-            path.with_name("fingerprint.json").unlink(missing_ok=True)
-            path.unlink()
-        finished.unlink()
+    elif texts := sorted(run.folder.glob("evaluation/*/generations.jsonl")):
+        log.warning("train     drops %s and other texts of an earlier training", texts[0])
+    for path in run.folder.glob("evaluation/*/generations.jsonl"):
+        path.unlink(missing_ok=True)
+    for path in run.folder.glob(f"evaluation/*/{BEGUN_FILE}"):  # made from the generations
+        path.with_name("fingerprint.json").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    finished.unlink(missing_ok=True)
 
     rows = run.folder / "train.jsonl"
-    examples = records.read_rows(rows, Example)
+    trained_on, examples = checksum(rows), records.read_rows(rows, Example)
     if not examples:
         raise RunError(f"{rows} is not there; run the rewrite stage first (stages=[rewrite,train])")
     written = records.read_if_there(run.folder / "rewrite.json", RewriteDocument).get("written", len(examples))
@@ -77,21 +79,26 @@ def train(run: Run, session: Session) -> None:
     bfloat16 = str(session.dtype(run.hardware.precision)) == "torch.bfloat16"
     precision = "bfloat16" if bfloat16 else "float32"
     device = "cpu" if run.hardware.sharded else None  # FSDP moves it by layers: one device may not hold it whole
+    record_weights(run, session.weights)
+    base = session.weights.identity
     model = session.model(run.adapter.precision(precision), run.backbone.attention, device, purpose="training")
     model = run.adapter.attach(model, run.seed)
     log.info("train     %d examples, %d steps, %s", len(sequences), recipe.steps(len(sequences)), precision)
     with open_loggers(run, "training") as loggers:
         bars = None if is_follower() else bar
         samples = partial(_sample, run, session, model, loggers) if run.hardware.samples_every else None
-        trained = fit(model, sequences, recipe, run.hardware, run.seed, run.folder, loggers, bfloat16, bars, samples)
+        trained = fit(
+            model, sequences, recipe, run.hardware, run.seed, run.folder, loggers, bfloat16, bars, samples, base
+        )
         if is_follower():
             return
         record = trained.record | {"left_out_too_long": too_long}
-        record |= {"weights": session.weights.origin, "device": session.device}
+        record |= {"weights": base, "device": session.device}
         model_card = card(run.folder, record)
         shutil.rmtree(run.trained_folder, ignore_errors=True)
         save_trained(model, trained.weights, session.renderer.tokenizer, run.backbone, model_card, run.trained_folder)
-        record |= {"files": _checksums(run, ("train.jsonl", *WEIGHTS)), "tokenizer": _checksums(run, TOKENIZER)}
+        files = {rows.name: trained_on, **_checksums(run, WEIGHTS)}  # the rows may have been edited meanwhile
+        record |= {"files": files, "tokenizer": _checksums(run, TOKENIZER)}
         records.write_sealed(finished, record)
     shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     log.info("train     %d steps in %.0f s, loss %s", record["steps"], record["seconds"], record["final_loss"])
@@ -153,6 +160,16 @@ def warn_edited(run: Run) -> None:
     for name, digest in records.read_if_there(run.folder / "rewrite.json", RewriteDocument).get("files", {}).items():
         if checksum(path := run.folder / name) not in (digest, None):
             log.warning("rewrite   %s is not what was written; delete rewrite.json to have it written again", path)
+
+
+def check_precision(run: Run) -> None:
+    """Raise RunError if a precision is asked for that is not the one of a finished training."""
+    trained = records.read_if_there(run.folder / "train.json", TrainDocument).get("precision")
+    if trained and run.hardware.precision not in ("auto", trained):
+        raise RunError(
+            f"trainer.precision={run.hardware.precision}: {run.folder} was trained in {trained}; set it back, or use "
+            "tag=NAME for a new run"
+        )
 
 
 def changed_files(run: Run, kind: Literal["files", "tokenizer"]) -> list[str]:
