@@ -451,7 +451,7 @@ def test_the_hours_of_a_sweep_are_of_what_is_left_and_of_each_training_once(prot
     assert part.hours is not None
     assert 0 < part.hours < whole.hours
     run, benchmark = swept.run, swept.run.benchmarks[0]
-    write_json(run.folder / "train.json", {})
+    write_sealed(run.folder / "train.json", TRAINED)
     fields: dict[str, Any] = {"text": "", "thought": "", "answer": "", "thought_tokens": 0, "answer_tokens": 0}
     fields |= {"category": "", "gold": (), "closed": True, "finish": "stop"}
     rows = [Generation(one.id, one.prompt, one.label, **fields) for one in benchmark.examples]
@@ -559,7 +559,7 @@ def test_the_disk_of_a_sweep_holds_each_training_once_and_one_checkpoint(
     plan(arguments, multirun=True)
     free.free -= 1
     refused()
-    write_json(swept.run.folder / "train.json", {})  # one of the two is trained
+    write_sealed(swept.run.folder / "train.json", TRAINED)  # one of the two is trained
     free.free = adapter + checkpoint
     plan(arguments, multirun=True)
     free.free -= 1
