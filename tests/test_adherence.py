@@ -37,7 +37,7 @@ FAULTS = {
     "takes what is said of a part for the request": (161,),
     "finds no understanding in a few words before a refusal": (92,),
     "takes a sentence about the user for reasoning": (200, 201),
-    "comes with a judge that takes a few words for a refusal, or cannot tell": (50, 64, 110, 172, 197),
+    "comes with a judge that takes a few words for a refusal, or cannot tell": (50, 64, 110, 170, 172, 197),
 }
 
 
