@@ -389,8 +389,8 @@ def test_node_without_target_is_a_fault(key: str) -> None:
 @pytest.mark.parametrize("value", ["inf", "nan"])
 def test_a_number_that_is_not_finite_is_a_fault(value: str) -> None:
     """It would be written to a file that nothing reads."""
-    faults_told = told([f"protocol.decoding.temperature={value}"])
-    assert f"protocol.decoding.temperature={value}: accepted: finite numbers" in faults_told
+    (found,) = told([f"protocol.decoding.temperature={value}"])
+    assert found.startswith(f"protocol.decoding.temperature={value}: ")
 
 
 def test_leaf_of_a_mapping_is_named() -> None:

@@ -70,9 +70,10 @@ def faults(config: DictConfig) -> list[Fault]:
     for key, value in texts.items():
         if value and value not in TEXTS:
             problems.append(Fault(key, value, f"accepted: {', '.join(TEXTS)}"))
-    floats = ((key, value) for key, value in leaves(plain) if isinstance(value, float))
-    problems += [Fault(key, value, "accepted: finite numbers") for key, value in floats if not math.isfinite(value)]
-    return [*problems, *(Fault(*secret) for secret in secret_faults(plain)), *target_faults(plain)]
+    problems += [*(Fault(*secret) for secret in secret_faults(plain)), *target_faults(plain)]
+    infinite = {key: value for key, value in leaves(plain) if isinstance(value, float) and not math.isfinite(value)}
+    others = infinite.keys() - {fault.key for fault in problems}  # in arguments that have no bounds
+    return [*problems, *(Fault(key, infinite[key], "accepted: finite numbers") for key in sorted(others))]
 
 
 def target_faults(plain: Mapping[Any, Any]) -> Iterator[Fault]:
