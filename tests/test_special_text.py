@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -151,9 +152,9 @@ def test_a_prompt_of_the_generate_stage_is_so_too(renderer: Renderer) -> None:
         for one, answers in ((row, (said,)), (replace(row, prompt="Hi?", turns=("Hm?",)), ("So.",)))
     ]
     assert special(renderer, asked[0].ids) == special(renderer, asked[1].ids)
+    served = partial(Server, "http://localhost/v1", "m", extra={"skip_special_tokens": False})
     tokens, text = (
-        ServerEngine(Server("http://localhost/v1", "m", api=api), "m", renderer)._request(asked[0], Decoding(5))
-        for api in ("tokens", "text")
+        ServerEngine(served(api=api), "m", renderer)._request(asked[0], Decoding(5)) for api in ("tokens", "text")
     )
     assert tokens["prompt"] == asked[0].ids
     seen = renderer.tokenizer.encode(text["prompt"], add_special_tokens=False)  # as a server does
