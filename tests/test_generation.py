@@ -38,7 +38,7 @@ def reference(
             max_new_tokens=NEW,
             do_sample=False,
             repetition_penalty=repetition_penalty,
-            eos_token_id=end,
+            eos_token_id=[end, model.generation_config.eos_token_id],
             pad_token_id=end,
         )
         written.append(out[0, len(prompt) :].tolist())
