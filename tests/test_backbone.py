@@ -954,3 +954,16 @@ def test_freed_memory_is_kept_until_it_is_given_back() -> None:
     full, kept, left = map(int, done.stdout.split())
     assert kept > full - 40
     assert left < full - 360
+
+
+def test_a_large_files_hash_is_kept_for_other_processes_until_the_file_changes(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "KEPT_BYTES", 0)
+    model = shutil.copytree(tiny_folder, tmp_path / "model")
+    first = Weights(model, "local").identity
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "known_checksum", None)  # nothing is read
+        assert Weights(model, "local").identity == first
+    (model / "config.json").write_text((model / "config.json").read_text() + " ")
+    assert Weights(model, "local").identity != first

@@ -184,7 +184,7 @@ def refuses(alttrain: Alttrain, line: str, *words: str) -> str:
             "backbone/template=s1 generation=server generation.base_url={url} generation.model_name=mine training=none",
             [
                 "the delimiter '<|im_start|>' between thought and answer",
-                "generation.extra={skip_special_tokens: false}",
+                "skip_special_tokens: false in extra",
             ],
         ),
         (

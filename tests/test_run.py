@@ -26,16 +26,28 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from stub_server import RESET, Serve, right
 
+from alttrain.backbone import Weights
 from alttrain.config import RunError, register
 from alttrain.dataset.sources import embedded_rows
 from alttrain.evaluation.agreement import judge_report
 from alttrain.evaluation.labels import text_hash
-from alttrain.records import Example, Generation, Judgement, checksum, read_metrics, read_rows, write_sealed
+from alttrain.records import (
+    Example,
+    Generation,
+    Judgement,
+    checksum,
+    read_metrics,
+    read_rows,
+    write_json,
+    write_sealed,
+)
 from alttrain.report.figures import draw_all
 from alttrain.report.results import read_csv
 from alttrain.rewrite import render
 from alttrain.run import ask, label, opinions
 from alttrain.run.app import execute
+from alttrain.run.assembly import assemble
+from alttrain.run.folder import check_belongs, check_weights
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, clear_shelf
 from alttrain.run.stages import judge as judge_stage
@@ -308,6 +320,8 @@ def test_a_link_out_of_a_received_run_is_not_written_through(
         core.parent.mkdir(parents=True)
         core.symlink_to(outside / "core.log")
         (folder / "wandb" / "latest-run").symlink_to("run-x")
+        (folder / "submitit").mkdir()
+        (folder / "submitit" / "submission_file_5.sh").symlink_to(outside / "gone.sh")
     arguments = [*tiny_arguments, "stages=[rewrite]"]
     link = folder / name
     link.parent.mkdir(parents=True, exist_ok=True)
@@ -541,6 +555,22 @@ def test_a_run_is_of_one_backbones_weights(tiny_folder: Path, tmp_path: Path) ->
     run([*arguments, "stages=[judge,report]"])  # needs none
     (model / "model.safetensors").unlink()
     run(arguments)  # nor does what is done
+
+
+def test_a_runs_revision_may_be_set_to_the_commit_that_it_used(tiny_arguments: list[str], tmp_path: Path) -> None:
+    """The hub's newest version is another one now: the run goes on with the one that it began with."""
+    arguments = [*no_train(tiny_arguments), "stages=[rewrite]"]
+    folder = run(arguments)
+    write_json(folder / "weights.json", {"origin": "hub@1a2b3c"})
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        same, other = (
+            assemble(compose("run", [*arguments, f"backbone.revision={name}"])) for name in ("1a2b3c", "4d5e")
+        )
+    check_belongs(same)
+    with pytest.raises(RunError, match=r"backbone\.revision: .*4d5e"):
+        check_belongs(other)
+    with pytest.raises(RunError, match=r"set backbone\.revision=1a2b3c, or use tag=NAME"):
+        check_weights(same, Weights(tmp_path, "hub@4d5e"))
 
 
 def test_a_finished_training_has_one_precision(tiny_arguments: list[str], tmp_path: Path, whole: Path) -> None:

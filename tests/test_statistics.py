@@ -308,3 +308,12 @@ def test_the_mean_of_sets_over_seeds_covers_and_is_no_wider_than_it_must_be(seed
         low, high = rate_over_seeds(*sets)[1:]
         held += low <= sum(shares) / 6 <= high
     assert 0.93 <= held / 300 <= 0.975
+
+
+def test_equal_values_are_as_many_as_their_prompts_however_their_mean_is_rounded() -> None:
+    """Wilson's interval of 3 of 3, of seeds of which one is undecided on a prompt; and of ten equal scores."""
+    low, high = wilson(3, 3)
+    crossed = {0: {"a": 1.0, "b": 1.0, "c": 1.0}, 1: {"a": 1.0, "b": 1.0, "c": None}}
+    assert rate_over_seeds(crossed) == (pytest.approx(1), pytest.approx(low), pytest.approx(high))
+    score = rate_by_item([0.1] * 10, range(10))
+    assert score == pytest.approx((0.1, *wilson(1, 10)))

@@ -207,7 +207,24 @@ def test_sign_flipping_counts_every_flip_of_larger_differences() -> None:
 def test_differences_are_of_prompts_decided_in_both_summed_over_seeds() -> None:
     baseline = {0: {("a", 0): True, ("b", 0): True, ("c", 0): None}}
     own = {0: {("a", 0): False, ("b", 0): None, ("c", 0): False}, 1: {("a", 0): False, ("b", 0): True, ("d", 0): True}}
-    assert paired_differences(baseline, own) == ({("a",): -2, ("b",): 0}, 3)
+    assert paired_differences(baseline, own) == ({("a",): -2, ("b",): 0}, 4)  # b has one text, and counts as two
+
+
+def test_a_prompt_with_more_decided_texts_counts_as_often_in_p_as_in_the_difference() -> None:
+    """Twenty prompts become true in four texts, and twenty false in the one that is decided."""
+    before = {(n, sample): n >= 20 for n in range(40) for sample in range(4)}
+    after = {(n, sample): n < 20 if n < 20 or not sample else None for n, sample in before}
+    found = contrast([({0: after}, {0: before})])
+    assert (found.difference, found.p) == (0, 1)
+
+
+def test_a_means_difference_is_over_the_seeds_of_either_mean() -> None:
+    """The baseline's mean is over its seed 0 alone, which its second set lacks a seed 1 for."""
+    quarter, most = ({(n, 0): n < share for n in range(4)} for share in (1, 3))
+    a, b = ({("a", *text): v for text, v in quarter.items()} for _ in range(2))
+    more = {("a", *text): v for text, v in most.items()}
+    assert contrast([({0: a}, {0: a, 1: more}), ({0: b}, {0: b})]).difference == 0
+    assert math.isnan(contrast([({0: a}, {0: a}), ({0: b}, {1: b})]).difference)
 
 
 def test_sets_count_alike_whatever_their_size() -> None:

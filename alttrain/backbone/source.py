@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from alttrain import hub
-from alttrain.records import DamagedError, known_checksum, read_json
+from alttrain.records import DamagedError, exclusive, known_checksum, read_json, read_utf8, write_text
 
 if TYPE_CHECKING:
     from alttrain.backbone.config import Backbone
@@ -39,6 +39,7 @@ OTHER_PATTERNS = ["original/*", "consolidated*"]  # the same weights in a maker'
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 LOCAL_PATTERNS = ["*config.json", "*.safetensors", "model.safetensors.index.json", "added_tokens.json", "*.jinja"]
 """Files that are read of a local folder, besides the tokenizer's: also an adapter's beside the weights, by peft."""
+KEPT_BYTES = 100_000_000  # of a file whose hash is kept
 LONG_BYTES = 2_000_000_000  # of a folder whose hashing takes seconds, which is logged
 
 
@@ -88,7 +89,20 @@ def _local_sums(folder: Path) -> dict[str, str]:
     paths = [path for path in paths if not _fits(path, OTHER_PATTERNS)]
     _log_long(folder, sum(path.stat().st_size for path in paths))
     with ThreadPoolExecutor() as pool:
-        return {path.name: str(sum_)[:16] for path, sum_ in zip(paths, pool.map(known_checksum, paths), strict=True)}
+        return {path.name: sum_[:16] for path, sum_ in zip(paths, pool.map(_kept_sum, paths), strict=True)}
+
+
+def _kept_sum(path: Path) -> str:
+    """Return a file's SHA-256. That of a large file is kept in the cache, so that one process of a sweep reads it."""
+    state = path.stat()
+    if state.st_size < KEPT_BYTES:
+        return str(known_checksum(path))
+    name = f"{path.resolve()} {state.st_ino} {state.st_size} {state.st_mtime_ns}"
+    kept = cache_folder() / "sums" / hashlib.sha256(name.encode()).hexdigest()
+    with exclusive(kept):
+        if not kept.exists():
+            write_text(kept, str(known_checksum(path)))
+        return read_utf8(kept)
 
 
 def _fits(path: Path, patterns: Iterable[str]) -> bool:

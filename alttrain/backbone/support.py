@@ -44,9 +44,8 @@ def why_unsupported(folder: Path, kernel: Attention = "packed", purpose: Purpose
         return f"{fault}: set backbone.attention=eager for training, and {remedy}"
     if kernel == "packed" and trial.misfit:
         return f"its attention {trial.misfit}: set backbone.attention=eager for training, and {remedy}"
-    if (
-        kernel == "sdpa" and not trial.ran
-    ):  # packed attention raises when it meets what it lacks; sdpa would compute without it
+    # packed attention raises when it meets what it lacks; sdpa would compute without it
+    if kernel == "sdpa" and not trial.ran:
         return f"what this model's attention ({kind}) takes is not known before it runs: set backbone.attention=packed"
     if purpose == "training" and not trial.plain_head:
         return (
@@ -96,10 +95,8 @@ def _trial(folder: Path) -> _Trial | None:
             )
         except KeyError:  # the architecture has a list of its own of attention kernels
             return None
-        head, passed = (
-            model.get_output_embeddings(),
-            list[Any](),
-        )  # what comes out of the decoder, in and out of the head
+        head = model.get_output_embeddings()
+        passed = list[Any]()  # what comes out of the decoder, into the head, and out of it
         model.get_decoder().register_forward_hook(lambda module, taken, given: passed.append(given[0]))
         head.register_forward_hook(lambda module, taken, given: passed.extend((taken[0], given)))
         row, mask = torch.zeros((1, 2), dtype=torch.long), torch.zeros((1, 1, 2, 2))

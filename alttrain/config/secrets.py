@@ -27,7 +27,9 @@ KEY_PATTERN = re.compile(
 """
 LITERAL_KEY = re.compile(
     r"""(?x) (?: Bearer \s+ )? (?= \S* \d )
-        (?: (?: sk|pk|rk|hf|gh[oprsu]|github_pat|glpat|xox[a-z]|npm|nvapi|gsk|r8 ) [-_] | AKIA | AIza | eyJ )
+        (?: (?: hf|gh[oprsu]|github_pat|npm|gsk|r8 ) _
+            | (?: sk|pk|rk|glpat|xox[a-z]|nvapi ) [-_] (?= [\w.-]* [A-Za-z0-9]{10} )
+            | AKIA | AIza | eyJ )
         [\w.-]{16,}"""
 )
 """Matches a value that is an API key, by its prefix. A path or a name that only begins so does not match."""

@@ -186,10 +186,11 @@ def hydra_faults(config: DictConfig, arguments: Iterable[str]) -> Iterator[Fault
         from_file = re.sub(r"(\.\d+)+$", "", full_key) not in given_keys
         values = _interpolated(config, str(value))
         if values is None:
-            if not key.startswith(FROM_COMMAND_LINE):
+            trusted = key in OUTPUT_KEYS and not from_file and not key.startswith("launcher.")
+            if not (trusted or key.startswith(FROM_COMMAND_LINE)):
                 yield Fault(full_key, value, "accepted here: plain values, and ${key} of one")
         elif key.startswith("launcher.") and any(CONTROL.search(str(text)) for text in (key, value, *values)):
-            fault = "a line break or another control character, behind which Slurm would run a command"
+            fault = "a line break or another control character; after a line break, Slurm would run a command"
             yield Fault(full_key, value, f"{fault}; leave it out")
         elif key.rpartition(".")[2] == "_target_" and not _is_known_target(key, str(value)):
             remedy = f"if you know what it runs: trusted=[{str(value).partition('.')[0]}] on the command line"

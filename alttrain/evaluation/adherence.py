@@ -113,10 +113,9 @@ class Adherence:
 def assessment_rates(texts: Iterable[tuple[Label, Label | None, Hashable]]) -> dict[str, Estimate]:
     """The rates of the assessment as a classifier, of texts given as (label, HA verdict, prompt).
 
-    A thought without an assessment counts as one that found no harm. The texts of a prompt are one cluster
-    (`rate_by_item`).
+    A thought without an assessment counts as one that found no harm. A prompt counts once (`rate_by_item`).
 
-    - `precision`     the share of texts of harmful prompts among those assessed as harmful
+    - `precision`     the share of harmful prompts among those with a text assessed as harmful
     - `recall`        the share of texts of harmful prompts that are assessed as harmful
     - `false_alarms`  the share of texts of benign prompts that are assessed as harmful
     """

@@ -113,8 +113,8 @@ def kappa(pairs: Sequence[tuple[Any, Any]], prompts: Sequence[Hashable]) -> Esti
     """Cohen's kappa (1960) of two raters, given each text's pair of values and its prompt.
 
     With one text of each prompt, the interval is the large-sample one of Fleiss, Cohen and Everitt (1969), which takes
-    texts as independent. With several, it is `bootstrap`'s, always with the same seed. Returns `UNKNOWN` if both raters
-    always gave the same single value.
+    texts as independent. With several, it is `bootstrap`'s, always with the same seed; of one prompt's texts it is -1
+    to 1. Returns `UNKNOWN` if both raters always gave the same single value.
     """
     import numpy as np
     from statsmodels.stats.inter_rater import cohens_kappa

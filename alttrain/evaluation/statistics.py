@@ -25,6 +25,7 @@ NORMAL = NormalDist()
 Z = NORMAL.inv_cdf((1 + CONFIDENCE) / 2)  # half the width of a normal interval, in standard errors
 LARGEST_SD = 1.0
 """Largest assumed standard deviation between runs, in logits: 10 and 23 %, or 50 and 73 %, are one apart."""
+ROUNDING = 1e-9  # half-widths up to this are of equal values, whose mean was rounded
 LEAST_P = 1e-100  # smaller p-values are returned as 0
 
 Verdicts = Mapping[Any, bool | None]
@@ -106,8 +107,8 @@ def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[floa
 
 
 def _share(share: float, half: float, items: int) -> Estimate:
-    """Wilson's interval for the number of verdicts that would give this half-width; for `items` verdicts if it is 0."""
-    effective = share * (1 - share) * (Z / half) ** 2 if half else float(items)
+    """Wilson's interval for the number of verdicts that would give this half-width; for `items` if it has none."""
+    effective = share * (1 - share) * (Z / half) ** 2 if half > ROUNDING else float(items)
     return Estimate(share, *wilson(share * effective, effective))
 
 

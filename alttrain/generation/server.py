@@ -100,7 +100,7 @@ class Server(ServerSettings, EngineConfig):
         left_out = next((token for token in special if token in written), None)
         if left_out is None or (keeps and self.api != "transformers"):
             return
-        remedy = "generation.extra={skip_special_tokens: false} if this server keeps them then, as vLLM does"
+        remedy = "skip_special_tokens: false in extra (generation.extra, generation.server.extra), which vLLM obeys"
         if self.api == "transformers":
             remedy = "generation=in_process or vllm: `transformers serve` always leaves them out"
         raise ValueError(

@@ -24,6 +24,7 @@ from alttrain.report.evaluation import BenchmarkKey, Evaluation, Text, TextRecor
 from alttrain.report.variants import Column, Variant, mean_columns, protocols_of
 
 Key = TypeVar("Key", bound=Hashable)
+MOST_TEXTS = 120  # to which the texts of a prompt are scaled, for the size of sign_flip's arrays
 GRAIN = 8  # integer weight of a prompt of the largest set in a mean over sets; prompts of smaller sets weigh more
 COMPARISON_COLUMNS = [
     "run", "baseline", "benchmark", "metric", "baseline_value", "value", "difference", "low", "high", "p", "p_holm",
@@ -47,16 +48,18 @@ class Contrast(NamedTuple):
 def contrast(sets: Sequence[tuple[Seeds, Seeds]]) -> Contrast:
     """Test a variant's verdicts against the baseline's.
 
-    `sets` are pairs (variant's, baseline's); for several sets the difference is their mean with equal weights, over the
-    seeds that have a verdict in every set. A prompt counts once, with the mean of its texts; with several seeds, its
-    difference is between the means over the seeds that decided it. So a seed that is undecided on some prompts does not
-    move the difference, and no prompt is lost, as it would be if all seeds had to decide it.
+    `sets` are pairs (variant's, baseline's). For several sets the difference is their mean with equal weights, over the
+    seeds of each of the two that have a verdict in every set. A prompt counts once, with the mean of its texts. With
+    several seeds, its difference is between the means over the seeds that decided it: so a seed that is undecided on
+    some prompts does not move the difference, and no prompt is lost, as it would be if all seeds had to decide it.
 
     `detectable` is the difference that the test at 5 %, before Holm, detects with a power of 80 %. Values are nan if a
     set has no prompt that is decided in both.
     """
-    common = common_seeds([seeds for seeds, _ in sets])
-    sets = [({seed: seeds[seed] for seed in common}, baseline) for seeds, baseline in sets]
+    common, shared = (common_seeds([arms[place] for arms in sets]) for place in (0, 1))
+    if not shared:
+        return Contrast()
+    sets = [({seed: own[seed] for seed in common}, {seed: base[seed] for seed in shared}) for own, base in sets]
     changes = [paired_differences(baseline, seeds) for seeds, baseline in sets]
     if not all(pairs for _, pairs in changes):
         return Contrast()
@@ -110,16 +113,16 @@ def _differences(before: Values, after: Values) -> dict[Any, int]:
 def paired_differences(baseline: Seeds, compared: Seeds) -> tuple[dict[Any, int], int]:
     """(difference by prompt, summed over seeds and samples; number of texts with a verdict in both).
 
-    A seed is matched with the same seed of the baseline, or with its first seed if that is absent.
+    A seed is matched with the same seed of the baseline, or with its first seed if that is absent. If prompts have
+    different numbers of such texts, each is scaled to their least common multiple: a prompt counts once.
     """
-    differences: dict[Any, int] = defaultdict(int)
-    pairs = 0
+    differences, counts = defaultdict[Any, int](int), Counter[Any]()
     for seed, after in compared.items():
-        by_text = _differences(_matched(baseline, seed), after)
-        pairs += len(by_text)
-        for text, difference in by_text.items():
+        for text, difference in _differences(_matched(baseline, seed), after).items():
             differences[text[:-1]] += difference
-    return dict(differences), pairs
+            counts[text[:-1]] += 1
+    texts = min(MOST_TEXTS, math.lcm(*counts.values()))
+    return {prompt: round(d * texts / counts[prompt]) for prompt, d in differences.items()}, texts * len(counts)
 
 
 def sign_flip(differences: Iterable[int]) -> float:
@@ -291,12 +294,12 @@ def _other_settings(evaluation: Evaluation) -> str:
 def decision_places(variants: Sequence[Variant]) -> pd.DataFrame:
     """The rows of decided.csv: the place in the thought at which the outcome is decided, by the run's cuts.
 
-    There is a row for the cuts of a run and benchmark that differ in their `share` alone. Each value has its interval,
-    with prompts as clusters.
+    There is a row for the cuts of a run and benchmark that differ in their `share` alone, and of a judge. Each mean and
+    share has its interval, with prompts as clusters.
 
-    - `n`, `undecided`     thoughts with a verdict at each of the `cuts`, and thoughts that lack one
+    - `n`, `undecided`     of the thoughts that all `cuts` have, those with a verdict at each, and the others
     - `truncated`          thoughts of both kinds of which an output was cut at the limit
-    - `share`              mean of the smallest cut after which no larger cut changes the outcome
+    - `share`              mean of the smallest cut that already has the outcome of every larger cut
     - `flips`              changes of outcome from cut to cut, per 100 thoughts
     - `moved`              share of thoughts whose first and last outcome differ
     - `changing`           thoughts of `n` whose outcome changes and whose longest cut has an assessment, and
@@ -304,43 +307,47 @@ def decision_places(variants: Sequence[Variant]) -> pd.DataFrame:
     - `before_assessment`  share of `changing` whose last change comes before the assessment; `in_assessment`: with the
                            part of the thought that holds it; `after_assessment`: after it
     """
-    rows = []
+    cuts: dict[tuple[Any, ...], dict[float, Evaluation]] = defaultdict(dict)
     for variant in variants:
-        cuts: dict[tuple[Any, ...], dict[float, Evaluation]] = defaultdict(dict)
         for seeds in variant.evaluations.values():
             for evaluation in seeds.values():
                 if evaluation.intervention and not math.isnan(kept := kept_share(evaluation)):
-                    cuts[evaluation.run, *base_of(evaluation), _other_settings(evaluation)][kept] = evaluation
-        for (run, protocol, benchmark, digest, settings), judged in cuts.items():
-            shares, ordered = sorted(judged), [judged[kept] for kept in sorted(judged)]
-            read = [evaluation.texts() for evaluation in ordered]
-            # `read` by text: what was read of the text at each cut, from the shortest to the longest
-            by_text = {text: [one[text] for one in read] for text in sorted(set[Text].intersection(*map(set, read)))}
-            paths = {
-                text: [evaluation.counts(one.verdict) for evaluation, one in zip(ordered, of_text, strict=True)]
-                for text, of_text in by_text.items()
-            }
-            known = {text: path for text, path in paths.items() if None not in path}
-            if len(shares) < 2 or not known:
-                continue
-            prompts = [text[:-1] for text in known]
-            changes = [[cut for cut in range(1, len(path)) if path[cut] != path[cut - 1]] for path in known.values()]
-            changing = {text: places[-1] for text, places in zip(known, changes, strict=True) if places}
-            turns = {text: turn for text, cut in changing.items() if (turn := _turn(by_text[text], cut))}
-            estimates = [
-                statistics.mean_by_item([shares[max(places, default=0)] for places in changes], prompts),
-                statistics.mean_by_item([100.0 * len(places) for places in changes], prompts),
-                statistics.rate_by_item([path[0] != path[-1] for path in known.values()], prompts),
-                (len(turns), len(changing) - len(turns)),
-                *(
-                    statistics.rate_by_item([turn == name for turn in turns.values()], [text[:-1] for text in turns])
-                    for name in TURNS
-                ),
-            ]
-            truncated = sum(any(one.truncated for one in of_text) for of_text in by_text.values())
-            counts = [len(shares), len(known), len(paths) - len(known), truncated]
-            rows.append([run, benchmark, protocol, digest, ordered[0].judge, *counts, *chain(*estimates), settings])
+                    protocol, benchmark, digest = base_of(evaluation)
+                    names = evaluation.run, benchmark, protocol, digest, evaluation.judge
+                    cuts[names, _other_settings(evaluation)][kept] = evaluation
+    rows = [
+        [*names, *numbers, settings]
+        for (names, settings), judged in cuts.items()
+        if (numbers := _decided({kept: judged[kept] for kept in sorted(judged)}))
+    ]
     return pd.DataFrame(rows, columns=DECISION_COLUMNS)
+
+
+def _decided(cuts: Mapping[float, Evaluation]) -> list[float]:
+    """The numbers of a row of decided.csv, from the cuts in order; none without a thought that is known at two cuts."""
+    shares, read = list(cuts), [evaluation.texts() for evaluation in cuts.values()]
+    # what was read of each text at each cut, from the shortest to the longest
+    by_text = {text: [one[text] for one in read] for text in sorted(set[Text].intersection(*map(set, read)))}
+    paths = {
+        text: [evaluation.counts(one.verdict) for evaluation, one in zip(cuts.values(), of_text, strict=True)]
+        for text, of_text in by_text.items()
+    }
+    known = {text: path for text, path in paths.items() if None not in path}
+    if len(shares) < 2 or not known:
+        return []
+    changes = {text: [cut for cut in range(1, len(path)) if path[cut] != path[cut - 1]] for text, path in known.items()}
+    turns = {t: turn for t, places in changes.items() if places and (turn := _turn(by_text[t], places[-1]))}
+    prompts, turned = ([text[:-1] for text in texts] for texts in (known, turns))
+    unassessed = sum(map(bool, changes.values())) - len(turns)
+    truncated = sum(any(one.truncated for one in of_text) for of_text in by_text.values())
+    return [
+        *(len(shares), len(known), len(paths) - len(known), truncated),
+        *statistics.rate_by_item([shares[max(places, default=0)] for places in changes.values()], prompts),
+        *statistics.mean_by_item([100.0 * len(places) for places in changes.values()], prompts),
+        *statistics.rate_by_item([path[0] != path[-1] for path in known.values()], prompts),
+        *(len(turns), unassessed),
+        *chain(*(statistics.rate_by_item([turn == name for turn in turns.values()], turned) for name in TURNS)),
+    ]
 
 
 def _turn(cuts: Sequence[TextRecord], changed: int) -> str | None:
@@ -373,6 +380,8 @@ def _comparison(baseline: Evaluation, before: Verdicts, evaluation: Evaluation, 
         difference, half = varied.value, varied.half()
         low, high = max(-1.0, difference - half), min(1.0, difference + half)
         rates = [math.fsum(value or 0 for value in arm[0].values()) / len(arm[0]) for arm in reversed(arms)]
+    elif len({text[:-1] for text in both}) < len(both):  # one prompt says nothing of the variance between prompts
+        low, high = -1.0, 1.0
     names = {"run": evaluation.run, "baseline": baseline.run}
     names |= {"benchmark": evaluation.benchmark, "metric": evaluation.measure}
     names |= {"protocol": evaluation.protocol, "protocol_hash": evaluation.key[2], "judge": evaluation.judge}

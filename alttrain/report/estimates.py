@@ -124,7 +124,8 @@ def common_seeds(sets: Sequence[Seeds]) -> list[int]:
 class Number(NamedTuple):
     """One number. `n` counts the texts behind it, over all seeds, without `undecided` and with `truncated` ones.
 
-    `seeds` counts seeds with a value; it is 1 if none has one.
+    `seeds` counts seeds with a value; it is 1 if none has one. Means leave out the other seeds' texts, and pools those
+    that were not generated.
     """
 
     value: float = math.nan
@@ -198,16 +199,16 @@ def _number(variant: Variant, column: Column, sets: Sequence[Mapping[int, Mappin
     }
     if not all(map(all, metrics.values())):
         return None
-    every = [metric for of_seed in metrics.values() for metric in of_seed]
-    undecided, truncated = (sum(metric[name] for metric in every) for name in ("undecided", "truncated"))
     known = [seed for seed in common if all(metric["value"] is not None for metric in metrics[seed])]
+    counted = [metric for seed in (column.kind != "rate" and known) or common for metric in metrics[seed]]
+    undecided, truncated = (sum(metric[name] for metric in counted) for name in ("undecided", "truncated"))
     decided = [{seed: seeds[seed].get(measure, {}) for seed in known} for seeds in sets]
     if len(known) > 1 and all(all(seeds.values()) for seeds in decided):
         estimate = share(*decided)
     else:  # one seed, or a measure without values by text: agreements, and what thoughts recognise
         by_set = [_mean_over([metrics[seed][place] for seed in known]) for place in range(len(sets))]
         estimate = by_set[0] if column.kind == "rate" else mean_of_sets(by_set)
-    n = sum(metric["n"] - metric["undecided"] for seed in known or common for metric in metrics[seed])
+    n = sum(metric["n"] for metric in counted) - undecided
     return Number(*estimate, n, max(1, len(known)), undecided, truncated)
 
 
@@ -262,8 +263,9 @@ def by_category(variants: Sequence[Variant]) -> pd.DataFrame:
 def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
     """The rows of thoughts.csv: whether thought and answer agree, for each run and benchmark of harm or over-refusal.
 
-    Whether an answer refuses is `TextRecord.refused`: where the protocol judges thought and answer together, it is
-    whether both do.
+    Whether an answer refuses is `TextRecord.refused`: where the protocol judges thought and answer together, it is the
+    verdict on the two as one text. Shares count a prompt once, so with several texts a prompt they need not be the
+    quotients of the counts.
 
     - `against`      of the thoughts that refuse or go on, and whose answer has a verdict (`n`), the share whose answer
                      does the other: `safe_thought` ones refuse and the answer does not, `safe_answer` ones the other
@@ -293,7 +295,7 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
         estimates = {
             "against": statistics.rate_by_item([sign != 0 for sign in safe], [text.id for text in acting]),
             "follows": statistics.rate_by_item(follows, [text.id for text in assessed]),
-            "assessed_at": statistics.mean_by_item([share for share, _ in positions], [name for _, name in positions]),
+            "assessed_at": statistics.rate_by_item([share for share, _ in positions], [name for _, name in positions]),
         }
         row = _names(evaluation, evaluation.judge) | {"n": len(acting), "undecided": len(generated) - len(acting)}
         row |= {"truncated": sum(text.truncated for text in generated), "assessed": len(assessed)}

@@ -398,7 +398,8 @@ function ofMethods(arms, prompts, { students, bound }) {
     return own.map((values) => (values.length ? sum(values) / values.length : null));
   })).map((rows) => rows.filter((row) => row.some((value) => value !== null)));
   const there = [...new Set(prompts)].filter((prompt) => tables.every((rows) => rows.some((row) => row[prompt] !== null)));
-  const undecided = sum(arms.flat().map((letters) => [...letters].filter((letter) => letter === "u").length)), n = there.length;
+  const lacking = (letters) => [...letters].filter((letter) => letter === "u").length;
+  const undecided = single ? ofRuns(arms[0][0], arms[1][0]).undecided : sum(arms.flat().map(lacking)), n = there.length;
   if (n < 2) return { n: 0, undecided };
   const fits = tables.map((rows) => crossed(rows.map((row) => there.map((prompt) => row[prompt])).filter((row) => row.some((value) => value !== null))));
   const variance = sum(fits[1].items.map((off, place) => (off - fits[0].items[place]) ** 2)) * n / (n - 1) - fits[0].rest - fits[1].rest;
@@ -462,7 +463,7 @@ function comparison(benchmark, ways, chosen, data) {
     const arms = chosen.map(({ runs }) => runs.map((run) => way.verdicts[index.runs[run]]).filter((one) => one !== undefined));
     const single = arms.every((seeds) => seeds.length === 1) && new Set(way.prompts).size === way.prompts.length;
     const found = single ? ofRuns(arms[0][0], arms[1][0]) : ofMethods(arms, way.prompts, data);
-    if (!found.n) return unlike("no prompt has a verdict in both", way.protocol);
+    if (!found.n) return unlike(`${single ? "no prompt has" : "fewer than two prompts have"} a verdict in both`, way.protocol);
     const ends = [Math.max(-1, found.centre - found.half), Math.min(1, found.centre + found.half)];
     return row(true, ...named(way.protocol, way.decides.measure),
       ...found.rates.map((rate) => make("td", { "data-key": rate }, percent(rate))),
@@ -497,7 +498,7 @@ async function compareTwo() {
     tabled("Comparison", ["benchmark", "protocol", "measure", "first %", "second %", "second minus first", "n", "undecided"],
       ["protocol", "measure"], rows.map(({ row }) => row),
       "Paired by prompt, of the prompts with a verdict in both: the difference in points with its 95 % interval, for this pair alone. "
-      + "With several seeds the interval allows for other seeds, too, and n counts prompts, undecided all texts without a verdict."),
+      + "With several seeds or texts a prompt, n counts prompts. With several seeds the interval allows for other seeds, too, and undecided counts all texts without a verdict."),
     ...(differ.length ? [make("h3", {}, "Settings that differ"),
       tabled("Settings", ["setting", ...names], names, differ, "Of a method, those of its first seed.")] : []));
 }

@@ -167,13 +167,13 @@ def judge_settings(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def local_weights(node: Mapping[str, Any]) -> dict[str, str]:
-    """Return "KEY weights" -> identity for each key `model` of a plain config that names a folder, with no server."""
+    """Return "KEY weights" -> identity for each key `model` of a plain config that names a folder which is there."""
     flat = flatten(node)
     models = {key: value for key, value in flat.items() if key.rpartition(".")[2] == "model" and isinstance(value, str)}
     return {
         f"{key} weights": Weights(folder, "local").identity
         for key, model in models.items()
-        if (folder := local_folder(model)) and folder.is_dir() and not flat.get(f"{key.removesuffix('model')}base_url")
+        if (folder := local_folder(model)) and folder.is_dir()
     }
 
 

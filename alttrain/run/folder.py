@@ -6,6 +6,7 @@ its own fingerprint.json. A folder with another fingerprint or other weights is 
 differing keys and the remedy.
 """
 
+import fnmatch
 import json
 import os
 import platform
@@ -74,13 +75,15 @@ def nearest_existing(path: Path) -> Path:
 def refuse_links(folder: Path) -> None:
     """Raise RunError if a folder of ours is or holds a link that leads out of it: files outside would be overwritten.
 
-    Links to the output folder or its runs/ are followed, and wandb's own to its log are left alone.
+    Links to the output folder or its runs/ are followed. Those of wandb to its log and of submitit to its scripts are
+    left alone: nothing is written through them.
     """
     root = str(folder.parent.resolve() / folder.name)
     paths = [root]
     for parent, folders, files in os.walk(root):
-        of_wandb = parent.startswith(f"{root}/wandb/")
-        paths += [f"{parent}/{name}" for name in (*folders, *files) if not (of_wandb and name == "debug-core.log")]
+        theirs = "debug-core.log" if parent.startswith(f"{root}/wandb/") else "submission_file_*.sh"
+        known = fnmatch.filter(files, theirs) if parent.startswith((f"{root}/wandb/", f"{root}/submitit")) else []
+        paths += [f"{parent}/{name}" for name in (*folders, *files) if name not in known]
     for path in filter(os.path.islink, paths):
         if not os.path.realpath(path).startswith(f"{root}/"):
             raise RunError(f"{path} is a link, which leads out of {folder}; put what it leads to in its place")
@@ -89,6 +92,7 @@ def refuse_links(folder: Path) -> None:
 def check_belongs(run: Run) -> None:
     """Raise RunError if the folder holds another run, evaluations made with other settings, or links out of it."""
     refuse_links(run.folder)
+    commit = (json_or_none(run.folder / WEIGHTS_FILE, dict[str, str]) or {}).get("origin")
     folders = [(run.folder, run.fingerprint)]
     for benchmark in run.all_benchmarks:
         folders.append((evaluation_folder(run, benchmark), run.evaluation_fingerprint(benchmark)))
@@ -96,7 +100,13 @@ def check_belongs(run: Run) -> None:
         path, remedy = folder / "fingerprint.json", f"use tag=NAME for a new run, or delete {folder}"
         if path.exists():  # `generate` compares the hashes of what an intervention reads
             recorded = read_json(path, remedy=remedy)
-            made = {key: value for key, value in recorded.items() if not key.startswith(READ_PREFIX)}
+            made = {
+                key: value
+                for key, value in recorded.items()
+                if not key.startswith(READ_PREFIX) and (key in current or not key.endswith(" weights"))
+            }
+            if folder == run.folder and commit == f"hub@{run.backbone.revision}":
+                made["backbone.revision"] = run.backbone.revision  # it was null, and led to this commit
             refuse_other(folder, made, current, f"set them back, or {remedy}")
 
 
@@ -112,8 +122,10 @@ def check_weights(run: Run, weights: Weights | None = None) -> None:
     if weights.origin == "local" and not any(name.endswith(".safetensors") for name in present):
         used = {name: digest for name, digest in used.items() if name in present}
     if changed := differences(used, present):
+        origin = used.get("origin", "")
+        back = f"backbone.revision={origin[4:]}" if origin.startswith("hub@") else "them back"
         lines = [f"{run.folder} was made with other weights than backbone.source={run.backbone.source} has now:"]
-        raise RunError("\n".join([*lines, *(f"  {line}" for line in changed), f"set them back, or {remedy}"]))
+        raise RunError("\n".join([*lines, *(f"  {line}" for line in changed), f"set {back}, or {remedy}"]))
 
 
 def record_weights(run: Run, weights: Weights) -> None:
