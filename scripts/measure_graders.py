@@ -22,7 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 from alttrain.evaluation.grading import Maths
-from alttrain.evaluation.grading.maths import final_answer, gold_answer
+from alttrain.evaluation.grading.maths import gold_answer, written_answer
 from alttrain.records import Generation
 
 VARIANTS = Path(__file__).resolve().parents[1] / "tests" / "math_variants.jsonl"
@@ -78,7 +78,7 @@ def ours(gold: str, answer: str) -> bool:
 
 def compared_by_math_verify(gold: str, answer: str) -> bool:
     """We find the answer, and math-verify compares it."""
-    return bool(math_verify.verify(*(math_verify.parse(f"${text}$") for text in (gold, final_answer(answer)))))
+    return bool(math_verify.verify(*(math_verify.parse(f"${text}$") for text in (gold, written_answer(answer)))))
 
 
 def math_verify_alone(gold: str, answer: str) -> bool:

@@ -27,7 +27,7 @@ from alttrain.evaluation.grading import Choice, ExactMatch, IFEval, Maths, Rouge
 from alttrain.evaluation.grading.choice import chosen_letters, options
 from alttrain.evaluation.grading.final_answer import boxed_answer, stated_answers
 from alttrain.evaluation.grading.humaneval import code_of, program
-from alttrain.evaluation.grading.maths import equal, final_answer
+from alttrain.evaluation.grading.maths import equal, written_answer
 from alttrain.evaluation.grading.short_answer import f1, normalise
 from alttrain.evaluation.judges.rubrics import _bare as said_in
 from alttrain.evaluation.protocol import Judge
@@ -153,7 +153,7 @@ def test_phrases_that_state_the_answer(text: str, phrases: list[str]) -> None:
     ],
 )
 def test_final_answer(answer: str, found: str) -> None:
-    assert final_answer(answer) == found
+    assert written_answer(answer) == found
 
 
 # --- what equal means ---

@@ -117,7 +117,7 @@ class Maths(Grader):
             return no_gold(generation, self.name)
         if not generation.answer.strip():
             return Judgement(generation.id, self.name, False, NO_ANSWER)
-        answer = final_answer(generation.answer)
+        answer = written_answer(generation.answer)
         try:
             right = bool(answer) and any(
                 equal(gold, answer) for gold in golds if not _copied(answer, gold, generation.prompt)
@@ -138,7 +138,7 @@ def gold_answer(gold: str) -> str:
     return gold.rpartition("####")[2].strip()
 
 
-def final_answer(answer: str) -> str:
+def written_answer(answer: str) -> str:
     """The final answer as written, or "" if no rule finds one."""
     if box := boxed_answer(answer):
         return box
