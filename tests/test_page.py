@@ -798,9 +798,12 @@ def test_two_methods_are_compared_over_their_seeds(pair: Opened, names: tuple[st
 
 
 def test_texts_of_two_runs_are_paired_and_a_prompt_counts_once(show: Any, outputs: Path) -> None:
-    """As in comparisons.csv, of texts with a verdict in both: four of the first prompt, one of each of three others."""
+    """As in comparisons.csv, of texts with a verdict in both: four of the first prompt, one of each of three others.
+
+    Three texts lack a verdict in either run, and count once.
+    """
     shutil.rmtree(outputs / "runs")
-    for method, letters in (("no_train", "yynn" * 4), ("alttrain", "yyyy" + "nuuu" * 3)):
+    for method, letters in (("no_train", "yynn" + "yunn" * 3), ("alttrain", "yyyy" + "nuuu" * 3)):
         given = {"rewrite": "none", "training": "none"} if method == "no_train" else {}
         run = make_run(outputs / "runs", {"h": ("harmful_rate", letters)}, method=method, **given)
         resample(run / "evaluation" / "h.alttrain", 4)

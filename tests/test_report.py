@@ -248,7 +248,8 @@ def test_where_in_the_thought_an_outcome_is_decided(tmp_path: Path) -> None:
     row = cut_run(tmp_path)
     assert (row.cuts, row.n, row.undecided, row.truncated) == (4, 6, 1, 2)
     assert (row.changing, row.changing_unassessed) == (4, 1)
-    assert row.share == pytest.approx((0.25 + 0.5 + 1 + 0.5 + 1 + 0) / 6)
+    # of 0.25, 0.5, 1, 0.5, 1 and 0 as shares: Wilson's interval, which stays within 0 and 1
+    assert (row.share, row.low, row.high) == pytest.approx((3.25 / 6, 0.203, 0.846), abs=1e-3)
 
     def told(name: str) -> list[float]:
         return [getattr(row, f"{name}{end}") for end in INTERVAL]

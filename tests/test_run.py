@@ -566,6 +566,8 @@ def test_a_runs_revision_may_be_set_to_the_commit_that_it_used(tiny_arguments: l
         same, other = (
             assemble(compose("run", [*arguments, f"backbone.revision={name}"])) for name in ("1a2b3c", "4d5e")
         )
+    made = json.loads((folder / "fingerprint.json").read_text())
+    write_json(folder / "fingerprint.json", made | {"rewrite.guard.model weights": "of a folder that is gone"})
     check_belongs(same)
     with pytest.raises(RunError, match=r"backbone\.revision: .*4d5e"):
         check_belongs(other)

@@ -628,6 +628,27 @@ def test_an_undecided_seed_is_no_seed(tmp_path: Path) -> None:
     assert [one.seeds for one in compared(tmp_path)] == [1, 1]
 
 
+def test_a_mean_counts_the_texts_of_the_seeds_that_it_is_over(tmp_path: Path) -> None:
+    """One of its two sets is undecided with seed 1, whose texts it leaves out; the other set by itself has both."""
+    for seed, letters in enumerate(("yn", "uu")):
+        sets = {"a": ("harmful_rate", "ynyn"), "b": ("harmful_rate", letters)}
+        run = make_run(tmp_path, sets, seed=seed, means={"harmful_rate": ["a", "b"]})
+        change_rows(run / "evaluation" / "a.alttrain", lambda row, n: {"finish": "length"}, "generations")
+        mend(run / "evaluation" / "a.alttrain", lambda record: record["metrics"][0].update(truncated=4))
+    main = made(tmp_path)["main"]
+    mean_of_both = cell(main, "AltTrain", "harmful_rate", "mean")
+    of_a = cell(main[main.benchmark == "a"], "AltTrain", "harmful_rate")
+    assert (mean_of_both.n, mean_of_both.undecided, mean_of_both.truncated, mean_of_both.seeds) == (6, 0, 4, 1)
+    assert (of_a.n, of_a.truncated, of_a.seeds) == (8, 8, 2)
+
+
+def test_texts_of_one_prompt_say_nothing_of_other_prompts(tmp_path: Path) -> None:
+    resample(no_train(tmp_path, {"a": ("harmful_rate", "nnnn")}) / "evaluation" / "a.alttrain", 4)
+    resample(make_run(tmp_path, {"a": ("harmful_rate", "yyyy")}) / "evaluation" / "a.alttrain", 4)
+    (row,) = compared(tmp_path)
+    assert (row.difference, row.low, row.high, row.p) == (1, -1, 1, 1)
+
+
 def test_a_mean_of_sets_that_other_seeds_decided_is_unknown(tmp_path: Path) -> None:
     for seed, letters in enumerate(("yu", "uy")):
         sets = {name: ("harmful_rate", 4 * letter) for name, letter in zip("ab", letters, strict=True)}

@@ -147,6 +147,10 @@ class EngineConfig(ABC):
         """
         return
 
+    def check_delimiters(self, renderer: Any) -> None:
+        """Raise ValueError if the engine leaves out of its texts what tells the thought from the answer."""
+        return
+
     @abstractmethod
     def start(self, model: Model) -> AbstractContextManager[Engine]:
         """Start the engine for a model; it stops with the context. Raises ValueError if it does not start."""

@@ -266,12 +266,15 @@ class ChildServer(EngineConfig):
         if adapter is not None and adapter.freezes and not self.with_adapter:
             raise self._without_adapter()
 
+    def check_delimiters(self, renderer: Any) -> None:
+        self.server.check_delimiters(renderer)
+
     @contextmanager
     def start(self, model: Model) -> Iterator[ServerEngine]:
         """Start the server; it stops with the context. Raises ValueError with the end of its log on failure."""
         if model.adapter and not self.with_adapter:
             raise self._without_adapter()
-        self.server.check_delimiters(model.renderer)
+        self.check_delimiters(model.renderer)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             address = f"http://127.0.0.1:{probe.getsockname()[1]}"

@@ -37,7 +37,7 @@ from alttrain.config.schema import did_you_mean
 from alttrain.evaluation import Benchmark, Judge
 from alttrain.evaluation.judges import check_rows
 from alttrain.evaluation.protocol import KINDS, Measure
-from alttrain.generation import InProcess, Server
+from alttrain.generation import InProcess
 from alttrain.records import Example, Rejected
 from alttrain.rewrite import TeacherContext, lacks_original, render
 from alttrain.run.asking import prompt_text
@@ -256,9 +256,8 @@ def check(run: Run, session: Session) -> None:
     rewritten = examples_without_model(run, rows)  # before anything is fetched: this may refuse the run
     renderer, reason = _tokenizer_alone(run)
     _refuse_unpacked(run, rows)
-    server = getattr(run.generation, "server", run.generation)
-    if renderer and isinstance(server, Server) and (incomplete_benchmarks(run) or _backbone_writes(run, rows)):
-        server.check_delimiters(renderer)
+    if renderer and (incomplete_benchmarks(run) or _backbone_writes(run, rows)):
+        run.generation.check_delimiters(renderer)
     sizes = prove(run, rows, rewritten, renderer) if renderer else None
     for line in needs.refuse_too_large(run, rows, run.stages, sizes):
         log.info("check     %s", line)
