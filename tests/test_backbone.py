@@ -965,5 +965,6 @@ def test_a_large_files_hash_is_kept_for_other_processes_until_the_file_changes(
     with monkeypatch.context() as patch:
         patch.setattr(source, "known_checksum", None)  # nothing is read
         assert Weights(model, "local").identity == first
-    (model / "config.json").write_text((model / "config.json").read_text() + " ")
+    config = (model / "config.json").read_text()
+    (model / "config.json").write_text(config.replace('"initializer_range": 0.3', '"initializer_range": 0.4'))
     assert Weights(model, "local").identity != first

@@ -92,6 +92,19 @@ def test_sampling_is_seeded_by_the_prompts_name(serve: Serve, renderer: Renderer
     assert {(r["top_k"], r["min_p"]) for r in stub.requests} == {(-1, 0.0)}  # not those of the model's own config
 
 
+def test_transformers_serve_is_told_the_rest_of_the_decoding_in_its_own_field(serve: Serve, renderer: Renderer) -> None:
+    stub = serve(lambda prompt, asked: Say("So."))
+    asked = prompts(renderer, 1)
+    for decoding in (GREEDY, Decoding(7, temperature=0.6, top_k=5, repetition_penalty=1.2)):
+        write(server(stub, api="transformers"), asked, renderer, decoding)
+    told = [json.loads(request["generation_config"]) for request in stub.requests]
+    assert told == [
+        {"do_sample": False, "repetition_penalty": 1.0, "top_k": 0},
+        {"do_sample": True, "repetition_penalty": 1.2, "top_k": 5, "min_p": 0.0},
+    ]
+    assert all({"repetition_penalty", "top_k", "min_p"}.isdisjoint(request) for request in stub.requests)
+
+
 def test_special_delimiters_that_a_server_would_leave_out_are_refused(
     serve: Serve, renderer: Renderer, tmp_path: Path
 ) -> None:

@@ -223,7 +223,7 @@ def test_a_means_difference_is_over_the_seeds_of_either_mean() -> None:
     quarter, most = ({(n, 0): n < share for n in range(4)} for share in (1, 3))
     a, b = ({("a", *text): v for text, v in quarter.items()} for _ in range(2))
     more = {("a", *text): v for text, v in most.items()}
-    assert contrast([({0: a}, {0: a, 1: more}), ({0: b}, {0: b})]).difference == 0
+    assert contrast([({0: a, 1: a}, {0: a, 1: more}), ({0: b, 1: b}, {0: b})]).difference == 0
     assert math.isnan(contrast([({0: a}, {0: a}), ({0: b}, {1: b})]).difference)
 
 
