@@ -23,7 +23,7 @@ from alttrain.backbone.device import Device
 from alttrain.backbone.memory import training_bytes
 from alttrain.config import RunError, register
 from alttrain.evaluation import Protocol
-from alttrain.generation import Decoding, InProcess
+from alttrain.generation import Decoding, InProcess, Server
 from alttrain.records import Example, Rejected, Segment, write_rows
 from alttrain.rewrite import TemplateTeacher
 from alttrain.rewrite.structures import Structure
@@ -183,7 +183,7 @@ def test_layers_that_a_packed_row_would_confuse_are_refused_without_weights(tiny
     unknown = shutil.copytree(hybrid, tmp_path / "unknown")
     (unknown / "config.json").write_text('{"model_type": "unheard_of"}')
     eager = replace(backbone(sinks), attention="eager")
-    served, alone = {"generation": SimpleNamespace(memory=lambda *asked: None)}, {"benchmarks": ()}
+    served, alone = {"generation": Server("http://localhost/v1", "m")}, {"benchmarks": ()}
     for folder, parts, fault in (
         (hybrid, {}, r"not all layers of this model \(qwen3_5_text\)"),
         (
@@ -227,7 +227,7 @@ def test_a_context_in_which_a_sequence_changes_its_neighbours_is_refused(
     long = replace(backbone(folder), context_length=4096)
     shorter = RECIPE if limit is None else replace(RECIPE, max_length=limit)
     decodes = a_run(tmp_path, folder, [TRACED], backbone=long, training=shorter)
-    served = SimpleNamespace(memory=lambda *asked: None)
+    served = Server("http://localhost/v1", "m")
     trains = a_run(tmp_path, folder, [TRACED], training=replace(RECIPE, max_length=4096), generation=served)
     for key, run in (("backbone.context_length", decodes), ("training.max_length", trains)):
         if limit is None:
