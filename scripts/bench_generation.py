@@ -45,11 +45,11 @@ from measuring import (
 
 from alttrain.backbone import Weights
 from alttrain.backbone.device import keep_freed_memory
-from alttrain.backbone.source import cache_folder
 from alttrain.backbone.weights import load_model
 from alttrain.generation import Decoding
 from alttrain.generation.decoder import Decoder
 from alttrain.generation.engine import Prompt
+from alttrain.records import cache_folder
 
 NO_END = -1
 """Not a token id, so that answers end only at their preset length."""

@@ -19,7 +19,7 @@ from measuring import machine, median, report
 LOAD = """
 import time, torch
 from alttrain.backbone import Weights
-from alttrain.backbone.source import cache_folder
+from alttrain.records import cache_folder
 from alttrain.backbone.weights import load_model, load_tokenizer
 found = sorted(cache_folder().glob("backbones/smollm2_135m-*/config.json"))
 if not found:

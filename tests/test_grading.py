@@ -24,10 +24,10 @@ from alttrain.english import is_english
 from alttrain.english.refusal import assess_refusal
 from alttrain.evaluation.adherence import Adherence
 from alttrain.evaluation.grading import Choice, ExactMatch, IFEval, Maths, Rouge, ShortAnswer, maths
-from alttrain.evaluation.grading.choice import chosen_letters, options
 from alttrain.evaluation.grading.final_answer import boxed_answer, stated_answers
 from alttrain.evaluation.grading.humaneval import code_of, program
 from alttrain.evaluation.grading.maths import equal, written_answer
+from alttrain.evaluation.grading.multiple_choice import chosen_letters, options
 from alttrain.evaluation.grading.short_answer import f1, normalise
 from alttrain.evaluation.judges.rubrics import _bare as said_in
 from alttrain.evaluation.protocol import Judge

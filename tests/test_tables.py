@@ -16,9 +16,9 @@ from papers import compile_article, has_latex
 from rich.console import Console
 from scipy import stats
 
-from alttrain.evaluation.statistics import Estimate, detectable_difference, holm, rate_over_seeds, wilson
+from alttrain.evaluation.statistics import Estimate, detectable_difference, holm, rate_over_seeds, sign_flip, wilson
 from alttrain.records import Judgement, append_rows
-from alttrain.report.contrasts import balanced_differences, contrast, paired_differences, sign_flip
+from alttrain.report.contrasts import balanced_differences, contrast, paired_differences
 from alttrain.report.escaping import latex_text
 from alttrain.report.estimates import mean, mean_of_sets, share, values_of
 from alttrain.report.formats import console, latex, legend, markdown

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from alttrain import hub
-from alttrain.records import DamagedError, exclusive, known_checksum, read_json, read_utf8, write_text
+from alttrain.records import DamagedError, cache_folder, exclusive, known_checksum, read_json, read_utf8, write_text
 
 if TYPE_CHECKING:
     from alttrain.backbone.config import Backbone
@@ -113,13 +113,6 @@ def _fits(path: Path, patterns: Iterable[str]) -> bool:
 def _log_long(folder: Path, size: int) -> None:
     if size > LONG_BYTES:
         log.info("backbone  reading the %.0f GB in %s, to know these weights from others", size / 1e9, folder)
-
-
-def cache_folder() -> Path:
-    """Return `ALTTRAIN_CACHE`, or alttrain's folder in the user's cache directory."""
-    from platformdirs import user_cache_path
-
-    return Path(os.environ.get("ALTTRAIN_CACHE") or user_cache_path("alttrain"))
 
 
 def is_path(source: str) -> bool:

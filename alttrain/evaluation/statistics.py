@@ -13,7 +13,7 @@ most `LARGEST_SD`, unless the runs show more.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
@@ -150,6 +150,36 @@ def compare(first: Verdicts, second: Verdicts) -> tuple[Estimate, dict[str, int]
     up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     half = Z * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
     return Estimate((gained - lost) / n, max(-1.0, up - down - half), min(1.0, up - down + half)), counts
+
+
+def sign_flip(differences: Iterable[int]) -> float:
+    """Exact two-sided p of the sum of integer differences, if each is equally likely to have the opposite sign.
+
+    For differences of -1, 0 and 1 this is McNemar's exact test.
+    """
+    from numpy import array, zeros
+
+    values = list(differences)
+    sizes = Counter(abs(value) for value in values if value)
+    total = sum(size * count for size, count in sizes.items())
+    observed = (abs(sum(values)) + total) // 2
+    if 2 * observed == total:  # no difference in either direction
+        return 1.0
+    chances = array([1.0])  # probabilities of the sum of the positive differences
+    for size, count in sorted(sizes.items(), key=lambda pair: -pair[1]):
+        grown = zeros(len(chances) + size * count)
+        for positive, chance in enumerate(_binomial(count)):
+            grown[size * positive : size * positive + len(chances)] += chance * chances
+        chances = grown
+    return min(1.0, 2 * float(chances[observed:].sum()))
+
+
+@cache
+def _binomial(count: int) -> Any:
+    """The probabilities of 0 to `count` heads in so many tosses of a coin."""
+    from scipy import stats
+
+    return stats.binom.pmf(range(count + 1), count, 0.5)
 
 
 def holm(p_values: Mapping[Any, float]) -> dict[Any, float]:

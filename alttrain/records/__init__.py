@@ -45,6 +45,7 @@ from alttrain.records.files import (
     UNFINISHED,
     DamagedError,
     append,
+    cache_folder,
     checksum,
     clear_unfinished,
     exclusive,

@@ -32,6 +32,13 @@ LONGEST = 500  # most characters of a fault in an error message
 NO_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what msgspec raises on bad JSON
 
 
+def cache_folder() -> Path:
+    """Return `ALTTRAIN_CACHE`, or alttrain's folder in the user's cache directory."""
+    from platformdirs import user_cache_path
+
+    return Path(os.environ.get("ALTTRAIN_CACHE") or user_cache_path("alttrain"))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write an indented JSON document atomically. Raises ValueError for nan and infinity, which no reader takes."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

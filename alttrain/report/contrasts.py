@@ -64,7 +64,7 @@ def contrast(sets: Sequence[tuple[Seeds, Seeds]]) -> Contrast:
     if not all(pairs for _, pairs in changes):
         return Contrast()
     difference = sum(_mean_difference(*arms) for arms in sets) / len(sets)
-    p = sign_flip(balanced_differences(changes))
+    p = statistics.sign_flip(balanced_differences(changes))
     # the size of a single set whose rate would have the variance of the mean, and the share of its prompts that differ
     prompts = len(sets) ** 2 / sum(1 / len(by_prompt) for by_prompt, _ in changes)
     squares = [(sum(value**2 for value in d.values()) * (len(d) / pairs) ** 2, len(d)) for d, pairs in changes]
@@ -123,36 +123,6 @@ def paired_differences(baseline: Seeds, compared: Seeds) -> tuple[dict[Any, int]
             counts[text[:-1]] += 1
     texts = min(MOST_TEXTS, math.lcm(*counts.values()))
     return {prompt: round(d * texts / counts[prompt]) for prompt, d in differences.items()}, texts * len(counts)
-
-
-def sign_flip(differences: Iterable[int]) -> float:
-    """Exact two-sided p of the sum of integer differences, if each is equally likely to have the opposite sign.
-
-    For differences of -1, 0 and 1 this is McNemar's exact test.
-    """
-    from numpy import array, zeros
-
-    values = list(differences)
-    sizes = Counter(abs(value) for value in values if value)
-    total = sum(size * count for size, count in sizes.items())
-    observed = (abs(sum(values)) + total) // 2
-    if 2 * observed == total:  # no difference in either direction
-        return 1.0
-    chances = array([1.0])  # probabilities of the sum of the positive differences
-    for size, count in sorted(sizes.items(), key=lambda pair: -pair[1]):
-        grown = zeros(len(chances) + size * count)
-        for positive, chance in enumerate(_binomial(count)):
-            grown[size * positive : size * positive + len(chances)] += chance * chances
-        chances = grown
-    return min(1.0, 2 * float(chances[observed:].sum()))
-
-
-@cache
-def _binomial(count: int) -> Any:
-    """The probabilities of 0 to `count` heads in so many tosses of a coin."""
-    from scipy import stats
-
-    return stats.binom.pmf(range(count + 1), count, 0.5)
 
 
 def balanced_differences(sets: Sequence[tuple[Mapping[Any, int], int]]) -> list[int]:

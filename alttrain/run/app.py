@@ -31,13 +31,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from alttrain.backbone.source import cache_folder
 from alttrain.config import STAGES, Fault, RunError, expand_arguments, preview, register, run_name
 from alttrain.config.binding import MISSING
 from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
 from alttrain.config.secrets import mask_secrets
 from alttrain.config.trust import take_trusted
-from alttrain.records import full_disk
+from alttrain.records import cache_folder, full_disk
 from alttrain.run import console_script
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import check_belongs, open_folder

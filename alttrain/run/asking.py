@@ -6,12 +6,11 @@ from itertools import chain
 from typing import Any
 
 from alttrain.backbone import Rendered, ThoughtMode
-from alttrain.backbone.source import cache_folder
 from alttrain.evaluation import Benchmark, JudgeContext
 from alttrain.evaluation.interventions import Beginning, Intervention, InterventionContext
 from alttrain.generation.engine import Completion, Decoding, Engine, Prompt, ignore_progress
 from alttrain.llm import GIVEN_UP, Failure
-from alttrain.records import Example, Generation
+from alttrain.records import Example, Generation, cache_folder
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from alttrain.backbone import Backbone, Weights, resolve
 from alttrain.backbone.device import detect_device, keep_freed_memory
 from alttrain.backbone.memory import CACHE_SHARE, Attention, Quantization
-from alttrain.backbone.source import cache_folder, fetch_tokenizer
+from alttrain.backbone.source import fetch_tokenizer
 from alttrain.config.identity import shaping_of_engine
 from alttrain.generation import InProcess
 from alttrain.generation.engine import CachedEngine, Engine, Model
 from alttrain.llm import ServerSettings
+from alttrain.records import cache_folder
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_weights
 

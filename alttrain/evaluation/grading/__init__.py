@@ -10,9 +10,9 @@
 - `IFEval`      the answer follows instructions that a program can check
 """
 
-from alttrain.evaluation.grading.choice import Choice
 from alttrain.evaluation.grading.humaneval import HumanEval, HumanEvalPlus, MBPPPlus
 from alttrain.evaluation.grading.ifeval import IFEval
 from alttrain.evaluation.grading.livecodebench import LiveCodeBench
 from alttrain.evaluation.grading.maths import Maths
+from alttrain.evaluation.grading.multiple_choice import Choice
 from alttrain.evaluation.grading.short_answer import ExactMatch, Rouge, ShortAnswer, tokens

@@ -24,7 +24,6 @@ from alttrain import records
 from alttrain.backbone.device import check_kernels, has_gpu_driver
 from alttrain.backbone.memory import Attention
 from alttrain.backbone.source import (
-    cache_folder,
     fetch_tokenizer,
     is_path,
     module_names,
@@ -38,7 +37,7 @@ from alttrain.evaluation import Benchmark, Judge
 from alttrain.evaluation.judges import check_rows
 from alttrain.evaluation.protocol import KINDS, Measure
 from alttrain.generation import InProcess
-from alttrain.records import Example, Rejected
+from alttrain.records import Example, Rejected, cache_folder
 from alttrain.rewrite import TeacherContext, lacks_original, render
 from alttrain.run.asking import prompt_text
 from alttrain.run.assembly import Run

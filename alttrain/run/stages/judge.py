@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alttrain import __version__, records
-from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError, flatten
 from alttrain.config.identity import shaping_of_judge
 from alttrain.dataset import contaminated
@@ -44,7 +43,7 @@ from alttrain.evaluation.judged import (
 )
 from alttrain.evaluation.judges import NO_REPLY, Structure, StructureAgreement
 from alttrain.llm import NEARLY_ALL
-from alttrain.records import DamagedError, Example, Generation, Judgement
+from alttrain.records import DamagedError, Example, Generation, Judgement, cache_folder
 from alttrain.run.assembly import Run, judge_settings
 from alttrain.run.folder import as_json, evaluation_folder, source_texts
 from alttrain.run.loggers import log_evaluation

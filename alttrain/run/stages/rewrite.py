@@ -22,7 +22,6 @@ from functools import cache
 from typing import Any
 
 from alttrain import records
-from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
 from alttrain.dataset.selection import stratified
 from alttrain.english.refusal import judge_refusal
@@ -32,7 +31,7 @@ from alttrain.evaluation.statistics import rate
 from alttrain.generation import Decoding
 from alttrain.generation.engine import Completion, Engine, Prompt, ignore_progress
 from alttrain.llm import NEARLY_ALL, Failure
-from alttrain.records import Example, Generation, Rejected, Segment
+from alttrain.records import Example, Generation, Rejected, Segment, cache_folder
 from alttrain.rewrite import Original, SelfTrace, TeacherContext, lacks_original, render
 from alttrain.rewrite.original import ANSWER_CUT, CUT, THOUGHT_CUT, with_original
 from alttrain.rewrite.structures import Guard
