@@ -18,7 +18,8 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt judges.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r judges.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	  --ignore-requires-python -r judges.txt
 	touch $(STAMP)
 
 demo: $(STAMP)

@@ -6,7 +6,7 @@ Makes run folders with `samples` samples in all, of about 1,500 characters each,
 Writes the page, and opens it from disk in Chromium five times. Prints one line of JSON; times are in seconds, medians
 of the five. `open` is the time from navigation to usable samples, `all` the time until the samples of all runs are
 decoded and listed, `search` and `search_again` the time until a word is found in them, `key` the time of one press of
-the arrow key. Needs the extra "browser", and Chromium with its driver.
+the arrow key. Needs the extra "dev", and Chromium with its driver.
 """
 
 import argparse

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from alttrain.evaluation.agreement import corrected_rate
-from alttrain.evaluation.statistics import compare, detectable_difference
-from alttrain.report.contrasts import balanced_differences, contrast, paired_differences, sign_flip
+from alttrain.evaluation.statistics import compare, detectable_difference, sign_flip
+from alttrain.report.contrasts import balanced_differences, contrast, paired_differences
 from alttrain.report.estimates import share
 
 DIFFICULTY = 1.5

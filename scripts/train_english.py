@@ -1,7 +1,7 @@
 """Train the linear models of alttrain/english, and measure them.
 
     python scripts/train_english.py            # write the weights
-    python scripts/train_english.py --measure  # print the accuracy figures of docs/judges.md
+    python scripts/train_english.py --measure  # print the figures of docs/judges.md that the present weights give
 
 The refusal judge is trained on the rows of tests/responses.jsonl whose split is "train", and on XSTest's labelled
 completions (CC BY 4.0) if they are in ../shared/data/xstest_completions; the shipped weights are trained on both.

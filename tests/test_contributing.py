@@ -1,7 +1,9 @@
 """The documentation's commands compose, and CONTRIBUTING.md's files work from a folder outside the package."""
 
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +23,7 @@ from alttrain.run.stages.judge import _provenance
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 FILES = re.findall(r"^`(mine/[\w./]+)`(?:, further)?:\n\n```\w+\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL)
-COMMANDS = re.findall(r"^`alttrain (--config-dir=mine .*)`$", PAGE, re.MULTILINE)
+COMMANDS = re.findall(r"^`(?:PYTHONPATH=mine )?alttrain (--config-dir=mine .*)`$", PAGE, re.MULTILINE)
 
 
 @pytest.fixture
@@ -41,6 +43,24 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     found, configs = preview([f"hydra.searchpath=[file://{tmp_path / 'mine'}]", *overrides])
     assert [str(fault) for fault in found] == []
     return assemble(configs[0])
+
+
+@pytest.mark.parametrize("command", [one for one in COMMANDS if "judge@" in one])
+def test_a_command_works_as_printed(command: str, tmp_path: Path) -> None:
+    assert f"`PYTHONPATH=mine alttrain {command}`" in PAGE
+    for name, text in FILES:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text((path.read_text() if path.exists() else "") + text)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("alttrain"), *shlex.split(command), "stages=[check]"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": "mine"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def chosen(part: str) -> Any:

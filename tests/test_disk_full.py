@@ -121,6 +121,7 @@ def test_status_says_that_a_run_failed_on_a_full_disk(
     assert status.state_of(tmp_path).state == "stopped"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_log_that_cannot_be_written_is_told_of_once(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -557,7 +557,7 @@ DRIVER = shutil.which("chromedriver")
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A browser for all tests of this file."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason='needs the extra "browser"')
+    webdriver = pytest.importorskip("selenium.webdriver", reason='needs the extra "dev"')
     if CHROMIUM is None or DRIVER is None:
         pytest.skip("needs chromium and chromedriver")
     from selenium.webdriver.chrome.service import Service

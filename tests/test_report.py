@@ -656,6 +656,10 @@ def test_a_row_that_is_none_is_told_with_its_file(tmp_path: Path) -> None:
 # --- in two processes ---
 
 
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="a second process is forked on Linux only")
+
+
+@LINUX
 @pytest.mark.slow
 def test_a_second_process_makes_the_same_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sets = {"x": ("harmful_rate", "yyn"), "y": ("over_refusal_rate", "yn"), "z": ("accuracy", "yn")}
@@ -678,6 +682,7 @@ def test_a_second_process_makes_the_same_report(tmp_path: Path, monkeypatch: pyt
     assert len(began) == 3
 
 
+@LINUX
 def test_a_second_process_that_fails_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     here = os.getpid()
 

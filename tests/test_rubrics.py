@@ -134,7 +134,7 @@ def test_a_package_that_is_not_there_is_named_with_the_command_that_installs_it(
     with pytest.raises(
         ValueError,
         match=r"^protocol\.judges\.harmful_rate\.rubric: the package made-up==1\.0, which carries the judge's text, is "
-        r"not installed; run: pip install --no-deps made-up==1\.0$",
+        r"not installed; run: pip install --no-deps --ignore-requires-python made-up==1\.0$",
     ):
         judge.check("protocol.judges.harmful_rate", lambda *model: "")
 

@@ -10,7 +10,6 @@ import shutil
 import socket
 import struct
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ CONTAINED: dict[str, tuple[str, str]] = {
         "held\n",
     ),
     "name lookup": (
-        "import socket\ntry: print(socket.gethostbyname('example.org'))\nexcept OSError: print('held')",
+        "import socket\ntry: print(socket.gethostbyname('localhost'))\nexcept OSError: print('held')",
         "held\n",
     ),
     "abstract socket": (
@@ -76,8 +75,7 @@ CONTAINED: dict[str, tuple[str, str]] = {
         "[]\n",
     ),
     "home folder": (
-        "import os\ntry: print(os.listdir(arguments['home']) and os.listdir(arguments['home'] + '/.ssh'))\n"
-        "except OSError: print('held')",
+        "import os\ntry: print(len(os.listdir(arguments['home'])) > 0 and 'out')\nexcept OSError: print('held')",
         "held\n",
     ),
     "secret file": ("try: print(open(arguments['secret']).read())\nexcept OSError: print('held')", "held\n"),
@@ -204,13 +202,7 @@ CONTAINED |= {
         "print('held' if n < 100 else n)",
         "held\n",
     ),
-    "setuid program": (
-        "import os\nfound = [os.path.join(at, name) for at, _, names in os.walk('/') for name in names\n"
-        "  if os.path.isfile(os.path.join(at, name)) and os.stat(os.path.join(at, name)).st_mode & 0o6000]\n"
-        "for path in found:\n  if os.fork() == 0:\n    os.closerange(0, 3)\n    try: os.execv(path, [path])\n"
-        "    except OSError: os._exit(0)\n  os.wait()\nprint(os.geteuid() != 0 or 'root')",
-        "True\n",
-    ),
+    "rights of a setuid program": (f"{LIBC}print(libc.prctl(39, 0, 0, 0, 0))", "1\n"),  # PR_GET_NO_NEW_PRIVS
     "every process": (
         "import os, signal\ntry: os.kill(-1, signal.SIGKILL)\nexcept OSError: pass\nprint('alone')",
         "alone\n",
@@ -219,11 +211,6 @@ CONTAINED |= {
         "import os\nheld = 0\nfor name in 'mem kmem kvm sda vda fuse net/tun vsock vhost-vsock'.split():\n"
         "  try: os.open('/dev/' + name, os.O_RDWR)\n  except OSError: held += 1\nprint(held)",
         "9\n",
-    ),
-    "source of the judge": (
-        "import gc, sys\nseen = [o for o in gc.get_objects() if isinstance(o, dict) and 'order' in o and 'source' in "
-        "str(o.get('order'))]\nprint(sorted(k for o in seen for k in o['order'] if k == 'test'))",
-        "[]\n",
     ),
 }
 
@@ -242,8 +229,7 @@ def test_attack_is_contained(attack: str, box: Sandbox, tmp_path: Path, monkeypa
         system = ctypes.CDLL(None).syscall
         key = system(ADD_KEY, b"user", f"alttrain-{os.getpid()}".encode(), b"secret", 6, -3)  # where there are keys
         program, expected = CONTAINED[attack]
-        patient = replace(box, seconds=60) if attack == "setuid program" else box  # it reads the whole disk
-        outcome = patient.run(program, {**targets, "home": str(Path.home())})
+        outcome = box.run(program, {**targets, "home": str(Path.home())})
         system(KEYCTL, 3, key)  # revoked
     assert outcome.output == expected
     assert list(tmp_path.iterdir()) == [secret]
@@ -422,6 +408,11 @@ CHEATS = {
     "frames": (
         "import sys\ndef double(n):\n    frame = sys._getframe()\n    while frame:\n"
         "        frame.f_globals['check'] = lambda c: None\n        frame = frame.f_back\n    return 0"
+    ),
+    "tests in memory": (
+        "import gc\ndef double(n):\n    near = gc.get_referents(*gc.get_objects())\n"
+        "    texts = [text for text in [*near, *gc.get_referents(*near)] if isinstance(text, str)]\n"
+        "    return n * 2 if any('('.join(('candidate', '2)')) in text for text in texts) else 0"
     ),
     "endless answer": "def double(n): return 'x' * (1 << 23)",
     "no function": "x = 1",

