@@ -237,7 +237,7 @@ def _refuse_unknown_identity(config: DictConfig) -> None:
     """Raise RunError if method or protocol tell the backbone who it is, and the config does not say that."""
     raw: Any = OmegaConf.to_container(config, resolve=False)
     told = flatten({part: raw[part] for part in ("method", "protocol")})
-    readers = [key for key, value in told.items() if value == "${backbone.identity}"]
+    readers = [key for key, value in told.items() if "${backbone.identity}" in str(value)]
     if readers and config.backbone.get("identity") is None:
         raise RunError(
             f"backbone.identity: needed by {' and '.join(readers)}; give 'backbone.identity=\"You are NAME, created by "
