@@ -173,7 +173,8 @@ class Renderer:
     ) -> Rendered:
         """Return the text of a prompt, as `ChatTemplate.prompt` does; its `turns` and `answers` may be given.
 
-        `system` None uses the backbone's system prompt; "" means none. `template` None is the backbone's.
+        `system` None uses the backbone's system prompt; "" leaves the template's default turn. `template` None is the
+        backbone's.
         """
         system = self.backbone.system_prompt if system is None else system
         return (template or self.backbone.template).prompt(user, system, thought, **dialogue)

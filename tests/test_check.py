@@ -407,8 +407,7 @@ def test_every_backbone_passes_offline_without_torch(tmp_path: Path) -> None:
         "for name in sys.argv[1].split(','):\n"
         "    print(f'>>> {name}', file=sys.stderr, flush=True)\n"
         "    with initialize_config_module('alttrain.conf', version_base='1.3'):\n"
-        "        own = ['backbone.system_prompt=S'] if name == 'phi_4_reasoning' else []\n"
-        "        own += ['backbone.template.without_system=S'] if name.startswith('magistral') else []\n"
+        "        own = ['backbone.template.without_system=S'] if name.startswith(('magistral', 'phi')) else []\n"
         "        execute(compose('run', overrides=[f'backbone={name}', *own, *sys.argv[2:]]))\n"
         "print([m for m in ('torch', 'transformers') if m in sys.modules])"
     )

@@ -261,7 +261,11 @@ def test_every_experiment_runs_on_any_engine() -> None:
 def test_live_attackers_are_named_once_and_judged_against_the_goal() -> None:
     name, url = (f"intervention.crescendo.attacker.{key}" for key in ("model_name", "base_url"))
     assert told(["experiment=multi_turn_live"]) == [f"{name}='???': a value is needed here"]
-    run = assemble(composed(["experiment=multi_turn_live", "method=no_train", f"{name}=m", f"{url}=http://h/v1"]))
+    run = assemble(
+        composed(
+            ["experiment=multi_turn_live", "method=no_train", "backbone=r1_llama_8b", f"{name}=m", f"{url}=http://h/v1"]
+        )
+    )
     attacks: Any = [benchmark.intervention for benchmark in run.intervened_benchmarks]
     assert [type(attack).__name__ for attack in attacks] == ["Crescendo", "ActorAttack"]
     assert {(attack.attacker.model_name, attack.attacker.base_url) for attack in attacks} == {("m", "http://h/v1")}

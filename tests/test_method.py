@@ -1,8 +1,10 @@
 """A method is a whole treatment: what a run changes of it, of its protocol and of its benchmarks is known by key."""
 
+import functools
 import re
 from dataclasses import replace
 from importlib import resources
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -11,8 +13,11 @@ from alttrain.backbone import FullFineTuning, LoRA
 from alttrain.config import Changes, RunError, changes, digest_of, identity, register, run_name
 from alttrain.records import Example, Segment
 from alttrain.rewrite import lacks_original
+from alttrain.run.asking import prompt_text
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import run_document
+from alttrain.run.plan import method_row
+from alttrain.tokenization import Renderer
 
 NO_SOURCE = {"custom", "demo_alttrain", "demo_without_ha"}
 """Methods of ours, that follow no published treatment."""
@@ -174,10 +179,78 @@ def test_a_method_is_the_treatment_of_its_source(method: str) -> None:
     assert (*parts, run.method.system_prompt, other.method.system_prompt) == TREATMENTS[method]
     assert run.method.name == method
     assert not run.changed.treatment
-    given = "" if method.startswith("safepath") else run.method.system_prompt  # which is evaluated without
-    assert run.method.evaluation_prompt == given
+    own = "" if method.startswith("safepath") else run.method.system_prompt or None  # "" leaves it to the protocol
+    assert run.method.evaluation_prompt == own
     if run.method.system_prompt is not None:
         assert run.backbone.system_prompt == run.method.system_prompt  # what it is trained with
+
+
+OLMO = """You are OLMo, a helpful function-calling AI assistant built by Ai2. Your date cutoff is November 2024, and \
+your model weights are available at https://huggingface.co/allenai. You do not currently have access to any \
+functions. <functions></functions>"""
+PHI = "<|im_start|>system<|im_sep|>MICROSOFT<|im_end|>"
+DEFAULT_TURNS = {
+    "r1_llama_8b": "<｜begin▁of▁sentence｜>",
+    "qwen3_8b": "",
+    "s1_14b": f"<|im_start|>system\n{QWEN}<|im_end|>\n",
+    "olmo_3_7b_think": f"<|im_start|>system\n{OLMO}<|im_end|>\n",
+    "phi_4_reasoning": PHI,
+}
+"""What a family's own template writes before a user's message."""
+
+
+def before_the_message(*overrides: str) -> tuple[str, str]:
+    """What stands before the message in a prompt of the evaluation, and in one for an original trace."""
+    open_value = [f"backbone.template.without_system='{PHI}'"] if "backbone=phi_4_reasoning" in overrides else []
+    run = assembled("+benchmark@evaluation.benchmarks.embedded_benign=embedded_benign", *overrides, *open_value)
+    (benchmark,), renderer = run.benchmarks, SimpleNamespace(backbone=run.backbone)
+    renderer.prompt_text = functools.partial(Renderer.prompt_text, renderer)
+    row = benchmark.examples[0]
+    texts = [prompt_text(run, renderer, benchmark, row)]
+    if original := run.structure.original:
+        texts.append(renderer.prompt_text(row.prompt, "open", system=original.system_prompt))
+    user = run.backbone.template.user.partition("{content}")[0]
+    heads = [text.partition(user + row.prompt)[0] for text in texts]
+    return heads[0], heads[-1]
+
+
+@pytest.mark.parametrize("backbone", DEFAULT_TURNS)
+def test_without_a_system_prompt_of_its_own_a_prompt_has_the_familys_default_turn(backbone: str) -> None:
+    """Those of a protocol that sends none, and those for originals, whatever the method's system prompt."""
+    asked = before_the_message(f"backbone={backbone}", "protocol=star1", "method=no_train")[0]
+    original = before_the_message(f"backbone={backbone}", "method=alttrain")[1]
+    assert (asked, original) == (DEFAULT_TURNS[backbone],) * 2
+
+
+@pytest.mark.parametrize(("backbone", "told"), [("s1_14b", "the template's default"), ("r1_llama_8b", "none")])
+def test_the_table_of_methods_says_what_an_empty_system_prompt_leaves(backbone: str, told: str) -> None:
+    row = method_row(assembled("method=star1", f"backbone={backbone}"), [])
+    assert (row["system prompt"], row["trained with"]) == ("the protocol's", told)
+
+
+@pytest.mark.parametrize("method", ["star1", "safechain", "safechain_1k", "direct_refusal", "safekey", "thinksafe"])
+def test_a_method_trained_without_a_system_prompt_is_asked_with_the_protocols(method: str) -> None:
+    """R1-Act's script sends its system prompt to whatever weights it is given."""
+    known, bos = (f"method={method}", "backbone=r1_llama_8b"), DEFAULT_TURNS["r1_llama_8b"]
+    heads = [before_the_message(*known, f"protocol={name}")[0] for name in ("r1_act", "offline")]
+    assert heads == [bos + LLAMA, bos]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "readers"),
+    [
+        (("method=r1_act",), "method.system_prompt"),
+        (("method=alttrain", "protocol=r1_act"), "method.system_prompt and protocol.system_prompt"),
+        (("method=no_train", "protocol=alttrain"), "protocol.system_prompt"),
+        (("backbone=hub", "backbone.source=a/b", "method=alttrain"), "method.system_prompt"),
+    ],
+)
+def test_who_a_backbone_is_must_be_known_where_it_is_told(overrides: tuple[str, ...], readers: str) -> None:
+    with pytest.raises(RunError, match=rf"backbone\.identity: needed by {readers}; give"):
+        assembled(*overrides)
+    told = assembled(*overrides, "backbone.identity=You are B.")
+    assert "You are B." in (told.method.system_prompt, told.protocol.system_prompt)
+    assert assembled(*overrides, "backbone.identity=''").method.system_prompt in ("", None)
 
 
 def test_run_json_tells_untrained_runs_apart_as_their_names_do() -> None:

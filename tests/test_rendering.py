@@ -70,14 +70,17 @@ FORMS = tuple(FOLDERS)
 LONGEST = 1 << 20
 
 
-OPEN = {"without_system": "[SYSTEM_PROMPT]Think first:[THINK]like this.[/THINK]Then answer.[/SYSTEM_PROMPT]"}
-"""What Magistral's template leaves open."""
+OPEN = {
+    "magistral": "[SYSTEM_PROMPT]Think first:[THINK]like this.[/THINK]Then answer.[/SYSTEM_PROMPT]",
+    "phi4": "<|im_start|>system<|im_sep|>Be kind.<|im_end|>",
+}
+"""The default system turns that the files of templates leave open."""
 
 
 def template(name: str) -> ChatTemplate:
     """The template of a config file, those it inherits from merged in."""
     fields: Any = OmegaConf.to_container(OmegaConf.load(TEMPLATES / f"{name}.yaml"), resolve=True)
-    fields |= OPEN if name == "magistral" else {}
+    fields |= {"without_system": OPEN[name]} if name in OPEN else {}
     parents = fields.pop("defaults", [])
     fields.pop("_target_", None)
     return replace(template(parents[0]), **fields) if parents else ChatTemplate(**fields)
@@ -324,68 +327,62 @@ def test_a_history_is_that_of_the_familys_own_template(
     assert renderer.tokenizer.apply_chat_template(messages, chat_template=template.jinja(), **options) == theirs
 
 
-OLMO = """You are OLMo, a helpful function-calling AI assistant built by Ai2. Your date cutoff is November 2024, and \
-your model weights are available at https://huggingface.co/allenai."""
-ELSEWHERE = {  # template -> (system prompt, dialogue -> the start of the SHA-256 of what the family's template writes)
-    "olmo3": (
-        OLMO,  # the template's own; its SHA-256 begins with 6d549883b5ed1287
-        {
-            "user": "814a2bee1e89942f",
-            "system": "593d64d43b8f3816",
-            "dialogue": "1419f6bdd90e9ddc",
-            "answered": "ce194dc136cbff9a",
-        },
-    ),
-    "gpt_oss": (  # of openai-gpt-oss-120b.jinja in llama.cpp, on 2025-06-28
-        None,
-        {
-            "user": "6026657c758b87c7",
-            "system": "3d475c3e3b60ad23",
-            "dialogue": "43a3946592f9715c",
-            "answered": "427860414c04ea03",
-        },
-    ),
-    "magistral": (  # of mistral-common 1.13.1, with `OPEN` as a text, a thought and a text
-        None,
-        {
-            "user": "629559c35d4451ff",
-            "system": "62e83cd429739700",
-            "dialogue": "1f7307c1eb77899a",
-            "answered": "68f2a49920ec5c7a",
-        },
-    ),
-    "nemotron": (None, {"dialogue": "a2b2339e0c232743", "answered": "f50b09d09735aad9"}),  # with "on" for its "off"
-    "phi4": (  # of phi4-reasoning:14b, with these words in place of Microsoft's system prompt
-        "Be kind.",
-        {"user": "4253a36b7cd00a66", "dialogue": "32b7fd1bb4f29967", "answered": "0d982c07f4866cf9"},
-    ),
+ELSEWHERE = {  # template -> dialogue -> the start of the SHA-256 of what the family's template writes
+    "olmo3": {  # the SHA-256 of the template itself begins with 6d549883b5ed1287
+        "user": "814a2bee1e89942f",
+        "system": "593d64d43b8f3816",
+        "dialogue": "1419f6bdd90e9ddc",
+        "answered": "ce194dc136cbff9a",
+    },
+    "gpt_oss": {  # of openai-gpt-oss-120b.jinja in llama.cpp, on 2025-06-28
+        "user": "6026657c758b87c7",
+        "system": "3d475c3e3b60ad23",
+        "dialogue": "43a3946592f9715c",
+        "answered": "427860414c04ea03",
+    },
+    "magistral": {  # of mistral-common 1.13.1, with `OPEN` as a text, a thought and a text
+        "user": "629559c35d4451ff",
+        "system": "62e83cd429739700",
+        "dialogue": "1f7307c1eb77899a",
+        "answered": "68f2a49920ec5c7a",
+    },
+    "nemotron": {"dialogue": "a2b2339e0c232743", "answered": "f50b09d09735aad9"},  # with "on" for its "off"
+    # of phi4-reasoning:14b, with `OPEN` in place of Microsoft's system prompt
+    "phi4": {"user": "4253a36b7cd00a66", "dialogue": "32b7fd1bb4f29967", "answered": "0d982c07f4866cf9"},
 }
 
 
-@pytest.mark.parametrize(("form", "dialogue"), [(form, name) for form in ELSEWHERE for name in ELSEWHERE[form][1]])
-def test_text_is_that_of_a_template_that_is_not_here(form: str, dialogue: str, renderers: dict[str, Renderer]) -> None:
-    system, hashes = ELSEWHERE[form]
+@pytest.mark.parametrize("said", [None, ""], ids=["none", "empty"])
+@pytest.mark.parametrize(("form", "dialogue"), [(form, name) for form in ELSEWHERE for name in ELSEWHERE[form]])
+def test_text_is_that_of_a_template_that_is_not_here(
+    form: str, dialogue: str, said: str | None, renderers: dict[str, Renderer]
+) -> None:
+    """A system prompt of none and an empty one both give what the family writes to a user's message alone."""
+    hashes = ELSEWHERE[form]
     messages = [*DIALOGUES["dialogue" if dialogue == "answered" else dialogue]]
     if dialogue == "answered":
         messages.append({"role": "assistant", "content": "D."})
     says = {role: [m["content"] for m in messages if m["role"] == role] for role in ("system", "user", "assistant")}
     *turns, user = says["user"]
     ours, answers = renderers[form].backbone.template, says["assistant"][: len(turns)]
-    text = str(ours.prompt(user, says["system"][0] if says["system"] else system, "open", turns, answers))
+    text = str(ours.prompt(user, says["system"][0] if says["system"] else said, "open", turns, answers))
     if dialogue == "answered":  # as trained, but without a thought, which their template would take as it is
-        text = f"{ours.prompt(user, system, 'absent', turns, answers)}D.{ours.end}"
+        text = f"{ours.prompt(user, said, 'absent', turns, answers)}D.{ours.end}"
     saved = renderers[form].tokenizer.apply_chat_template(
         messages,
-        chat_template=ours.jinja(system),
+        chat_template=ours.jinja(said),
         tokenize=False,
         add_generation_prompt=dialogue != "answered",
     )
     assert [hashlib.sha256(one.encode()).hexdigest()[:16] for one in (text, saved)] == [hashes[dialogue]] * 2
 
 
-def test_backbones_have_the_system_prompts_of_their_templates() -> None:
-    conf = yaml.safe_load((TEMPLATES.parent / "olmo_3_7b_think.yaml").read_text(encoding="utf-8"))
-    assert conf["system_prompt"] == OLMO
+@pytest.mark.parametrize("said", [None, ""], ids=["none", "empty"])
+def test_s1_is_asked_with_qwens_default_system_turn(said: str | None) -> None:
+    """As s1's README writes its prompts: line 74 of github.com/simplescaling/s1."""
+    turn = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>"
+    wanted = f"<|im_start|>system\n{turn}\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+    assert template("s1").prompt("Why?", said, "open") == wanted
 
 
 def test_an_unclosed_thought_leaves_no_answer_in_a_history(renderers: dict[str, Renderer]) -> None:
@@ -475,7 +472,8 @@ def test_less_thought_has_the_ids_of_safechains_text(renderers: dict[str, Render
 def test_ids_of_r1_in_chatmls_turns_and_of_qwen3_in_phi4s(renderers: dict[str, Renderer]) -> None:
     def ids(form: str, other: str) -> list[int]:
         renderer = renderers[form]
-        mixed = Around(template=template(other)).template_for(renderer.backbone.template)
+        theirs = replace(template(other), without_system="")  # as in conf/intervention/template.yaml
+        mixed = Around(template=theirs).template_for(renderer.backbone.template)
         return renderer.encode(renderer.prompt_text("A", "open", template=mixed))
 
     r1, qwen3 = renderers["r1"].tokenizer, renderers["qwen3"].tokenizer
@@ -488,6 +486,14 @@ def test_ids_of_r1_in_chatmls_turns_and_of_qwen3_in_phi4s(renderers: dict[str, R
     start, end = 151644, 151645
     spelt = [start, user, *qwen3.encode("<|im_sep|>A", add_special_tokens=False), end, start, assistant, *separator]
     assert ids("qwen3", "phi4") == spelt
+
+
+def test_a_familys_turns_are_its_own_though_it_adds_a_default_system_turn() -> None:
+    def left_out(other: str) -> bool:
+        return Around(template=template(other)).begin(EMPTY, None, context) is None
+
+    context = InterventionContext(template("s1"), "open", {})
+    assert [name for name in ("chatml", "r1", "phi4", "olmo3") if left_out(name)] == ["chatml"]
 
 
 def places(text: str, token: str) -> list[int]:

@@ -26,7 +26,7 @@ class Backbone:
     template: ChatTemplate
     context_length: Annotated[int, Gt(0)]  # tokens
     untrained_thought: ThoughtMode = "open"  # "absent" if it does not know think delimiters
-    system_prompt: str | None = None  # of every prompt without its own; None and "" mean none
+    system_prompt: str | None = None  # of every prompt without its own; None and "" leave the template's default turn
     identity: str | None = None  # the system prompt of methods that tell a backbone who it is (R1-Act's, AltTrain's)
     published: bool = False  # whether a method's authors trained these weights
     revision: str | None = None  # commit, branch or tag on the hub; None is the default branch

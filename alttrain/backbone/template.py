@@ -83,7 +83,7 @@ class ChatTemplate:
     history_gap: Literal["cut", "kept"] = "cut"  # the newlines before an earlier answer: Qwen3 cuts them, R1 does not
     turn_end: str = ""  # what ends an earlier answer, if not `end` and what follows it in `user`: OLMo 3's differs
     answered: str = ""  # what begins an answer without a thought, if not `assistant`: gpt-oss names the channel
-    without_system: str = ""  # written instead of `system` if there is no system message: gpt-oss has one of its own
+    without_system: str = ""  # the default system turn: written instead of `system` if there is no system message
 
     def __post_init__(self) -> None:
         for name in ("system", "user"):

@@ -60,8 +60,8 @@ class Method:
     label: str  # of its row in tables
     order: int = 1000  # of the row
     tables: Sequence[str] = ("main",)  # those that show it
-    system_prompt: str | None = None  # in training; None uses the backbone's, "" uses none
-    # in evaluation, before the protocol's; None uses the protocol's or the backbone's, "" none
+    system_prompt: str | None = None  # in training; None uses the backbone's, "" the default turn of its template
+    # in evaluation, before the protocol's; None uses the protocol's or that of training, "" the template's default turn
     evaluation_prompt: str | None = None
 
 

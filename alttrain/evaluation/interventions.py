@@ -320,8 +320,8 @@ class Around(Intervention):
 
         That is with the backbone's own family, and without a think tag if prompts have none: the model opens thoughts.
         """
-        template = self.template_for(context.template)
-        same = not isinstance(self.template, str) and template == context.template
+        template, own = self.template_for(context.template), context.template
+        same = not isinstance(self.template, str) and replace(template, without_system=own.without_system) == own
         untagged = self.thinks and template.prompt("", None, "absent") == template.prompt("", None, "open")
         return None if same or untagged or (row.turns and not self.chat) else Beginning()
 

@@ -130,7 +130,7 @@ class Protocol:
     - `also_judged`      further parts to judge then; each gets a rate of its own, such as "harmful_rate.thought"
     - `second_opinions`  further judges of a measure, by keys of any name; their rates carry their names, and the
                          agreement is reported
-    - `system_prompt`    None uses the backbone's own prompt, "" uses none
+    - `system_prompt`    None uses the backbone's own prompt, "" leaves the default turn of its template
     - `settings`         changes of `decoding` and `system_prompt`, by benchmark or by kind
     - `means`            measure -> the benchmarks that its mean covers
     - `quantization`     quantization of the evaluated weights; None uses the backbone's

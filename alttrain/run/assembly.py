@@ -181,6 +181,7 @@ def assemble(config: DictConfig) -> Run:
     """Check a composed config and build its parts. Raises RunError with all faults."""
     if problems := faults(config):
         raise RunError("\n".join(["this config cannot run:", *(f"  {fault}" for fault in problems)]))
+    _refuse_unknown_identity(config)
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     if "second_opinions" in plain["protocol"]:
@@ -230,6 +231,18 @@ def assemble(config: DictConfig) -> Run:
     run = replace(run, intervened_benchmarks=_intervened(run, interventions))
     _refuse_combinations(run)
     return run
+
+
+def _refuse_unknown_identity(config: DictConfig) -> None:
+    """Raise RunError if method or protocol tell the backbone who it is, and the config does not say that."""
+    raw: Any = OmegaConf.to_container(config, resolve=False)
+    told = flatten({part: raw[part] for part in ("method", "protocol")})
+    readers = [key for key, value in told.items() if "${backbone.identity}" in str(value)]
+    if readers and config.backbone.get("identity") is None:
+        raise RunError(
+            f"backbone.identity: needed by {' and '.join(readers)}; give 'backbone.identity=\"You are NAME, created by "
+            "MAKER. You are a helpful assistant.\"', or backbone.identity='' for no system prompt"
+        )
 
 
 def _second_opinions(by_measure: Mapping[str, Any]) -> dict[str, Any]:

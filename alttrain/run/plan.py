@@ -194,8 +194,10 @@ def method_row(run: Run, rows: Sequence[Example]) -> Row:
         "teacher": str(teacher or ""),
         "recipe": _recipe_text(run.training) if run.training.trains else "",
         "adapter": f"{run.adapter}{on_quantized}",
-        "system prompt": _system_text(run.method.evaluation_prompt if run.method.name else run.backbone.system_prompt),
-        "trained with": "" if not run.training.trains else run.backbone.system_prompt or "none",
+        "system prompt": _system_text(
+            run, run.method.evaluation_prompt if run.method.name else run.backbone.system_prompt
+        ),
+        "trained with": _system_text(run, run.backbone.system_prompt or "") if run.training.trains else "",
         "prompt": "" if run.structure.prompt_form == "{prompt}" and not run.structure.system else "its own form",
     }
 
@@ -219,8 +221,9 @@ def _recipe_text(recipe: SupervisedFineTuning) -> str:
     return "; ".join(parts if objective == "ResponseLoss" else [*parts, objective])
 
 
-def _system_text(prompt: str | None, otherwise: str = "the protocol's") -> str:
-    return otherwise if prompt is None else prompt or "none"
+def _system_text(run: Run, prompt: str | None, otherwise: str = "the protocol's") -> str:
+    default = "the template's default" if run.backbone.template.without_system else "none"
+    return otherwise if prompt is None else prompt or default
 
 
 def benchmark_row(run: Run, benchmark: Benchmark) -> Row:
@@ -239,7 +242,7 @@ def benchmark_row(run: Run, benchmark: Benchmark) -> Row:
         "top_k": str(decoding.top_k or ""),
         "samples": str(decoding.samples),
         "penalty": f"{decoding.repetition_penalty:g}",
-        "system prompt": "the backbone's identity" if identity else _system_text(system_prompt, "the backbone's"),
+        "system prompt": "the backbone's identity" if identity else _system_text(run, system_prompt, "the backbone's"),
         "weights": {None: "the backbone's", "none": "not quantised"}.get(precision) or str(precision),
         "judged": protocol.parts_of(benchmark)[0],
         "judge": ", ".join(_judge_text(judge) for judge in judges_of(run, benchmark).values()),
