@@ -442,17 +442,17 @@ def test_columns_that_no_setting_tells_apart_are_headed_by_their_hash(tmp_path: 
     assert ends == {("by judge", f"{method}-strongreject") for method in ("alttrain", "plain")}
 
 
-def beside(run: Path, name: str, letters: str, hashed: str, kappa: float) -> None:
+def beside(run: Path, name: str, letters: str, hashed: str, kappa: float, judge: str = "other") -> None:
     """Add the verdicts of a judge that does not decide."""
     folder = run / "evaluation" / f"{name}.alttrain"
-    told = [Judgement(f"p{n}", "other", letter == "y") for n, letter in enumerate(letters)]
+    told = [Judgement(f"p{n}", judge, letter == "y") for n, letter in enumerate(letters)]
     append_rows(folder / "judgements.jsonl", told)
-    others = [{"metric": "harmful_rate.other", "judge": "other", "part": "answer", "counted": True, "says": "unsafe"}]
+    others = [{"metric": f"harmful_rate.{judge}", "judge": judge, "part": "answer", "counted": True, "says": "unsafe"}]
     others[0]["protocol_hash"] = hashed
     count = {"n": len(letters), "undecided": 0, "truncated": 0}
     share = dict(zip(("value", "low", "high"), wilson_of(letters), strict=True))
-    more = [{"metric": "harmful_rate.other", **share, **count}]
-    more.append({"metric": "kappa.other", "value": kappa, "low": 0.1, "high": 0.9, **count})
+    more = [{"metric": f"harmful_rate.{judge}", **share, **count}]
+    more.append({"metric": f"kappa.{judge}", "value": kappa, "low": 0.1, "high": 0.9, **count})
 
     def change(record: dict[str, Any]) -> None:
         record["analysis"]["others"] = others
@@ -491,9 +491,7 @@ def test_another_judges_verdicts_stand_beside_with_their_agreement_and_in_a_colu
     run = make_run(tmp_path, sets)
     beside(run, "strongreject", "yyyn", "g-strongreject", 0.5)
     other = make_run(tmp_path, {"strongreject": ("harmful_rate", "ynnn")}, method="plain", hashed="g")
-    path = other / "evaluation" / "strongreject.alttrain" / "judgements.jsonl"
-    path.write_text(path.read_text().replace('"judge": "judge"', '"judge": "other"'))
-    mend(path.parent, lambda record: record["analysis"]["decides"].update(judge="other"))
+    decided_by_another(other, "strongreject")
     found = made(tmp_path)
     both = [("harmful ↓", "strongreject", f"by {judge}") for judge in ("other", "judge")]
     agreed = ("agreement (kappa)", "strongreject", "by judge and other")
@@ -510,6 +508,41 @@ def test_another_judges_verdicts_stand_beside_with_their_agreement_and_in_a_colu
     assert "by judge and other" in latex("x", found["judges"]).replace(r" \ ", " ")
     assert "0.50 0.10–0.90 n=4" in markdown("x", found["judges"])
     assert found["judges"].judge.unique().tolist() == ["other", "judge", "judge and other"]
+
+
+def decided_by_another(run: Path, name: str) -> Path:
+    """Let the judge "other" decide a benchmark instead of "judge"."""
+    folder = run / "evaluation" / f"{name}.alttrain"
+    path = folder / "judgements.jsonl"
+    path.write_text(path.read_text().replace('"judge": "judge"', '"judge": "other"'))
+    mend(folder, lambda record: record["analysis"]["decides"].update(judge="other"))
+    return folder
+
+
+def test_seeds_that_other_judges_decide_have_one_number_and_its_star(tmp_path: Path) -> None:
+    """Both judges read both seeds. Value, mean, star and legend are over the same seeds, and a benchmark counts once."""
+    runs = [make_run(tmp_path, {"strongreject": ("harmful_rate", "n" * 60)})]
+    runs.append(make_run(tmp_path, {"strongreject": ("harmful_rate", "y" * 30 + "n" * 30)}, seed=1, hashed="g"))
+    baseline = no_train(tmp_path, {"strongreject": ("harmful_rate", "y" * 60)})
+    cut = decided_by_another(runs[1], "strongreject")
+    for number, folder in enumerate((runs[0] / "evaluation" / "strongreject.alttrain", cut)):
+        change_rows(folder, lambda row, n: {"finish": "length"} if n < 4 else {}, "generations")
+        letters, name, way = [("n" * 60, "other", "g"), ("y" * 30 + "n" * 30, "judge", "h")][number]
+        beside(folder.parent.parent, "strongreject", letters, f"{way}-strongreject", 0.5, name)
+    found = made(tmp_path)
+    main = found["main"][found["main"].method == "AltTrain"]
+    assert main.kind.tolist() == ["rate", "rate"]  # no mean of one benchmark by two judges
+    by_judge = {one.judge: one for one in main.itertuples()}
+    one = by_judge["judge"]
+    assert (one.value, one.seeds, one.difference) == (0.25, 2, -0.75)
+    assert one.differs
+    assert by_judge["other"].value == 0.25
+    assert any("with several seeds the methods differ" in line for line in legend(found["main"]))
+    assert not any("with one seed" in line for line in legend(found["main"]))
+    assert [(row.run, row.seeds, row.value) for row in compared(tmp_path)] == [(runs[0].name, 2, 0)]
+    assert baseline.name == compared(tmp_path)[0].baseline
+    pooled = found["overview"].query("method == 'AltTrain' and measure == 'adherence_rate'")
+    assert [(one.benchmark, one.n, one.truncated) for one in pooled.itertuples()][-1:] == [("strongreject", 120, 8)]
 
 
 def test_a_label_names_what_says_most_of_a_change() -> None:
