@@ -132,6 +132,15 @@ def test_a_number_of_a_changed_evaluation_has_no_figure_and_says_so(tmp_path: Pa
     assert (math.isnan(found.published), found.published_why) == (True, "changed")
     told = "Evaluated otherwise than protocol alttrain says: protocol.decoding.max_new_tokens=96."
     assert told in legend(main)
+    # nor has a row that was not evaluated in this way
+    assert {one.published_why for one in main.itertuples() if one.measure == "over_refusal_rate"} == {"changed"}
+    make_run(tmp_path, {"xstest_safe": ("over_refusal_rate", "yn")}, method="star1")
+    main = made(tmp_path)["main"]
+    assert cell(main, "No-train", "over_refusal_rate").published > 0
+    changed = {"backbone.source": ["hub", "/mine"]}
+    mend(run / "evaluation" / "xstest_safe.alttrain", lambda record: record["provenance"].update(changed=changed))
+    main = made(tmp_path)["main"]
+    assert cell(main, "No-train", "over_refusal_rate").published > 0  # these weights are not those of the column
 
 
 def test_a_folder_without_a_method_is_called_by_its_rewrite(tmp_path: Path) -> None:
