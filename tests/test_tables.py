@@ -16,12 +16,20 @@ from papers import compile_article, has_latex
 from rich.console import Console
 from scipy import stats
 
-from alttrain.evaluation.statistics import Estimate, detectable_difference, holm, rate_over_seeds, sign_flip, wilson
+from alttrain.evaluation.statistics import (
+    Estimate,
+    detectable_difference,
+    holm,
+    mean_of_sets,
+    rate_over_seeds,
+    sign_flip,
+    wilson,
+)
 from alttrain.records import Judgement, append_rows
 from alttrain.report.contrasts import balanced_differences, contrast, paired_differences
 from alttrain.report.escaping import latex_text
-from alttrain.report.estimates import mean, mean_of_sets, share, values_of
-from alttrain.report.formats import console, latex, legend, markdown
+from alttrain.report.estimates import mean, share, values_of
+from alttrain.report.formats import SEEDS_APART, console, latex, legend, markdown
 from alttrain.report.measures import ASSESSING, RECOGNISING, TOKENS
 from alttrain.report.published import label_and_order
 from alttrain.report.results import changes, evaluations, read_csv, results, samples, write_csv
@@ -529,7 +537,7 @@ def decided_by_another(run: Path, name: str) -> Path:
 
 
 def test_seeds_that_other_judges_decide_have_one_number_and_its_star(tmp_path: Path) -> None:
-    """Both judges read both seeds. Value, mean, star and legend are over the same seeds, and a benchmark counts once."""
+    """Both judges read both seeds. Value, star and legend are over the same seeds, and a benchmark counts once."""
     runs = [make_run(tmp_path, {"strongreject": ("harmful_rate", "n" * 60)})]
     runs.append(make_run(tmp_path, {"strongreject": ("harmful_rate", "y" * 30 + "n" * 30)}, seed=1, hashed="g"))
     baseline = no_train(tmp_path, {"strongreject": ("harmful_rate", "y" * 60)})
@@ -862,6 +870,19 @@ def test_a_benchmark_keeps_its_own_label_beside_other_protocols(tmp_path: Path) 
     assert "## Protocol alttrain\n\n| method | solved ↑ riddles by judge |" in markdown("x", own["general"]).replace(
         "backbone | ", ""
     )
+
+
+def test_an_interval_that_allows_for_no_other_seeds_says_so(tmp_path: Path) -> None:
+    for seed, rate in enumerate((0.1, 0.9)):
+        run = no_train(tmp_path, {"strongreject": ("harmful_rate", "yn" * 50)}, seed=seed)
+        folder = run / "evaluation" / "strongreject.alttrain"
+        add_metric(folder, "recognised_rate", rate)
+        add_metric(folder, "harmful_rate.corrected", rate)
+    found = made(tmp_path)
+    allows = "Of several seeds the interval allows for other seeds, too."
+    told = {name: [allows in legend(found[name]), SEEDS_APART in legend(found[name])] for name in ("main", "judges")}
+    assert told == {"main": [True, False], "judges": [True, True]}
+    assert [allows in legend(found["recognition"]), SEEDS_APART in legend(found["recognition"])] == [False, True]
 
 
 def test_what_untrained_backbones_recognise_is_a_table(tmp_path: Path) -> None:
