@@ -562,6 +562,26 @@ def test_seeds_that_other_judges_decide_have_one_number_and_its_star(tmp_path: P
     assert [(one.benchmark, one.n, one.truncated) for one in pooled.itertuples()][-1:] == [("strongreject", 120, 8)]
 
 
+def test_an_intervention_on_seeds_that_other_judges_decide_has_no_star(tmp_path: Path) -> None:
+    """The number is over both seeds, the test over the one that the same judge decides with and without it."""
+    both = {"strongreject": ("harmful_rate", "n" * 60), "strongreject+cut": ("harmful_rate", "y" * 60)}
+    for seed, way in ((0, "h"), (1, "g")):
+        run = make_run(tmp_path, both, seed=seed, hashed=way)
+        intervene(run / "evaluation" / "strongreject+cut.alttrain", "strongreject", share=0.5)
+    (one,) = [
+        one
+        for one in report_of(evaluations(tmp_path)).tables["interventions"].itertuples()
+        if one.method.endswith("cut")
+    ]
+    assert (one.seeds, one.differs) == (1, True)
+    for name, (_, letters) in both.items():
+        decided_by_another(run, name)
+        beside(run, name, letters, f"h-{name}", 0.5, "judge")
+    cells = report_of(evaluations(tmp_path)).tables["interventions"].itertuples()
+    (one,) = [one for one in cells if one.method.endswith("cut") and one.known]
+    assert (one.seeds, one.differs, math.isnan(one.difference)) == (2, False, True)
+
+
 def test_a_label_names_what_says_most_of_a_change() -> None:
     changed = {key: (None, key) for key in ("a._target_", "a.b", "c.name")}
     assert changes(changed) == "c.name=c.name, a.b=a.b and 1 more"

@@ -275,7 +275,10 @@ def _intervention_table(effects: Mapping[tuple[Variant, BenchmarkKey], Contrast]
         for name, pairs in rows.items():
             row = replace(variant, name=f"{variant.name}, {name}")
             for column, shown in pairs:
-                cells.append(_cell(row, column, known.get(shown), effects.get((variant, shown.sets[0]))))
+                key = shown.sets[0]
+                # a number that is also over seeds which another judge decides was not tested
+                tested = variant.evaluations[key].keys() == variant.all_evaluations[key].keys()
+                cells.append(_cell(row, column, known.get(shown), effects.get((variant, key)) if tested else None))
     return finish_table("interventions", cells, best=False)
 
 
