@@ -187,7 +187,6 @@ def _layouts(variants: Sequence[Variant]) -> list[tuple[str, list[Variant], list
 
 
 def _all_numbers(variants: Sequence[Variant]) -> Numbers:
-    """All numbers of the tables."""
     every_column = list(dict.fromkeys(column for *_, columns in _layouts(variants) for column in columns))
     known: Numbers = {}
     for variant in variants:  # one at a time, so that the rows of the last one can be freed
