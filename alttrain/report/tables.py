@@ -274,10 +274,10 @@ def _intervention_table(effects: Mapping[tuple[Variant, BenchmarkKey], Contrast]
         for name, pairs in rows.items():
             row = replace(variant, name=f"{variant.name}, {name}")
             for column, shown in pairs:
-                key = shown.sets[0]
+                way = shown.sets[0]
                 # a number that is also over seeds which another judge decides was not tested
-                tested = variant.evaluations[key].keys() == variant.all_evaluations[key].keys()
-                cells.append(_cell(row, column, known.get(shown), effects.get((variant, key)) if tested else None))
+                tested = variant.evaluations[way].keys() == variant.all_evaluations[way].keys()
+                cells.append(_cell(row, column, known.get(shown), effects.get((variant, way)) if tested else None))
     return finish_table("interventions", cells, best=False)
 
 
