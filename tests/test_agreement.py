@@ -17,6 +17,7 @@ from alttrain.evaluation.agreement import (
     confusions,
     corrected_rate,
     judge_report,
+    kappa,
     krippendorff_alpha,
     nominal_alpha,
 )
@@ -53,6 +54,11 @@ def test_kappa_leaves_undecided_verdicts_out_and_counts_them() -> None:
         cohen_kappa(verdicts("++--"), verdicts("+---"))["coefficient"].value
     )
     assert (found["agreed"], found["n"], found["undecided"]) == (0.75, 4, 3)
+
+
+def test_kappa_of_judges_that_agree_on_all_is_certain_however_its_variance_is_rounded() -> None:
+    several = [kappa([(k, k) for k in range(3) for _ in range(n + k)], range(3 * n + 3)) for n in range(1, 30)]
+    assert several == [pytest.approx((1, 1, 1), abs=1e-6)] * len(several)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import pytest
 from made_runs import change_rows, intervene, made_tables, make_run, no_train
 from papers import compile_article, has_latex
 
+from alttrain.report import figures
 from alttrain.report.contrasts import INTERVENTION_COLUMNS, interventions
-from alttrain.report.drawing import FORMS, error_bars
+from alttrain.report.drawing import FORMS, error_bars, look, name_rows
 from alttrain.report.estimates import thoughts
 from alttrain.report.figures import (
     draw_adherence,
@@ -179,10 +180,10 @@ def test_the_same_numbers_give_the_same_bytes(found: dict[str, pd.DataFrame], tm
 def test_nothing_is_drawn_of_nothing(found: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     for entries in (add_marks(found["main"].assign(value=math.nan)), None):
         assert not draw_bars("x", entries, tmp_path / "x")
-        assert not draw_doses("x", entries, {(BACKBONE, "alttrain"): ("alttrain", 1)}, tmp_path / "x")
+        assert not draw_doses("x", entries, {(BACKBONE, "alttrain"): ("alttrain", 1)}, "", tmp_path / "x")
         assert not draw_tradeoff(entries, tmp_path / "x")
         assert not draw_adherence(entries, tmp_path / "x")
-    assert not draw_doses("x", found["main"], {}, tmp_path / "x")
+    assert not draw_doses("x", found["main"], {}, "", tmp_path / "x")
     assert not draw_losses([], tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
 
@@ -240,7 +241,8 @@ def test_doses_are_the_tables_cells_at_their_amounts(
     found: dict[str, pd.DataFrame], drawn: list[Any], tmp_path: Path
 ) -> None:
     places = {(BACKBONE, name): ("alttrain", amount) for name, amount in {"0.5K": 500, "3K": 3000}.items()}
-    assert draw_doses("Sizes", found["data_size"], places, tmp_path / "x")
+    assert draw_doses("Sizes", found["data_size"], places, "examples", tmp_path / "x")
+    assert {axes.get_xlabel() for axes in drawn[0].axes} == {"examples"}
     for index, axes in enumerate(drawn[0].axes):
         cells = [one for one in column(found["data_size"], index) if (one.backbone, one.method) in places]
         assert len(cells) == 2
@@ -254,6 +256,20 @@ def test_doses_are_the_tables_cells_at_their_amounts(
         published = [line for line in axes.lines if line.get_linestyle() == ":"]
         told = [100 * one.published for one in cells if not math.isnan(one.published)]
         assert [y for line in published for y in line.get_ydata()] == pytest.approx(told)
+
+
+def test_doses_are_called_what_they_count(
+    runs: Path, found: dict[str, pd.DataFrame], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    called: dict[str, str] = {}
+    others = [name for name in vars(figures) if name.startswith("draw_") and name not in ("draw_all", "draw_doses")]
+    for name in others:
+        monkeypatch.setattr(figures, name, lambda *given: False)
+    monkeypatch.setattr(figures, "draw_doses", lambda *given: bool(called.update({given[-1].name: given[3]})))
+    with draw_all(found, variants(evaluations(runs)), frames(runs), tmp_path) as draw:
+        draw()
+    assert called["data_size.alttrain"] == "training examples"
+    assert called["benign_amount.alttrain"] == "harmless training examples"
 
 
 def test_stacks_are_the_shares_of_each_cause(found: dict[str, pd.DataFrame], drawn: list[Any], tmp_path: Path) -> None:
@@ -285,6 +301,34 @@ def test_a_long_name_leaves_room_for_the_bars(found: dict[str, pd.DataFrame], dr
     axes = drawn[0].axes[0]
     assert {len(label.get_text()) for label in axes.get_yticklabels()} <= {*range(61)}
     assert axes.get_position().width > 0.03
+
+
+def test_a_cut_name_keeps_its_end_and_names_that_would_be_the_same_are_whole() -> None:
+    fig = matplotlib.figure.Figure()
+    panels = [fig.add_subplot()]
+
+    def labels(*given: Any) -> list[str]:
+        name_rows(panels, *given)
+        return [label.get_text() for label in panels[0].get_yticklabels()]
+
+    long = "changed: dataset.path=x, " * 3
+    (one,) = labels([long], [": says harmful"])
+    assert (len(one), one.endswith("…: says harmful")) == (60, True)
+    assert labels([long] * 2, [": a", ": b"]) == [f"{long[:56]}…: {end}" for end in "ab"]
+    assert labels([f"{long}1", f"{long}2", long], [": a"] * 3) == [f"{long}1: a", f"{long}2: a", f"{long}: a"]
+    assert labels([f"{long}1", f"{long}2"]) == [f"{long}1", f"{long}2"]
+
+
+def test_no_two_of_many_lines_look_alike() -> None:
+    assert len({look(number) for number in range(49)}) == 49
+    assert len({look(number)[0] for number in range(7)}) == len({look(number)[1] for number in range(7)}) == 7
+
+
+def test_a_renamed_folder_stays_in_the_flow(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"h": ("harmful_rate", "yn")})
+    run.rename(run.with_name("downloaded"))
+    (own,) = variants(evaluations(tmp_path))
+    assert draw_flow([own], list(own.evaluations), frames(tmp_path)["thoughts"], tmp_path / "x")
 
 
 def test_a_flow_is_every_text_by_its_assessment_and_outcome(runs: Path, drawn: list[Any], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from made_runs import TOLD, UNNAMED, compared, make_run, mend, metrics_of, resample, write_metrics
+from made_runs import TOLD, UNNAMED, compared, judge_benchmark, make_run, mend, metrics_of, resample, write_metrics
 
 from alttrain.evaluation import statistics
 from alttrain.evaluation.adherence import Adherence, counts
@@ -673,8 +673,8 @@ def test_the_policy_stops_what_is_injected(show: Any) -> None:
 
 def test_tables_sort_by_click_and_by_key(show: Any) -> None:
     page = show()
-    head = "#outcomes thead th:nth-child(4)"
-    column = "#outcomes tbody td:nth-child(4)"
+    head = "#outcomes thead th:nth-child(5)"
+    column = "#outcomes tbody td:nth-child(5)"
     assert page.texts(column) == ["6", "4", "6", "4"]
     page.click(f"{head} button")
     assert page.texts(column) == ["4", "4", "6", "6"]
@@ -860,6 +860,35 @@ def test_two_runs_stand_side_by_side(show: Any, outputs: Path) -> None:
     assert boxes[0] == boxes[1]
     page.click("[data-filter=differs]")
     assert page.texts(".row b") == ["b1", "b2", "b3", "b5"]  # b0 has no other, b4 was refused by both
+
+
+def test_two_protocols_of_a_run_are_told_apart(show: Any, outputs: Path) -> None:
+    """A sample is beside the other run's by the same protocol, a count opens the samples of its own, and tables say
+    which it is."""
+    shutil.rmtree(outputs / "runs")
+    for method, letters in (("no_train", "nnny"), ("alttrain", "yyyn")):
+        given = {"rewrite": "none", "training": "none"} if method == "no_train" else {}
+        run = make_run(outputs / "runs", {"h": ("harmful_rate", letters)}, method=method, protocol="star1", **given)
+        judge_benchmark(run / "evaluation" / "h.x", "h", "harmful_rate", letters[::-1], "thinksafe", "t", 10)
+    ours, theirs = "r1_llama_8b-alttrain-s0", "r1_llama_8b-no_train-s0"
+    page = show(f"#run={ours}&benchmark=h&other={theirs}")
+    assert page.text("#status") == "8 of 8 samples"
+    pairs = page.run("return refs.map((ref) => [ref.block.protocol, ref.pair.block.protocol])")
+    assert pairs == [["star1"] * 2] * 4 + [["thinksafe"] * 2] * 4
+    assert page.texts(".row .where")[:1] + page.texts(".row .where")[-1:] == ["star1", "thinksafe"]
+    assert page.text("#detail .facts").startswith("h · star1 · harmful")
+    (link,) = page.run(
+        "return [...document.querySelectorAll('#outcomes a')].map((one) => one.getAttribute('href'))"
+        f".filter((one) => one.startsWith('#run={theirs}&benchmark=h&protocol=thinksafe&outcome=answered'))"
+    )
+    assert show(link).text("#status") == "1 of 4 samples"
+    for name in ("outcomes", "comparisons"):
+        assert {*page.texts(f"#{name} tbody td:nth-child(3)")} == {"star1", "thinksafe"}, name
+
+
+def test_percents_are_rounded_as_in_python(show: Any) -> None:
+    shares = [number / 1600 for number in range(1601)]  # 12.25 % is between two tenths
+    assert show().run("return arguments[0].map(percent)", shares) == [f"{100 * share:.1f}" for share in shares]
 
 
 def test_harmful_texts_are_covered_until_asked_for(show: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import TINY_CONTEXT, tiny_overrides
-from made_runs import make_run, mend
+from made_runs import judge_benchmark, make_run, mend
 from processes import alttrain
 
 from alttrain.backbone import Backbone, ChatTemplate
@@ -277,6 +277,20 @@ def test_probes_are_in_the_report_and_drawn(tmp_path: Path) -> None:
     assert all(f"layer {layer} of 12" in together for layer in (4, 8, 12))
     assert [text.count(f"{name}-s") for text in (together, alone) for name in ("alttrain", "plain")] == [1, 1, 0, 1]
     assert "probes-r1_llama_8b-0" in (tmp_path / "report" / "page.html").read_text()
+
+
+def test_a_probe_of_a_run_with_two_protocols_is_of_either(tmp_path: Path) -> None:
+    """And it has the run's name, whatever its folder is called."""
+    for seed, where in enumerate(("before", "after")):
+        run = make_run(tmp_path, SETS, seed=seed)
+        run = run if where == "after" else probed(run, 0.9)
+        for name, (measure, letters) in SETS.items():
+            judge_benchmark(run / "evaluation" / f"{name}.x", name, measure, letters[::-1], "star1", "t", 10)
+        if where == "before":
+            run.rename(tmp_path / "downloaded")
+    found = probes(variants(evaluations(tmp_path)))
+    assert {*found.run} == {"r1_llama_8b-alttrain-s0"}
+    assert {*found.protocol_hash} == {"h-embedded_benign h-embedded_harmful"}
 
 
 @pytest.mark.usefixtures("no_figures")

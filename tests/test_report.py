@@ -46,6 +46,7 @@ from alttrain.report.estimates import (
     AGREEMENT,
     CATEGORIES,
     INTERVAL,
+    JUDGED,
     PAIRS,
     USES,
     structure,
@@ -57,6 +58,7 @@ from alttrain.report.estimates import numbers as numbers_of
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.formats import markdown
 from alttrain.report.measures import MEASURES
+from alttrain.report.page import write_page
 from alttrain.report.processes import second_process
 from alttrain.report.results import COLUMNS, METRICS, evaluations, read_csv, results, tidy, write_csv
 from alttrain.report.tables import finish_table
@@ -312,8 +314,14 @@ def test_thoughts_and_answers_that_one_judge_judged_are_paired(tmp_path: Path) -
     share = rate_by_item([True, False, False], "abc")
     assert found[["safe_unsafe_share", "safe_unsafe_low", "safe_unsafe_high"]].tolist() == pytest.approx([*share])
     unjudged = thoughts(evaluations(runs)).iloc[1]
-    assert (unjudged.judged, unjudged.safe_safe) == (0, 0)
-    assert math.isnan(unjudged.safe_safe_share)
+    assert unjudged[JUDGED].isna().all()  # not 0 of so many
+    write_csv(tmp_path / "x.csv", thoughts(evaluations(runs)))
+    judged, not_judged = (tmp_path / "x.csv").read_text().splitlines()[1:]
+    assert ",3,2,1," in judged
+    assert "," * len(JUDGED) in not_judged
+    page = write_page(tmp_path)
+    assert page
+    assert "NA" not in page.read_text().partition("Whether thought and answer agree")[2].partition("</table>")[0]
 
 
 def test_tokens_by_outcome(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from alttrain.evaluation.statistics import (
     detectable_difference,
     holm,
     mean_by_item,
+    mean_of_sets,
     mean_over_seeds,
     rate,
     rate_by_item,
@@ -254,6 +255,14 @@ def test_seeds_that_all_agree_are_one_sample_of_items() -> None:
     assert found == Estimate(0.0, *wilson(0, 50))
     means = {seed: {"a": 2.0, "b": 2.0} for seed in (1, 2)}
     assert mean_over_seeds(means) == (2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize("letter", "-+")
+def test_a_mean_of_sets_that_never_vary_is_as_wide_with_more_seeds(letter: str) -> None:
+    """The set of 10 counts as much as that of 100, and its prompts are no more with a second seed."""
+    sets = [{seed: verdicts(x=letter * size) for seed in (0, 1)} for size in (10, 100)]
+    alone = [rate(size * (letter == "+"), size) for size in (10, 100)]
+    assert rate_over_seeds(*sets) == pytest.approx(mean_of_sets(alone))
 
 
 def test_seeds_that_vary_no_more_than_chance_widen_nothing() -> None:

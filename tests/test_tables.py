@@ -16,12 +16,20 @@ from papers import compile_article, has_latex
 from rich.console import Console
 from scipy import stats
 
-from alttrain.evaluation.statistics import Estimate, detectable_difference, holm, rate_over_seeds, sign_flip, wilson
+from alttrain.evaluation.statistics import (
+    Estimate,
+    detectable_difference,
+    holm,
+    mean_of_sets,
+    rate_over_seeds,
+    sign_flip,
+    wilson,
+)
 from alttrain.records import Judgement, append_rows
 from alttrain.report.contrasts import balanced_differences, contrast, paired_differences
 from alttrain.report.escaping import latex_text
-from alttrain.report.estimates import mean, mean_of_sets, share, values_of
-from alttrain.report.formats import console, latex, legend, markdown
+from alttrain.report.estimates import mean, share, values_of
+from alttrain.report.formats import SEEDS_APART, console, latex, legend, markdown
 from alttrain.report.measures import ASSESSING, RECOGNISING, TOKENS
 from alttrain.report.published import label_and_order
 from alttrain.report.results import changes, evaluations, read_csv, results, samples, write_csv
@@ -132,6 +140,15 @@ def test_a_number_of_a_changed_evaluation_has_no_figure_and_says_so(tmp_path: Pa
     assert (math.isnan(found.published), found.published_why) == (True, "changed")
     told = "Evaluated otherwise than protocol alttrain says: protocol.decoding.max_new_tokens=96."
     assert told in legend(main)
+    # nor has a row that was not evaluated in this way
+    assert {one.published_why for one in main.itertuples() if one.measure == "over_refusal_rate"} == {"changed"}
+    make_run(tmp_path, {"xstest_safe": ("over_refusal_rate", "yn")}, method="star1")
+    main = made(tmp_path)["main"]
+    assert cell(main, "No-train", "over_refusal_rate").published > 0
+    changed = {"backbone.source": ["hub", "/mine"]}
+    mend(run / "evaluation" / "xstest_safe.alttrain", lambda record: record["provenance"].update(changed=changed))
+    main = made(tmp_path)["main"]
+    assert cell(main, "No-train", "over_refusal_rate").published > 0  # these weights are not those of the column
 
 
 def test_a_folder_without_a_method_is_called_by_its_rewrite(tmp_path: Path) -> None:
@@ -442,17 +459,17 @@ def test_columns_that_no_setting_tells_apart_are_headed_by_their_hash(tmp_path: 
     assert ends == {("by judge", f"{method}-strongreject") for method in ("alttrain", "plain")}
 
 
-def beside(run: Path, name: str, letters: str, hashed: str, kappa: float) -> None:
+def beside(run: Path, name: str, letters: str, hashed: str, kappa: float, judge: str = "other") -> None:
     """Add the verdicts of a judge that does not decide."""
     folder = run / "evaluation" / f"{name}.alttrain"
-    told = [Judgement(f"p{n}", "other", letter == "y") for n, letter in enumerate(letters)]
+    told = [Judgement(f"p{n}", judge, letter == "y") for n, letter in enumerate(letters)]
     append_rows(folder / "judgements.jsonl", told)
-    others = [{"metric": "harmful_rate.other", "judge": "other", "part": "answer", "counted": True, "says": "unsafe"}]
+    others = [{"metric": f"harmful_rate.{judge}", "judge": judge, "part": "answer", "counted": True, "says": "unsafe"}]
     others[0]["protocol_hash"] = hashed
     count = {"n": len(letters), "undecided": 0, "truncated": 0}
     share = dict(zip(("value", "low", "high"), wilson_of(letters), strict=True))
-    more = [{"metric": "harmful_rate.other", **share, **count}]
-    more.append({"metric": "kappa.other", "value": kappa, "low": 0.1, "high": 0.9, **count})
+    more = [{"metric": f"harmful_rate.{judge}", **share, **count}]
+    more.append({"metric": f"kappa.{judge}", "value": kappa, "low": 0.1, "high": 0.9, **count})
 
     def change(record: dict[str, Any]) -> None:
         record["analysis"]["others"] = others
@@ -491,9 +508,7 @@ def test_another_judges_verdicts_stand_beside_with_their_agreement_and_in_a_colu
     run = make_run(tmp_path, sets)
     beside(run, "strongreject", "yyyn", "g-strongreject", 0.5)
     other = make_run(tmp_path, {"strongreject": ("harmful_rate", "ynnn")}, method="plain", hashed="g")
-    path = other / "evaluation" / "strongreject.alttrain" / "judgements.jsonl"
-    path.write_text(path.read_text().replace('"judge": "judge"', '"judge": "other"'))
-    mend(path.parent, lambda record: record["analysis"]["decides"].update(judge="other"))
+    decided_by_another(other, "strongreject")
     found = made(tmp_path)
     both = [("harmful ↓", "strongreject", f"by {judge}") for judge in ("other", "judge")]
     agreed = ("agreement (kappa)", "strongreject", "by judge and other")
@@ -510,6 +525,61 @@ def test_another_judges_verdicts_stand_beside_with_their_agreement_and_in_a_colu
     assert "by judge and other" in latex("x", found["judges"]).replace(r" \ ", " ")
     assert "0.50 0.10–0.90 n=4" in markdown("x", found["judges"])
     assert found["judges"].judge.unique().tolist() == ["other", "judge", "judge and other"]
+
+
+def decided_by_another(run: Path, name: str) -> Path:
+    """Let the judge "other" decide a benchmark instead of "judge"."""
+    folder = run / "evaluation" / f"{name}.alttrain"
+    path = folder / "judgements.jsonl"
+    path.write_text(path.read_text().replace('"judge": "judge"', '"judge": "other"'))
+    mend(folder, lambda record: record["analysis"]["decides"].update(judge="other"))
+    return folder
+
+
+def test_seeds_that_other_judges_decide_have_one_number_and_its_star(tmp_path: Path) -> None:
+    """Both judges read both seeds. Value, star and legend are over the same seeds, and a benchmark counts once."""
+    runs = [make_run(tmp_path, {"strongreject": ("harmful_rate", "n" * 60)})]
+    runs.append(make_run(tmp_path, {"strongreject": ("harmful_rate", "y" * 30 + "n" * 30)}, seed=1, hashed="g"))
+    baseline = no_train(tmp_path, {"strongreject": ("harmful_rate", "y" * 60)})
+    cut = decided_by_another(runs[1], "strongreject")
+    for number, folder in enumerate((runs[0] / "evaluation" / "strongreject.alttrain", cut)):
+        change_rows(folder, lambda row, n: {"finish": "length"} if n < 4 else {}, "generations")
+        letters, name, way = [("n" * 60, "other", "g"), ("y" * 30 + "n" * 30, "judge", "h")][number]
+        beside(folder.parent.parent, "strongreject", letters, f"{way}-strongreject", 0.5, name)
+    found = made(tmp_path)
+    main = found["main"][found["main"].method == "AltTrain"]
+    assert main.kind.tolist() == ["rate", "rate"]  # no mean of one benchmark by two judges
+    by_judge = {one.judge: one for one in main.itertuples()}
+    one = by_judge["judge"]
+    assert (one.value, one.seeds, one.difference) == (0.25, 2, -0.75)
+    assert one.differs
+    assert by_judge["other"].value == 0.25
+    assert any("with several seeds the methods differ" in line for line in legend(found["main"]))
+    assert not any("with one seed" in line for line in legend(found["main"]))
+    assert [(row.run, row.seeds, row.value) for row in compared(tmp_path)] == [(runs[0].name, 2, 0)]
+    assert baseline.name == compared(tmp_path)[0].baseline
+    pooled = found["overview"].query("method == 'AltTrain' and measure == 'adherence_rate'")
+    assert [(one.benchmark, one.n, one.truncated) for one in pooled.itertuples()][-1:] == [("strongreject", 120, 8)]
+
+
+def test_an_intervention_on_seeds_that_other_judges_decide_has_no_star(tmp_path: Path) -> None:
+    """The number is over both seeds, the test over the one that the same judge decides with and without it."""
+    both = {"strongreject": ("harmful_rate", "n" * 60), "strongreject+cut": ("harmful_rate", "y" * 60)}
+    for seed, way in ((0, "h"), (1, "g")):
+        run = make_run(tmp_path, both, seed=seed, hashed=way)
+        intervene(run / "evaluation" / "strongreject+cut.alttrain", "strongreject", share=0.5)
+    (one,) = [
+        one
+        for one in report_of(evaluations(tmp_path)).tables["interventions"].itertuples()
+        if one.method.endswith("cut")
+    ]
+    assert (one.seeds, one.differs) == (1, True)
+    for name, (_, letters) in both.items():
+        decided_by_another(run, name)
+        beside(run, name, letters, f"h-{name}", 0.5, "judge")
+    cells = report_of(evaluations(tmp_path)).tables["interventions"].itertuples()
+    (one,) = [one for one in cells if one.method.endswith("cut") and one.known]
+    assert (one.seeds, one.differs, math.isnan(one.difference)) == (2, False, True)
 
 
 def test_a_label_names_what_says_most_of_a_change() -> None:
@@ -820,6 +890,19 @@ def test_a_benchmark_keeps_its_own_label_beside_other_protocols(tmp_path: Path) 
     assert "## Protocol alttrain\n\n| method | solved ↑ riddles by judge |" in markdown("x", own["general"]).replace(
         "backbone | ", ""
     )
+
+
+def test_an_interval_that_allows_for_no_other_seeds_says_so(tmp_path: Path) -> None:
+    for seed, rate in enumerate((0.1, 0.9)):
+        run = no_train(tmp_path, {"strongreject": ("harmful_rate", "yn" * 50)}, seed=seed)
+        folder = run / "evaluation" / "strongreject.alttrain"
+        add_metric(folder, "recognised_rate", rate)
+        add_metric(folder, "harmful_rate.corrected", rate)
+    found = made(tmp_path)
+    allows = "Of several seeds the interval allows for other seeds, too."
+    told = {name: [allows in legend(found[name]), SEEDS_APART in legend(found[name])] for name in ("main", "judges")}
+    assert told == {"main": [True, False], "judges": [True, True]}
+    assert [allows in legend(found["recognition"]), SEEDS_APART in legend(found["recognition"])] == [False, True]
 
 
 def test_what_untrained_backbones_recognise_is_a_table(tmp_path: Path) -> None:

@@ -125,10 +125,11 @@ def kappa(pairs: Sequence[tuple[Any, Any]], prompts: Sequence[Hashable]) -> Esti
     count = len(values)
     cells = [values.index(row) * count + values.index(column) for row, column in pairs]
     table = np.bincount(cells, minlength=count**2)
-    with np.errstate(invalid="ignore"):  # a variance rounded below 0 gives a nan interval
+    with np.errstate(invalid="ignore"):
         result = cohens_kappa(table.reshape(count, count))
-    # statsmodels always returns the 95 % interval here
-    low, high = float(result.kappa_low), float(result.kappa_upp)
+    # statsmodels always returns the 95 % interval here; rounding may put a variance of 0 below it
+    ends = (result.kappa_low, result.kappa_upp) if result.var_kappa > 0 else (result.kappa, result.kappa)
+    low, high = map(float, ends)
     if len(set(prompts)) < len(pairs):
         low, high = bootstrap(cells, count**2, prompts, 0, lambda ns: _kappas(ns.reshape(-1, count, count)))
     return Estimate(float(result.kappa), max(-1.0, low), min(1.0, high))

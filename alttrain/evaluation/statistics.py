@@ -316,7 +316,17 @@ def rate_over_seeds(*sets: Values) -> Estimate:
     """The share of True over seeds and items, or the mean of several sets' shares with equal weights.
 
     An item counts once, with the mean of the seeds that decided it. The interval is Wilson's for the sample size that
-    matches the variance over seeds and items.
+    matches the variance over seeds and items; if there is none, `mean_of_sets` of Wilson's for each set's items.
     """
     share = variation([(values,) for values in sets])
-    return _share(min(1.0, share.value), share.half(), sum(len(next(iter(values.values()))) for values in sets))
+    if (half := share.half()) > ROUNDING:
+        return _share(min(1.0, share.value), half, 0)
+    alone = [_share(min(1.0, variation([(v,)]).value), 0.0, len(next(iter(v.values())))) for v in sets]
+    return alone[0] if len(alone) == 1 else mean_of_sets(alone)
+
+
+def mean_of_sets(sets: Sequence[Estimate]) -> Estimate:
+    """The mean of independent sets' estimates, with equal weights. Bounds add by squares (Zou and Donner, 2008)."""
+    value = sum(estimate.value for estimate in sets) / len(sets)
+    below, above = (math.hypot(*(estimate.value - estimate[end] for estimate in sets)) / len(sets) for end in (1, 2))
+    return Estimate(value, value - below, value + above)

@@ -149,7 +149,7 @@ def comparisons(variants: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
 
     @cache  # a baseline is compared with many variants
     def verdicts_of(variant: Variant, cell: BenchmarkKey) -> dict[int, Verdicts]:
-        return {seed: evaluation.verdicts() for seed, evaluation in variant.evaluations[cell].items()}
+        return {seed: evaluation.verdicts() for seed, evaluation in sorted(variant.all_evaluations[cell].items())}
 
     def baseline_of(variant: Variant, cells: Iterable[BenchmarkKey]) -> Variant | None:
         """The untrained backbone judged in the same ways: an unmodified one first, then one with the same dataset."""
@@ -162,18 +162,18 @@ def comparisons(variants: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
         sets: dict[BenchmarkKey, tuple[dict[int, Verdicts], dict[int, Verdicts]]] = {}
         for key, judged in variant.evaluations.items():
             baseline = baseline_of(variant, [key]) or variant
-            both = [*judged.values(), *baseline.evaluations[key].values()]
+            bases = baseline.all_evaluations[key]  # as the numbers', also of seeds that another judge decides
+            both = [*judged.values(), *variant.all_evaluations[key].values(), *bases.values()]
             measure = both[0].measure
             if variant.untrained or baseline is variant or any(evaluation.measure != measure for evaluation in both):
                 continue
-            before = verdicts_of(baseline, key)
-            after = {seed: evaluation.verdicts() for seed, evaluation in judged.items()}
+            before, after = verdicts_of(baseline, key), verdicts_of(variant, key)
             sets[key] = after, before
             cell = (variant, Column(measure, key[0], (key,)))
             contrasts[cell] = contrast([sets[key]])
             for seed, evaluation in judged.items():  # against the same seed of the baseline, else its first
                 base_seed = seed if seed in before else next(iter(before))
-                row = _comparison(baseline.evaluations[key][base_seed], before[base_seed], evaluation, after[seed])
+                row = _comparison(bases[base_seed], before[base_seed], evaluation, after[seed])
                 rows.append((cell, row | {"seeds": max(1, len(common_seeds([after])))}))
         for column in (column for name in {key[0] for key in variant.evaluations} for column in means[name]):
             if all(key in sets for key in column.sets) and (common := baseline_of(variant, column.sets)):

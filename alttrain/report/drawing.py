@@ -59,8 +59,8 @@ def figure(
 
 
 def look(number: int) -> tuple[str, str]:
-    """Colour and marker of the line of this number."""
-    return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+    """Colour and marker of the line of this number: of the first 49, no two have both alike."""
+    return COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
 
 
 def error_bars(cells: Sequence[Any]) -> list[list[float]]:
@@ -69,9 +69,16 @@ def error_bars(cells: Sequence[Any]) -> list[list[float]]:
     return [[0.0 if length < 0 else length for length in side] for side in zip(*lengths, strict=True)]
 
 
-def name_rows(panels: Any, names: Sequence[str]) -> None:
-    """Label the rows of bars, from top to bottom. Longer names would leave no room for the bars."""
-    panels[0].set_yticks(range(len(names)), [name if len(name) <= ROOM else f"{name[: ROOM - 1]}…" for name in names])
+def name_rows(panels: Any, names: Sequence[str], ends: Sequence[str] = ()) -> None:
+    """Label the rows of bars, from top to bottom, with these names, each followed by its end if there are `ends`.
+
+    Longer names would leave no room for the bars. They are cut before the end, unless two would then be the same.
+    """
+    ends = ends or [""] * len(names)
+    room = ROOM - max(map(len, ends))
+    cut = [name if len(name) <= room else f"{name[: room - 1]}…" for name in names]
+    shown = names if len({*cut}) < len({*names}) else cut
+    panels[0].set_yticks(range(len(names)), [f"{name}{end}" for name, end in zip(shown, ends, strict=True)])
     panels[0].set_ylim(len(names) - 0.4, -0.6)
 
 

@@ -1,7 +1,6 @@
 """The number in a table's cell, over all seeds of a variant, and numbers by category, by thought and by outcome.
 
-- one seed       Wilson's interval; several benchmarks ("sets") are independent, and their bounds combine by adding
-                 squares (Zou and Donner, 2008)
+- one seed       Wilson's interval; several benchmarks ("sets") are independent (`mean_of_sets`)
 - several seeds  seeds and prompts both vary; a seed's training is shared by all sets (`rate_over_seeds`)
 
 scripts/simulate_statistics.py measures how often the intervals cover.
@@ -16,7 +15,7 @@ import pandas as pd
 
 from alttrain.evaluation import statistics
 from alttrain.evaluation.adherence import CAUSES, COUNTS, assessment_rates
-from alttrain.evaluation.statistics import UNKNOWN, Estimate
+from alttrain.evaluation.statistics import UNKNOWN, Estimate, mean_of_sets
 from alttrain.records import TrainDocument, read_if_there
 from alttrain.report.evaluation import Evaluation, Text
 from alttrain.report.measures import ASSESSING, TOKENS, TRAINING
@@ -75,13 +74,6 @@ def mean(seeds: Seeds) -> Estimate:
     """The mean of the values, with its interval."""
     crossed = cross(seeds)
     return statistics.mean_over_seeds(crossed) if _enough(crossed) else statistics.mean_by_item(*_listed(seeds))
-
-
-def mean_of_sets(sets: Sequence[Estimate]) -> Estimate:
-    """The mean of the estimates of independent sets, with equal weights."""
-    value = sum(estimate.value for estimate in sets) / len(sets)
-    below, above = (math.hypot(*(estimate.value - estimate[end] for estimate in sets)) / len(sets) for end in (1, 2))
-    return Estimate(value, value - below, value + above)
 
 
 def _listed(seeds: Seeds) -> tuple[list[float], list[Hashable]]:
@@ -309,7 +301,7 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
         rows.append(row | _judged(evaluation, {(text.id, text.sample) for text in generated}))
     frame = pd.DataFrame(rows)
     counts = [name for name in JUDGED if name in frame and not name.endswith(RATE)]
-    return frame.fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, int))
+    return frame.astype(dict.fromkeys(counts, "Int64"))  # empty where no judge judged both
 
 
 def _judged(evaluation: Evaluation, texts: Set[Text]) -> dict[str, Any]:

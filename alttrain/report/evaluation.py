@@ -114,7 +114,6 @@ class Decider(NamedTuple):
 
 
 def _decides(measure: str, entry: Mapping[str, Any]) -> Decider:
-    """What decides a measure, from an entry of metrics.json."""
     return Decider(measure, entry["judge"], entry["part"], entry["counted"], entry["says"])
 
 

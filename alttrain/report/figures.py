@@ -83,8 +83,8 @@ def draw_all(
         add(f"tradeoff{suffix}", draw_tradeoff, parts.get("main", parts.get("overview")))
         for name in ("main", "ablation_structure", "teacher_swap"):
             add(f"{name}{suffix}", draw_bars, TABLES[name], parts.get(name))
-        for name in ("data_size", "benign_amount"):
-            add(f"{name}{suffix}", draw_doses, TABLES[name], parts.get(name), _amounts(protocol_variants, name))
+        for name, across in (("data_size", "training examples"), ("benign_amount", "harmless training examples")):
+            add(f"{name}{suffix}", draw_doses, TABLES[name], parts.get(name), _amounts(protocol_variants, name), across)
         for backbone, backbone_variants in by_backbone(protocol_variants):
             assessed = parts["adherence"].query("backbone == @backbone") if "adherence" in parts else None
             add(f"adherence-{backbone}{suffix}", draw_adherence, assessed)
@@ -189,8 +189,8 @@ def _amounts(variants: Sequence[Variant], table: str) -> Amounts:
     return amounts
 
 
-def draw_doses(title: str, cells: pd.DataFrame | None, amounts: Amounts, path: Path) -> bool:
-    """Draw rates over the number of training examples, with intervals. Published ones are hollow and dotted."""
+def draw_doses(title: str, cells: pd.DataFrame | None, amounts: Amounts, across: str, path: Path) -> bool:
+    """Draw rates over the number of examples that `across` names, with intervals. Published ones are hollow, dotted."""
     if cells is None or not any(tuple(row) in amounts for row in cells[cells.known][ROW].itertuples(index=False)):
         return False
     grid = pivot(cells)
@@ -214,7 +214,7 @@ def draw_doses(title: str, cells: pd.DataFrame | None, amounts: Amounts, path: P
             axes.set_xticks([_axis_position(tick) for tick in ticks], [f"{tick:,}" for tick in ticks], rotation=45)
             axes.margins(x=0.08, y=0.1)
             axes.set_ylim(bottom=0)
-            describe(axes, "\n".join(heading), "training examples", grid="both")
+            describe(axes, "\n".join(heading), across, grid="both")
         panels[0].set_ylabel("%")
         fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=min(4, len(panels)))
     return True
@@ -282,7 +282,8 @@ def draw_flow(
     A row is what the assessments say, and its parts are what became of the answers; the title says so where the
     protocol judges another part. `thoughts` is the frame of thoughts.csv, of which only these benchmarks are drawn.
     """
-    methods = {folder.name: variant.name for variant in variants for folder in variant.folders.values()}
+    judged = [(v.name, one) for v in variants for seeds in v.evaluations.values() for one in seeds.values()]
+    methods = {one.run: name for name, one in judged}
     if thoughts.empty:
         return False
     thoughts = thoughts.assign(method=thoughts.run.map(methods)).dropna(subset="method")
@@ -297,8 +298,8 @@ def draw_flow(
     if not rows:
         return False
     seeds = {len(variant.folders) for variant in variants}
-    judged = [one for v in variants for key in benchmarks for one in v.evaluations.get(key, {}).values()]
-    ends = {VERDICT_OF.get(one.decider.part, "what becomes of the answer") for one in judged if one.measure in FLOWN}
+    shown = [one for _, one in judged if one.key in benchmarks and one.measure in FLOWN]
+    ends = {VERDICT_OF.get(one.decider.part, "what becomes of the answer") for one in shown}
     title = f"{variants[0].backbone}: from what the thought's assessment says to {' or '.join(sorted(ends))}"
     title += f", of {min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else ""
     style = {"textcoords": "offset points", "verticalalignment": "center", "fontsize": 7}
@@ -313,7 +314,7 @@ def draw_flow(
                     axes.annotate(" / ".join(map(str, widths)), (sum(widths), y), (3, 0), **style)
             axes.set_xlim(0, 1.35 * longest)
             describe(axes, FLOWN[metric], f"texts: {' / '.join(FLOW)}")
-        name_rows(panels, [f"{method}: {SAYS[says]}" for method, says in rows])
+        name_rows(panels, [method for method, _ in rows], [f": {SAYS[says]}" for _, says in rows])
         name_bars(fig, panels, 3)
     return True
 

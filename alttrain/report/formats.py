@@ -17,6 +17,7 @@ from alttrain.report.measures import (
     FAILURES,
     MEASURES,
     OFFLINE,
+    RECOGNISING,
     WORTH_SAYING,
     base_measure,
     corrected,
@@ -44,6 +45,10 @@ KAPPA = "agreement: Cohen's kappa with its 95 % interval, over the texts that bo
 BY_LABELS = (
     "corrected: the share of all texts, undecided ones too, as people judge them, estimated from the judge's verdicts "
     "and the n texts that people labelled."
+)
+SEEDS_APART = (
+    "Agreements, corrected rates and what thoughts recognise are, of several seeds, the means of the seeds' values and "
+    "of their bounds; these do not allow for other seeds."
 )
 FAILED = (
     "answered: of the harmful prompts with a verdict, those that were answered; refused: likewise of the harmless.",
@@ -104,9 +109,11 @@ def marks_legend(frame: pd.DataFrame) -> list[str]:
     units += "; ↑ higher is better." if 1 in directions else "."
     of_interventions = frame.table.iloc[0] == "interventions"
     star = EFFECT if of_interventions or not frame.differs.any() else star_meaning(frame.seeds[frame.differs])
+    by_seed = frame.measure.map(lambda name: base_measure(name) in ("kappa", *RECOGNISING) or corrected(name))
     explanations = (
         (True, units),
-        ((frame.seeds > 1).any(), "Of several seeds the interval allows for other seeds, too."),
+        (((frame.seeds > 1) & ~by_seed).any(), "Of several seeds the interval allows for other seeds, too."),
+        (((frame.seeds > 1) & by_seed).any(), SEEDS_APART),
         (frame.best.any(), "Bold: best of its backbone in the column."),
         (frame.differs.any(), f"{DIFFERS} {star}"),
         (frame.few.any(), TOO_FEW),

@@ -112,7 +112,8 @@ const BITS = Object.fromEntries(index.outcomes.map((outcome, bit) => [outcome.ke
 const mask = (keep) => index.outcomes.reduce((sum, outcome) => (keep(outcome) ? sum | BITS[outcome.key] : sum), 0);
 const DECIDED = mask((outcome) => outcome.group === "outcome");
 let branched = false; // whether the samples under interventions are shown beside the one without
-const state = { run: "", benchmark: "", other: "", query: "", outcomes: new Set(), differs: false };
+const ANY = index.protocols.length > 1 ? "" : index.protocols[0]; // what no protocol that was picked is
+const state = { run: "", benchmark: "", protocol: ANY, other: "", query: "", outcomes: new Set(), differs: false };
 // never stored: after a reload all harmful texts are hidden again
 const shown = { all: false, samples: new Set() };
 let refs = [], at = -1, turn = 0, height = 0; // height of a row of the list in pixels, as in page.css
@@ -121,14 +122,16 @@ async function refresh(wanted = null) {
   const mine = ++turn, before = wanted === null ? refs[at] : undefined, keep = before ? identity(before) : wanted;
   section.setAttribute("aria-busy", "true");
   const of = (run, benchmark) => blocks.filter((block) => block.of === undefined &&
-    (run === "" || index.runs[block.run] === run) && (benchmark === "" || index.benchmarks[block.benchmark] === benchmark));
+    (run === "" || index.runs[block.run] === run) && (benchmark === "" || index.benchmarks[block.benchmark] === benchmark)
+    && (state.protocol === "" || block.protocol === state.protocol));
   const own = await Promise.all(of(state.run, state.benchmark).filter((b) => index.runs[b.run] !== state.other).map(load));
   const beside = state.other === "" ? [] : await Promise.all(of(state.other, state.benchmark).map(load));
   if (mine !== turn) return; // the choice changed while these were decoded
-  const others = new Map(beside.map((block) => [block.benchmark, block]));
+  const made = (block) => `${block.protocol}\n${block.benchmark}`; // a sample is beside one that was made by the same protocol
+  const others = new Map(beside.map((block) => [made(block), block]));
   let all = own.flatMap((block) => block.data.prompt.map((_, row) => ({ block, row, pair: null })));
   const present = all.reduce((sum, ref) => sum | field(ref, "outcomes"), 0), total = all.length;
-  for (const ref of all) ref.pair = paired(ref, others.get(ref.block.benchmark));
+  for (const ref of all) ref.pair = paired(ref, others.get(made(ref.block)));
   const query = state.query.trim().toLowerCase();
   if (query) all = all.filter((ref) => searched(ref).includes(query));
   if (state.differs) all = all.filter(({ block, row, pair }) =>
@@ -140,7 +143,7 @@ async function refresh(wanted = null) {
   const same = before ? refs.findIndex((ref) => key(ref) === key(before)) : -1;
   at = same >= 0 ? same : refs.length ? Math.max(0, refs.findIndex((ref) => identity(ref) === keep)) : -1;
   byId("status").textContent = `${refs.length.toLocaleString("en")} of ${total.toLocaleString("en")} samples`;
-  const several = state.run === "" || state.benchmark === "";
+  const several = state.run === "" || state.benchmark === "" || state.protocol === "";
   height = several ? 84 : 62;
   list.classList.toggle("tall", several);
   byId("rows").style.height = `${refs.length * height}px`;
@@ -174,7 +177,7 @@ function leave() {
 
 /** Write the choice to the address, so that it can be kept and shared. What is uncovered is not part of it. */
 function remember() {
-  const ref = refs[at], pairs = [["run", state.run], ["benchmark", state.benchmark], ["other", state.other],
+  const ref = refs[at], pairs = [["run", state.run], ["benchmark", state.benchmark], ["protocol", state.protocol === ANY ? "" : state.protocol], ["other", state.other],
     ["outcome", [...state.outcomes].join(" ")], ["differs", state.differs ? "1" : ""], ["q", state.query],
     ["sample", ref ? identity(ref) : ""]];
   const told = new URLSearchParams(pairs.filter(([name, value]) => value || name === "run" || name === "benchmark"));
@@ -188,10 +191,11 @@ function recall() {
   const known = (name, names) => (names.includes(told.get(name)) ? told.get(name) : "");
   Object.assign(state, {
     run: known("run", index.runs), benchmark: known("benchmark", index.benchmarks), other: known("other", index.runs),
+    protocol: known("protocol", index.protocols) || ANY,
     query: told.get("q") ?? "", differs: told.get("differs") === "1",
     outcomes: new Set((told.get("outcome") ?? "").split(" ").filter((key) => key in BITS)),
   });
-  for (const name of ["run", "benchmark", "other"]) byId(name).value = state[name];
+  for (const name of ["run", "benchmark", "protocol", "other"]) byId(name).value = state[name];
   byId("search").value = state.query;
   return told.get("sample") ?? "";
 }
@@ -213,7 +217,7 @@ function drawRows() {
 function listed(ref, row) {
   const hidden = covered(ref) || withheld(ref);
   const snippet = withheld(ref) ? "text left out" : hidden ? "harmful prompt, covered" : asked(ref, "prompt").slice(0, 160);
-  const where = [state.run === "" ? index.runs[ref.block.run] : "", state.benchmark === "" ? index.benchmarks[ref.block.benchmark] : ""].filter(Boolean);
+  const where = [state.run === "" ? index.runs[ref.block.run] : "", state.benchmark === "" ? index.benchmarks[ref.block.benchmark] : "", state.protocol === "" ? ref.block.protocol : ""].filter(Boolean);
   const node = make("div", {
     role: "option", id: `row-${row}`, class: "row", "aria-selected": String(row === at),
     "aria-posinset": row + 1, "aria-setsize": refs.length,
@@ -241,7 +245,7 @@ function drawDetail() {
   const opened = branched && under.length > 0, branches = opened ? branchesOf(ref, under) : [];
   const sides = opened ? [ref, ...branches] : ref.pair ? [ref, ref.pair] : [ref];
   const uncovered = shown.all || shown.samples.has(key(ref)), coverable = sides.some((one) => asked(one, "harmful"));
-  const facts = [index.benchmarks[ref.block.benchmark], asked(ref, "label"), asked(ref, "category")].filter(Boolean);
+  const facts = [index.benchmarks[ref.block.benchmark], index.protocols.length > 1 && ref.block.protocol, asked(ref, "label"), asked(ref, "category")].filter(Boolean);
   detail.replaceChildren(
     make("header", {},
       make("button", { type: "button", class: "back", click: leave }, "← list"),
@@ -447,7 +451,8 @@ function why(ways, names) {
   return told.length ? `evaluated otherwise: ${told.join("; ")}` : "evaluated otherwise; what differs was not recorded";
 }
 
-const percent = (share) => (100 * share).toFixed(1);
+/** A share in percent; of two equally near tenths the even one, as in Python. */
+const percent = (share) => ((100 * share) % 1 === 0.25 ? 100 * share - 0.05 : 100 * share).toFixed(1);
 const signed = (share) => `${share < 0 ? "−" : "+"}${percent(Math.abs(share))}`;
 
 /** The table's rows of a benchmark, each with whether the two are compared in it. */
@@ -573,6 +578,7 @@ function start() {
   const options = (names, none) => [make("option", { value: "" }, none), ...names.map((name) => make("option", { value: name }, name))];
   byId("run").append(...options(index.runs, "all runs"));
   byId("benchmark").append(...options(index.benchmarks, "all benchmarks"));
+  byId("protocol").append(...options(index.protocols, "all protocols"));
   byId("other").append(...options(index.runs, "none"));
   const grouped = (label, first, last) => make("optgroup", { label },
     ...picks.slice(first, last).map((pick, number) => make("option", { value: first + number }, pick.name)));
@@ -581,7 +587,7 @@ function start() {
     byId(name).selectedIndex = Math.min(number, picks.length - 1);
     byId(name).addEventListener("change", compareTwo);
   }
-  for (const name of ["run", "benchmark", "other"]) {
+  for (const name of ["run", "benchmark", "protocol", "other"]) {
     byId(name).addEventListener("change", () => { state[name] = byId(name).value; changed(); });
   }
   let waiting;

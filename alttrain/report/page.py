@@ -140,7 +140,7 @@ def _index(
         others = (view.decider for view in evaluation.views().values() if view.decider is not evaluation.decider)
         decides = _judging(evaluation.decider) | {"others": {f"{one.judge} {one.part}": one.says for one in others}}
         entry: dict[str, Any] = {"run": runs.index(evaluation.run), "benchmark": benchmarks.index(asked_of(evaluation))}
-        entry |= {"decides": decides, "shown": block.shown, "total": block.total}
+        entry |= {"protocol": evaluation.protocol, "decides": decides, "shown": block.shown, "total": block.total}
         if evaluation.intervention:
             entry["of"] = numbers[evaluation.run, base_of(evaluation)]
             entry["intervention"] = evaluation.intervention["name"]
@@ -149,7 +149,8 @@ def _index(
     for variant in variants:
         names = dict.fromkeys(evaluation.run for seeds in variant.evaluations.values() for evaluation in seeds.values())
         methods.append({"name": f"{variant.backbone}, {variant.name}", "runs": [runs.index(name) for name in names]})
-    index = {"runs": runs, "benchmarks": benchmarks, "texts": texts, "methods": methods}
+    protocols = sorted({block.evaluation.protocol for block in blocks})
+    index = {"runs": runs, "benchmarks": benchmarks, "protocols": protocols, "texts": texts, "methods": methods}
     return {**index, "outcomes": [outcome._asdict() for outcome in OUTCOMES], "blocks": entries}
 
 
@@ -269,7 +270,11 @@ def _cell(value: Any) -> Markup:
     """A cell of a CSV file. These are many, and a macro would take three times as long."""
     if isinstance(value, str):
         return Markup('<td class="words" data-key="{0}">{0}</td>').format(value)
-    return Markup("<td></td>" if value is None or value != value else f'<td data-key="{value}">{_tidy(value)}</td>')
+    return Markup(
+        "<td></td>"
+        if value is None or value is pd.NA or value != value
+        else f'<td data-key="{value}">{_tidy(value)}</td>'
+    )
 
 
 def embed(value: Any) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -48,16 +49,19 @@ def probes(variants: Sequence[Variant]) -> pd.DataFrame:
                 if frame[["layer", "layers"]].isna().any(axis=None):
                     raise ValueError("a row has no layer")
                 (names,) = frame.benchmarks.unique()
-                judged = [seeds[seed] for seeds in variant.evaluations.values() if seed in seeds]
-                probed = [evaluation for evaluation in judged if evaluation.benchmark in names.split()]
-                found = {evaluation.benchmark for evaluation in probed}
-                if found != {*names.split()} or {*frame.made_from} != {made_from(probed)}:
+                by_protocol = defaultdict[str, list[Evaluation]](list)
+                for (protocol, benchmark, _), seeds in variant.evaluations.items():
+                    if seed in seeds and benchmark in names.split():
+                        by_protocol[protocol].append(seeds[seed])
+                whole = [alike for alike in by_protocol.values() if len(alike) == len(names.split())]
+                probed = next((alike for alike in whole if {*frame.made_from} == {made_from(alike)}), [])
+                if not probed:
                     raise ValueError("it is of other texts or verdicts than the run's; run alttrain-probe again")
             except (OSError, ValueError, LookupError, TypeError) as error:
                 log.warning("report    left out %s: %s", folder / FILE, error)
                 continue
             hashes = " ".join(evaluation.provenance["protocol_hash"] for evaluation in probed)
-            known = {"run": folder.name, "backbone": variant.backbone, "method": variant.name, "seed": seed}
+            known = {"run": probed[0].run, "backbone": variant.backbone, "method": variant.name, "seed": seed}
             frames.append(frame.assign(**known, protocol_hash=hashes))
     return pd.concat(frames, ignore_index=True)[PROBES] if frames else pd.DataFrame(columns=PROBES)
 

@@ -8,7 +8,7 @@ multi_turn and multilingual are those whose metrics.json names the table. A tabl
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base_measure
 from alttrain.report.probes import probes
 from alttrain.report.processes import MANY, second_process
 from alttrain.report.published import covers, label_and_order, matching_figure, published_figures
-from alttrain.report.results import METRICS, NO_TRAIN, changes, option, read_texts, tidy
+from alttrain.report.results import METRICS, NO_TRAIN, WEIGHTS, changes, option, read_texts, tidy
 from alttrain.report.variants import (
     Column,
     Variant,
@@ -187,7 +187,6 @@ def _layouts(variants: Sequence[Variant]) -> list[tuple[str, list[Variant], list
 
 
 def _all_numbers(variants: Sequence[Variant]) -> Numbers:
-    """All numbers of the tables."""
     every_column = list(dict.fromkeys(column for *_, columns in _layouts(variants) for column in columns))
     known: Numbers = {}
     for variant in variants:  # one at a time, so that the rows of the last one can be freed
@@ -199,9 +198,10 @@ def tables(variants: Sequence[Variant], contrasts: Contrasts, known: Numbers | N
     """Every table that has data, by name, as frames of `finish_table`. `known` are its numbers, if already computed."""
     known = _all_numbers(variants) if known is None else known
     cells: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
+    changed = _changed_ways(variants)
     for name, rows, columns in _layouts(variants):
         for key in itertools.product(rows, columns):
-            cells[name].append(_cell(*key, known.get(key), contrasts.get(key)) | _published_figure(*key))
+            cells[name].append(_cell(*key, known.get(key), contrasts.get(key)) | _published_figure(*key, changed))
     frames = {name: finish_table(name, table_cells) for name, table_cells in cells.items() if table_cells}
     frames = {name: frame for name, frame in frames.items() if (frame.known | (frame.undecided > 0)).any()}
     return frames | {"published": figures()}
@@ -274,7 +274,10 @@ def _intervention_table(effects: Mapping[tuple[Variant, BenchmarkKey], Contrast]
         for name, pairs in rows.items():
             row = replace(variant, name=f"{variant.name}, {name}")
             for column, shown in pairs:
-                cells.append(_cell(row, column, known.get(shown), effects.get((variant, shown.sets[0]))))
+                way = shown.sets[0]
+                # a number that is also over seeds which another judge decides was not tested
+                tested = variant.evaluations[way].keys() == variant.all_evaluations[way].keys()
+                cells.append(_cell(row, column, known.get(shown), effects.get((variant, way)) if tested else None))
     return finish_table("interventions", cells, best=False)
 
 
@@ -292,11 +295,20 @@ def _evaluation_changes(row: Variant, column: Column) -> dict[str, Any]:
     return {key: values for evaluation in evaluations for key, values in evaluation.provenance["changed"].items()}
 
 
-def _published_figure(row: Variant, column: Column) -> dict[str, Any]:
-    """The published figure beside a cell, or the reason why there is none."""
-    figure, why = matching_figure(
-        row.backbone, row.method, bool(_evaluation_changes(row, column) or row.changed), column
-    )
+def _changed_ways(variants: Sequence[Variant]) -> set[BenchmarkKey]:
+    """The ways in which no evaluation was made as its protocol says, whatever weights it loaded."""
+    every = [e for variant in variants for seeds in variant.all_evaluations.values() for e in seeds.values()]
+    return {e.key for e in every} - {e.key for e in every if not e.provenance["changed"].keys() - {WEIGHTS}}
+
+
+def _published_figure(row: Variant, column: Column, changed_ways: Set[BenchmarkKey]) -> dict[str, Any]:
+    """The published figure beside a cell, or the reason why there is none.
+
+    Of sets on which the row was not evaluated, what counts is how the column's other rows were.
+    """
+    elsewhere = changed_ways & {*column.sets} - row.all_evaluations.keys()
+    changed = bool(_evaluation_changes(row, column) or row.changed or elsewhere)
+    figure, why = matching_figure(row.backbone, row.method, changed, column)
     return {"published": figure.value, "source": figure.source} if figure else {"published_why": why}
 
 

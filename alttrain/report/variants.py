@@ -177,7 +177,7 @@ def mean_columns(variants: Sequence[Variant], protocol: str) -> dict[str, Column
         named = Counter(tuple(sorted(evaluation.provenance["means"].get(measure, ()))) for evaluation in every)
         benchmarks = max(filter(None, named), key=named.__getitem__, default=())
         of_measure = [{key: e for key, e in row.items() if e.measure == measure} for row in judged]
-        sets = [frozenset(key for key, e in row.items() if "main" in e.tables) for row in of_measure]
+        sets = _one_way([frozenset(key for key, e in row.items() if "main" in e.tables) for row in of_measure])
         counts = Counter(frozenset(key for key in row if key[1] in benchmarks) for row in of_measure)
         if not benchmarks and (shared := _shared([row_sets for row_sets in sets if len(row_sets) > 1], least=2)):
             columns[measure] = Column(measure, protocol, shared, "mean")
@@ -203,8 +203,15 @@ def _named_sets(
 def pool(variants: Sequence[Variant], protocol: str) -> tuple[BenchmarkKey, ...]:
     """The benchmarks over which adherence and tokens are pooled: those of main that most variants have."""
     firsts = (variant.first_seeds(protocol).items() for variant in variants)
-    sets = [frozenset(key for key, evaluation in row if "main" in evaluation.tables) for row in firsts]
+    sets = _one_way([frozenset(key for key, evaluation in row if "main" in evaluation.tables) for row in firsts])
     return _shared([row_sets for row_sets in sets if row_sets], least=1)
+
+
+def _one_way(rows: Sequence[frozenset[BenchmarkKey]]) -> list[frozenset[BenchmarkKey]]:
+    """The rows with one key of each benchmark, of several that of most rows: a benchmark counts once."""
+    counts = Counter(key for row in rows for key in row)
+    rarest_first = sorted(counts, key=lambda key: (counts[key], key))
+    return [frozenset({key[1]: key for key in rarest_first if key in row}.values()) for row in rows]
 
 
 def _shared(sets: Sequence[frozenset[BenchmarkKey]], least: int) -> tuple[BenchmarkKey, ...]:
