@@ -132,19 +132,6 @@ class TraceUnderstanding:
         return None
 
 
-def outcome(understanding: Segment) -> str:
-    """Return how an understanding was made, from its origin: accepted, repaired, flagged or no trace."""
-    if understanding.origin.endswith(":flagged"):
-        return "flagged"
-    if not _is_trace(understanding):
-        return "no trace"
-    return "repaired" if ":sentence " in understanding.origin else "accepted"
-
-
 def has_trace(example: Example) -> bool:
     """Return whether a reasoning backbone wrote the example's thought: its origin is `trace` or `trace:NAME`."""
-    return bool(example.thought) and _is_trace(example.thought[0])
-
-
-def _is_trace(segment: Segment) -> bool:
-    return segment.origin.partition(":")[0] == "trace"
+    return bool(example.thought) and example.thought[0].origin.partition(":")[0] == "trace"

@@ -82,7 +82,8 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], earlier_
     device = detect_device(run.hardware.accelerator, run.hardware.memory_gib)
     peak = max((need.total for need in needs_of(run, rows, device)), default=None)
     structure, recipe, training_tokens = run.structure, run.training, 0
-    to_rewrite = rows if run.needs_training and not run.is_rewritten else ()
+    rewrites = run.needs_training and not run.is_rewritten and {"check", "rewrite"} & set(run.stages)
+    to_rewrite = rows if rewrites else ()
     lacking_original = [row.id for row in to_rewrite if lacks_original(structure, row)]
     original_tokens = min(ORIGINAL, structure.original.tokens) if structure.original else 0
     if recipe.trains and run.needs_training and rows and {"check", "train"} & set(run.stages):
@@ -180,10 +181,7 @@ def _measured(output_dir: Path, backbone: str, trained: str, kind: str) -> tuple
     """
     tokens, seconds = 0, 0.0
     for path in output_dir.glob("runs/*/train.json"):
-        record, names = (
-            json_or_none(path, TrainDocument),
-            json_or_none(path.with_name("run.json"), RunDocument),
-        )
+        record, names = json_or_none(path, TrainDocument), json_or_none(path.with_name("run.json"), RunDocument)
         is_comparable = record and names and (names["backbone"], record["device"]) == (backbone, kind)
         if is_comparable and path.with_name(trained).is_dir():
             tokens += record["tokens"]
@@ -225,20 +223,13 @@ def method_row(run: Run, rows: Sequence[Example]) -> Row:
 def _recipe_text(recipe: SupervisedFineTuning) -> str:
     length = f"{recipe.epochs} epochs" if recipe.epochs else f"{recipe.max_steps} steps"
     warmup = f"{recipe.warmup_steps} steps" if recipe.warmup_share is None else f"{recipe.warmup_share:.0%}"
-    objective = type(recipe.objective).__name__
-    parts = [
-        recipe.name,
-        length,
-        f"lr {recipe.learning_rate:g} {recipe.schedule.replace('_', ' ')}",
-        f"warm-up {warmup}",
-        f"batch {recipe.batch_size}",
-        recipe.optimizer,
-        f"betas {recipe.betas[0]:g}/{recipe.betas[1]:g}",
-        f"weight decay {recipe.weight_decay:g}",
-        f"clip {recipe.gradient_clip}",
-        f"length {recipe.max_length:,}",
-    ]
-    return "; ".join(parts if objective == "ResponseLoss" else [*parts, objective])
+    schedule, objective = recipe.schedule.replace("_", " "), type(recipe.objective).__name__
+    text = (
+        f"{recipe.name}; {length}; lr {recipe.learning_rate:g} {schedule}; warm-up {warmup}; "
+        f"batch {recipe.batch_size}; {recipe.optimizer}; betas {recipe.betas[0]:g}/{recipe.betas[1]:g}; "
+        f"weight decay {recipe.weight_decay:g}; clip {recipe.gradient_clip}; length {recipe.max_length:,}"
+    )
+    return text if objective == "ResponseLoss" else f"{text}; {objective}"
 
 
 def _system_text(prompt: str | None, otherwise: str = "the protocol's") -> str:

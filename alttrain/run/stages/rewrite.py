@@ -85,7 +85,13 @@ def rewrite(run: Run, session: Session) -> None:
     rejected += [*unusable_originals, *(row for row in results if isinstance(row, Rejected))]
     _reject(run, rejected)
     left_out = Counter(row.reason for row in rejected)
-    _refuse_untrainable(structure.name, rewritten, left_out)
+    untrainable = [row.id for row in rewritten if row.shape == "prompt_only"]
+    if untrainable or not rewritten:
+        message = f"rewrite={structure.name} leaves nothing to train on"
+        if untrainable:
+            message += f" for {len(untrainable)} rows without thought or answer (first: {untrainable[0]})"
+        message += "".join(f"; {count} rows: {reason}" for reason, count in left_out.items())
+        raise RunError(f"{message}; choose another rewrite, or method=no_train for the backbone as it is")
 
     before = {row.id: row for row in [*examples, *completed]}  # the latter have traces
     rows = {"originals": list(before.values()), "held_out": selection.held_out, "train": rewritten}
@@ -136,17 +142,6 @@ def count_disagreements(
     return by_label
 
 
-def _refuse_untrainable(structure: str, rewritten: Sequence[Example], left_out: Mapping[str, int]) -> None:
-    """Raise RunError if no row is rewritten, or one has nothing to train on. `left_out` counts rows by reason."""
-    untrainable = [row.id for row in rewritten if row.shape == "prompt_only"]
-    if untrainable or not rewritten:
-        message = f"rewrite={structure} leaves nothing to train on"
-        if untrainable:
-            message += f" for {len(untrainable)} rows without thought or answer (first: {untrainable[0]})"
-        message += "".join(f"; {count} rows: {reason}" for reason, count in left_out.items())
-        raise RunError(f"{message}; choose another rewrite, or method=no_train for the backbone as it is")
-
-
 def _reject(run: Run, rejected: Sequence[Rejected]) -> None:
     """Write rejects.jsonl. Raises RunError as `refuse_losses` does."""
     path = run.folder / "rejects.jsonl"
@@ -174,7 +169,8 @@ def refuse_losses(run: Run, rejected: Sequence[Rejected]) -> None:
 def _remedy(run: Run, reason: str) -> str:
     recipe = run.structure.original
     if "writer.max_tokens" in reason:
-        own = reason.startswith("understanding: ") and run.structure.understander != run.structure.teacher
+        teacher: object = run.structure.teacher
+        own = reason.startswith("understanding: ") and run.structure.understander != teacher
         writer = "rewrite.understander.writer" if own else "teacher.writer"
         return f"raise {writer}.max_tokens, or switch its thinking off ({writer}.extra)"
     if reason.startswith(("assessment: ", "understanding: ")):
@@ -207,7 +203,8 @@ def _write_sentences(
             return [run.backbone.template.split(answer.text, mode)[1] for answer in answers]
 
         def model() -> str:
-            return f"{run.backbone.name} {_digest([asdict(run.backbone), session.identity()])}"
+            described = json.dumps([asdict(run.backbone), session.identity()], sort_keys=True)
+            return f"{run.backbone.name} {hashlib.sha256(described.encode()).hexdigest()[:24]}"
 
         sentences = dict(write(examples, run.seed, TeacherContext(cache_folder() / "replies", ask, model, advance)))
     segments = {name: sentence for name, sentence in sentences.items() if isinstance(sentence, Segment)}
@@ -236,10 +233,6 @@ def _answers(
             f"the backbone answered {len(answers)} of {len(prompts)} prompts{reason}; the same command asks again"
         )
     return answers
-
-
-def _digest(described: Any) -> str:
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _with_originals(session: Session, rows: list[Example]) -> tuple[list[Example], list[Rejected], dict[str, Any]]:
