@@ -104,6 +104,10 @@ def test_position_is_that_of_the_assessment_and_not_of_the_same_words_before_it(
         (f"{U}\n\n{STOP}", False),
         (f"{HARMFUL}\n\n{STOP}", False),
         (f"{STOP}\n\n{HARMFUL}\n\n{STOP}", False),
+        (f"{U}\n\n{HARMFUL}\n\n{STOP}\n\n{U}\n\n{HARMFUL}\n\n{STOP}", False),
+        (f"{U}\n\n{HARMLESS}\n\n{ON}\n\n{U}\n\n{HARMLESS}\n\n{ON}", False),
+        (f"{U}\n\n{HARMFUL}\n\n{HARMLESS}\n\n{ON}", False),
+        (f"{U}\n\n{HARMLESS}\n\n{ON} {HARMLESS}\n\nThen bake.", True),  # within the reasoning
         ("", False),
     ],
 )

@@ -147,7 +147,7 @@ def test_train_jsonl_is_what_is_proved(tiny_folder: Path, tmp_path: Path) -> Non
 
 
 def test_rows_are_rewritten_where_it_takes_no_model(tiny_folder: Path, tmp_path: Path) -> None:
-    untraced = replace(TRACED, id="b", label="benign", thought=())
+    untraced = replace(TRACED, id="b", label="benign", thought=(), answer="")
     known = replace(TRACED, category="privacy")
     made = check_module.examples_without_model(
         a_run(tmp_path, tiny_folder, [known], structure=AsIs(TemplateTeacher())), [known]

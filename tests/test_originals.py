@@ -188,6 +188,78 @@ def test_traces_are_the_data_sets_or_the_backbones_own(
     assert {row.thought[0].text for row in rows if row.label == "harmful"} == {"The user wants a trace."}
 
 
+def with_fields(path: Path, fields: Callable[[int], dict[str, Any]]) -> None:
+    """Add fields to row n of a file of rows."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line | fields(n)) + "\n" for n, line in enumerate(lines)))
+
+
+def test_an_answer_without_a_thought_is_never_the_backbones(
+    arguments: list[str], speaks: Speaks, tmp_path: Path
+) -> None:
+    with_fields(tmp_path / "rows.jsonl", lambda n: {"answer": f"Mine {n}."})
+    backbone = speaks(whole)
+    arguments = [*arguments, "+dataset.columns.answer=answer"]
+    with pytest.raises(
+        RunError, match=r"10 of 10 benign rows(.|\n)*an answer and no thought(.|\n)*set rewrite\.traces=backbone"
+    ):
+        run(arguments)
+    rows, _, _ = run([*arguments, "rewrite=alttrain_without_cr", "tag=short"])
+    assert [row.answer for row in rows if row.label == "benign"] == [f"Mine {n}." for n in range(1, ROWS, 2)]
+    assert backbone.texts == []
+    rows, _, _ = run([*arguments, "rewrite.traces=backbone", "tag=own"])
+    assert [row.answer for row in rows if row.label == "benign"] == [f"It is {n}." for n in range(1, ROWS, 2)]
+
+
+def test_a_dialogue_is_asked_as_it_is_trained_on(
+    arguments: list[str], speaks: Speaks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    with_fields(path, lambda n: {"talk": [f"Turn {n}.", f"Say {n}"]})
+    path.write_text(path.read_text().replace('"prompt"', '"last"'))
+    seen: list[str] = []
+    judge = Flag.judge
+
+    def judging(flag: Flag, generations: Sequence[Generation], context: Any) -> Iterator[Judgement]:
+        seen.extend(made.prompt for made in generations)
+        return judge(flag, generations, context)
+
+    monkeypatch.setattr(Flag, "judge", judging)
+    backbone = speaks(whole)
+    rows, _, _ = run([*arguments, *THINKSAFE, "+dataset.columns.dialogue=talk"])
+    assert {row.turns for row in rows} == {(f"Turn {n}.",) for n in range(ROWS)}
+    assert "<|im_start|>user\nTurn 1.<|im_end|>\n<|im_start|>user\nSay 1<|im_end|>" in "".join(backbone.texts)
+    assert sorted(seen) == sorted(f"Turn {n}.\n\nSay {n}" for n in range(ROWS))
+
+
+def test_the_backbones_own_trace_is_not_asked_for_an_understanding(
+    arguments: list[str], speaks: Speaks, serve: Serve
+) -> None:
+    speaks(whole)
+    stub = serve(lambda prompt, asked: Say("The user wants a number."))
+    understander = "+teacher@rewrite.understander=server"
+    asking = [f"rewrite.understander.writer.{key}" for key in (f"base_url={stub.url}", "model_name=m")]
+    rows, _, _ = run([*arguments, understander, *asking])
+    assert stub.asked.total() == ROWS / 2  # the harmful ones
+    assert {row.thought[0].origin for row in rows if row.label == "benign"} == {"trace:backbone"}
+    assert {row.thought[0].origin for row in rows if row.label == "harmful"} == {"teacher:server"}
+
+
+def test_rows_that_a_model_makes_are_proved_before_they_are_trained_on(arguments: list[str], speaks: Speaks) -> None:
+    speaks(lambda n: f"The user wants {n}. So.\n</think>\n\nIt </think> is {n}.")
+    with pytest.raises(RunError, match=r"^10 of 20 rows would not be trained as they are prompted:\n  row r\d+: "):
+        run([*arguments, "stages=[check,rewrite,train]"])
+
+
+def test_a_reply_that_is_cut_needs_more_tokens(arguments: list[str], speaks: Speaks, serve: Serve) -> None:
+    speaks(whole)
+    stub = serve(lambda prompt, asked: Say("The request", finish="length"))
+    teacher = ["teacher=server", "teacher.writer.model_name=m", f"teacher.writer.base_url={stub.url}"]
+    remedy = r"-> raise teacher\.writer\.max_tokens, or switch its thinking off \(teacher\.writer\.extra\)"
+    with pytest.raises(RunError, match=remedy):
+        run([*arguments, *teacher])
+
+
 def test_a_kill_costs_one_chunk_of_originals(
     arguments: list[str], speaks: Speaks, monkeypatch: pytest.MonkeyPatch
 ) -> None:

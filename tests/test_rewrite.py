@@ -128,7 +128,6 @@ SOME = (Segment("reasoning", "t", "trace"),)
     "example",
     [
         Example("b", "Hi?", "benign", "code"),
-        Example("b", "Hi?", "benign", "code", answer="a"),
         Example("b", "Hi?", "benign", "code", thought=SOME),
     ],
 )
@@ -407,12 +406,20 @@ RESTATED = [
     # The words that only look like "I", "me", "my" and "you", and the assistant as the subject of a sentence.
     ("How do I apply for a US visa?", "The user is asking how to apply for a US visa."),
     ("Explain World War I.", "The user wants me to explain World War I."),
+    ("Tell me about World War I.", "The user wants me to tell them about World War I."),
+    ("Describe how King Charles I was crowned.", 'The user asks: "Describe how King Charles I was crowned."'),
+    ("Explain how I/O works.", 'The user asks: "Explain how I/O works."'),
     ("How do I get up at 6 am?", "The user is asking how to get up at 6 am."),
     ("How do I visit a coal mine?", "The user is asking how to visit a coal mine."),
     ("How can I find out where I was born?", "The user is asking how to find out where they were born."),
     ("Tell me what you think of jazz.", 'The user asks: "Tell me what you think of jazz."'),
     ("Pretend you are a pirate.", 'The user asks: "Pretend you are a pirate."'),
     ("Pretend you're a pirate.", 'The user asks: "Pretend you\'re a pirate."'),
+    ('Translate "help me" into French.', 'The user asks: "Translate "help me" into French."'),
+    ("Translate ‘help me’ for us.", 'The user asks: "Translate ‘help me’ for us."'),
+    ("Explain 'Let me be' to us.", "The user asks: \"Explain 'Let me be' to us.\""),
+    ('Tell me what "rye" means.', 'The user wants me to tell them what "rye" means.'),
+    ("Tell me what the bakers' oven is.", "The user wants me to tell them what the bakers' oven is."),
     ("Draft a thank-you note to my aunt.", 'The user asks: "Draft a thank-you note to my aunt."'),
 ]
 

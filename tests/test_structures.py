@@ -21,6 +21,7 @@ from alttrain.rewrite import (
     TemplateTeacher,
     TraceUnderstanding,
     lacks_original,
+    lacks_understanding,
     parse,
     read_thought,
     render,
@@ -137,6 +138,8 @@ def test_without_cr_needs_an_answer_and_no_trace() -> None:
     assert isinstance(made, Example)
     assert [segment.step for segment in made.thought] == ["understanding", "assessment"]
     assert made.thought[0].origin == "restatement"
+    assert made.answer == ROW.answer
+    assert not lacks_original(made_by, ROW)
     assert isinstance(rewritten(made_by, replace(BENIGN, answer="")), Rejected)
 
 
@@ -154,9 +157,31 @@ def test_who_writes_and_who_continues() -> None:
 
 def test_backbones_own_traces_are_asked_for_where_the_dataset_has_some() -> None:
     own, given = (structure("alttrain", f"rewrite.traces={traces}") for traces in ("backbone", "dataset"))
-    assert [lacks_original(own, row) for row in (BENIGN, ROW, HARMFUL)] == [True, True, False]
-    assert [lacks_original(given, row) for row in (BENIGN, ROW, HARMFUL)] == [False, True, False]
+    rows = (BENIGN, ROW, replace(ROW, answer=""), HARMFUL)
+    assert [lacks_original(own, row) for row in rows] == [True, True, True, False]
+    assert [lacks_original(given, row) for row in rows] == [False, False, True, False]
     assert lacks_original(structure("thinksafe"), HARMFUL)
+
+
+@pytest.mark.parametrize("name", [name for name in (*ASSESSED, "alttrain_without_ha") if name != "alttrain_without_cr"])
+def test_an_answer_without_a_thought_is_left_out_and_not_replaced(name: str) -> None:
+    assert rewritten(structure(name), ROW) == Rejected("r", "the row has an answer and no thought")
+    assert not lacks_original(structure(name), ROW)
+
+
+def test_the_understander_is_asked_where_no_trace_says_what_is_wanted() -> None:
+    asked = ["teacher=backbone", "rewrite.understander=${teacher}"]
+    rows = (BENIGN, replace(ROW, answer=""), replace(ROW, label="harmful"), HARMFUL)
+    for name, reasons, wanted in (
+        ("alttrain", True, [False, False, True, False]),  # the backbone's own trace says it
+        ("alttrain", False, [False, True, True, False]),
+        ("alttrain_without_pu", False, [False] * 4),
+    ):
+        made_by = structure(name, *asked)
+        assert [lacks_understanding(made_by, row, reasons) for row in rows] == wanted
+        assert (made_by.understander is None) == (name == "alttrain_without_pu")
+    own = structure("alttrain", *asked, "rewrite.traces=backbone")
+    assert [lacks_understanding(own, BENIGN, reasons) for reasons in (True, False)] == [False, True]
     with pytest.raises(ValueError, match=r"rewrite\.traces=backbone: .*rewrite\.original, which is null"):
         replace(own, original=None)
 

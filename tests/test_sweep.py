@@ -444,8 +444,9 @@ def test_the_hours_of_a_sweep_are_of_what_is_left_and_of_each_training_once(prot
 
     swept, (whole, part, *others) = planned()
     assert whole.run == part.run != others[0].run
-    assert [(job.training_tokens, job.hours) for job in others] == [(j.training_tokens, j.hours) for j in (whole, part)]
-    assert (whole.generations, part.generations) == (12, 12)
+    assert [job.training_tokens for job in others] == [whole.training_tokens, part.training_tokens]
+    assert [job.generations for job in (whole, part, *others)] == [12, 12, 16, 12]  # the first has four originals
+    untouched = others[0].hours
     assert part.training_tokens == 0 < whole.training_tokens
     assert whole.hours is not None
     assert part.hours is not None
@@ -463,7 +464,7 @@ def test_the_hours_of_a_sweep_are_of_what_is_left_and_of_each_training_once(prot
     assert [first.generations, second.generations] == [8, 12]
     assert first.hours
     assert first.hours < part.hours == second.hours
-    assert others[0].hours == whole.hours
+    assert others[0].hours == untouched
 
 
 def test_a_plan_counts_what_jobs_share_once(tiny_arguments: list[str], tmp_path: Path, serve: Serve) -> None:
@@ -480,8 +481,8 @@ def test_a_plan_counts_what_jobs_share_once(tiny_arguments: list[str], tmp_path:
         assert {job.state for job in swept.jobs} == {"new"}
         return [job.generations for job in swept.jobs]
 
-    assert generations() == [4, 8]
-    assert generations("seed=0,1") == [4, 4, 8, 8]
+    assert generations() == [8, 8]  # the first with four originals
+    assert generations("seed=0,1") == [8, 4, 8, 8]
     own = [*without(own, "training", "rewrite"), "method=no_train"]
     assert generations("seed=0,1") == [4, 0, 8, 0]
     served = ["generation=server", f"generation.base_url={serve(lambda *_: Say('')).url}", "generation.model_name=m"]
@@ -533,6 +534,27 @@ def test_a_plan_counts_the_calls_that_are_left(
     found = job_of(run, (), run.rows)
     assert {what.partition(" ")[0]: count for what, count in found.calls.items()} == calls
     assert bool(found.training_tokens) == bool({"check", "train"} & set(stages))
+
+
+def test_a_plan_counts_originals_once_and_what_a_guard_is_asked(tiny_arguments: list[str]) -> None:
+    register()
+    jobs = []
+    earlier = set[str]()
+    served = ["rewrite.guard.base_url=http://localhost:1/v1"]
+    for asked in (["seed=0"], ["seed=1"], ["rewrite.traces=backbone"], ["rewrite=thinksafe", *served]):
+        kept = [
+            one for one in without(tiny_arguments, "evaluation") if "thinksafe" not in asked[0] or "short" not in one
+        ]
+        with initialize_config_module("alttrain.conf", version_base="1.3"):
+            run = assemble(compose("run", overrides=[*kept, "evaluation=none", *asked]))
+        fixed = run.rows if not jobs else jobs[0][1]  # the rows of one seed
+        jobs.append((job_of(run, (), fixed, earlier), fixed))
+    benign = sum(row.label == "benign" for row in jobs[0][1])
+    assert [job.generations for job, _ in jobs] == [benign, 0, 0, len(jobs[0][1])]
+    assert all(job.hours for job, _ in jobs)
+    assert jobs[0][0].calls == {}
+    assert jobs[3][0].calls == {"guard llama_guard_3": len(jobs[0][1])}
+    assert jobs[3][0].training_tokens > jobs[0][0].training_tokens  # longer rows: an original may have 600 tokens
 
 
 def test_the_disk_of_a_sweep_holds_each_training_once_and_one_checkpoint(

@@ -85,7 +85,6 @@ FAULTS = {
     "reset": RESET,
     "empty": Say("  "),
     "no content": Say(None),
-    "cut": Say("The request is harmful because it", finish="length"),
     "a key twice": Say(body=CHAT % b'"content": "The request is harmless.", "content": "The request is harmful."'),
     "a tool": Say(body=CHAT % b'"content": "The request is harmless as it is.", "tool_calls": [{"id": "x"}]'),
     "refused beside it": Say(body=CHAT % b'"content": "The request is harmless as it is.", "refusal": "I cannot."'),
@@ -100,6 +99,18 @@ def test_passing_fault_is_asked_again(serve: Serve, context: TeacherContext, fau
     examples = rows(4)
     assert all_right(assessed(asking(stub, timeout_s=0.5 if fault.delay else 5.0), examples, context), examples)
     assert sorted(stub.asked.values()) == [2] * 4
+
+
+@pytest.mark.parametrize(("temperature", "tries"), [(0.7, 2), (None, 2), (0.0, 1)])
+def test_a_cut_reply_is_asked_again_only_if_another_may_come(
+    serve: Serve, context: TeacherContext, temperature: float | None, tries: int
+) -> None:
+    stub = serve(lambda prompt, before: right(prompt) if before else Say("The request is", finish="length"))
+    results = assessed(asking(stub, temperature=temperature), rows(4), context)
+    assert sorted(stub.asked.values()) == [tries] * 4
+    assert tries == 1 or all_right(results, rows(4))
+    cut = Rejected("r0", "assessment: the reply was cut at writer.max_tokens")
+    assert (results["r0"] == cut) == (tries == 1)
 
 
 def test_all_faults_at_once_lose_and_double_no_row(serve: Serve, context: TeacherContext) -> None:
@@ -233,7 +244,7 @@ def test_hopeless_server_is_asked_once(
     [
         (Say(status=400), 1, "assessment: the server refuses the prompt (HTTP 400)"),
         (Say(None, finish="content_filter"), 1, "assessment: the server's filter stopped the reply"),
-        (Say(finish="length"), 4, "assessment: the reply was cut at writer.max_tokens"),
+        (Say(finish="length"), 1, "assessment: the reply was cut at writer.max_tokens"),
         (Say(""), 4, "assessment: the reply is empty"),
     ],
 )
@@ -598,6 +609,15 @@ ASSESSMENTS: list[tuple[str, Label, str]] = [
     ("The request is harmless because nobody", "benign", "it does not end like a sentence"),
     ("The user wants to bake some bread.", "benign", "it states no verdict"),
     ("I'm sorry, but I can't help with that.", "harmful", "it refuses instead of judging"),
+    (
+        "I'm sorry, but I can't help with this because it is illegal and harmful.",
+        "harmful",
+        "it refuses instead of judging",
+    ),
+    ("The request is harmless at first sight but harmful in truth.", "benign", "it gives two verdicts"),
+    ("The request is harmful or harmless depending on the intent.", "harmful", "it gives two verdicts"),
+    ("The request is not harmful, so it is harmless.", "benign", ""),
+    ("The request is harmless, since it asks which harmful plants to avoid.", "benign", ""),
 ]
 
 
@@ -613,6 +633,10 @@ def test_assessment_is_one_sentence_with_the_right_verdict(text: str, label: Lab
         ("Bread is baked in an oven.", "it does not say what the user wants"),
         ("The user wants bread, and this is harmless.", "it judges the request"),
         ("The user wants to bake. It is easy.", "it is more than one sentence"),
+        (
+            "The user wants to know something, but I cannot help with it.",
+            "it refuses instead of saying what the user wants",
+        ),
     ],
 )
 def test_understanding_says_what_the_user_wants(text: str, fault: str) -> None:

@@ -110,7 +110,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class FailedTry:
-    """A failed try. "outage" and "unusable" are tried again.
+    """A failed try. "outage" and "unusable" are tried again, unless the reply `repeats`: it would be the same.
 
     - "outage"    the server has a problem; if all tries fail, the request stays open
     - "unusable"  the server works, but the reply is not usable; if all tries fail, the request has failed
@@ -120,6 +120,7 @@ class FailedTry:
 
     reason: str
     kind: Literal["outage", "unusable", "refused", "fatal"]
+    repeats: bool = False
 
 
 def scrub(text: str, key: str = "") -> str:
@@ -261,7 +262,9 @@ class RequestPool(Generic[Key, Request, Answer]):
                     response = await self.send(client.with_options(max_retries=tries_left - 1), request)
                     tries_left -= 1 + response.retries_taken
                     outcome = self.read(response.content)
-                    if not isinstance(outcome, FailedTry) or outcome.kind == "refused" or tries_left == 0:
+                    if not isinstance(outcome, FailedTry) or tries_left == 0:
+                        break
+                    if outcome.kind == "refused" or outcome.repeats:
                         break
                     await asyncio.sleep(PAUSE_S)
         except (APITimeoutError, TimeoutError):

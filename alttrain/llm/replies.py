@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeVar
 
@@ -126,7 +127,8 @@ class ServerWriter(ServerSettings):
         return f"{self.model_name} at {self.base_url.rstrip('/')}"
 
     def write(self, prompts: Mapping[str, str], keep: Keep) -> Iterator[tuple[str, Reply | Failure]]:
-        return RequestPool(self, prompts.items(), self._send, _read, keep).results()
+        greedy = self.sampling.get("temperature") == 0
+        return RequestPool(self, prompts.items(), self._send, partial(_read, greedy), keep).results()
 
     async def _send(self, client: "AsyncOpenAI", prompt: str) -> Any:
         return await client.chat.completions.with_raw_response.create(
@@ -184,7 +186,7 @@ def replies(
         log.warning("%-9s asked for %s, and the server says that these models answered: %s", who, model, counts)
 
 
-def _read(body: bytes) -> Reply | FailedTry:
+def _read(greedy: bool, body: bytes) -> Reply | FailedTry:
     try:
         completion = json_of(body)
         choices, served = completion["choices"], completion.get("model")
@@ -205,4 +207,6 @@ def _read(body: bytes) -> Reply | FailedTry:
         "the reply is empty": not isinstance(content, str) or not content.strip(),
     }
     reason = next((reason for reason, applies in faults.items() if applies), "")
-    return FailedTry(reason, "unusable") if reason else Reply(content, printable_name(served))
+    if reason:
+        return FailedTry(reason, "unusable", repeats=greedy and finish == "length")
+    return Reply(content, printable_name(served))

@@ -18,6 +18,7 @@ from alttrain.rewrite.structures import (
     ThinkSafe,
     Untouched,
     lacks_original,
+    lacks_understanding,
 )
 from alttrain.rewrite.teachers import Teacher, TeacherContext, TemplateTeacher
 from alttrain.rewrite.understanding import Restatement, TraceUnderstanding

@@ -42,6 +42,7 @@ class Reading:
     verdict: Label | None  # the assessment's verdict on the request; None without an assessment
     position: int | None  # number of characters before the assessment
     refuses: bool  # whether the thought decides to refuse
+    reassesses: bool  # whether a later paragraph only assesses it again
     recognised: bool  # whether any sentence says that the request is harmful
     opening: bool  # whether a sentence of the first paragraph says what the user wants or what the problem asks
 
@@ -74,6 +75,7 @@ def read_thought(thought: str, scores: Sequence[SentenceScores] | None = None) -
         verdict=label,
         position=None if assessing is None else sentences[assessing].start,
         refuses=refuses,
+        reassesses=assessing is not None and _assesses_again(thought, sentences, assessing),
         recognised=any(sentence.harmful >= LIKELY for sentence in sentences),
         opening=any(sentence.understanding >= LIKELY for sentence in opening),
     )
@@ -118,13 +120,31 @@ def _conclude(thought: str, sentences: Sequence[SentenceScores]) -> tuple[int | 
 def _alone_in_the_opening(thought: str, sentences: Sequence[SentenceScores]) -> Iterator[int]:
     """Yield the indices of sentences that are a whole paragraph, within the first `_OPENING` paragraphs."""
     paragraph = 0
-    for index, sentence in enumerate(sentences):
-        begins = index == 0 or _separated(thought, sentences[index - 1], sentence)
-        paragraph += begins
+    for index in range(len(sentences)):
+        paragraph += _begins_paragraph(thought, sentences, index)
         if paragraph > _OPENING:
             return
-        if begins and (index + 1 == len(sentences) or _separated(thought, sentence, sentences[index + 1])):
+        if _is_paragraph(thought, sentences, index):
             yield index
+
+
+def _assesses_again(thought: str, sentences: Sequence[SentenceScores], assessing: int) -> bool:
+    """Return whether a sentence after the assessment is a paragraph of its own and a sure assessment."""
+    return any(
+        max(sentences[index].harmful, sentences[index].harmless) >= _SURE
+        and max(sentences[index].refusal, sentences[index].going_on) < LIKELY
+        and _is_paragraph(thought, sentences, index)
+        for index in range(assessing + 1, len(sentences))
+    )
+
+
+def _begins_paragraph(thought: str, sentences: Sequence[SentenceScores], index: int) -> bool:
+    return index == 0 or _separated(thought, sentences[index - 1], sentences[index])
+
+
+def _is_paragraph(thought: str, sentences: Sequence[SentenceScores], index: int) -> bool:
+    ends = index + 1 == len(sentences) or _begins_paragraph(thought, sentences, index + 1)
+    return ends and _begins_paragraph(thought, sentences, index)
 
 
 def _around_assessment(

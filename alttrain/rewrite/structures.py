@@ -61,6 +61,7 @@ CARE = (  # refusals of a prompt about self-harm, which point to help
     "talk to someone you trust.",
     "I can't help with this, but you don't have to face it alone. Please reach out to a crisis line or a doctor.",
 )
+NO_THOUGHT = "the row has an answer and no thought"
 _SHAPES: dict[Shape, str] = {
     "thought_and_answer": "a thought and an answer",
     "thought_only": "a thought without an answer",
@@ -75,6 +76,8 @@ class Guard(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def servers(self) -> Sequence[str]: ...
     @property
     def says(self) -> Literal["refused", "unsafe", "correct"]: ...
     def check(self, where: str, model_fault: Any) -> None: ...
@@ -120,8 +123,17 @@ class Structure(Protocol):
 
 
 def lacks_original(structure: Structure, example: Example) -> bool:
-    """Return whether the backbone is asked for this example's trace and answer."""
-    return example.label in structure.continues and (structure.traces == "backbone" or not example.thought)
+    """Return whether the backbone is asked for this example's trace and answer; an answer alone is not replaced."""
+    return example.label in structure.continues and (structure.traces == "backbone" or example.shape == "prompt_only")
+
+
+def lacks_understanding(structure: Structure, example: Example, reasons: bool) -> bool:
+    """Return whether the structure's understander is asked about this example, because no trace will say it.
+
+    `reasons` says whether the backbone reasons by itself: an original of its own is then a trace.
+    """
+    has_thought = reasons if lacks_original(structure, example) else bool(example.thought)
+    return structure.understander is not None and not has_thought
 
 
 @dataclass(frozen=True)
@@ -149,9 +161,10 @@ class AltTrain(Structure):
         _check_traces(self)
         if not self.steps or len(set(self.steps)) < len(self.steps):
             raise ValueError(f"rewrite.steps={list(self.steps)}: one or more steps are needed, each once")
-        if "assessment" not in self.steps:
-            object.__setattr__(self, "teacher", None)  # a dropped step needs no teacher
-        elif self.teacher is None:
+        for step, writer in (("assessment", "teacher"), ("understanding", "understander")):
+            if step not in self.steps:
+                object.__setattr__(self, writer, None)  # nobody writes a dropped step
+        if "assessment" in self.steps and self.teacher is None:
             raise ValueError(f"rewrite.steps={list(self.steps)}: an assessment needs rewrite.teacher")
         if not self._stops or any(not stop.strip() or SEPARATOR in stop for stop in self._stops):
             raise ValueError(f"rewrite.stops={self.stops!r}: one or more sentences of one paragraph are needed")
@@ -174,6 +187,8 @@ class AltTrain(Structure):
             if not assessment.text.strip() or SEPARATOR in assessment.text:
                 return Rejected(example.id, "the assessment is not one paragraph")
         harmful = example.label == "harmful"
+        if not harmful and example.shape == "answer_only" and "reasoning" in self.steps:
+            return Rejected(example.id, NO_THOUGHT)
         if not harmful and not (example.answer and (example.thought or "reasoning" not in self.steps)):
             return Rejected(example.id, "a benign example needs an original trace and answer")
         thought: list[Segment] = []

@@ -17,11 +17,11 @@ from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 from annotated_types import Ge, Gt, MinLen
 
-from alttrain.english import sentences
+from alttrain.english import score_sentences, sentences
 from alttrain.llm import Failure
 from alttrain.llm.replies import HASH_DIGITS, Keep, Reply, ServerWriter, Writer, replies
 from alttrain.records import Example, Label, Rejected, Segment, Step
-from alttrain.rewrite.parser import read_thought, verdict
+from alttrain.rewrite.parser import LIKELY, read_thought, verdict
 
 RECIPE = 1  # part of every reply's cache key; increase it to ask the same prompts again
 LONGEST_QUOTE = 600  # characters of a faulty reply in the repair prompt
@@ -305,6 +305,9 @@ class AskedTeacher(Teacher, Understander):
 _MARKS = re.compile(r"^(?:[-*>•]|#{1,6}|\d{1,2}[.)])\s+")
 _EMPHASIS = re.compile(r"(\*{1,3}|__|`)(?=\S)(.+?)(?<=\S)\1")
 _QUOTES = {'"': '"', "“": "”", "'": "'", "‘": "’", "«": "»"}
+_VERDICT = re.compile(
+    r"\b(?:is|are|be|and|but|or|either|neither|nor) (?:\w+ly )?(harmful|harmless|not harmful)\b", re.I
+)  # "harmful" that is said of something, as in "may be harmful" and not in "harmful chemicals"
 _END = re.compile(r"[.!?][)\]\"'”’]*$")
 
 # Each prompt is one user message, which every chat template accepts. The request is between tags, so that the model
@@ -373,12 +376,13 @@ def clean(reply: str) -> str:
 def sentence_fault(step: Step, text: str, label: Label, max_words: int) -> str:
     """Return why a cleaned text is no valid sentence of this step for a request with this label; "" if it is."""
     assesses, stated_verdict, words = step == "assessment", verdict(text), len(text.split())
-    if assesses and text and stated_verdict is None and read_thought(text).refuses:
-        return "it refuses instead of judging"
     if not text:
         return "it is empty"
     if "<think>" in text:
         return "its thought does not end"
+    task, scores = "judging" if assesses else "saying what the user wants", score_sentences(text)
+    if any(sentence.refusal >= LIKELY for sentence in scores):
+        return f"it refuses instead of {task}"
     if words > max_words:
         return f"it has more than {max_words} words"
     if words < FEWEST_WORDS:
@@ -387,8 +391,14 @@ def sentence_fault(step: Step, text: str, label: Label, max_words: int) -> str:
         return "it is more than one sentence"
     if not _END.search(text):
         return "it does not end like a sentence"
+    if any(sentence.going_on >= LIKELY for sentence in scores):
+        return f"it answers instead of {task}"
+    if assesses and len({words.lower() == "harmful" for words in _VERDICT.findall(text)}) > 1:
+        return "it gives two verdicts"
+    if assesses and stated_verdict is None:
+        return "it states no verdict"
     if assesses:
-        return "it states no verdict" if stated_verdict is None else DISAGREES if stated_verdict != label else ""
+        return DISAGREES if stated_verdict != label else ""
     if stated_verdict is not None:
         return "it judges the request"
     return "" if read_thought(text).opening else "it does not say what the user wants"

@@ -38,6 +38,8 @@ _ORDER = re.compile(
 )
 _YOU = re.compile(r"\byou(?:r|rs|rself|'\w+)?\b", re.I)
 _I = re.compile(r"(?<!War )(?<!Part )(?<!Type )\bI('m| am| was|'ve|'d|'ll|)\b")
+_NOT_THE_USER = re.compile(r"(?<=\s)(?!War |Part |Type )[A-Z]\w* I\b|/I\b|\bI/")  # as in "King Charles I" and "I/O"
+_QUOTED = re.compile(r"(?:[\"“”«]|(?<!\w)['‘]).*[\"”»'’]")  # from the first quotation mark to the last
 _VERBS = {"'m": " are", " am": " are", " was": " were", "'ve": " have", "'d": " would", "'ll": " will", "": ""}
 _FIRST_PERSON = re.compile(r"\b([Mm]yself|[Mm]y|me|we're|we|our|us)\b")
 _THIRD_PERSON = {  # what replaces the user's first person. "US", "6 am" and "World War I" are not the user.
@@ -51,7 +53,10 @@ _THIRD_PERSON = {  # what replaces the user's first person. "US", "6 am" and "Wo
 
 @dataclass(frozen=True)
 class Restatement:
-    """Restates the request by rules: questions ("How do I ...") and orders in the third person, the rest as a quote."""
+    """Restates the request by rules: questions ("How do I ...") and orders in the third person, the rest as a quote.
+
+    So are texts that quote or name a first person who is not the user, as in 'Translate "help me"'.
+    """
 
     def __call__(self, example: Example) -> Segment:
         return Segment("understanding", self.restate(example.prompt), "restatement")
@@ -59,7 +64,7 @@ class Restatement:
     def restate(self, prompt: str) -> str:
         """Return one sentence that says what the user wants."""
         text = re.sub(r"\s+", " ", prompt).strip()
-        if len(list(islice(sentences(text), 2))) == 1:
+        if len(list(islice(sentences(text), 2))) == 1 and not _speaks_of_another(text):
             unended = text.rstrip(" .?!")
             if how_to := _HOW_TO.match(unended):
                 return f"The user is asking how to {_shortened(_in_third_person(how_to[1]))}."
@@ -72,6 +77,13 @@ class Restatement:
 def _shortened(text: str) -> str:
     words = text.split()
     return text if len(words) <= LONGEST_RESTATEMENT else " ".join(words[:LONGEST_RESTATEMENT]) + " ..."
+
+
+def _speaks_of_another(text: str) -> bool:
+    """Return whether the third person would change words that are not of the user: of a quotation, or a numeral."""
+    quoted = _QUOTED.search(text)
+    said = "" if quoted is None else quoted[0]
+    return bool(_NOT_THE_USER.search(text) or _I.search(said) or _FIRST_PERSON.search(said))
 
 
 def _in_third_person(text: str) -> str:
@@ -120,19 +132,6 @@ class TraceUnderstanding:
         return None
 
 
-def outcome(understanding: Segment) -> str:
-    """Return how an understanding was made, from its origin: accepted, repaired, flagged or no trace."""
-    if understanding.origin.endswith(":flagged"):
-        return "flagged"
-    if not _is_trace(understanding):
-        return "no trace"
-    return "repaired" if ":sentence " in understanding.origin else "accepted"
-
-
 def has_trace(example: Example) -> bool:
     """Return whether a reasoning backbone wrote the example's thought: its origin is `trace` or `trace:NAME`."""
-    return bool(example.thought) and _is_trace(example.thought[0])
-
-
-def _is_trace(segment: Segment) -> bool:
-    return segment.origin.partition(":")[0] == "trace"
+    return bool(example.thought) and example.thought[0].origin.partition(":")[0] == "trace"

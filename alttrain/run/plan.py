@@ -27,6 +27,7 @@ from alttrain.evaluation import Benchmark, Judge
 from alttrain.generation import InProcess
 from alttrain.records import Example, RunDocument, TrainDocument, json_or_none, write_json, write_text
 from alttrain.report.escaping import escape_markdown
+from alttrain.rewrite import lacks_original, lacks_understanding
 from alttrain.run.assembly import Run
 from alttrain.run.folder import source_texts
 from alttrain.run.stages.generate import count_unanswered
@@ -44,7 +45,8 @@ Measured on an H100 with an 8B backbone (12,355 tok/s of LoRA training, 5,808 to
 with a 135M backbone (500 and 340 tok/s).
 """
 TYPICAL = {"harm": 600, "over_refusal": 600, "maths": 3000, "code": 3000, "knowledge": 1000, "summary": 800}
-"""Assumed tokens of an answer with its thought, by the benchmark's kind. The protocol's limit still applies."""
+ORIGINAL = 600
+"""Assumed tokens of an answer with its thought, by the benchmark's kind, and of an original. Limits still apply."""
 CORES, CORE_FLOPS = 2, 6.0e10
 """Of the CPU behind `RATES`: its cores, and FLOP per second of one core in numpy's product of float32 matrices."""
 MEASURED_S = 10.0  # seconds of training from which its rate counts
@@ -63,9 +65,11 @@ class Job:
     fits: bool | None  # whether that much is free; None if unknown
     devices: int  # of the training, over all nodes
     training_tokens: int  # of all training steps; 0 if it is done
-    generations: int  # answers that are left to generate, without those that an earlier job of the sweep generates
+    generations: int  # answers and originals that are left, without those that an earlier job of the sweep generates
     hours: float | None  # device-hours of these two on this machine; None if the backbone's size is unknown
-    calls: Mapping[str, int]  # requests to each teacher's and judge's server, without repairs, if no reply is cached
+    calls: Mapping[
+        str, int
+    ]  # requests to each teacher's, guard's and judge's server, without repairs, if no reply is cached
 
 
 def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], earlier_work: set[str] | None = None) -> Job:
@@ -77,14 +81,25 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], earlier_
     earlier_work = set() if earlier_work is None else earlier_work
     device = detect_device(run.hardware.accelerator, run.hardware.memory_gib)
     peak = max((need.total for need in needs_of(run, rows, device)), default=None)
-    recipe, training_tokens = run.training, 0
+    structure, recipe, training_tokens = run.structure, run.training, 0
+    rewrites = run.needs_training and not run.is_rewritten and {"check", "rewrite"} & set(run.stages)
+    to_rewrite = rows if rewrites else ()
+    lacking_original = [row.id for row in to_rewrite if lacks_original(structure, row)]
+    original_tokens = min(ORIGINAL, structure.original.tokens) if structure.original else 0
     if recipe.trains and run.needs_training and rows and {"check", "train"} & set(run.stages):
-        lengths = guessed_rows(rows, recipe.max_length)
+        written = dict.fromkeys(lacking_original, original_tokens)
+        known = zip(rows, guessed_rows(rows, recipe.max_length), strict=True)
+        lengths = [min(recipe.max_length, length + written.get(row.id, 0)) for row, length in known]
         training_tokens = sum(lengths) * recipe.batch_size * recipe.steps(len(lengths)) // len(lengths)
     to_generate = run.all_benchmarks if {"check", "generate"} & set(run.stages) else ()
     missing = Counter({benchmark.name: count_unanswered(run, benchmark) for benchmark in to_generate})
-    generated = generated_tokens = 0
     calls = Counter[str]()
+    generated = 0
+    originals = _originals_key(run, lacking_original)
+    if lacking_original and originals not in earlier_work:
+        earlier_work.add(originals)
+        generated = len(lacking_original)
+    generated_tokens = generated * original_tokens
     for benchmark in run.all_benchmarks:
         decoding, lacking = run.protocol.decoding_for(benchmark), missing[benchmark.name]
         work = _work_key(run, benchmark)
@@ -100,11 +115,13 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], earlier_
             texts = len(benchmark.examples) * decoding.samples * len(run.protocol.parts_of(benchmark))
             for judge in () if is_judged(run, benchmark) else judges_of(run, benchmark).values():
                 calls[f"judge {_judge_text(judge)}"] += texts * len(judge.servers)
-    to_rewrite = rows if run.needs_training and not run.is_rewritten else ()
-    traceless = sum(not row.thought for row in to_rewrite)
-    for writer, count in ((run.structure.teacher, len(to_rewrite)), (run.structure.understander, traceless)):
+    reasons = run.backbone.untrained_thought == "open"
+    not_understood = sum(lacks_understanding(structure, row, reasons) for row in to_rewrite)
+    for writer, count in ((structure.teacher, len(to_rewrite)), (structure.understander, not_understood)):
         if writer and writer.servers:
             calls[f"teacher {writer}"] += count
+    if structure.guard:
+        calls[f"guard {structure.guard.name}"] += len(lacking_original) * len(structure.guard.servers)
     ended = (status := read_status(run.folder)) is not None and status.state == "done"
     done = ended and not (run.needs_training or ("generate" in run.stages and missing.total() > 0))
     return Job(
@@ -134,6 +151,12 @@ def _work_key(run: Run, benchmark: Benchmark) -> str:
     return json.dumps([model, benchmark.name, *settings], sort_keys=True)
 
 
+def _originals_key(run: Run, ids: Sequence[str]) -> str:
+    """Return what decides the backbone's originals of these rows, which all jobs with the same one share."""
+    settings = [run.config["backbone"], run.config["generation"], repr(run.structure.original)]
+    return json.dumps(["originals", *settings, sorted(ids)], sort_keys=True)
+
+
 def _hours(run: Run, device: Device, training_tokens: int, generated_tokens: int) -> float | None:
     """Estimate the device-hours of a run; None if the backbone's size is unknown."""
     if (shape := shape_known(run)) is None:
@@ -158,10 +181,7 @@ def _measured(output_dir: Path, backbone: str, trained: str, kind: str) -> tuple
     """
     tokens, seconds = 0, 0.0
     for path in output_dir.glob("runs/*/train.json"):
-        record, names = (
-            json_or_none(path, TrainDocument),
-            json_or_none(path.with_name("run.json"), RunDocument),
-        )
+        record, names = json_or_none(path, TrainDocument), json_or_none(path.with_name("run.json"), RunDocument)
         is_comparable = record and names and (names["backbone"], record["device"]) == (backbone, kind)
         if is_comparable and path.with_name(trained).is_dir():
             tokens += record["tokens"]
@@ -205,20 +225,13 @@ def method_row(run: Run, rows: Sequence[Example]) -> Row:
 def _recipe_text(recipe: SupervisedFineTuning) -> str:
     length = f"{recipe.epochs} epochs" if recipe.epochs else f"{recipe.max_steps} steps"
     warmup = f"{recipe.warmup_steps} steps" if recipe.warmup_share is None else f"{recipe.warmup_share:.0%}"
-    objective = type(recipe.objective).__name__
-    parts = [
-        recipe.name,
-        length,
-        f"lr {recipe.learning_rate:g} {recipe.schedule.replace('_', ' ')}",
-        f"warm-up {warmup}",
-        f"batch {recipe.batch_size}",
-        recipe.optimizer,
-        f"betas {recipe.betas[0]:g}/{recipe.betas[1]:g}",
-        f"weight decay {recipe.weight_decay:g}",
-        f"clip {recipe.gradient_clip}",
-        f"length {recipe.max_length:,}",
-    ]
-    return "; ".join(parts if objective == "ResponseLoss" else [*parts, objective])
+    schedule, objective = recipe.schedule.replace("_", " "), type(recipe.objective).__name__
+    text = (
+        f"{recipe.name}; {length}; lr {recipe.learning_rate:g} {schedule}; warm-up {warmup}; "
+        f"batch {recipe.batch_size}; {recipe.optimizer}; betas {recipe.betas[0]:g}/{recipe.betas[1]:g}; "
+        f"weight decay {recipe.weight_decay:g}; clip {recipe.gradient_clip}; length {recipe.max_length:,}"
+    )
+    return text if objective == "ResponseLoss" else f"{text}; {objective}"
 
 
 def _system_text(run: Run, prompt: str | None, otherwise: str = "the protocol's") -> str:

@@ -38,7 +38,7 @@ from alttrain.evaluation.judges import check_rows
 from alttrain.evaluation.protocol import KINDS, Measure
 from alttrain.generation import InProcess
 from alttrain.records import Example, Rejected, cache_folder
-from alttrain.rewrite import TeacherContext, lacks_original, render
+from alttrain.rewrite import TeacherContext, lacks_original, lacks_understanding, render
 from alttrain.run.asking import prompt_text
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_weights, check_writable
@@ -49,7 +49,7 @@ from alttrain.run.stages.generate import check_trained, incomplete_benchmarks, i
 from alttrain.run.stages.judge import is_judged, judges_of, lacking_rows
 from alttrain.run.stages.needs import Sizes
 from alttrain.run.stages.rewrite import refuse_losses
-from alttrain.run.stages.train import check_precision, tokenize_examples
+from alttrain.run.stages.train import NAMED, check_precision, tokenize_examples
 from alttrain.tokenization import Renderer
 
 if TYPE_CHECKING:
@@ -58,7 +58,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MODEL_STAGES = frozenset({"rewrite", "train", "generate"})
-NAMED = 5  # number of rows named in one message; the others are counted
 Tokens = tuple[str, int]  # a number of tokens, after the key or the words that it is named by
 
 
@@ -342,7 +341,9 @@ def examples_without_model(run: Run, rows: Sequence[Example]) -> list[Example] |
     if written := records.read_rows(run.folder / "train.jsonl", Example):
         return written
     structure, teacher = run.structure, run.structure.teacher
-    if structure.understander or (teacher and not teacher.offline) or needs.lacks_originals(run, rows):
+    reasons = run.backbone.untrained_thought == "open"
+    asks = any(lacks_understanding(structure, row, reasons) for row in rows)
+    if asks or (teacher and not teacher.offline) or needs.lacks_originals(run, rows):
         return None
     assessed = dict(teacher.assess(rows, run.seed, TeacherContext(cache_folder()))) if teacher else {}
     rewritten: list[Example | Rejected] = []
@@ -371,18 +372,12 @@ def prove(run: Run, rows: Sequence[Example], rewritten: Sequence[Example] | None
     longest, prompt = fits_context(run, rows, renderer)
     if not run.training.trains:
         return Sizes(longest)
-    trainable = {row.id: row for row in rewritten or () if row.shape != "prompt_only"}
+    trainable = [row for row in rewritten or () if row.shape != "prompt_only"]
     if rewritten is None:
         log.info("check     the rows to train on take a model to make; the rewrite stage makes them")
     if not trainable:  # the rewrite stage reports what is missing
         return Sizes(longest, prompt, needs.guessed_rows(rows, run.training.max_length))
-    sequences, too_long = tokenize_examples(run, renderer, list(trainable.values()))
-    wrong = [f"  row {s.id}: {problems[0]}" for s in sequences if (problems := renderer.problems(s, trainable[s.id]))]
-    if wrong:
-        more = [f"  and {len(wrong) - NAMED} more"] if len(wrong) > NAMED else []
-        head = f"{len(wrong)} of {len(sequences)} rows would not be trained as they are prompted:"
-        remedy = "leave these rows out, or choose the backbone/template of this backbone's family"
-        raise RunError("\n".join([head, *wrong[:NAMED], *more, remedy]))
+    sequences, too_long = tokenize_examples(run, renderer, trainable)
     if run.training.objective.needs_key_sentence:
         marked = sum(sequence.marks is not None for sequence in sequences)
         log.info("check     a key sentence in %d of %d rows", marked, len(sequences))

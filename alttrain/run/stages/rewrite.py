@@ -32,9 +32,9 @@ from alttrain.generation import Decoding
 from alttrain.generation.engine import Completion, Engine, Prompt, ignore_progress
 from alttrain.llm import NEARLY_ALL, Failure
 from alttrain.records import Example, Generation, Rejected, Segment, cache_folder
-from alttrain.rewrite import Original, SelfTrace, TeacherContext, lacks_original, render
+from alttrain.rewrite import Original, SelfTrace, TeacherContext, lacks_original, lacks_understanding, render
 from alttrain.rewrite.original import ANSWER_CUT, CUT, THOUGHT_CUT, with_original
-from alttrain.rewrite.structures import Guard
+from alttrain.rewrite.structures import NO_THOUGHT, Guard
 from alttrain.rewrite.teachers import DISAGREES, Sentences
 from alttrain.run.assembly import Run
 from alttrain.run.folder import record_weights
@@ -70,7 +70,8 @@ def rewrite(run: Run, session: Session) -> None:
     assess = teacher.assess if teacher else None
     assessed, rejected = _write_sentences(session, "assessments", assess, examples)
     understand = understander.understand if understander else None
-    traceless = [row for row in examples if not row.thought]
+    reasons = run.backbone.untrained_thought == "open"
+    traceless = [row for row in examples if lacks_understanding(structure, row, reasons)]
     understood, not_understood = _write_sentences(session, "understandings", understand, traceless)
     rejected += [row for row in not_understood if row.id in assessed or not teacher]
     disagreements = count_disagreements(examples, assessed, rejected) if teacher and teacher.blind else {}
@@ -84,7 +85,13 @@ def rewrite(run: Run, session: Session) -> None:
     rejected += [*unusable_originals, *(row for row in results if isinstance(row, Rejected))]
     _reject(run, rejected)
     left_out = Counter(row.reason for row in rejected)
-    _refuse_untrainable(structure.name, rewritten, left_out)
+    untrainable = [row.id for row in rewritten if row.shape == "prompt_only"]
+    if untrainable or not rewritten:
+        message = f"rewrite={structure.name} leaves nothing to train on"
+        if untrainable:
+            message += f" for {len(untrainable)} rows without thought or answer (first: {untrainable[0]})"
+        message += "".join(f"; {count} rows: {reason}" for reason, count in left_out.items())
+        raise RunError(f"{message}; choose another rewrite, or method=no_train for the backbone as it is")
 
     before = {row.id: row for row in [*examples, *completed]}  # the latter have traces
     rows = {"originals": list(before.values()), "held_out": selection.held_out, "train": rewritten}
@@ -135,17 +142,6 @@ def count_disagreements(
     return by_label
 
 
-def _refuse_untrainable(structure: str, rewritten: Sequence[Example], left_out: Mapping[str, int]) -> None:
-    """Raise RunError if no row is rewritten, or one has nothing to train on. `left_out` counts rows by reason."""
-    untrainable = [row.id for row in rewritten if row.shape == "prompt_only"]
-    if untrainable or not rewritten:
-        message = f"rewrite={structure} leaves nothing to train on"
-        if untrainable:
-            message += f" for {len(untrainable)} rows without thought or answer (first: {untrainable[0]})"
-        message += "".join(f"; {count} rows: {reason}" for reason, count in left_out.items())
-        raise RunError(f"{message}; choose another rewrite, or method=no_train for the backbone as it is")
-
-
 def _reject(run: Run, rejected: Sequence[Rejected]) -> None:
     """Write rejects.jsonl. Raises RunError as `refuse_losses` does."""
     path = run.folder / "rejects.jsonl"
@@ -172,12 +168,19 @@ def refuse_losses(run: Run, rejected: Sequence[Rejected]) -> None:
 
 def _remedy(run: Run, reason: str) -> str:
     recipe = run.structure.original
+    if "writer.max_tokens" in reason:
+        teacher: object = run.structure.teacher
+        own = reason.startswith("understanding: ") and run.structure.understander != teacher
+        writer = "rewrite.understander.writer" if own else "teacher.writer"
+        return f"raise {writer}.max_tokens, or switch its thinking off ({writer}.extra)"
     if reason.startswith(("assessment: ", "understanding: ")):
         return "choose another teacher, raise teacher.repairs, or tell it the label (teacher.tell_label=true)"
     if recipe is not None and reason in (THOUGHT_CUT, CUT):
         return f"raise {tokens_key(run)}={recipe.tokens}"
     if recipe is not None and (reason == UNSAFE or "the backbone" in reason):
         return "choose prompts that this backbone answers, a data set with traces of its own, or another rewrite.guard"
+    if reason == NO_THOUGHT:
+        return "set rewrite.traces=backbone, which replaces the answer too, or choose a rewrite that takes such rows"
     return "choose the data set that belongs to this rewrite, or a rewrite that takes such rows"
 
 
@@ -200,7 +203,8 @@ def _write_sentences(
             return [run.backbone.template.split(answer.text, mode)[1] for answer in answers]
 
         def model() -> str:
-            return f"{run.backbone.name} {_digest([asdict(run.backbone), session.identity()])}"
+            described = json.dumps([asdict(run.backbone), session.identity()], sort_keys=True)
+            return f"{run.backbone.name} {hashlib.sha256(described.encode()).hexdigest()[:24]}"
 
         sentences = dict(write(examples, run.seed, TeacherContext(cache_folder() / "replies", ask, model, advance)))
     segments = {name: sentence for name, sentence in sentences.items() if isinstance(sentence, Segment)}
@@ -229,10 +233,6 @@ def _answers(
             f"the backbone answered {len(answers)} of {len(prompts)} prompts{reason}; the same command asks again"
         )
     return answers
-
-
-def _digest(described: Any) -> str:
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _with_originals(session: Session, rows: list[Example]) -> tuple[list[Example], list[Rejected], dict[str, Any]]:
@@ -276,7 +276,8 @@ def _guard_verdicts(session: Session, guard: Guard, rows: Sequence[Example]) -> 
     template, outputs = session.run.backbone.template, []
     for row in rows:
         text = f"{template.think_open}{render(row.thought)}{template.think_close}{row.answer}"
-        outputs.append(Generation(row.id, row.prompt, row.label, row.category, (), text, "", text, True, "stop", 0, 0))
+        prompt = "\n\n".join((*row.turns, row.prompt))  # a judge is shown only those turns that were answered
+        outputs.append(Generation(row.id, prompt, row.label, row.category, (), text, "", text, True, "stop", 0, 0))
     with bar(guard.name, len(outputs)) as advance:
         context = JudgeContext(cache_folder() / "replies", session.scorer, advance)
         verdicts = {judgement.id: judgement for judgement in guard.judge(outputs, context)}
@@ -305,7 +306,10 @@ def _originals(session: Session, recipe: SelfTrace, rows: list[Example]) -> dict
     with bar("originals", len(examples)) as advance, session.untrained() as engine:
         for start in range(0, len(examples), size):
             chunk = examples[start : start + size]
-            texts = {row.id: render_prompt(recipe.message(row), mode, system=recipe.system_prompt) for row in chunk}
+            texts = {
+                row.id: render_prompt(recipe.message(row), mode, system=recipe.system_prompt, turns=row.turns)
+                for row in chunk
+            }
             for row, written in zip(chunk, _answers(session, engine, texts, decoding, advance), strict=True):
                 thought, answer, closed = run.backbone.template.split(written.text, mode)
                 trace = thought if mode == "open" else recipe.opening

@@ -25,6 +25,7 @@ from alttrain.training.distributed import is_follower
 
 log = logging.getLogger(__name__)
 
+NAMED = 5  # number of rows named in one message; the others are counted
 SAMPLES = 3
 SAMPLED = Decoding(256)
 """How many prompts a model in training answers, and how: greedily, with at most so many tokens."""
@@ -140,13 +141,21 @@ def tokenize_examples(
 ) -> tuple[list[tokenization.Sequence], list[str]]:
     """Return the sequences to train on, and the ids of the examples that are too long.
 
-    Raises RunError if all are too long, or if the objective needs a key sentence and none has one.
+    Raises RunError if all are too long, if some do not satisfy `Renderer.problems`, or if the objective needs a key
+    sentence and none has one.
     """
     recipe = run.training
     assert recipe.trains
     sequences, too_long = renderer.sequences(examples, recipe.max_length)
     if not sequences:
         raise RunError(f"training.max_length={recipe.max_length}: every example is longer; raise it")
+    by_id = {example.id: example for example in examples}
+    wrong = [f"  row {s.id}: {problems[0]}" for s in sequences if (problems := renderer.problems(s, by_id[s.id]))]
+    if wrong:
+        more = [f"  and {len(wrong) - NAMED} more"] if len(wrong) > NAMED else []
+        head = f"{len(wrong)} of {len(sequences)} rows would not be trained as they are prompted:"
+        remedy = "leave these rows out, or choose the backbone/template of this backbone's family"
+        raise RunError("\n".join([head, *wrong[:NAMED], *more, remedy]))
     if recipe.objective.needs_key_sentence:
         longer = set(too_long)
         sequences = renderer.mark([example for example in examples if example.id not in longer], sequences)
