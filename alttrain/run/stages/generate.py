@@ -142,7 +142,7 @@ def _begin(run: Run, benchmark: Benchmark) -> PreparedIntervention | None:
         level, refused = logging.INFO if beginnings else logging.WARNING, len(rows) - len(answered)
         note = f"; the server refused {refused} of them without it" if refused else ""
         log.log(level, "generate  %s applies to %d of %d prompts%s", benchmark.name, len(beginnings), len(rows), note)
-    return PreparedIntervention(intervention, context, beginnings)
+    return PreparedIntervention(intervention, context, beginnings, plain)
 
 
 def _generations(path: Path, is_wanted: Callable[[Generation], bool]) -> dict[SampleKey, Generation]:
