@@ -483,6 +483,38 @@ def test_the_cuts_of_a_thought_are_asked_together_and_a_lost_one_again(run: Run)
     assert {path: path.read_bytes() for path in files} == files
 
 
+def test_rows_of_one_dtype_are_not_continued_in_another(
+    tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch, no_figures: None, tmp_path: Path
+) -> None:
+    """`auto` is bfloat16 on one machine and float32 on another."""
+    monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
+    register()
+    kept = [one for one in tiny_arguments if not one.startswith(("training", "rewrite", "generation.dtype"))]
+    kept += ["method=no_train", *(f"~evaluation.benchmarks.embedded_{name}" for name in ("benign", "short_answer"))]
+
+    def generated(dtype: str, *more: str, stages: str = "[generate]") -> Path:
+        monkeypatch.setattr("alttrain.backbone.weights.dtype_name", lambda asked, gpu: dtype)
+        with initialize_config_module("alttrain.conf", version_base="1.3"):
+            return execute(compose("run", overrides=[*kept, f"stages={stages}", *more])).folder / "evaluation"
+
+    path = generated("bfloat16") / "embedded_harmful" / "generations.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:2]))
+    refusal = r"embedded_harmful was made .*\n  generation.made_in: 'bfloat16' -> 'float32'\ngo on where .*is bfloat16"
+    with pytest.raises(RunError, match=refusal):
+        generated("float32")
+    generated("bfloat16")
+    assert path.read_bytes() == whole
+    with pytest.raises(RunError, match=refusal):  # the two would be compared
+        generated("float32", "intervention=prefill")
+    generated("float32", stages="[judge]")  # a finished run is judged anywhere
+    path.unlink()
+    generated("float32")
+    assert json.loads(path.with_name("fingerprint.json").read_text())["generation.made_in"] == "float32"
+    generated("float32", "intervention=prefill")
+    generated("float32", "intervention=prefill")
+
+
 def test_generations_that_it_was_made_from_must_not_change(run: Run) -> None:
     folder = run("intervention=cut", stages="[generate]")
     path = folder / "evaluation" / "embedded_harmful" / "generations.jsonl"
