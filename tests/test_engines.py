@@ -74,7 +74,8 @@ def test_tokens_are_sent_as_they_are(serve: Serve, renderer: Renderer) -> None:
     sent = {json.dumps(request.pop("prompt")): request for request in stub.requests}
     assert sent.keys() == {json.dumps(prompt.ids) for prompt in asked}
     assert {json.dumps(request, sort_keys=True) for request in sent.values()} == {
-        '{"max_tokens": 7, "model": "m", "repetition_penalty": 1.0, "skip_special_tokens": false, "temperature": 0.0}'
+        '{"max_tokens": 7, "model": "m", "repetition_penalty": 1.0, "skip_special_tokens": false, '
+        f'"stop_token_ids": [{renderer.end_id}], "temperature": 0.0}}'
     }
 
 
@@ -188,13 +189,55 @@ def test_an_adapter_is_a_model_of_its_own_and_loaded_where_told(
     loads: list[dict[str, Any]] = []
     stub.on_load = lambda request: loads.append(request) or 200  # type: ignore[attr-defined]
     write(server(stub, loads_adapters=True), [], renderer, adapter=tmp_path)
-    assert loads == [{"lora_name": "a-s0", "lora_path": str(tmp_path)}]
-    stub.models = ["m", "a-s0"]
-    write(server(stub, loads_adapters=True), [], renderer, adapter=tmp_path)
+    name = loads[0]["lora_name"]
+    assert re.fullmatch("a-s0-[0-9a-f]{8}", name)
+    assert loads == [{"lora_name": name, "lora_path": str(tmp_path)}]
+    stub.models = ["m", name, "a-s0"]
+    write(server(stub, loads_adapters=True), prompts(renderer, 1), renderer, adapter=tmp_path)
     assert len(loads) == 1
+    assert stub.requests[-1]["model"] == name
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"trained again")  # in the folder that the server has read
+    write(server(stub, loads_adapters=True), prompts(renderer, 1), renderer, adapter=tmp_path)
+    assert stub.requests[-1]["model"] == loads[1]["lora_name"] != name
     stub.models, stub.on_load = [], lambda request: 400  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=r"loads_adapters=true: .*HTTP 400.*VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
         write(server(stub, loads_adapters=True), [], renderer, adapter=tmp_path)
+
+
+@pytest.mark.parametrize("api", ["tokens", "text", "transformers"])
+def test_a_request_says_what_the_protocol_says_whatever_is_extra(serve: Serve, renderer: Renderer, api: str) -> None:
+    stub = serve(lambda prompt, asked: Say("So."))
+    other: dict[str, Any] = {"temperature": 1.0, "max_tokens": 9, "stop": ["."], "n": 1, "top_k": 5}
+    for name, value in {**other, "repeat_penalty": 1.1, "model": "another"}.items():
+        with pytest.raises(ValueError, match=rf"extra\.{name}: .*set protocol\.decoding"):
+            server(stub, api=api, extra={name: value})
+    kept = {"top_k": 0, "repeat_penalty": None, "cache_prompt": True}
+    for top_k in (None, 20):
+        write(
+            server(stub, api=api, extra=kept),
+            prompts(renderer, 1),
+            renderer,
+            Decoding(7, temperature=0.6, top_k=top_k, repetition_penalty=1.2),
+        )
+    for request, top_k in zip(stub.requests, (0, 20), strict=True):
+        said = request | json.loads(request.get("generation_config", "{}"))
+        assert (said["top_k"], said["repeat_penalty"], said["cache_prompt"]) == (top_k, 1.2, True)
+        assert said["repetition_penalty"] == 1.2
+        assert request.get("stop_token_ids") == ([renderer.end_id] if api == "tokens" else None)
+
+
+@pytest.mark.parametrize(("engine", "where"), [("server", ""), ("vllm", "server."), ("transformers_serve", "server.")])
+def test_another_decoding_in_extra_is_refused_when_composing(
+    tiny_arguments: list[str], engine: str, where: str
+) -> None:
+    arguments = [one for one in tiny_arguments if not one.startswith("generation")]
+    register()
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        config = compose(
+            "run", overrides=[*arguments, f"generation={engine}", f"+generation.{where}extra.temperature=1"]
+        )
+    with pytest.raises(RunError, match=r"generation: .*extra\.temperature: .*set protocol\.decoding"):
+        assemble(config)
 
 
 HOSTILE: list[Say] = [

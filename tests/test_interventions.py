@@ -5,11 +5,14 @@ import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from hydra import compose, initialize_config_module
 from made_runs import TRAINED
 from omegaconf import DictConfig
@@ -17,6 +20,7 @@ from stub_server import Say, Serve
 from tiny import CHATML
 
 from alttrain.config import RunError, register
+from alttrain.english import sentences
 from alttrain.evaluation import JudgeContext
 from alttrain.evaluation.attackers import ActorAttack
 from alttrain.evaluation.interventions import (
@@ -38,6 +42,8 @@ from alttrain.llm.replies import ServerWriter
 from alttrain.records import Example, Generation, read_rows, write_sealed
 from alttrain.report.card import card
 from alttrain.report.figures import draw_all
+from alttrain.rewrite.structures import REPHRASED_STOPS, STOPS
+from alttrain.rewrite.teachers import BENIGN, BORDERLINE, HARMS, WORDINGS
 from alttrain.run.app import execute
 from alttrain.run.asking import BeginningRow
 from alttrain.run.assembly import assemble
@@ -49,6 +55,8 @@ ASSESSMENT = "This request is harmless, because nobody is hurt by baking."
 REASONING = "So I will explain it. First the flour is mixed with water. Then the dough rests."
 THOUGHT = f"{UNDERSTANDING}\n\n{ASSESSMENT}\n\n{REASONING}"
 RAW = f"{THOUGHT}\n</think>\n\nMix flour and water, and let the dough rest."
+ASSESSED = [("harmful", reason) for reason in HARMS.values()]
+ASSESSED += [("harmless", reason) for reason in (*chain(*BENIGN.values()), *BORDERLINE.values())]
 ROW = Example(id="a", prompt="How do I bake bread?", label="benign", category="food")
 
 
@@ -100,8 +108,23 @@ def test_controls_are_beginnings_of_the_models_own_text(template: Any) -> None:
     assert begun(Begin(), own, template) == begun(Prefill(share=0.0), own, template) == ""
 
 
-@pytest.mark.parametrize(("share", "sentences"), [(0.0, 0), (0.2, 1), (0.4, 2), (0.6, 3), (1.0, 5)])
+@pytest.mark.parametrize("opening", ["<think>", "<think> ", "\n<think>\n\n", "<think>\n<think>\n"])
+def test_a_thought_keeps_the_opening_that_the_model_gave_it(opening: str) -> None:
+    own = replace(response(template=QWEN), text=opening + RAW)
+    for control in (Cut(share=1.0), Step(step="assessment", how="same")):
+        text = begun(control, own, QWEN)
+        assert own.text.startswith(text), control
+        assert text.count("<think>") == opening.count("<think>")
+    assert begun(Cut(share=0.5), own, QWEN) == f"{opening}{UNDERSTANDING}\n\n{ASSESSMENT}\n</think>\n\n"
+    pieces = Cut(share=1.0).begin(ROW, own, given(own)).render(QWEN, "open").pieces  # type: ignore[union-attr]
+    assert pieces[0].strip() == "<think>"
+
+
+@pytest.mark.parametrize(
+    ("share", "sentences"), [(0.0, 0), (0.1, 0), (0.2, 1), (0.4, 2), (0.5, 2), (0.6, 3), (0.7, 3), (0.9, 4), (1.0, 5)]
+)
 def test_a_cut_keeps_whole_sentences_and_closes_the_thought(share: float, sentences: int) -> None:
+    """It never keeps more than it says: that would count an outcome as decided by less of the thought."""
     ends = ["", UNDERSTANDING, ASSESSMENT, "So I will explain it.", "water.", "rests."]
     thought, close, answer = begun(Cut(share=share)).partition("</think>\n\n")
     assert thought.rstrip().endswith(ends[sentences])
@@ -122,6 +145,22 @@ def test_an_assessment_is_turned_round_by_what_it_says() -> None:
     turned = begun(Step(step="assessment", how="turn", instead=texts))
     assert turned == f"{UNDERSTANDING}\n\nIt is harmful."
     assert Step(step="assessment", how="turn", instead={"harmful": ["x"]}).begin(ROW, response(), given()) is None
+
+
+def test_no_turned_text_has_a_sentence_that_training_has() -> None:
+    """Else a model that recites what it was trained on would count as one that reads its thought."""
+    trained = {word.format(word=said, reason=reason) for word in WORDINGS for said, reason in ASSESSED}
+    trained = {text[start:end] for text in (*trained, *STOPS, *REPHRASED_STOPS) for start, end in sentences(text)}
+    turned = [
+        text
+        for path in resources.files("alttrain.conf").joinpath("intervention").iterdir()
+        if path.name.endswith(".yaml")
+        for one in yaml.safe_load(path.read_text("utf-8")).values()
+        for texts in (one.get("instead", {}) if isinstance(one, dict) else {}).values()
+        for text in texts
+    ]
+    assert len(turned) > 4
+    assert [text for text in turned if trained & {text[start:end] for start, end in sentences(text)}] == []
 
 
 def test_a_step_is_deleted_and_the_rest_stays() -> None:
@@ -147,6 +186,19 @@ def test_a_step_is_swapped_with_another_prompts_by_seed() -> None:
     decided = begun(Step(step="decision", how="swap"), None, CHATML, other)
     tea = "So I will explain it. First the tea is left in water. Then the dough rests."
     assert decided == f"{UNDERSTANDING}\n\n{ASSESSMENT}\n\n{tea}"
+
+
+@pytest.mark.parametrize("step", ["understanding", "assessment", "decision"])
+def test_a_step_that_is_swapped_or_turned_is_split_into_tokens_as_the_same_step_is(step: Any) -> None:
+    """A tokenizer may merge a full stop with the line breaks after it, here and there alike."""
+    context = given(response(), response(name="b"))  # another prompt, with the very same steps
+    same = Step(step=step, how="same").begin(ROW, response(), context)
+    assert same is not None
+    assert same.then
+    assert Step(step=step, how="swap").begin(ROW, response(), context) == same
+    texts = {"benign": ["It is harmful."], "reasoning": ["I refuse."]}
+    turned = Step(step=step, how="turn", instead=texts).begin(ROW, response(), context)
+    assert step == "understanding" or (turned and turned.then) == same.then
 
 
 def test_the_decision_is_what_follows_the_assessment() -> None:
@@ -361,8 +413,8 @@ def test_interventions_are_paired_with_the_run_without_them(run: Run, monkeypatc
     assert (row.baseline_value, row.value, row.difference, row.n, row.gained) == (0.0, 1.0, 1.0, 4, 4)
     assert frame.loc["assessment_same"].difference == 0
     (settled,) = pd.read_csv(report / "decided.csv").itertuples()
-    # three sentences, of which the second calls it harmful: the cut at half of them is the first that keeps it
-    assert (settled.cuts, settled.n, settled.share, settled.flips, settled.moved) == (11, 4, 0.5, 100.0, 1.0)
+    # three sentences, of which the second calls it harmful: the cut at 70 % is the first that keeps two of them
+    assert (settled.cuts, settled.n, settled.share, settled.flips, settled.moved) == (11, 4, 0.7, 100.0, 1.0)
     assert (settled.changing, settled.in_assessment, settled.before_assessment, settled.after_assessment) == (
         4,
         1,
@@ -431,12 +483,66 @@ def test_the_cuts_of_a_thought_are_asked_together_and_a_lost_one_again(run: Run)
     assert {path: path.read_bytes() for path in files} == files
 
 
+def test_rows_of_one_dtype_are_not_continued_in_another(
+    tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch, no_figures: None, tmp_path: Path
+) -> None:
+    """`auto` is bfloat16 on one machine and float32 on another."""
+    monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
+    register()
+    kept = [one for one in tiny_arguments if not one.startswith(("training", "rewrite", "generation.dtype"))]
+    kept += ["method=no_train", *(f"~evaluation.benchmarks.embedded_{name}" for name in ("benign", "short_answer"))]
+
+    def generated(dtype: str, *more: str, stages: str = "[generate]") -> Path:
+        monkeypatch.setattr("alttrain.backbone.weights.dtype_name", lambda asked, gpu: dtype)
+        with initialize_config_module("alttrain.conf", version_base="1.3"):
+            return execute(compose("run", overrides=[*kept, f"stages={stages}", *more])).folder / "evaluation"
+
+    path = generated("bfloat16") / "embedded_harmful" / "generations.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:2]))
+    refusal = r"embedded_harmful was made .*\n  generation.made_in: 'bfloat16' -> 'float32'\ngo on where .*is bfloat16"
+    with pytest.raises(RunError, match=refusal):
+        generated("float32")
+    generated("bfloat16")
+    assert path.read_bytes() == whole
+    with pytest.raises(RunError, match=refusal):  # the two would be compared
+        generated("float32", "intervention=prefill")
+    generated("float32", stages="[judge]")  # a finished run is judged anywhere
+    path.unlink()
+    generated("float32")
+    assert json.loads(path.with_name("fingerprint.json").read_text())["generation.made_in"] == "float32"
+    generated("float32", "intervention=prefill")
+    generated("float32", "intervention=prefill")
+
+
 def test_generations_that_it_was_made_from_must_not_change(run: Run) -> None:
     folder = run("intervention=cut", stages="[generate]")
     path = folder / "evaluation" / "embedded_harmful" / "generations.jsonl"
     path.write_text(path.read_text().replace("hurt somebody", "hurt someone"))
     with pytest.raises(RunError, match=rf"generations of {folder.name}: '"):
         run("intervention=cut", stages="[generate]")
+
+
+@pytest.mark.parametrize("gap", ["cut", "kept"])
+def test_a_thought_stays_after_the_earlier_answers_that_it_was_written_after(run: Run, gap: str) -> None:
+    def forgetful(prompt: str, count: int) -> Say:
+        """A server whose answer to a first turn is another each time, as a sampled or batched one may be."""
+        if (text := json.loads(prompt)).count(REPLY) == 1:
+            return Say(f"Well.\n</think>\n\nIt is number {len(run.stub.requests)}. ")  # type: ignore[attr-defined]
+        return Say(HELP if text.endswith("</think>\n\n") else f"I know how.\n</think>\n\n{HELP}")
+
+    run.stub.behave = forgetful  # type: ignore[attr-defined]
+    defence = ["rewrite=intention_analysis", f"+backbone.template.history_gap={gap}"]
+    folder = run(*defence, "intervention=[cut,many_shot]", "intervention.many_shot.shots=1", stages="[generate]")
+    sent = [request["prompt"] for request in run.stub.requests]  # type: ignore[attr-defined]
+    first = [prompt for prompt in sent if prompt.count(REPLY) == 1]
+    assert len(first) == len(set(first)) == 4 + 4  # once for all cuts; with shots before the message, it is another one
+    own = texts(folder, "embedded_harmful")
+    for name, one in texts(folder, "embedded_harmful+cut_100").items():
+        assert (one.earlier, one.text) == (own[name].earlier, own[name].text)
+        after = [prompt for prompt in sent if one.earlier[0] in prompt]
+        assert len(after) == 1 + 11
+        assert all(prompt.startswith(min(after, key=len)) for prompt in after)
 
 
 def test_another_runs_thoughts_must_be_there(run: Run) -> None:
@@ -648,6 +754,28 @@ def test_an_intervention_that_applies_to_no_prompt_stops_nothing(run: Run) -> No
     assert texts(folder, "embedded_harmful+assessment_turn") == {}
     assert not (folder / "evaluation" / "embedded_harmful+assessment_turn" / "metrics.json").exists()
     assert (folder.parent.parent / "report" / "metrics.csv").exists()
+
+
+GIVES_THOUGHTS = ("cut", "assessment", "understanding", "decision", "prefill_thought", "prefill_reset")
+SOURCES = {name: [f"intervention.{name}.source=x"] for name in ("prefill_thought", "prefill_reset")}
+
+
+@pytest.mark.parametrize("judged", ["both", "thought"])
+def test_a_judge_of_thoughts_judges_none_that_an_intervention_gave(run: Run, judged: str) -> None:
+    for name in GIVES_THOUGHTS:
+        with pytest.raises(RunError, match=rf"protocol.judged={judged}: .*{name}.*; accepted: protocol.judged=answer"):
+            assemble(run.composed(f"intervention={name}", f"protocol.judged={judged}", *SOURCES.get(name, [])))  # type: ignore[attr-defined]
+    with pytest.raises(RunError, match=r"no_thought,.*safepath; accepted: protocol.judged=answer") as refused:
+        assemble(run.composed("intervention=thinking", f"protocol.judged={judged}"))  # type: ignore[attr-defined]
+    assert "no_think_tag" not in str(refused.value)  # the model writes its thought as ever
+    for name in ("prompt", "prefill", "many_shot", "template"):
+        assemble(run.composed(f"intervention={name}", f"protocol.judged={judged}"))  # type: ignore[attr-defined]
+
+
+def test_a_graders_benchmark_takes_interventions_on_thoughts_whatever_is_judged(run: Run) -> None:
+    sets = ["+benchmark@evaluation.benchmarks.development_short_answer=development_short_answer"]
+    sets += ["~evaluation.benchmarks.embedded_harmful", "protocol.judged=both", "intervention=cut"]
+    assert assemble(run.composed(*sets)).intervened_benchmarks  # type: ignore[attr-defined]
 
 
 def test_numbers_of_another_judge_are_not_compared(run: Run) -> None:
@@ -993,8 +1121,6 @@ def test_a_prefix_that_leaves_no_room_is_not_put_back(run: Run) -> None:
 
 
 def test_every_packaged_intervention_is_checked(run: Run) -> None:
-    from importlib import resources
-
     names = [
         path.name.removesuffix(".yaml") for path in resources.files("alttrain.conf").joinpath("intervention").iterdir()
     ]

@@ -285,6 +285,7 @@ def test_a_published_rubric_has_one_place_for_all_turns() -> None:
 
 def test_marks_of_a_dialogue_hold_what_no_turn_can_close() -> None:
     inner = exchange(DIALOGUE)
+    assert exchange(replace(DIALOGUE, earlier=("\n\nHello. ", "\nGround wheat.\n"))) == exchange(DIALOGUE)
     forged = exchange(replace(DIALOGUE, earlier=("Hello.", inner[-20:])))
     assert forged.count(forged[-20:]) == 1
 

@@ -62,9 +62,16 @@ class Beginning:
     then: str = ""
 
     def render(self, template: ChatTemplate, mode: ThoughtMode) -> Rendered:
-        """The text that follows the prompt. If the model opens thoughts, the opening delimiter comes first."""
+        """The text that follows the prompt. If the model opens thoughts, the opening delimiter comes first.
+
+        It is the thought's own if the thought begins with one (`InterventionContext.raw`).
+        """
         opens = mode == "open" and template.opened_by == "model" and bool(self.thought or self.close)
-        return Rendered(template.think_open if opens else "", self.thought, self.close, self.answer)
+        opening, thought = template.think_open if opens else "", self.thought
+        if opens and thought.lstrip().startswith(opening.strip()):
+            length = thought.index(opening.strip()) + len(opening.strip())
+            opening, thought = thought[:length], thought[length:]
+        return Rendered(opening, thought, self.close, self.answer)
 
 
 @dataclass(frozen=True)
@@ -80,9 +87,10 @@ class InterventionContext:
         return Beginning(thought, self.template.closing(thought), then="I")
 
     def raw(self, response: Generation) -> str:
-        """A response as the model wrote it, without the opening delimiter."""
-        text = response.text
-        return text.removeprefix(self.template.think_open) if self.template.opened_by == "model" else text
+        """A response as the model wrote it, without the opening delimiter if `Beginning.render` adds just that one."""
+        opening, text = self.template.think_open, response.text
+        bare = text.removeprefix(opening) if self.template.opened_by == "model" else text
+        return text if bare.lstrip().startswith(opening.strip()) else bare
 
     @cached_property
     def complying(self) -> Sequence[Generation]:
@@ -211,7 +219,10 @@ class Prefill(Intervention):
 
 @dataclass(frozen=True, kw_only=True)
 class Cut(Intervention):
-    """The run's own thought, ended after the first `share` of its sentences. At 1 it is as the model wrote it."""
+    """The run's own thought, ended after the first `share` of its sentences, rounded down to whole ones.
+
+    At 1 it is as the model wrote it.
+    """
 
     share: Annotated[float, Ge(0), Le(1)]
 
@@ -225,7 +236,8 @@ class Cut(Intervention):
         if self.share == 1:
             return _closed_thought(raw, context)
         ends = [0, *(end for _, end in sentences(response.thought))]
-        beginning = raw[: raw.index(response.thought) + ends[round(self.share * (len(ends) - 1))]].rstrip()
+        kept = int(self.share * (len(ends) - 1) + 1e-9)  # 0.7 of ten sentences are seven, whatever floats make of it
+        beginning = raw[: raw.index(response.thought) + ends[kept]].rstrip()
         return context.close_thought(beginning)
 
 
@@ -252,9 +264,9 @@ class Step(Intervention):
         says, start, end = span
         raw = context.raw(response)
         offset = raw.index(response.thought)
-        before, after = raw[: offset + start], response.thought[end:]
+        before, after, then = raw[: offset + start], response.thought[end:], raw[offset + end :][:AHEAD]
         if self.how == "same":
-            return Beginning(raw[: offset + end], then=raw[offset + end :][:AHEAD])
+            return Beginning(raw[: offset + end], then=then)
         if self.how == "delete":
             thought = (before + after.lstrip()).rstrip()
             return context.close_thought(thought)
@@ -262,7 +274,7 @@ class Step(Intervention):
             texts: Sequence[str] = self.instead.get(says, ())  # type: ignore[call-overload]
         else:
             texts = [text for (name, _), text in context.steps[self.step].items() if name != row.id]
-        return Beginning(before + choose(texts, self.seed, row.id)) if texts else None
+        return Beginning(before + choose(texts, self.seed, row.id), then=then) if texts else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ stopped with the stage, on any exception, and when this process is killed (on Li
 """
 
 import ctypes
+import hashlib
 import json
 import logging
 import os
@@ -53,6 +54,7 @@ from alttrain.llm import (
     printable_name,
     scrub,
 )
+from alttrain.records.files import checksum
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -65,15 +67,26 @@ TOLD_LINES = 5  # of the server's output in an error
 OTHER_TOKENS = (
     "the server would read the beginning in other tokens than meant; use tag=NAME with an engine that takes ids"
 )
+_SAID = (
+    "model prompt messages suffix echo stream max_tokens max_completion_tokens min_tokens ignore_eos stop "
+    "stop_token_ids temperature top_p min_p seed n best_of use_beam_search repetition_penalty "
+    "frequency_penalty presence_penalty logit_bias generation_config"
+)
+SAID = frozenset(_SAID.split())
+"""Fields of a request that `extra` may not hold: what a number is made with is the protocol's, and in its hash."""
 ELSEWHERE = "the model does not write the white space that ends the beginning, which the server takes as text"
 
 
 @dataclass(frozen=True)
 class Server(ServerSettings, EngineConfig):
-    """A server that is already running. `model_name` is the backbone's name on it."""
+    """A server that is already running. `model_name` is the backbone's name on it.
+
+    Raises ValueError for a field in `extra` that changes the decoding, such as temperature.
+    """
 
     adapter_name: Annotated[str, MinLen(1)] = "{run}"  # of the trained adapter; "{run}" is the run's name
-    loads_adapters: bool = False  # ask it to load the adapter; vLLM needs VLLM_ALLOW_RUNTIME_LORA_UPDATING set
+    # ask it to load the adapter, as adapter_name-DIGEST; vLLM needs VLLM_ALLOW_RUNTIME_LORA_UPDATING set
+    loads_adapters: bool = False
     api: Literal["tokens", "text", "transformers"] = "tokens"
     concurrency: Annotated[int, Gt(0)] = 64
     timeout_s: Annotated[float, Gt(0)] = 600.0
@@ -81,6 +94,16 @@ class Server(ServerSettings, EngineConfig):
 
     where: ClassVar[str] = "generation"
     loads_weights: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        accepted = {"top_k": (0, -1), "repeat_penalty": (None,)}  # how a server calls all tokens, and the penalty
+        for name, value in self.extra.items():
+            if name in SAID or value not in accepted.get(name, (value,)):
+                raise ValueError(
+                    f"extra.{name}: a request says this as the protocol does, whose numbers it would change; leave it "
+                    "out, and set protocol.decoding"
+                )
 
     def check(self, quantization: Quantization | None, gpu: bool) -> None:
         super().check(quantization, gpu)
@@ -116,6 +139,9 @@ class Server(ServerSettings, EngineConfig):
         trained = model.adapter or model.trained
         name = self._adapter_of(model.run) if trained else self.model_name
         if model.adapter and self.loads_adapters:
+            # the server may still have an earlier training's adapter under the run's name
+            files = [f"{file.name} {checksum(file)}" for file in sorted(model.adapter.glob("adapter_*"))]
+            name += f"-{hashlib.sha256(' '.join(files).encode()).hexdigest()[:8]}"
             _load_adapter(self, name, model.adapter)
         yield ServerEngine(self, name, model.renderer)
 
@@ -167,13 +193,17 @@ class ServerEngine:
         request = {"model": self.model, "prompt": content}
         request |= {"max_tokens": prompt.max_new_tokens(decoding), "temperature": decoding.temperature}
         choice: dict[str, Any] = {"repetition_penalty": decoding.repetition_penalty}
+        if self.server.api == "tokens":  # its ids are ours, and the model's own end may be another than the template's
+            request["stop_token_ids"] = [self.renderer.end_id]
         if decoding.temperature:
             request |= {"top_p": decoding.top_p, "seed": decoding.seed_of(prompt.name)}
-            choice |= {"top_k": decoding.top_k or -1, "min_p": 0.0}
+            choice |= {"top_k": decoding.top_k or self.server.extra.get("top_k", -1), "min_p": 0.0}
+        if "repeat_penalty" in self.server.extra:
+            choice["repeat_penalty"] = decoding.repetition_penalty
         if self.server.api == "transformers":
             choice |= {"do_sample": decoding.temperature > 0, "top_k": decoding.top_k or 0}
             choice = {"generation_config": json.dumps(choice)}
-        return request | choice | dict(self.server.extra)
+        return dict(self.server.extra) | request | choice
 
     def _read(self, body: bytes) -> Completion | FailedTry:
         try:

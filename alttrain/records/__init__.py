@@ -145,7 +145,8 @@ class Generation:
                   the prompt, for the reason in `error`; such a row enters no rate and counts as undecided
     - `sample`    number of the text among those of one prompt
     - `turns`     the user's earlier messages
-    - `earlier`   the model's answers to them, and to the turns that a defence puts before the prompt
+    - `earlier`   the model's answers to them, and to the turns that a defence puts before the prompt, with the white
+                  space that the prompt keeps of each
     - `goal`      the goal of an attack
     - `given`     number of characters of `text` that an intervention wrote; the model wrote the rest
     - `checksum`  checksum of the row, added when it is appended to a file

@@ -178,7 +178,7 @@ def _sample(
         else mark_given(pieces(thought), _given(generation.given, raw.find(thought), thought)),
         "answer": None if withheld else shorten(answer),
         "given": 0 if withheld else _given(generation.given, raw.rfind(answer), answer),
-        "earlier": None if withheld else [shorten(turn) for turn in generation.earlier],
+        "earlier": None if withheld else [shorten(turn.strip()) for turn in generation.earlier],
     }
 
 

@@ -1,7 +1,7 @@
 """How a prompt is asked: its text and ids, the turns before it, the beginning of its response, and what comes of it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -32,11 +32,15 @@ class BeginningRow(Beginning):
 
 @dataclass(frozen=True)
 class PreparedIntervention:
-    """An intervention on one benchmark: what it may look at, and how each response begins, by name."""
+    """An intervention on one benchmark: what it may look at, and how each response begins, by name.
+
+    `own` has the run's own responses, if it reads them.
+    """
 
     intervention: Intervention
     context: InterventionContext
     beginnings: dict[SampleKey, BeginningRow]
+    own: Mapping[SampleKey, Generation] = field(default_factory=dict)
 
 
 class Chunk:
@@ -60,8 +64,11 @@ class Chunk:
         self.starts: list[tuple[list[int], Rendered]] = []  # how the responses to the last turn begin: ids and text
         if self.prepared is not None:
             self.rows = []
-            for row_benchmark, row, sample in chunk:
-                beginning = (interventions[row_benchmark.name] or self.prepared).beginnings[row.id, sample]
+            for number, (row_benchmark, row, sample) in enumerate(chunk):
+                prepared = interventions[row_benchmark.name] or self.prepared
+                beginning, own = prepared.beginnings[row.id, sample], prepared.own.get((row.id, sample))
+                if own and beginning.message == benchmark.message(row):  # a thought stays after its dialogue
+                    self.earlier[number] = own.earlier
                 self.starts.append(self.encode_beginning(beginning))
                 self.rows.append(replace(row, prompt=beginning.message))
             self.benchmark = replace(benchmark, form="{prompt}")  # the message has its form already
@@ -81,7 +88,8 @@ class Chunk:
         intervened, done, numbers = self.prepared, dict[int, Completion | Failure](), range(len(self.rows))
         turns_before = [len(_turns(self.run, self.benchmark, row)) - 1 for row in self.rows]
         for turn in range(max(turns_before, default=0)):
-            for number, answer in self.ask([n for n in numbers if turn < turns_before[n] and n not in done]):
+            due = [n for n in numbers if len(self.earlier[n]) == turn < turns_before[n] and n not in done]
+            for number, answer in self.ask(due):
                 if isinstance(answer, Failure):
                     done[number] = answer
                 else:
@@ -165,7 +173,7 @@ class Chunk:
             thought_tokens=len(self.renderer.encode(thought)) if thought else 0,
             answer_tokens=len(self.renderer.encode(answer)) if answer else 0,
             sample=sample,
-            earlier=tuple(turn.strip() for turn in self.earlier[number]),
+            earlier=self.earlier[number],
             error=error,
             turns=row.turns,
             goal=row.goal,

@@ -297,6 +297,19 @@ def _refuse_combinations(run: Run) -> None:
             f"method={run.method.name} with backbone={run.backbone.name}, which {kind} weights that a method's authors "
             "trained: method=published goes with those, and with no others"
         )
+    giving = {  # `no_think_tag` too is for a backbone that thinks, but leaves the thought to it
+        benchmark.intervention_name: None
+        for benchmark in run.intervened_benchmarks
+        if run.protocol.parts_of(benchmark)[0] != "answer"
+        and benchmark.intervention
+        and benchmark.intervention.thinks
+        and benchmark.intervention.mode != "absent"
+    }
+    if giving:
+        raise RunError(
+            f"protocol.judged={run.protocol.judged}: the judge would read what these interventions write into a "
+            f"thought or leave of it: {','.join(giving)}; accepted: protocol.judged=answer"
+        )
     for benchmark in run.intervened_benchmarks:
         if (intervention := benchmark.intervention) is None:
             continue

@@ -28,6 +28,7 @@ from alttrain.run.assembly import Run
 WEIGHTS_FILE = "weights.json"
 BEGUN_FILE = "begun.jsonl"  # in an evaluation folder: how an intervention begins each response
 READ_PREFIX = "generations of "  # how the keys of a fingerprint begin that have hashes of what an intervention reads
+MADE_IN = "generation.made_in"  # the key of a fingerprint for the dtype that this process generated in
 PACKAGES = ("alttrain", "torch", "transformers", "peft", "pytorch-lightning", "tokenizers", "numpy")
 
 
@@ -98,12 +99,12 @@ def check_belongs(run: Run) -> None:
         folders.append((evaluation_folder(run, benchmark), run.evaluation_fingerprint(benchmark)))
     for folder, current in folders:
         path, remedy = folder / "fingerprint.json", f"use tag=NAME for a new run, or delete {folder}"
-        if path.exists():  # `generate` compares the hashes of what an intervention reads
+        if path.exists():  # `generate` compares the hashes of what an intervention reads, and the dtype
             recorded = read_json(path, remedy=remedy)
             made = {
                 key: value
                 for key, value in recorded.items()
-                if not key.startswith(READ_PREFIX) and (key in current or not key.endswith(" weights"))
+                if not key.startswith((READ_PREFIX, MADE_IN)) and (key in current or not key.endswith(" weights"))
             }
             if folder == run.folder and commit == f"hub@{run.backbone.revision}":
                 made["backbone.revision"] = run.backbone.revision  # it was null, and led to this commit

@@ -104,7 +104,7 @@ def dialogue(generation: Generation, against: Against) -> list[tuple[str, str]]:
     if goal := goal_of(generation, against):
         return [("user", goal), ("assistant", generation.answer)]
     turns = zip(generation.turns, generation.earlier, strict=False)
-    before = [message for user, answer in turns for message in (("user", user), ("assistant", answer))]
+    before = [message for user, answer in turns for message in (("user", user), ("assistant", answer.strip()))]
     return [*before, ("user", generation.prompt), ("assistant", generation.answer)]
 
 

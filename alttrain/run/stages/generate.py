@@ -40,6 +40,7 @@ from alttrain.run.asking import (
 from alttrain.run.assembly import Run
 from alttrain.run.folder import (
     BEGUN_FILE,
+    MADE_IN,
     READ_PREFIX,
     evaluation_folder,
     generations_read_by,
@@ -135,6 +136,7 @@ def _begin(run: Run, benchmark: Benchmark) -> PreparedIntervention | None:
     hashes = {f"{READ_PREFIX}{file.parents[2].name}": _hash(file, read) for file in files}
     current = run.evaluation_fingerprint(benchmark) | hashes
     if recorded:
+        recorded.pop(MADE_IN, None)
         refuse_other(folder, recorded, current, f"delete {folder}, so that it is made again")
     if is_new:
         records.write_rows(path, beginnings.values())
@@ -142,7 +144,7 @@ def _begin(run: Run, benchmark: Benchmark) -> PreparedIntervention | None:
         level, refused = logging.INFO if beginnings else logging.WARNING, len(rows) - len(answered)
         note = f"; the server refused {refused} of them without it" if refused else ""
         log.log(level, "generate  %s applies to %d of %d prompts%s", benchmark.name, len(beginnings), len(rows), note)
-    return PreparedIntervention(intervention, context, beginnings)
+    return PreparedIntervention(intervention, context, beginnings, plain)
 
 
 def _generations(path: Path, is_wanted: Callable[[Generation], bool]) -> dict[SampleKey, Generation]:
@@ -220,6 +222,8 @@ def _generate(session: Session, engine: Engine, group: Sequence[Benchmark]) -> l
             records.write_rows(folder / "generations.jsonl", ())  # an intervention that applies to no prompt
     if not (chunks := incomplete_chunks(run, *group)):
         return []
+    for benchmark in group:
+        _record_dtype(session, benchmark)
     files = {benchmark.name: _File(run, benchmark) for benchmark in group}
     if engine.streams:
         chunks = [[due for due in chunk if not files[due[0].name].has(due)] for chunk in chunks]
@@ -238,6 +242,24 @@ def _generate(session: Session, engine: Engine, group: Sequence[Benchmark]) -> l
     tokens, seconds = sum(file.tokens for file in files.values()), time.monotonic() - started
     log.info("generate  %s: %d prompts, %d tokens in %.0f s", label, totals.total(), tokens, seconds)
     return [fault for file in files.values() if (fault := file.finish(totals[file.benchmark.name]))]
+
+
+def _record_dtype(session: Session, benchmark: Benchmark) -> None:
+    """Record the dtype that a benchmark is generated in. Raises RunError if its rows, or those without the
+    intervention, were made in another: `auto` may be one on this machine and another on the next.
+    """
+    run = session.run
+    if run.generation.dtype is None:  # a server's, or vLLM's
+        return
+    dtype = {MADE_IN: str(session.dtype(run.generation.dtype)).removeprefix("torch.")}
+    for each in (benchmark.without_intervention, benchmark):
+        folder = evaluation_folder(run, each)
+        if any(records.named_lines(folder / "generations.jsonl")):
+            made = {MADE_IN: records.read_json(folder / "fingerprint.json").get(MADE_IN, dtype[MADE_IN])}
+            remedy = f"go on where generation.dtype={run.generation.dtype} is {made[MADE_IN]}, or delete {folder}"
+            refuse_other(folder, made, dtype, remedy)
+        elif each is benchmark:
+            records.write_json(folder / "fingerprint.json", records.read_json(folder / "fingerprint.json") | dtype)
 
 
 class _File:
