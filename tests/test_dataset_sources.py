@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -305,23 +306,73 @@ def test_hub_rows_are_those_of_the_file(hub_like: Path, monkeypatch: pytest.Monk
     assert len(digest) == 16
 
 
-def test_commit_of_the_hub_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+OLD, NEW = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def cached_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of `datasets` with two commits of org/myset, NEW the later, and no hub."""
     import datasets
 
-    commit = "0123456789abcdef0123456789abcdef01234567"
+    for name in ("datasets.config.HF_HUB_OFFLINE", "huggingface_hub.constants.HF_HUB_OFFLINE"):
+        monkeypatch.setattr(name, True)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for second, commit in enumerate((OLD, NEW)):
+        folder = tmp_path / commit / "myset"
+        folder.mkdir(parents=True)
+        written(folder / "train.jsonl", {"prompt": f"What is in {commit[0]}?", "label": "benign"})
+        (file,) = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "local")).cache_files
+        cached = tmp_path / "cache" / "org___myset" / "default" / "0.0.0" / commit
+        shutil.copytree(Path(file["filename"]).parent, cached)
+        os.utime(cached, (second, second))
+
+
+@pytest.mark.parametrize("revision", [None, NEW])
+def test_commit_of_the_hub_is_recorded(revision: str | None, cached_commits: None) -> None:
+    rows = Rows("x", hub="org/myset", revision=revision)
+    assert [row.prompt for row in rows.examples(None)] == ["What is in b?"]
+    assert rows.read(None).origin == f"org/myset@{NEW}"
+    assert rows.content() == {"org/myset:train": NEW}
+
+
+@pytest.mark.parametrize("revision", [OLD, "v1"])
+def test_another_revision_than_the_cached_one_is_refused_offline(revision: str, cached_commits: None) -> None:
+    rows = Rows("x", hub="org/myset", revision=revision)
+    for read in (rows.content, lambda: rows.read(None)):
+        with pytest.raises(FileNotFoundError, match=f"revision={revision} .* set revision={NEW}"):
+            read()
+
+
+@pytest.mark.parametrize(("revision", "refused"), [("v1", False), (OLD, True)])
+def test_a_tag_leads_to_a_commit_online_and_a_commit_to_itself(
+    revision: str, refused: bool, cached_commits: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
     asked = []
+    loaded = datasets.load_dataset("org/myset", split="train")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *given, **options: asked.append((given, options)) or loaded)
+    for name in ("datasets.config.HF_HUB_OFFLINE", "huggingface_hub.constants.HF_HUB_OFFLINE"):
+        monkeypatch.setattr(name, False)
+    monkeypatch.setattr("alttrain.hub.why_unreachable", lambda endpoint: "")
+    rows = Rows("x", hub="org/myset", config="main", split="test", revision=revision)
+    if refused:  # the hub did not answer after all
+        with pytest.raises(FileNotFoundError, match=f"revision={OLD}"):
+            rows.read(None)
+    else:
+        assert rows.read(None).origin == f"org/myset@{NEW}"
+    assert asked[0] == (("org/myset", "main"), {"split": "test", "revision": revision})
 
-    def load_dataset(*arguments: Any, **options: Any) -> Any:
-        asked.append((arguments, options))
-        loaded = datasets.Dataset.from_list([ROW])
-        loaded.info.download_checksums = {f"hf://datasets/a/b@{commit}/data/train.parquet": {"num_bytes": 1}}
-        return loaded
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    rows = Rows("x", hub="a/b", config="main", split="test", revision="v1")
-    assert rows.read(None).origin == f"a/b@{commit}"
-    assert rows.content() == {"a/b:test": commit}
-    assert asked[0] == (("a/b", "main"), {"split": "test", "revision": "v1"})
+def test_rows_that_no_cache_has_are_of_an_unknown_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *given, **options: datasets.Dataset.from_list([ROW]))
+    monkeypatch.setattr("alttrain.hub.why_unreachable", lambda endpoint: "")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    rows = Rows("x", hub="a/b", revision="v1")
+    assert rows.read(None).origin == "a/b@unknown"
+    assert len(rows.content()["a/b:train"]) == 16
 
 
 def test_hub_out_of_reach_is_told_in_one_line_with_the_remedy() -> None:
