@@ -346,6 +346,7 @@ def _csv(path: Path, text: str, delimiter: str, header: Sequence[str]) -> Iterat
     csv.field_size_limit(_LONGEST_CELL)
     reader = csv.DictReader(io.StringIO(text, newline=""), header or None, strict=True, delimiter=delimiter)
     try:
+        _refuse_twice(path, reader.fieldnames or ())
         for row in reader:
             if header and list(row.values()) == list(header):
                 raise ValueError(f"{path} begins with its columns' names; leave `header` of its rows empty")
@@ -365,12 +366,24 @@ def _parquet(path: Path) -> list[RawRow]:
         table = parquet.ParquetFile(path).read()
     except pyarrow.ArrowException as error:
         raise ValueError(f"{path}: not readable as Parquet: {str(error).splitlines()[0]}") from error
+    _refuse_twice(path, table.column_names)
     return [(f"{path}: row {number}", row) for number, row in enumerate(table.to_pylist(), 1)]
 
 
+def _refuse_twice(place: object, names: Sequence[str]) -> None:
+    """Raise ValueError if a name stands twice: the last value would replace the others."""
+    if twice := next((name for name in names if name and names.count(name) > 1), None):
+        raise ValueError(f"{place}: {twice!r} stands twice; give each column a name of its own")
+
+
 def _parse(place: str, text: str) -> Any:
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(row := dict(pairs)) < len(pairs):
+            _refuse_twice(place, [name for name, _ in pairs])
+        return row
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=distinct)
     except (ValueError, RecursionError) as error:  # also a number of very many digits
         line = getattr(error, "lineno", 1)
         fault = getattr(error, "msg", error)
