@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,6 +41,7 @@ from alttrain.records import (
     read_metrics,
     read_rows,
     write_json,
+    write_rows,
     write_sealed,
 )
 from alttrain.report.figures import draw_all
@@ -589,6 +591,20 @@ def test_the_config_of_a_folder_is_that_of_the_command_that_trained(tiny_argumen
     folder, _ = kept("trainer.threads=2")
     write_json(folder / "train.json", {})
     assert kept("trainer.threads=1")[1] == 2
+
+
+def test_an_earlier_turn_that_is_in_a_benchmark_is_counted(
+    tiny_arguments: list[str], tmp_path: Path, whole: Path
+) -> None:
+    folder = copied(whole, tmp_path)
+    first, *others = read_rows(folder / "train.jsonl", Example)
+    asked = embedded_rows("evaluation_benign").examples(None)[1].prompt
+    write_rows(folder / "train.jsonl", [replace(first, turns=(asked,)), *others])
+    metrics = folder / "evaluation" / "embedded_benign" / "metrics.json"
+    metrics.unlink()
+    run([*tiny_arguments, "stages=[judge]"])
+    found = json.loads(metrics.read_text())["contaminated"]
+    assert [(match["id"], match["row"], match["how"]) for match in found] == [(first.id, 2, "exact")]
 
 
 def test_a_finished_training_has_one_precision(tiny_arguments: list[str], tmp_path: Path, whole: Path) -> None:

@@ -338,7 +338,7 @@ def contaminated(
         ngrams = {run: number for number, spoken in prompt_words if "ngram" in ways for run in _ngrams(spoken, ngram)}
         pairs = lookalikes.find(prompts) if lookalikes else ()
         ascending = sorted(pairs, key=lambda pair: (pair[2], len(pair[3]), -pair[1]))
-        similar = {row: match for row, *match in ascending}  # the best match of each row
+        similar = {pair[0]: pair[1:] for pair in ascending}  # the best match of each row
         for index, (row, text) in enumerate(rows):
             how: How
             similarity, passage = 1.0, text
