@@ -158,7 +158,7 @@ def found(rows: Sequence[tuple[str, str]], prompts: Sequence[str], ways: Sequenc
     matched = {match.id for match in contaminated(rows, {"": prompts}, other) if match.id == str(match.row)}
     if "similar" in ways:
         pairs = Lookalikes([text for _, text in rows]).find(prompts)
-        matched |= {rows[pair.row][0] for pair in pairs if rows[pair.row][0] == str(pair.prompt + 1)}
+        matched |= {rows[row][0] for row, prompt, *_ in pairs if rows[row][0] == str(prompt + 1)}
     return matched
 
 

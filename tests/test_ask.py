@@ -13,12 +13,15 @@ from types import SimpleNamespace
 import processes
 import pytest
 from conftest import tiny_overrides
+from hydra import compose, initialize_config_module
 
 import alttrain
-from alttrain.config import RunError
+from alttrain.config import RunError, register
 from alttrain.config.trust import TRUSTED
 from alttrain.records import DamagedError, Generation, read_rows
 from alttrain.run import ask
+from alttrain.run.assembly import assemble
+from alttrain.run.folder import open_folder
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,20 @@ def test_a_prompt_may_begin_like_a_setting(monkeypatch: pytest.MonkeyPatch, caps
     ask.main()
     assert asked == [["trusted=[os] what does it mean?"]]
     assert TRUSTED not in os.environ
+
+
+def test_a_run_of_a_users_method_has_the_name_that_it_was_given(tiny_arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "own" / "method").mkdir(parents=True)
+    text = "# @package _global_\ndefaults: [custom, override /training: demo]\nmethod: {name: mine, label: Mine}\n"
+    (tmp_path / "own" / "method" / "mine.yaml").write_text(text)
+    search = f"hydra.searchpath=['file://{tmp_path / 'own'}']"
+    kept = [one for one in tiny_arguments if not one.startswith(("training", "dataset", "rewrite"))]
+    register()
+    with initialize_config_module("alttrain.conf", version_base="1.3"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALTTRAIN_SEARCH_PATH", search)
+        made = assemble(compose("run", [search, *kept, "method=mine"]))
+    open_folder(made)
+    assert ask.run_of(made.folder).name == made.name == made.folder.name == "tiny-mine-s0"
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

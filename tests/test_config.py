@@ -33,6 +33,7 @@ from alttrain.config import (
 from alttrain.config.schema import TEXTS, RunSchema
 from alttrain.config.trust import TRUSTED, take_trusted
 from alttrain.records import Texts
+from alttrain.run.app import _flags
 from alttrain.run.assembly import assemble
 from alttrain.run.stages.judge import _provenance, judges_of
 
@@ -548,6 +549,54 @@ def test_an_unknown_option_names_those_of_the_user(config_dir: Path, given: str,
     assert re.match(said, str(found)), found
 
 
+def test_an_option_of_a_user_with_the_name_of_a_packaged_one_is_refused(config_dir: Path) -> None:
+    assert _flags([f"--config-dir={config_dir}", "training=mine"]).overrides == ["training=mine"]
+    (config_dir / "rewrite" / "original").mkdir()
+    (config_dir / "rewrite" / "original" / "auto.yaml").write_text("defaults: [short]\n")
+    with pytest.raises(ValueError, match=r"/rewrite/original/auto\.yaml: alttrain has an option .* another name"):
+        _flags([f"--config-dir={config_dir}", "training=mine"])
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ("+benchmark@evaluation.benchmark.xstest_safe=xstest_safe", "evaluation.benchmark"),
+        ("+evaluation.limit=5", "evaluation.limit"),
+    ],
+)
+def test_evaluation_has_benchmarks_and_no_other_key(given: str, key: str) -> None:
+    assert told([given]) == [f"{key}: there is no such key; accepted: benchmarks"]
+
+
+@pytest.mark.parametrize(
+    ("given", "faults_told"),
+    [
+        ("tag=1.10", ["1.10"]),
+        ("tag=1.1,1.10", ["1.10"]),
+        ("tag=1e3", ["1e3"]),
+        ("tag=1_0,2", ["1_0"]),
+        *((given, []) for given in ("tag=1.1", 'tag="1.10"', "tag='1.10'", "tag=v1.10", "tag=true", "tag=7", "tag=")),
+    ],
+)
+def test_a_tag_that_hydra_spells_anew_as_a_number_is_a_fault(given: str, faults_told: list[str]) -> None:
+    said = "tag={!r}: it would be read as the number {}; quote it: 'tag=\"{}\"'"
+    assert told([given]) == [said.format(tag, float(tag) if "_" not in tag else int(tag), tag) for tag in faults_told]
+
+
+@pytest.mark.parametrize(
+    ("given", "expanded"),
+    [
+        ("output_dir=~/study", "output_dir={home}/study"),
+        ("++output_dir='~/my study'", "++output_dir='{home}/my study'"),
+        ("output_dir=~", "output_dir={home}"),
+        ("output_dir=a/~/b", "output_dir=a/~/b"),
+        ("output_dir=~else/study", "output_dir=~else/study"),
+    ],
+)
+def test_the_home_folder_in_output_dir_is_expanded(given: str, expanded: str) -> None:
+    assert expand_arguments([given]) == [expanded.format(home=Path.home())]
+
+
 def test_fault_prints_key_value_and_remedy() -> None:
     assert str(Fault("a.b", 3, "accepted: 1, 2")) == "a.b=3: accepted: 1, 2"
     assert str(Fault("a.b", "x", "accepted: y")) == "a.b='x': accepted: y"
@@ -563,7 +612,6 @@ def test_flatten() -> None:
     nested = {"a": {"b": {"c": 1}, "d": [1, {"e": 2}]}, "f": None}
     assert flatten(nested) == {"a.b.c": 1, "a.d": [1, {"e": 2}], "f": None}
     assert flatten(nested, "x.") == {"x.a.b.c": 1, "x.a.d": [1, {"e": 2}], "x.f": None}
-    assert flatten(OmegaConf.create({"a": 3, "b": {"c": "${a}"}})) == {"a": 3, "b.c": 3}
     assert flatten({}) == {}
 
 

@@ -37,10 +37,10 @@ def prompts(examples: Sequence[Example]) -> list[str]:
 def near(*lists: Sequence[str], threshold: float = 0.65) -> list[tuple[int, int, float]]:
     """(number of a prompt in the last list, number of the earlier one that it is like, similarity)."""
     distinct = NearDuplicateFilter(threshold)
-    passed: list[tuple[str, str, float]] = []
     for texts in lists:
-        _, passed = distinct.filter([(str(number), "", words(text)) for number, text in enumerate(texts)], None)
-    return [(int(number), int(like), similarity) for number, like, similarity in passed]
+        distinct.skipped.clear()
+        distinct.first([Example(str(number), text, "benign") for number, text in enumerate(texts)], None)
+    return [(int(number), int(like), similarity) for number, like, similarity in distinct.skipped]
 
 
 # --- what the embedded sets promise ---

@@ -4,6 +4,7 @@ import json
 import random
 import sys
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from test_scripts import SCRIPTS
 
 from alttrain.dataset import Dataset, Match, contaminated, local_file
 from alttrain.dataset.selection import proportional
-from alttrain.dataset.similarity import DEFAULT, words
+from alttrain.dataset.similarity import DEFAULT, _plain_words, words
 from alttrain.dataset.sources import Reading, read_raw
 from alttrain.records import Example, Rejected
 
@@ -354,6 +355,51 @@ def test_other_benchmarks_change_no_match() -> None:
 
 
 # --- near-duplicates ---
+
+
+def dialogue(name: str, label: Any, *turns: str) -> Example:
+    return Example(name, turns[-1], label, turns=turns[:-1])
+
+
+def test_a_dialogue_is_decontaminated_by_each_turn_of_the_user() -> None:
+    rows = [
+        dialogue("first", "benign", TEXT, "Please go on."),
+        dialogue("both", "benign", TEXT, "And why is it red in the evening, then?"),
+        dialogue("none", "benign", "Tell me about bees and their honey.", "How long do they live?"),
+    ]
+    against = {"b": [TEXT, "And why is it red in the evening, then?"], "c": ["How long do they live?"]}
+    selection = dataset(rows).select(0, against)
+    found = [(match["id"], match["benchmark"], match["row"]) for match in selection.report["decontamination"]]
+    assert found == [("first", "b", 1), ("both", "b", 1), ("none", "c", 1)]
+    assert not selection.examples
+
+
+def test_dialogues_that_only_end_alike_are_neither_in_conflict_nor_near_duplicates() -> None:
+    end = "Please go on."
+    rows = [
+        dialogue("one", "harmful", "How do I pick the lock of a door?", end),
+        dialogue("two", "benign", "Tell me about bees and their honey.", end),
+        dialogue("three", "benign", "Which river of Spain is the longest one?", end),
+        dialogue("four", "benign", "Which river of France is the longest one?", end),
+        dialogue("five", "harmful", "tell me about bees, and their honey", "Please, go on"),
+        Example("six", end, "benign"),
+    ]
+    report = dataset(rows, near_duplicates=0.8).select(0, {}).report
+    assert report["dropped"] == {"the prompt stands under both labels": ["two", "five"]}
+    assert [{pair["id"], pair["of"]} for pair in report["near_duplicates"]] == [{"three", "four"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("मुझे बताओ कि कैसे!", ("मुझे", "बताओ", "कि", "कैसे")),
+        ("কীভাবে রুটি বানাতে হয়?", ("কীভাবে", "রুটি", "বানাতে", "হয়")),
+        ("Don’t 1️⃣ ❤️ x_1 and²", ("don't", "1", "x_1", "and2")),  # as before: no sign of an emoji,
+    ],
+)
+def test_vowel_signs_are_inside_words(text: str, spoken: tuple[str, ...]) -> None:
+    assert words(text) == tuple(unicodedata.normalize("NFKC", word) for word in spoken)
+    assert len(_plain_words(text)) == len(spoken)
 
 
 def test_planted_near_duplicates_are_passed_over_and_named() -> None:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,114 @@ def test_nested_listed_and_alternative_columns(tmp_path: Path) -> None:
 def test_absent_values_of_optional_fields_are_left_out(tmp_path: Path) -> None:
     example = one(tmp_path, {**ROW, "id": None, "kind": None, "gold": None}, columns={"category": "kind"})
     assert (example.id, example.category, example.gold) == ("a-1", "", ())
+
+
+def test_a_thought_in_a_column_of_that_name_is_taken_where_nothing_maps_it(tmp_path: Path) -> None:
+    row = {**ROW, "thought": "T", "answer": "A", "out": "<think>R</think>B"}
+    example = one(tmp_path, row)
+    assert (example.thought, example.answer) == ((Segment("reasoning", "T", "trace"),), "A")
+    response = {"columns": {"response": "out"}, "thought_tags": THINK}
+    assert one(tmp_path, row, **response).thought[0].text == "R"
+    answer_only = {**row, "out": "B"}
+    assert not one(tmp_path, answer_only, **response, shapes=["answer_only"]).thought
+    assert one(tmp_path, row, constants={"thought": "C"}).thought[0].text == "C"
+    assert one(tmp_path, row, columns={"thought": "answer"}).thought[0].text == "A"
+    for other in ("", " ", None, [{"step": "reasoning", "text": "T"}]):
+        assert not one(tmp_path, {**row, "thought": other}).thought
+
+
+def test_numbers_of_a_column_with_gaps_are_integers(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = {name: [42.0, 0.5, float("nan")] for name in ("gold", "topic")}
+    table = pyarrow.table({"prompt": ["P?", "Q?", "R?"], "label": ["benign"] * 3, **columns})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    rows = Rows("x", str(tmp_path / "a.parquet"), columns={"gold": "gold", "category": "topic"})
+    assert [(row.gold, row.category) for row in rows.examples(None)] == [(("42",), "42"), (("0.5",), "0.5"), ((), "")]
+    assert [row.gold[0] for row in replace(rows, columns={}, golds=["gold"]).examples(None)][:2] == ["42", "0.5"]
+
+
+@pytest.mark.parametrize(
+    ("row", "mapping", "reason"),
+    [
+        ({"label": "benign", "r": None}, {"columns": {"prompt": "label", "response": "r"}}, "no response"),
+        ({"label": "benign", "q": None, "A": "x"}, {"columns": {"prompt": "q"}, "choices": ["A"]}, "no prompt"),
+        ({**ROW, "A": None, "B": "x"}, {"choices": ["A", "B"], "choice_seed": 1}, "no right choice"),
+    ],
+)
+def test_a_null_is_no_text(row: dict[str, Any], mapping: Any, reason: str, tmp_path: Path) -> None:
+    if "response" in mapping.get("columns", {}):
+        mapping = {**mapping, "thought_tags": THINK, "shapes": ["answer_only"]}
+    path = written(tmp_path / "a.jsonl", row, {key: value or "text" for key, value in row.items()})
+    assert [rejected.reason for rejected in Rows("x", path, **mapping).read(None).rejected] == [reason]
+
+
+def test_a_null_choice_is_left_out_and_the_others_keep_their_letters(tmp_path: Path) -> None:
+    row = {**ROW, "A": "x", "B": None, "C": ["y", None]}
+    assert one(tmp_path, row, choices=["A", "B", "C"]).prompt == "Hi?\n\nA. x\nC. y"
+    shuffled = one(tmp_path, row, choices=["A", "B", "C"], choice_seed=1)
+    assert sorted(shuffled.prompt.splitlines()[2:]) in (["A. x", "B. y"], ["A. y", "B. x"])
+    assert f"{shuffled.gold[0]}. x" in shuffled.prompt
+
+
+def test_a_null_among_the_texts_of_a_pattern_is_no_text(tmp_path: Path) -> None:
+    row = {**ROW, "key_sentence": None, "gold": ["#1", None]}
+    example = one(tmp_path, row, columns={"gold": "gold"}, erase={"key_sentence": "x", "gold": "#"})
+    assert (example.key_sentence, example.gold) == ("", ("1",))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "prompt,label,prompt\nfirst,benign,second\n"),
+        ("a.jsonl", '{"prompt": "first", "label": "benign", "prompt": "second"}\n'),
+        ("a.json", '[{"prompt": "first", "label": "benign", "prompt": "second"}]'),
+        ("a.parquet", ""),
+    ],
+)
+def test_two_columns_of_one_name_are_refused(name: str, text: str, tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    if text:
+        (tmp_path / name).write_text(text)
+    else:
+        values = [pyarrow.array([value]) for value in ("first", "benign", "second")]
+        parquet.write_table(pyarrow.table(values, names=["prompt", "label", "prompt"]), tmp_path / name)
+    with pytest.raises(ValueError, match="'prompt' stands twice; give each column a name of its own"):
+        Rows("x", str(tmp_path / name)).examples(None)
+
+
+def test_columns_without_a_name_may_be_several(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,label,,\nHi?,benign,,\n")
+    assert Rows("x", str(tmp_path / "a.csv")).examples(None)[0].prompt == "Hi?"
+
+
+def test_labels_map_floats_as_integers_and_a_star_is_no_null(tmp_path: Path) -> None:
+    labels = {"1": "harmful", "*": "benign"}
+    for value, label in ((1.0, "harmful"), (0.0, "benign"), (0.5, "benign")):
+        assert one(tmp_path, {"prompt": "P", "y": value}, columns={"label": "y"}, labels=labels).label == label
+    for absent in (None, float("nan")):
+        with pytest.raises(ValueError, match=r"a\.jsonl:1: label 'None' is not mapped; accepted: 1, \*"):
+            one(tmp_path, {"prompt": "P", "y": absent}, columns={"label": "y"}, labels=labels)
+    with pytest.raises(ValueError, match=r"rows x: labels map a column, and constants\.label replaces it; leave one"):
+        Rows("x", "a.jsonl", constants={"label": "benign"}, labels=labels)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((field, "cut \ud83d") for field in ("id", "prompt", "category", "answer", "goal", "key_sentence", "thought")),
+        ("gold", ["a", "cut \ud83d"]),
+        ("turns", ["cut \ud83d"]),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_in_any_field(field: str, value: Any, tmp_path: Path) -> None:
+    columns = {"dialogue": "turns"} if field == "turns" else {}
+    value = [*value, "the last"] if field == "turns" else value
+    with pytest.raises(ValueError, match=rf"a\.jsonl:1: the {field} holds half a surrogate pair"):
+        one(tmp_path, {**ROW, field: value}, columns=columns)
 
 
 def test_last_turn_of_a_dialogue_is_the_prompt(tmp_path: Path) -> None:
@@ -305,23 +415,73 @@ def test_hub_rows_are_those_of_the_file(hub_like: Path, monkeypatch: pytest.Monk
     assert len(digest) == 16
 
 
-def test_commit_of_the_hub_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+OLD, NEW = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def cached_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of `datasets` with two commits of org/myset, NEW the later, and no hub."""
     import datasets
 
-    commit = "0123456789abcdef0123456789abcdef01234567"
+    for name in ("datasets.config.HF_HUB_OFFLINE", "huggingface_hub.constants.HF_HUB_OFFLINE"):
+        monkeypatch.setattr(name, True)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for second, commit in enumerate((OLD, NEW)):
+        folder = tmp_path / commit / "myset"
+        folder.mkdir(parents=True)
+        written(folder / "train.jsonl", {"prompt": f"What is in {commit[0]}?", "label": "benign"})
+        (file,) = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "local")).cache_files
+        cached = tmp_path / "cache" / "org___myset" / "default" / "0.0.0" / commit
+        shutil.copytree(Path(file["filename"]).parent, cached)
+        os.utime(cached, (second, second))
+
+
+@pytest.mark.parametrize("revision", [None, NEW])
+def test_commit_of_the_hub_is_recorded(revision: str | None, cached_commits: None) -> None:
+    rows = Rows("x", hub="org/myset", revision=revision)
+    assert [row.prompt for row in rows.examples(None)] == ["What is in b?"]
+    assert rows.read(None).origin == f"org/myset@{NEW}"
+    assert rows.content() == {"org/myset:train": NEW}
+
+
+@pytest.mark.parametrize("revision", [OLD, "v1"])
+def test_another_revision_than_the_cached_one_is_refused_offline(revision: str, cached_commits: None) -> None:
+    rows = Rows("x", hub="org/myset", revision=revision)
+    for read in (rows.content, lambda: rows.read(None)):
+        with pytest.raises(FileNotFoundError, match=f"revision={revision} .* set revision={NEW}"):
+            read()
+
+
+@pytest.mark.parametrize(("revision", "refused"), [("v1", False), (OLD, True)])
+def test_a_tag_leads_to_a_commit_online_and_a_commit_to_itself(
+    revision: str, refused: bool, cached_commits: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
     asked = []
+    loaded = datasets.load_dataset("org/myset", split="train")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *given, **options: asked.append((given, options)) or loaded)
+    for name in ("datasets.config.HF_HUB_OFFLINE", "huggingface_hub.constants.HF_HUB_OFFLINE"):
+        monkeypatch.setattr(name, False)
+    monkeypatch.setattr("alttrain.hub.why_unreachable", lambda endpoint: "")
+    rows = Rows("x", hub="org/myset", config="main", split="test", revision=revision)
+    if refused:  # the hub did not answer after all
+        with pytest.raises(FileNotFoundError, match=f"revision={OLD}"):
+            rows.read(None)
+    else:
+        assert rows.read(None).origin == f"org/myset@{NEW}"
+    assert asked[0] == (("org/myset", "main"), {"split": "test", "revision": revision})
 
-    def load_dataset(*arguments: Any, **options: Any) -> Any:
-        asked.append((arguments, options))
-        loaded = datasets.Dataset.from_list([ROW])
-        loaded.info.download_checksums = {f"hf://datasets/a/b@{commit}/data/train.parquet": {"num_bytes": 1}}
-        return loaded
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    rows = Rows("x", hub="a/b", config="main", split="test", revision="v1")
-    assert rows.read(None).origin == f"a/b@{commit}"
-    assert rows.content() == {"a/b:test": commit}
-    assert asked[0] == (("a/b", "main"), {"split": "test", "revision": "v1"})
+def test_rows_that_no_cache_has_are_of_an_unknown_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *given, **options: datasets.Dataset.from_list([ROW]))
+    monkeypatch.setattr("alttrain.hub.why_unreachable", lambda endpoint: "")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    rows = Rows("x", hub="a/b", revision="v1")
+    assert rows.read(None).origin == "a/b@unknown"
+    assert len(rows.content()["a/b:train"]) == 16
 
 
 def test_hub_out_of_reach_is_told_in_one_line_with_the_remedy() -> None:

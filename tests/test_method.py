@@ -2,8 +2,10 @@
 
 import functools
 import re
+import sys
 from dataclasses import replace
 from importlib import resources
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +15,7 @@ from alttrain.backbone import FullFineTuning, LoRA
 from alttrain.config import Changes, RunError, changes, digest_of, identity, register, run_name
 from alttrain.records import Example, Segment
 from alttrain.rewrite import lacks_original
+from alttrain.run.app import main
 from alttrain.run.asking import prompt_text
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import run_document
@@ -79,6 +82,34 @@ def test_an_overridden_part_is_in_the_name(override: str, key: str, published: o
     assert re.fullmatch("changed_[0-9a-f]{6}", digest_of(found.treatment))
     other = changed("method=demo_alttrain", override, "training.learning_rate=0.5")[0]
     assert name != other != "smollm2_135m-demo_alttrain-s0"
+
+
+@pytest.mark.parametrize(
+    ("method", "more"), [("alttrain", ["backbone.identity=Qwen", "protocol=r1_act"]), ("no_train", [])]
+)
+def test_a_backbone_without_an_option_changes_no_method(method: str, more: list[str]) -> None:
+    backbone = ["backbone=hub", "backbone.source=ORG/NAME", "backbone.name=my_model"]
+    name, found = changed(f"method={method}", *backbone, *more)
+    assert (name, found.treatment) == (f"my_model-{method}-s0", {})
+    assert {key for own in found.evaluation.values() for key in own} == {"backbone.source"}
+
+
+def test_a_users_method_is_as_published_while_it_is_planned_and_in_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my, own" / "method").mkdir(parents=True)
+    text = "# @package _global_\ndefaults: [custom, override /training: demo]\nmethod: {name: mine, label: Mine}\n"
+    (tmp_path / "my, own" / "method" / "mine.yaml").write_text(text)
+    given = f"hydra.searchpath=['file://{tmp_path / 'my, own'}']"
+    monkeypatch.setenv("ALTTRAIN_SEARCH_PATH", "")
+    monkeypatch.setattr(sys, "argv", ["alttrain", f"--config-dir={tmp_path / 'my, own'}", "method=mine"])
+    for step in ("_check", "_app"):
+        monkeypatch.setattr(f"alttrain.run.app.{step}", lambda *given: None)
+    main()
+    name, found = changed(given, "method=mine")
+    assert (name, found.treatment) == ("smollm2_135m-mine-s0", {})
+    assert changed(given, "method=mine", "training.epochs=3")[1].treatment == {"training.epochs": (1, 3)}
+    assert changed("method=demo_alttrain")[0] == "smollm2_135m-demo_alttrain-s0"
 
 
 def test_how_a_teachers_server_is_asked_is_no_change() -> None:

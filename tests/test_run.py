@@ -13,12 +13,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import tiny_overrides
 from hydra import compose, initialize_config_module
 from processes import Command, alttrain
@@ -39,6 +41,7 @@ from alttrain.records import (
     read_metrics,
     read_rows,
     write_json,
+    write_rows,
     write_sealed,
 )
 from alttrain.report.figures import draw_all
@@ -47,7 +50,7 @@ from alttrain.rewrite import render
 from alttrain.run import ask, label, opinions
 from alttrain.run.app import execute
 from alttrain.run.assembly import assemble
-from alttrain.run.folder import check_belongs, check_weights
+from alttrain.run.folder import check_belongs, check_weights, open_folder
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, clear_shelf
 from alttrain.run.stages import judge as judge_stage
@@ -573,6 +576,35 @@ def test_a_runs_revision_may_be_set_to_the_commit_that_it_used(tiny_arguments: l
         check_belongs(other)
     with pytest.raises(RunError, match=r"set backbone\.revision=1a2b3c, or use tag=NAME"):
         check_weights(same, Weights(tmp_path, "hub@4d5e"))
+
+
+def test_the_config_of_a_folder_is_that_of_the_command_that_trained(tiny_arguments: list[str]) -> None:
+    register()
+
+    def kept(*more: str) -> tuple[Path, int]:
+        with initialize_config_module("alttrain.conf", version_base="1.3"):
+            opened = assemble(compose("run", [*tiny_arguments, *more]))
+        open_folder(opened)
+        return opened.folder, yaml.safe_load((opened.folder / "config.yaml").read_text())["trainer"]["threads"]
+
+    assert [kept(f"trainer.threads={threads}")[1] for threads in (1, 3)] == [1, 3]
+    folder, _ = kept("trainer.threads=2")
+    write_json(folder / "train.json", {})
+    assert kept("trainer.threads=1")[1] == 2
+
+
+def test_an_earlier_turn_that_is_in_a_benchmark_is_counted(
+    tiny_arguments: list[str], tmp_path: Path, whole: Path
+) -> None:
+    folder = copied(whole, tmp_path)
+    first, *others = read_rows(folder / "train.jsonl", Example)
+    asked = embedded_rows("evaluation_benign").examples(None)[1].prompt
+    write_rows(folder / "train.jsonl", [replace(first, turns=(asked,)), *others])
+    metrics = folder / "evaluation" / "embedded_benign" / "metrics.json"
+    metrics.unlink()
+    run([*tiny_arguments, "stages=[judge]"])
+    found = json.loads(metrics.read_text())["contaminated"]
+    assert [(match["id"], match["row"], match["how"]) for match in found] == [(first.id, 2, "exact")]
 
 
 def test_a_finished_training_has_one_precision(tiny_arguments: list[str], tmp_path: Path, whole: Path) -> None:

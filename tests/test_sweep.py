@@ -674,6 +674,32 @@ def test_a_method_on_the_prompts_side_keeps_keys_of_its_rewrite() -> None:
         assert applicable_overrides(own) == ["method=no_train", "seed=1"]
 
 
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        (["training.thought=open"], ["training.thought=open"]),
+        (["training.thought=open", "training.epochs=2"], ["training.thought=open"]),
+        (["rewrite=safety_prompt", "rewrite.system=x"], ["rewrite=safety_prompt", "rewrite.system=x"]),
+        (["rewrite=intention_analysis", "adapter.rank=8"], ["rewrite=intention_analysis"]),
+        (["rewrite=plain", "teacher=gpt4o"], []),
+    ],
+)
+def test_a_job_without_training_takes_what_a_single_run_of_it_takes(given: list[str], taken: list[str]) -> None:
+    register()
+    with initialize_config_module(config_module="alttrain.conf", version_base="1.3"):
+        assert applicable_overrides(["method=no_train", *given]) == ["method=no_train", *taken]
+
+
+def test_a_report_alone_of_a_sweep_on_several_devices_needs_no_process(
+    tiny_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alttrain.run.sweep._run_in_own_process", lambda *given: pytest.fail("a process was started"))
+    register()
+    with initialize_config_module(config_module="alttrain.conf", version_base="1.3"):
+        config = compose("run", [*tiny_arguments, "stages=[report]", "trainer.devices=2", "trainer.strategy=ddp"])
+    run_job(config, [])
+
+
 @pytest.mark.parametrize(("size", "batches"), [(None, [3]), (2, [2, 1])])
 @pytest.mark.parametrize("ends", [JobStatus.COMPLETED, JobStatus.FAILED])
 def test_the_sweeper_launches_the_planned_jobs_in_batches(

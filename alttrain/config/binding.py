@@ -65,6 +65,8 @@ def faults(config: DictConfig) -> list[Fault]:
         problems.append(Fault("stages", stages, f"accepted: one or more of {names}, each once"))
     unknown = [stage for stage in stages if stage not in STAGES]
     problems += [Fault("stages", stage, f"accepted: {names}{did_you_mean(stage, STAGES)}") for stage in unknown]
+    evaluation, accepted = plain.get("evaluation") or {}, "there is no such key; accepted: benchmarks"
+    problems += [Fault(f"evaluation.{key}", None, accepted) for key in evaluation if key != "benchmarks"]
     logger = plain.get("logger")
     texts = {"page_texts": plain.get("page_texts"), "logger.texts": isinstance(logger, dict) and logger.get("texts")}
     for key, value in texts.items():

@@ -8,10 +8,12 @@ method's source uses. A run that overrides one of them shows this in its name, i
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -49,6 +51,9 @@ NOT_SHAPING_TEXT = frozenset({*SERVER_SETTINGS, "chunk", "loads_adapters", "adap
 ABSENT = "(absent)"
 OF_BACKBONE = ("backbone.quantization", "backbone.system_prompt", "backbone.template")
 """Keys of the backbone that belong to the treatment. Its other keys, such as the source of its weights, do not."""
+CHOSEN_OF_BACKBONE = ("name", "untrained_thought", "identity")
+"""Keys of the backbone that other parts of a config read."""
+SEARCH_PATH = "ALTTRAIN_SEARCH_PATH"  # environment variable that passes the folder of a user's options on to workers
 NOT_ASKED = NOT_SHAPING_TEXT | {"path", "file", "data_dir", "human_labels", "tables", "labels"}
 
 
@@ -77,15 +82,16 @@ class Changes:
 def changes(config: DictConfig) -> Changes:
     """Return how a composed config differs from its published method, protocol and benchmarks."""
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    method, backbone = plain["method"]["name"], plain["backbone"]["name"]
+    method = plain["method"]["name"]
+    folders = os.environ.get(SEARCH_PATH, "")
+    backbone = tuple(plain["backbone"].get(key) for key in CHOSEN_OF_BACKBONE)
     treatment = {}
     if method:
-        published = _published(f"method={method}", f"backbone={backbone}")
-        has_option = published["backbone"]["name"] == backbone
+        published, has_option = _published(folders, backbone, f"method={method}")
         treatment = _differences(treatment_of(published, has_option), treatment_of(plain, has_option))
     benchmarks = plain["evaluation"]["benchmarks"]
     mounted = [f"+benchmark@evaluation.benchmarks.{name}={name}" for name in sorted(benchmarks)]
-    published = _published(f"protocol={plain['protocol']['name']}", f"backbone={backbone}", *mounted)
+    published, _ = _published(folders, backbone, f"protocol={plain['protocol']['name']}", *mounted)
     weights = _differences(*({"backbone.source": each["backbone"]["source"]} for each in (published, plain)))
     evaluation = {}
     for name, benchmark in benchmarks.items():
@@ -149,14 +155,26 @@ def _flat_keys(part: str, node: Any) -> dict[str, Any]:
 
 
 @functools.cache
-def _published(*choices: str) -> dict[str, Any]:
-    """Compose these options alone; return the plain, resolved config. Options that do not exist are skipped."""
+def _published(folders: str, backbone: Sequence[Any], *choices: str) -> tuple[dict[str, Any], bool]:
+    """Compose these options alone; return the plain, resolved config, and whether the backbone has an option.
+
+    Options that do not exist are skipped. `folders` is the override that names a user's, or "". `backbone` has the
+    values of `CHOSEN_OF_BACKBONE`, which one without an option keeps.
+    """
+    search = [folders] if folders else []
+    choices = (f"backbone={backbone[0]}", *choices)
     is_ready = GlobalHydra().is_initialized()
     with nullcontext() if is_ready else initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
-        options = GlobalHydra.instance().config_loader().get_group_options
-        existing = [c for c in choices if c.partition("=")[2] in options(re.split("[@=]", c.lstrip("+"))[0])]
-        config = compose(config_name=PRIMARY, overrides=["evaluation=none", *existing])
-    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+        options = partial(GlobalHydra.instance().config_loader().get_group_options, config_name=PRIMARY)
+        existing = [
+            choice
+            for choice in choices
+            if choice.partition("=")[2] in options(re.split("[@=]", choice.lstrip("+"))[0], overrides=search)
+        ]
+        config = compose(config_name=PRIMARY, overrides=[*search, "evaluation=none", *existing])
+    if not (has_option := choices[0] in existing):
+        config.backbone.update(zip(CHOSEN_OF_BACKBONE, backbone, strict=True))
+    return OmegaConf.to_container(config, resolve=True), has_option  # type: ignore[return-value]
 
 
 def shaping_of_engine(generation: dict[str, Any], batched: bool = False) -> dict[str, Any]:
@@ -182,8 +200,6 @@ def shaping(config: dict[str, Any]) -> dict[str, Any]:
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     """Flatten a nested config to a mapping of dotted keys to leaf values."""
-    if isinstance(node, DictConfig):
-        node = OmegaConf.to_container(node, resolve=True)
     if isinstance(node, dict):
         return {k: v for name, child in node.items() for k, v in flatten(child, f"{prefix}{name}.").items()}
     return {prefix.removesuffix("."): node}

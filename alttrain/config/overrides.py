@@ -2,7 +2,8 @@
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,12 @@ TRAINING_GROUPS = ("training", "adapter", "rewrite", "teacher")
 
 
 def expand_arguments(arguments: Sequence[str]) -> list[str]:
-    """Return a command line as Hydra takes it: with "++" before open keys, and with what quick=true stands for."""
+    """Return a command line as Hydra takes it.
+
+    Open keys have "++" before them, quick=true becomes what it stands for, and ~ in output_dir the home folder.
+    """
+    home = re.compile(r"(\+*output_dir=['\"]?)~(?=$|[/'\"])")  # which a shell leaves there after "="
+    arguments = [home.sub(lambda found: f"{found[1]}{Path.home()}", argument) for argument in arguments]
     given_keys, spelt = {_key(argument) for argument in arguments}, list[str]()
     for argument in arguments:
         if quick := re.fullmatch(r"\+{0,2}quick=(true|false)", argument, re.IGNORECASE):
@@ -56,6 +62,7 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
         problems: list[Fault] = []
         ordered = sorted(arguments, key=_order)
         values = {argument: _values(argument, problems) for argument in ordered}
+        problems += [fault for argument in ordered if _key(argument) == "tag" for fault in _tag_faults(argument)]
         for overrides in values.values():  # a method that trains comes first, so that keys of its training are known
             if len(overrides) > 1 and _key(overrides[0]) == "method":
                 overrides.sort(key=lambda method: bool(_unused((method,))))
@@ -146,16 +153,21 @@ def applicable_overrides(overrides: list[str]) -> list[str]:
     So `method=no_train,alttrain training.epochs=1` changes the training of the method that has one. Needs Hydra
     initialised.
     """
-    deciding = tuple(o for o in overrides if _key(o) in ("method", "experiment") or _key(o).startswith("hydra"))
+    deciding = tuple(
+        o for o in overrides if _key(o) in ("method", "experiment", "rewrite") or _key(o).startswith("hydra")
+    )
     if "method" not in map(_key, deciding) or not any(map(is_training_override, overrides)):
         return overrides
     unused = _unused(deciding)
-    return [override for override in overrides if _group(override) not in unused]
+    return [o for o in overrides if _group(o) not in unused or not is_training_override(o)]
 
 
 def is_training_override(override: str) -> bool:
-    """Return whether an override is of a group that only training uses, except for methods that change the prompt."""
-    return _group(override) in TRAINING_GROUPS
+    """Return whether an override is of a group that only training uses, except for methods that change the prompt.
+
+    `training.thought` also says whether an untrained backbone thinks.
+    """
+    return _group(override) in TRAINING_GROUPS and _key(override) != "training.thought"
 
 
 def _group(override: str) -> str:
@@ -170,7 +182,10 @@ def _unused(overrides: tuple[str, ...]) -> Sequence[str]:
         config = compose(config_name=PRIMARY, overrides=list(overrides))
     except COMPOSE_ERRORS:  # reported elsewhere
         return ()
-    changes_prompt = config.rewrite.name != "none"  # by its rewrite
+    if "rewrite" in map(_key, overrides):
+        changes_prompt = any(config.rewrite.get(key) for key in ("system", "prompt_form", "before"))
+    else:
+        changes_prompt = config.rewrite.name != "none"  # the method's own
     return () if trains(config) else [group for group in TRAINING_GROUPS if group != "rewrite" or not changes_prompt]
 
 
@@ -210,6 +225,16 @@ def _values(argument: str, problems: list[Fault]) -> list[str]:
     if override.is_sweep_override() and override.is_discrete_sweep():
         return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
     return [argument]
+
+
+def _tag_faults(argument: str) -> Iterator[Fault]:
+    """Yield a fault for each tag that Hydra reads as a number and would spell anew: 1.10 would become the tag 1.1."""
+    for text in argument.partition("=")[2].split(","):
+        with suppress(HydraException):  # told elsewhere
+            value = OverridesParser.create().parse_override(f"tag={text}").value()
+            if not isinstance(value, int | float) or isinstance(value, bool) or str(value) == text:
+                continue
+            yield Fault("tag", text, f"it would be read as the number {value}; quote it: 'tag=\"{text}\"'")
 
 
 def _key(argument: str) -> str:

@@ -4,6 +4,7 @@ A column is named by its key, or by a dotted path into nested values: `score.Acc
 """
 
 import json
+import math
 import random
 import re
 import string
@@ -42,7 +43,8 @@ class Columns:
     """The column map of a file.
 
     - `columns`: our field -> the file's column, or several columns; the first that the row has is used. From a list
-      value, `category` and `phrasing` take the first item and `gold` takes all items.
+      value, `category` and `phrasing` take the first item and `gold` takes all items. A column that has a field's name
+      fills it where nothing else does (`thought` only with text, and without a `response`).
     - `forms`: our field -> a text in which each {column} stands for a column's value, as in "{prompt}\n{tests.0}"; or
       several texts: the first is used that has no empty column, else the last.
     - `constants`: our field -> its value in all rows. It replaces a column that merely has the field's name; a
@@ -50,7 +52,7 @@ class Columns:
     - `where`: column -> the value, or the list of values, of the rows to use.
     - `dates`: column -> the first and the last moment of the rows to use, as ISO dates ("2025-02-01" is its midnight);
       null leaves an end open. The rows' time zones are not read, and the ends have none.
-    - `labels`: value of the label's column -> harmful or benign; "*" matches every other value.
+    - `labels`: value of the label's column -> harmful or benign; "*" matches every other value but null.
     - `extract`: our field -> a pattern (the dot matches newlines) whose first group is the field's text.
     - `slices`: our field -> three columns: a text, and the first and last character of the field in it.
     - `erase`: our field -> a pattern to remove from its text.
@@ -107,6 +109,8 @@ class Columns:
             raise ValueError(f"{name}: thought_tags={list(tags)!r}: accepted: an opening and a closing tag, or none")
         if ("response" in self.columns) != bool(self.thought_tags):
             raise ValueError(f"{name}: columns.response and thought_tags go together; one of them is missing")
+        if self.labels and "label" in self.constants and "label" not in self.columns:
+            raise ValueError(f"{name}: labels map a column, and constants.label replaces it; leave one of them out")
         shuffles = self.choice_seed is not None
         if shuffles and not self.choices:
             raise ValueError(f"{name}: choice_seed={self.choice_seed}: there are no choices to put in order")
@@ -137,8 +141,10 @@ class Columns:
         try:
             response = {}
             if "response" in self.columns:
-                text = str(_value(raw, _names(self.columns["response"]), "response", place))
-                thought, answer = split_response(text, self.thought_tags, self.shapes)
+                text = _value(raw, _names(self.columns["response"]), "response", place)
+                if text is None:
+                    raise Unusable("no response")
+                thought, answer = split_response(str(text), self.thought_tags, self.shapes)
                 raw = {**raw, "shape": shape_of(bool(thought), bool(answer))}  # the label may depend on it
                 response = {name: text for name, text in (("thought", thought), ("answer", answer)) if text}
             fields = {"id": row_id} | self._fields(raw, place) | response | {"source": source}
@@ -150,17 +156,20 @@ class Columns:
                 raise Unusable("the thought is empty")
         except Unusable as reason:
             return Rejected(row_id, str(reason))
+        for name, value in fields.items():
+            if any(map(_HALF_PAIR.search, _texts(value))):
+                raise ValueError(f"{place}: the {name} holds half a surrogate pair, which is no character")
         if "thought" in fields:
             fields["thought"] = [{"step": "reasoning", "text": fields["thought"], "origin": "trace"}]
         example = build(fields, Example, place)
         if not example.prompt.strip():
             raise ValueError(f"{place}: the prompt is empty")
-        if _HALF_PAIR.search(example.prompt):
-            raise ValueError(f"{place}: the prompt holds half a surrogate pair, which is no character")
         return example
 
     def _fields(self, raw: Mapping[str, Any], place: str) -> dict[str, Any]:
         fields = {name: raw[name] for name in FIELDS if name in raw and name not in ("thought", "response", "dialogue")}
+        if "response" not in self.columns and isinstance(text := raw.get("thought"), str) and text.strip():
+            fields["thought"] = text  # not a list of steps, which a run writes
         fields |= self.constants
         for name, column in self.columns.items():
             if name != "response":
@@ -176,9 +185,11 @@ class Columns:
             fields[name] = str(text)[start:end].strip()
         for name in ("category", "phrasing"):
             value = fields.get(name)
-            first = next(iter(value), "") if isinstance(value, list | tuple) else value
+            first = _number(next(iter(value), "") if isinstance(value, list | tuple) else value)
             fields[name] = str(first) if isinstance(first, int | float) else first
-        gold = [_gold(_value(raw, [column], "gold", place)) for column in self.golds] or fields.get("gold")
+        golds = [_number(_value(raw, [column], "gold", place)) for column in self.golds]
+        golds = [json.dumps(gold) if isinstance(gold, list | tuple | Mapping) else str(gold) for gold in golds]
+        gold = golds or _number(fields.get("gold"))
         if isinstance(gold, int | float) and "gold" in self.columns:
             gold = str(gold)
         fields["gold"] = [gold] * bool(gold) if isinstance(gold, str) else gold
@@ -188,10 +199,13 @@ class Columns:
                 raise ValueError(f"{place}: the dialogue is no list of the user's turns")
             fields |= {"turns": turns[:-1], "prompt": turns[-1]}
         if self.choices:
-            fields |= self._multiple_choice(raw, str(fields.get("prompt", "")).strip(), place)
+            if (question := fields.get("prompt", "")) is None:
+                raise Unusable("no prompt")
+            fields |= self._multiple_choice(raw, str(question).strip(), place)
         if self.labels and ("label" in self.columns or ("label" in fields and "label" not in self.constants)):
-            value = str(fields["label"])
-            if value not in self.labels and "*" not in self.labels:
+            found = _number(fields["label"])
+            value = str(found)
+            if value not in self.labels and (found is None or "*" not in self.labels):
                 raise ValueError(f"{place}: label {value!r} is not mapped; accepted: {', '.join(self.labels)}")
             fields["label"] = self.labels.get(value, self.labels.get("*"))
         if absent := [name for name in ("prompt", "label") if name not in fields]:
@@ -201,15 +215,25 @@ class Columns:
         return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
     def _multiple_choice(self, raw: Mapping[str, Any], question: str, place: str) -> dict[str, Any]:
-        """Return the prompt with its lettered options, one per line, and the gold letter if they are shuffled."""
+        """Return the prompt with its lettered options, one per line, and the gold letter if they are shuffled.
+
+        A null option is left out; the others keep their letters unless they are shuffled.
+        """
         values = [_value(raw, [column], "a choice", place) for column in self.choices]
-        options = [" ".join(text.split()) for value in values for text in _texts(value)]
+        options = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
         order = list(range(len(options)))
         gold = {}
         if self.choice_seed is not None:
+            if options[:1] == [None]:
+                raise Unusable("no right choice")
+            order = [i for i in order if options[i] is not None]
             random.Random(f"choices-{self.choice_seed}-{question}").shuffle(order)
             gold = {"gold": [string.ascii_uppercase[order.index(0)]]}
-        lines = [f"{letter}. {options[i]}" for letter, i in zip(string.ascii_uppercase, order, strict=False)]
+        lines = [
+            f"{letter}. {' '.join(str(options[i]).split())}"
+            for letter, i in zip(string.ascii_uppercase, order, strict=False)
+            if options[i] is not None
+        ]
         return {"prompt": "\n".join([question, "", *lines]), **gold}
 
     def _apply_patterns(self, fields: dict[str, Any], place: str) -> None:
@@ -319,9 +343,12 @@ def _filled(match: re.Match[str], raw: Mapping[str, Any], field_name: str, place
     return str(value)
 
 
-def _gold(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, list | tuple | Mapping) else str(value)
+def _number(value: Any) -> Any:
+    """Return an integral float as an integer and NaN as None: pandas makes floats of a column of integers with gaps."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else int(value) if value.is_integer() else value
+    return value
 
 
 def _texts(value: Any) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
+    return [str(item) for item in (value if isinstance(value, list | tuple) else [value]) if item is not None]

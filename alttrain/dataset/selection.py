@@ -18,7 +18,7 @@ from typing import Annotated, Any, get_args
 from annotated_types import Ge, Gt, Le, Lt
 
 from alttrain.dataset.columns import Scalar
-from alttrain.dataset.similarity import DEFAULT, How, NearDuplicateFilter, Words, contaminated, words
+from alttrain.dataset.similarity import DEFAULT, How, NearDuplicateFilter, Words, contaminated, said
 from alttrain.dataset.sources import Reading, Rows, RowSource, shuffled
 from alttrain.records import Example, Label
 
@@ -96,32 +96,50 @@ class Dataset:
         rows, source_of, dropped = self._combined(readings)
         if conflicting := _under_both_labels(rows):  # neither label can be trusted
             dropped["the prompt stands under both labels"] = conflicting
-        matches = contaminated([(row.id, row.prompt) for row in rows], against, self.decontaminate, self.ngram)
+        turns = [(row.id, turn) for row in rows for turn in (*row.turns, row.prompt)]
+        matches = contaminated(turns, against, self.decontaminate, self.ngram)
         excluded = {*conflicting, *(match.id for match in matches)}
 
-        groups = []
+        distinct = NearDuplicateFilter(self.near_duplicates)
+        groups: list[tuple[str, int | None, list[Example], list[Example], list[Example]]] = []
         for name, members in self._groups(rows, source_of).items():
             order = [row for row in stratified(members, len(members), seed) if row.id not in excluded]
-            groups.append(_Group(name, self.amount_for(name), members, order))
-        duplicate_filter = _DuplicateFilter(self.near_duplicates)
-        for group in groups:
-            group.taken = self._take(group, duplicate_filter, len(excluded))
-        sizes = [len(group.taken) for group in groups]
+            wanted = self.amount_for(name)
+            taken = distinct.first(order, wanted)
+            if wanted is not None and len(taken) < wanted:
+                setting = f"amounts.{name}={wanted}" if self.size is None else f"size={self.size}"
+                left_out = {"decontaminated": len(excluded), "near-duplicates": len(order) - len(taken)}
+                note = "".join(f"; {count} rows are {reason}" for reason, count in left_out.items() if count)
+                raise ValueError(f"dataset.{setting}: {name} has only {len(taken)} prompts, {wanted} are wanted{note}")
+            groups.append((name, wanted, members, order, taken))
+        sizes = [len(taken) for *_, taken in groups]
         amount = self.held_out if isinstance(self.held_out, int) else int(self.held_out * sum(sizes) + 0.5)
         examples: list[Example] = []
         held_out: list[Example] = []
-        for group, count in zip(groups, proportional(amount, sizes), strict=True):
-            group_held_out = self._hold_out(group, duplicate_filter, count)
-            ids = {row.id for row in group.taken} - {row.id for row in group_held_out}
-            ordered = group.rows if group.wanted is None else group.taken  # a group taken whole stays in file order
+        for (name, wanted, members, order, taken), count in zip(groups, proportional(amount, sizes), strict=True):
+            if wanted is None:  # all rows: the last of those taken are held out
+                last_rows = taken[len(taken) - count :]
+            else:
+                last = order.index(taken[-1]) if taken else -1
+                last_rows = distinct.first(order[:last:-1], count)
+            if len(last_rows) < count:
+                raise ValueError(
+                    f"dataset.held_out={self.held_out}: {count} rows of {name} are to be held out, but only "
+                    f"{len(last_rows)} are left besides those chosen; lower it, or the amounts"
+                )
+            ids = {row.id for row in taken} - {row.id for row in last_rows}
+            ordered = members if wanted is None else taken  # a group taken whole stays in file order
             examples += [row for row in ordered if row.id in ids]
-            held_out += group_held_out
+            held_out += last_rows
         report = {
             "read": {name: len(reading.examples) + len(reading.rejected) for name, reading in readings.items()},
             "origin": {name: reading.origin for name, reading in readings.items()},
             "dropped": dict(dropped),
             "decontamination": [asdict(match) for match in matches],
-            "near_duplicates": duplicate_filter.skipped,
+            "near_duplicates": [
+                {"id": row, "of": taken_row, "similarity": round(score, 3)}
+                for row, taken_row, score in distinct.skipped
+            ],
             "written": len(examples),
             "labels": dict(Counter(row.label for row in examples)),
             "categories": dict(sorted(Counter(row.category for row in examples).items())),
@@ -143,32 +161,6 @@ class Dataset:
             for rejected in reading.rejected:
                 dropped[rejected.reason].append(prefix + rejected.id)
         return rows, source_of, dropped
-
-    def _take(self, group: "_Group", duplicate_filter: "_DuplicateFilter", excluded: int) -> list[Example]:
-        """Return the wanted rows of a group. `excluded` is the number of decontaminated rows, for the error."""
-        taken = duplicate_filter.first(group.order, group.wanted)
-        if group.wanted is not None and len(taken) < group.wanted:
-            setting = f"amounts.{group.name}={group.wanted}" if self.size is None else f"size={self.size}"
-            left_out = {"decontaminated": excluded, "near-duplicates": len(group.order) - len(taken)}
-            note = "".join(f"; {count} rows are {reason}" for reason, count in left_out.items() if count)
-            raise ValueError(
-                f"dataset.{setting}: {group.name} has only {len(taken)} prompts, {group.wanted} are wanted{note}"
-            )
-        return taken
-
-    def _hold_out(self, group: "_Group", duplicate_filter: "_DuplicateFilter", count: int) -> list[Example]:
-        """Return the last `count` rows of a group's order; if all rows are wanted, the last of those taken."""
-        if group.wanted is None:
-            held_out = group.taken[len(group.taken) - count :]
-        else:
-            last = group.order.index(group.taken[-1]) if group.taken else -1
-            held_out = duplicate_filter.first(group.order[:last:-1], count)
-        if len(held_out) < count:
-            raise ValueError(
-                f"dataset.held_out={self.held_out}: {count} rows of {group.name} are to be held out, but only "
-                f"{len(held_out)} are left besides those chosen; lower it, or the amounts"
-            )
-        return held_out
 
     def _groups(self, rows: Sequence[Example], source_of: Mapping[str, str]) -> dict[str, list[Example]]:
         """Return the rows of each group, in order of first appearance."""
@@ -194,37 +186,9 @@ class Dataset:
         return harmful if group == "harmful" else self.size - harmful
 
 
-@dataclass
-class _Group:
-    """The rows of a group: all in file order, those that may be taken in seeded order, and those taken."""
-
-    name: str
-    wanted: int | None  # the number of rows to take; None: all
-    rows: list[Example]
-    order: list[Example]
-    taken: list[Example] = field(default_factory=list)
-
-
-class _DuplicateFilter:
-    """Takes rows that are not near-duplicates of rows already taken with the same label; without `threshold`, any."""
-
-    def __init__(self, threshold: float | None) -> None:
-        self._distinct = None if threshold is None else NearDuplicateFilter(threshold)
-        self.skipped: list[dict[str, Any]] = []  # the report on each near-duplicate
-
-    def first(self, order: list[Example], amount: int | None) -> list[Example]:
-        """Return the first `amount` such rows; None takes all."""
-        if self._distinct is None:
-            return order[:amount]
-        ids, duplicates = self._distinct.filter(((row.id, row.label, words(row.prompt)) for row in order), amount)
-        self.skipped += ({"id": name, "of": kept, "similarity": round(score, 3)} for name, kept, score in duplicates)
-        taken = set(ids)
-        return [row for row in order if row.id in taken]
-
-
 def _under_both_labels(rows: Sequence[Example]) -> list[str]:
     """Return the ids of rows whose words are also those of a row of the other label."""
-    prompts = [words(row.prompt) for row in rows]
+    prompts = [said(row) for row in rows]
     labels: dict[Words, set[Label]] = defaultdict(set)
     for row, prompt in zip(rows, prompts, strict=True):
         labels[prompt].add(row.label)

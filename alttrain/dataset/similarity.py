@@ -27,10 +27,14 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+import regex
+
+from alttrain.records import Example
 
 How = Literal["exact", "normalised", "similar", "ngram"]
 DEFAULT: tuple[How, ...] = ("exact", "normalised", "similar")
@@ -39,7 +43,11 @@ Words = tuple[str, ...]
 ALIKE = 0.6  # of `Lookalikes`: share of two texts' joint weight in common (Dice) if they are the same prompt
 INSIDE = 0.8  # of `Lookalikes`: share of the shorter text's weight in a passage of the longer one that contains it
 
-_WORD = re.compile(r"\w+(?:'\w+)*")
+_LETTER = r"[\p{L}\p{N}_]"
+_INNER = (
+    r"[\p{L}\p{N}_[\p{Mn}\p{Mc}--[\ufe00-\ufe0f]]]"  # with vowel signs, without the signs that choose an emoji's form
+)
+_WORD = regex.compile(rf"{_LETTER}{_INNER}*(?:'{_LETTER}{_INNER}*)*", regex.V1)
 
 
 def words(text: str) -> Words:
@@ -47,46 +55,48 @@ def words(text: str) -> Words:
     return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).lower().replace("’", "'")))
 
 
+def said(row: Example) -> Words:
+    """Return the words of all user turns of a row."""
+    return words("\n".join((*row.turns, row.prompt)))
+
+
 _ROUNDING = 1e-6  # of a score, relative: 1 - 1/3 is a little less than 2/3
 
 
 class NearDuplicateFilter:
-    """Keeps rows that are not near-duplicates of a kept row of the same kind, also across calls.
+    """Takes rows that are not near-duplicates of a taken row with the same label, also across calls.
 
-    Memory grows with the number of kept rows, time with its square.
+    Without `threshold` it takes any row. Memory grows with the number of taken rows, time with its square.
     """
 
-    def __init__(self, threshold: float) -> None:
-        self._least = threshold * (1 - _ROUNDING)
+    def __init__(self, threshold: float | None) -> None:
+        self._least = None if threshold is None else threshold * (1 - _ROUNDING)
         self._word_numbers: dict[str, int] = {}
-        self._kept: dict[str, tuple[list[str], list[str | list[int]]]] = {}  # kind -> ids, and texts as `_encoded`
+        self._taken: dict[str, tuple[list[str], list[str | list[int]]]] = {}  # label -> ids, and texts as `_encoded`
+        self.skipped: list[tuple[str, str, float]] = []  # the near-duplicates: id, id of the taken row, similarity
 
-    def filter(
-        self, rows: Iterable[tuple[str, str, Words]], amount: int | None
-    ) -> tuple[list[str], list[tuple[str, str, float]]]:
-        """Return the first `amount` distinct ids of (id, kind, words) rows (None: all), and the near-duplicates.
-
-        A near-duplicate is (id, kept id, similarity).
-        """
+    def first(self, rows: Sequence[Example], amount: int | None) -> list[Example]:
+        """Return the first `amount` distinct rows; None takes all."""
+        if self._least is None:
+            return list(rows[:amount])
         from rapidfuzz import process
         from rapidfuzz.distance import LCSseq
 
-        distinct: list[str] = []
-        duplicates: list[tuple[str, str, float]] = []
-        for name, kind, text in rows:
+        distinct: list[Example] = []
+        for row in rows:
             if len(distinct) == amount:
                 break
-            ids, texts = self._kept.setdefault(kind, ([], []))
-            encoded = self._encoded(text)
+            ids, texts = self._taken.setdefault(row.label, ([], []))
+            encoded = self._encoded(said(row))
             match = process.extractOne(encoded, texts, scorer=LCSseq.normalized_similarity, score_cutoff=self._least)
             if match:
                 _, similarity, index = match
-                duplicates.append((name, ids[index], similarity))
+                self.skipped.append((row.id, ids[index], similarity))
             else:
-                distinct.append(name)
-                ids.append(name)
+                distinct.append(row)
+                ids.append(row.id)
                 texts.append(encoded)
-        return distinct, duplicates
+        return distinct
 
     def _encoded(self, text: Words) -> str | list[int]:
         """Return a text with one character per word, which the scorer compares fastest, or else one number per word."""
@@ -110,16 +120,9 @@ _INVISIBLE = re.compile("[\u034f\u115f\u1160\u3164\ufe00-\ufe0f'’`]")  # and a
 _THAI, _HAN, _HANGUL = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff", "\u3005-\u30ff\u3400-\u9fff", "\uac00-\ud7af"
 _UNSPACED = _THAI + _HAN + _HANGUL
 _IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
-_RUNS = re.compile(rf"[{_UNSPACED}]+|(?:(?![{_UNSPACED}])[\w@$!|])+")
-
-
-class Lookalike(NamedTuple):
-    """Indices of a row and a prompt that match; `passage` is the part of the longer text that contains the shorter."""
-
-    row: int
-    prompt: int
-    similarity: float
-    passage: str
+_SPACED = rf"(?![{_UNSPACED}])"
+_RUNS = regex.compile(rf"[{_UNSPACED}]+|{_SPACED}(?:{_LETTER}|[@$!|])(?:{_SPACED}(?:{_INNER}|[@$!|]))*", regex.V1)
+_NO_LETTER = regex.compile(rf"(?!{_INNER}).", regex.V1)
 
 
 class Lookalikes:
@@ -132,10 +135,11 @@ class Lookalikes:
         self._words = [_plain_words(text) for text in rows]
         self._row_runs = self._run_matrix(self._words)
 
-    def find(self, prompts: Sequence[str]) -> Iterator[Lookalike]:
-        """Yield the matching pairs. Word frequencies are counted over the rows and these prompts.
+    def find(self, prompts: Sequence[str]) -> Iterator[tuple[int, int, float, str]]:
+        """Yield (index of a row, index of a prompt that matches it, similarity, passage).
 
-        `similarity` is the share of the shorter text's weight in the passage.
+        The passage is the part of the longer text that contains the shorter one, and the similarity the share of the
+        shorter text's weight in it. Word frequencies are counted over the rows and these prompts.
         """
         prompt_words = [_plain_words(text) for text in prompts]
         counts = Counter(word for words in (*self._words, *prompt_words) for word in set(words))
@@ -146,7 +150,7 @@ class Lookalikes:
             short, long = (prompt_words[j], self._words[i]) if swapped else (self._words[i], prompt_words[j])
             if overlap := _overlap(short, long, weights):
                 similarity, first, last = overlap
-                yield Lookalike(i, j, similarity, _passage((self._rows[i] if swapped else prompts[j]), first, last))
+                yield i, j, similarity, _passage(self._rows[i] if swapped else prompts[j], first, last)
 
     def _run_matrix(self, texts: Sequence[Sequence[str]]) -> Any:
         """Return which runs of four letters each text has (texts x runs, sparse): most survive a typing error."""
@@ -209,7 +213,7 @@ def _plain(chunk: str) -> tuple[str, ...]:
             words += [run[start : start + size] for start in range(max(1, len(run) - size + 1))]
         else:
             word = run.strip("!|")
-            words.append(re.sub(r"\W", "", word.translate(_DIGITS) if re.search(r"[^\W\d_]", word) else word))
+            words.append(_NO_LETTER.sub("", word.translate(_DIGITS) if re.search(r"[^\W\d_]", word) else word))
     return tuple(filter(None, words))
 
 
@@ -317,6 +321,7 @@ def contaminated(
 ) -> list[Match]:
     """Return the matches of (id, prompt) rows with each benchmark's prompts, in the order of rows and benchmarks.
 
+    A dialogue is several rows of one id, its user's turns; the first turn that matches a benchmark is its match.
     `ways` are the kinds of match to look for, `ngram` the number of words of an "ngram" match.
     """
     if not ways or not against:
@@ -332,8 +337,8 @@ def contaminated(
         normalised = {spoken: number for number, spoken in prompt_words if spoken and "normalised" in ways}
         ngrams = {run: number for number, spoken in prompt_words if "ngram" in ways for run in _ngrams(spoken, ngram)}
         pairs = lookalikes.find(prompts) if lookalikes else ()
-        ascending = sorted(pairs, key=lambda pair: (pair.similarity, len(pair.passage), -pair.prompt))
-        similar = {pair.row: pair for pair in ascending}  # the best pair of each row
+        ascending = sorted(pairs, key=lambda pair: (pair[2], len(pair[3]), -pair[1]))
+        similar = {pair[0]: pair[1:] for pair in ascending}  # the best match of each row
         for index, (row, text) in enumerate(rows):
             how: How
             similarity, passage = 1.0, text
@@ -343,7 +348,7 @@ def contaminated(
             elif row_words[index] in normalised:
                 how, number = "normalised", normalised[row_words[index]]
             elif index in similar:
-                _, number, similarity, passage = similar[index]
+                number, similarity, passage = similar[index]
                 how, similarity = "similar", round(similarity, 3)
             elif shared:
                 run = min(shared, key=ngrams.__getitem__)
@@ -351,7 +356,10 @@ def contaminated(
             else:
                 continue
             matches.append((index, Match(row, name, number + 1, how, similarity, prompts[number], passage)))
-    return [match for _, match in sorted(matches, key=lambda entry: entry[0])]
+    first: dict[tuple[str, str], Match] = {}
+    for _, match in sorted(matches, key=lambda entry: entry[0]):
+        first.setdefault((match.id, match.benchmark), match)
+    return [*first.values()]
 
 
 def _ngrams(spoken: Words, length: int) -> list[Words]:

@@ -27,7 +27,7 @@ from alttrain.records import Example, Rejected, known_checksum
 
 _LONGEST_CELL = 1 << 27  # characters of a CSV cell; long traces exceed the csv module's own limit of 128 K
 _UNREADABLE = (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError)  # as UTF-8 text
-_COMMIT = re.compile(r"@([0-9a-f]{40})/")
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 RawRow = tuple[str, dict[str, Any]]  # a row's place, for error messages, and its values
 _Row = tuple[str, str, dict[str, Any]]  # a row's place, its id if it has none of its own, and its values
@@ -142,7 +142,7 @@ class Rows(Columns):
             origin = self.path or f"{self.data_dir}/{self.file}"
         else:
             loaded, commit = self._from_hub()
-            origin, folder = f"{self.hub}@{commit or self.revision or 'unknown'}", ""
+            origin, folder = f"{self.hub}@{commit or 'unknown'}", ""
             stem = str(self.hub).split("/")[-1]
             rows = ((f"{self.hub}:{self.split}: row {n}", f"{stem}-{n}", raw) for n, raw in enumerate(loaded, 1))
         passing = (row for row in rows if self.passes(row[2], row[0]))
@@ -197,9 +197,10 @@ class Rows(Columns):
         return files
 
     def _from_hub(self) -> tuple[Iterable[dict[str, Any]], str]:
-        """Return the rows of the split on the hub, and their commit ("" if `datasets` does not report it).
+        """Return the rows of the split on the hub, and their commit ("" if they are not in the cache of `datasets`).
 
-        Raises ValueError without `hub`, and FileNotFoundError, in one line, if the data set cannot be read.
+        Raises ValueError without `hub`, and FileNotFoundError, in one line, if the data set cannot be read, or not at
+        its `revision`.
         """
         if self.hub is None:
             raise ValueError(f"rows {self.name}: not on the hub; set data_dir to the folder that holds {self.file}")
@@ -207,6 +208,7 @@ class Rows(Columns):
 
         try:
             with hub.offline_if_unreachable():
+                offline = datasets.config.HF_HUB_OFFLINE
                 loaded = datasets.load_dataset(self.hub, self.config, split=self.split, revision=self.revision)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:  # OSError: no network, gated, no set
             fault = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -214,8 +216,16 @@ class Rows(Columns):
             raise FileNotFoundError(
                 f"{self.hub}: cannot be read from the hub: {fault}; {remedy}read it online once"
             ) from error
-        commit = _COMMIT.search(" ".join(map(str, loaded.info.download_checksums or ())))
-        return cast(Iterable[dict[str, Any]], loaded), commit[1] if commit else ""
+        folders = [Path(file["filename"]).parent.name for file in loaded.cache_files]  # named by the commit
+        commit = next(filter(_COMMIT.fullmatch, folders), "")
+        names_commit = bool(commit) and _COMMIT.fullmatch(self.revision or "")
+        if self.revision not in (None, commit) and (offline or names_commit):
+            # out of reach, `datasets` takes what it cached last, of any revision
+            raise FileNotFoundError(
+                f"{self.hub}: revision={self.revision} cannot be read from the hub, and the cache has commit "
+                f"{commit or 'unknown'}; read it online, or set revision={commit or 'null'}"
+            )
+        return cast(Iterable[dict[str, Any]], loaded), commit
 
 
 _READ: dict[str, Reading] = {}  # what this process has read, by the source and the state of its files
@@ -336,6 +346,7 @@ def _csv(path: Path, text: str, delimiter: str, header: Sequence[str]) -> Iterat
     csv.field_size_limit(_LONGEST_CELL)
     reader = csv.DictReader(io.StringIO(text, newline=""), header or None, strict=True, delimiter=delimiter)
     try:
+        _refuse_twice(path, reader.fieldnames or ())
         for row in reader:
             if header and list(row.values()) == list(header):
                 raise ValueError(f"{path} begins with its columns' names; leave `header` of its rows empty")
@@ -355,12 +366,24 @@ def _parquet(path: Path) -> list[RawRow]:
         table = parquet.ParquetFile(path).read()
     except pyarrow.ArrowException as error:
         raise ValueError(f"{path}: not readable as Parquet: {str(error).splitlines()[0]}") from error
+    _refuse_twice(path, table.column_names)
     return [(f"{path}: row {number}", row) for number, row in enumerate(table.to_pylist(), 1)]
 
 
+def _refuse_twice(place: object, names: Sequence[str]) -> None:
+    """Raise ValueError if a name stands twice: the last value would replace the others."""
+    if twice := next((name for name in names if name and names.count(name) > 1), None):
+        raise ValueError(f"{place}: {twice!r} stands twice; give each column a name of its own")
+
+
 def _parse(place: str, text: str) -> Any:
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(row := dict(pairs)) < len(pairs):
+            _refuse_twice(place, [name for name, _ in pairs])
+        return row
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=distinct)
     except (ValueError, RecursionError) as error:  # also a number of very many digits
         line = getattr(error, "lineno", 1)
         fault = getattr(error, "msg", error)

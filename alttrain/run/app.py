@@ -21,6 +21,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import resources
 from pathlib import Path
 
 import hydra
@@ -33,6 +34,7 @@ from omegaconf import DictConfig
 
 from alttrain.config import STAGES, Fault, RunError, expand_arguments, preview, register, run_name
 from alttrain.config.binding import MISSING
+from alttrain.config.identity import SEARCH_PATH
 from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
 from alttrain.config.secrets import mask_secrets
 from alttrain.config.trust import take_trusted
@@ -79,8 +81,9 @@ def main() -> None:
         sys.argv[1:] = expand_arguments(take_trusted(sys.argv[1:]))
         flags = _flags(sys.argv[1:])
         register()
-        searchpath = [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
+        searchpath = [f"hydra.searchpath=['file://{Path(flags.config_dir).absolute()}']"] if flags.config_dir else []
         overrides = [*searchpath, *flags.overrides]
+        os.environ[SEARCH_PATH] = next((o for o in reversed(overrides) if o.startswith("hydra.searchpath=")), "")
         if not (flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion):
             swept = _check(overrides, flags.multirun)
             if swept is not None:
@@ -104,7 +107,8 @@ def main() -> None:
 def _flags(arguments: list[str]) -> argparse.Namespace:
     """Parse a command line as Hydra does.
 
-    Raises ValueError if Hydra would compose another config than the checked one, or a folder or package is missing.
+    Raises ValueError if Hydra would compose another config than the checked one, if a folder or package is missing, or
+    if a user's option has the name of a packaged one, which Hydra would take.
     """
     flags = get_args_parser().parse_args(arguments)
     for flag in ("config_name", "config_path", "experimental_rerun"):
@@ -115,6 +119,9 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
             )
     if flags.config_dir and not Path(flags.config_dir).is_dir():
         raise ValueError(f"--config-dir={flags.config_dir}: no such folder")
+    for file in sorted(Path(flags.config_dir).rglob("*.yaml")) if flags.config_dir else ():
+        if resources.files(CONFIG_MODULE).joinpath(*file.relative_to(flags.config_dir).parts).is_file():
+            raise ValueError(f"{file}: alttrain has an option of this name, which it would take; give it another name")
     if lacking := absent(flags.overrides):
         raise ValueError(lacking)
     return flags

@@ -24,7 +24,7 @@ from alttrain.config.trust import take_trusted
 from alttrain.dataset import embedded_rows
 from alttrain.evaluation import Benchmark, Intervention, RefusalJudge
 from alttrain.llm import Failure
-from alttrain.records import DamagedError, Example, Generation, Segment, Step, read_utf8
+from alttrain.records import DamagedError, Example, Generation, RunDocument, Segment, Step, json_or_none, read_utf8
 from alttrain.rewrite import parse
 from alttrain.run import console_script
 from alttrain.run.asking import NO_ROOM, Chunk
@@ -120,7 +120,9 @@ def run_of(folder: Path) -> Run:
     try:
         config: Any = OmegaConf.create(read_utf8(path))
         config.output_dir = str(folder.resolve().parent.parent)
-        return replace(assemble(config), folder=folder.resolve())
+        run = assemble(config)
+        named = json_or_none(folder / "run.json", RunDocument)  # where a user's own options were known
+        return replace(run, folder=folder.resolve(), name=named["run"] if named else run.name)
     except (RunError, DamagedError, OSError):
         raise
     except Exception as error:  # what is no config of ours may raise anything

@@ -179,7 +179,7 @@ def open_folder(run: Run) -> None:
             write_text(folder / "files.md", resources.files("alttrain.run").joinpath("files.md").read_text("utf-8"))
         if is_new or json_or_none(folder / "run.json", RunDocument) != as_json(names):
             write_json(folder / "run.json", names)
-        if is_new or not (folder / "config.yaml").exists():
+        if is_new or run.needs_training or not (folder / "config.yaml").exists():  # at last of what trained
             write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(run.config)))
         if is_new:
             write_json(folder / "fingerprint.json", run.fingerprint)

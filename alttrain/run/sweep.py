@@ -274,7 +274,7 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
         # jobs that share a training wait for the first of them, which trains
         with exclusive(output_dir / ".sweep" / name) if leads else nullcontext():
             hardware = fit_hardware(assemble(config)).hardware if config.trainer.most_devices > 1 else config.trainer
-            if hardware.devices * hardware.nodes > 1:
+            if hardware.devices * hardware.nodes > 1 and set(config.stages) != {"report"}:  # made after all jobs
                 _run_in_own_process(config, overrides)
             else:
                 execute(config, reports=False)

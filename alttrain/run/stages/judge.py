@@ -343,7 +343,7 @@ def _write_metrics(
     analysis = {"decides": deciding, **summaries[deciding_block].analysis(), "others": others}
     # prompts are compared for the benchmark without its intervention
     rows = [] if benchmark.intervention else records.read_rows(run.folder / "train.jsonl", Example)
-    trained = [(row.id, row.prompt) for row in rows]
+    trained = [(row.id, turn) for row in rows for turn in (*row.turns, row.prompt)]
     contamination = contaminated(trained, {benchmark.name: benchmark.prompts()}, DEFAULT) if trained else []
     if contamination:
         log.warning("judge     %s: %d training prompts are also in it", benchmark.name, len(contamination))
