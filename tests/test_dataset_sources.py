@@ -470,7 +470,7 @@ def test_a_tag_leads_to_a_commit_online_and_a_commit_to_itself(
             rows.read(None)
     else:
         assert rows.read(None).origin == f"org/myset@{NEW}"
-    assert asked[0] == (("org/myset", "main"), {"split": "test", "revision": revision})
+    assert asked[0] == (("org/myset", "main"), {"split": "test", "revision": revision, "keep_in_memory": False})
 
 
 def test_rows_that_no_cache_has_are_of_an_unknown_commit(monkeypatch: pytest.MonkeyPatch) -> None:

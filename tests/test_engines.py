@@ -208,8 +208,8 @@ def test_an_adapter_is_a_model_of_its_own_and_loaded_where_told(
 def test_a_request_says_what_the_protocol_says_whatever_is_extra(serve: Serve, renderer: Renderer, api: str) -> None:
     stub = serve(lambda prompt, asked: Say("So."))
     other: dict[str, Any] = {"temperature": 1.0, "max_tokens": 9, "stop": ["."], "n": 1, "top_k": 5}
-    for name, value in {**other, "repeat_penalty": 1.1, "model": "another"}.items():
-        with pytest.raises(ValueError, match=rf"extra\.{name}: .*set protocol\.decoding"):
+    for name, value in {**other, "repeat_penalty": 1.1, "model": "another", "n_predict": 9, "mirostat": 2}.items():
+        with pytest.raises(ValueError, match=rf"extra\.{name}=.*set protocol\.decoding"):
             server(stub, api=api, extra={name: value})
     kept = {"top_k": 0, "repeat_penalty": None, "cache_prompt": True}
     for top_k in (None, 20):
@@ -236,7 +236,7 @@ def test_another_decoding_in_extra_is_refused_when_composing(
         config = compose(
             "run", overrides=[*arguments, f"generation={engine}", f"+generation.{where}extra.temperature=1"]
         )
-    with pytest.raises(RunError, match=r"generation: .*extra\.temperature: .*set protocol\.decoding"):
+    with pytest.raises(RunError, match=r"generation: .*extra\.temperature=1: .*set protocol\.decoding"):
         assemble(config)
 
 

@@ -94,6 +94,21 @@ def test_a_backbone_without_an_option_changes_no_method(method: str, more: list[
     assert {key for own in found.evaluation.values() for key in own} == {"backbone.source"}
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("method=alttrain", "backbone=hub", "backbone.source=ORG/NAME", "backbone.identity=You are N."),
+        ("method=alttrain", "protocol=alttrain", "backbone.identity=You are N."),
+        ("method=no_train", "backbone=phi_4_reasoning", "backbone.template.without_system='<|im_start|>system'"),
+    ],
+)
+def test_what_a_backbone_leaves_to_the_user_changes_no_method(given: tuple[str, ...]) -> None:
+    name, found = changed(*given)
+    assert "changed" not in name
+    assert found.treatment == {}
+    assert {key for own in found.evaluation.values() for key in own} <= {"backbone.source"}
+
+
 def test_a_users_method_is_as_published_while_it_is_planned_and_in_a_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +214,9 @@ def assembled(*overrides: str) -> Run:
         return assemble(compose("run", ["evaluation=none", *overrides]))
 
 
+ASKED = "+benchmark@evaluation.benchmarks.embedded_harmful=embedded_harmful"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", TREATMENTS)
 def test_a_method_is_the_treatment_of_its_source(method: str) -> None:
@@ -271,8 +289,8 @@ def test_a_method_trained_without_a_system_prompt_is_asked_with_the_protocols(me
     ("overrides", "readers"),
     [
         (("method=r1_act",), "method.system_prompt"),
-        (("method=alttrain", "protocol=r1_act"), "method.system_prompt and protocol.system_prompt"),
-        (("method=no_train", "protocol=alttrain"), "protocol.system_prompt"),
+        (("method=plain", "protocol=r1_act", ASKED), "method.system_prompt and protocol.system_prompt"),
+        (("method=no_train", "protocol=alttrain", ASKED), "protocol.system_prompt"),
         (("backbone=hub", "backbone.source=a/b", "method=alttrain"), "method.system_prompt"),
     ],
 )
@@ -282,6 +300,26 @@ def test_who_a_backbone_is_must_be_known_where_it_is_told(overrides: tuple[str, 
     told = assembled(*overrides, "backbone.identity=You are B.")
     assert "You are B." in (told.method.system_prompt, told.protocol.system_prompt)
     assert assembled(*overrides, "backbone.identity=''").method.system_prompt in ("", None)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=star1", "protocol=alttrain", "evaluation=none"),
+        ("method=safepath_qwen", "protocol=alttrain", ASKED),
+        ("method=no_train", "protocol=offline", ASKED),
+    ],
+)
+def test_who_a_backbone_is_need_not_be_known_where_it_is_not_told(overrides: tuple[str, ...]) -> None:
+    assert assembled(*overrides).backbone.identity is None
+
+
+def test_the_identity_of_a_backbone_that_is_not_told_it_is_in_no_hash() -> None:
+    runs = [assembled("method=no_train", ASKED, *more) for more in ((), ("backbone.identity=You are N.",))]
+    runs += [assembled("method=star1", "protocol=star1", ASKED, *more) for more in ((), ("backbone.identity=''",))]
+    first, second, third, fourth = ([run.protocol_hash(one) for one in run.benchmarks] for run in runs)
+    assert first == second != []
+    assert third == fourth != []
 
 
 def test_run_json_tells_untrained_runs_apart_as_their_names_do() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
 from alttrain.config.schema import trains
@@ -88,7 +88,13 @@ def changes(config: DictConfig) -> Changes:
     treatment = {}
     if method:
         published, has_option = _published(folders, backbone, f"method={method}")
-        treatment = _differences(treatment_of(published, has_option), treatment_of(plain, has_option))
+        treatment = {
+            key: values
+            for key, values in _differences(
+                treatment_of(published, has_option), treatment_of(plain, has_option)
+            ).items()
+            if values[0] != MISSING
+        }
     benchmarks = plain["evaluation"]["benchmarks"]
     mounted = [f"+benchmark@evaluation.benchmarks.{name}={name}" for name in sorted(benchmarks)]
     published, _ = _published(folders, backbone, f"protocol={plain['protocol']['name']}", *mounted)
@@ -108,7 +114,8 @@ def treatment_of(plain: Mapping[str, Any], known: bool = True) -> dict[str, Any]
     """Return the flat keys of a plain config that make up the treatment: what the method does to any backbone.
 
     If nothing is trained, dataset and adapter are not part of it. If the backbone has no config option of its own
-    (`known` is False), only its quantisation is part of it, since its other keys are the user's choice.
+    (`known` is False), only its quantisation is part of it, since its other keys are the user's choice. What a packaged
+    backbone leaves to the user (???) is no part of it in `changes`.
     """
     parts = ("rewrite.", "training.", "method.", *(("dataset.", "adapter.") if trains(plain) else ()))
     of_backbone = OF_BACKBONE if known else OF_BACKBONE[:1]
@@ -174,6 +181,8 @@ def _published(folders: str, backbone: Sequence[Any], *choices: str) -> tuple[di
         config = compose(config_name=PRIMARY, overrides=[*search, "evaluation=none", *existing])
     if not (has_option := choices[0] in existing):
         config.backbone.update(zip(CHOSEN_OF_BACKBONE, backbone, strict=True))
+    elif config.backbone.get("identity") is None:  # a user's to say
+        config.backbone.identity = backbone[CHOSEN_OF_BACKBONE.index("identity")]
     return OmegaConf.to_container(config, resolve=True), has_option  # type: ignore[return-value]
 
 

@@ -188,6 +188,8 @@ class Columns:
             first = _number(next(iter(value), "") if isinstance(value, list | tuple) else value)
             fields[name] = str(first) if isinstance(first, int | float) else first
         golds = [_number(_value(raw, [column], "gold", place)) for column in self.golds]
+        if None in golds:
+            raise Unusable("no gold")
         golds = [json.dumps(gold) if isinstance(gold, list | tuple | Mapping) else str(gold) for gold in golds]
         gold = golds or _number(fields.get("gold"))
         if isinstance(gold, int | float) and "gold" in self.columns:

@@ -209,7 +209,9 @@ class Rows(Columns):
         try:
             with hub.offline_if_unreachable():
                 offline = datasets.config.HF_HUB_OFFLINE
-                loaded = datasets.load_dataset(self.hub, self.config, split=self.split, revision=self.revision)
+                loaded = datasets.load_dataset(
+                    self.hub, self.config, split=self.split, revision=self.revision, keep_in_memory=False
+                )  # in memory it would not say which commit it is of
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:  # OSError: no network, gated, no set
             fault = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             remedy = f"set data_dir to a folder that holds {self.file}, or " if self.file else ""
@@ -222,8 +224,9 @@ class Rows(Columns):
         if self.revision not in (None, commit) and (offline or names_commit):
             # out of reach, `datasets` takes what it cached last, of any revision
             raise FileNotFoundError(
-                f"{self.hub}: revision={self.revision} cannot be read from the hub, and the cache has commit "
-                f"{commit or 'unknown'}; read it online, or set revision={commit or 'null'}"
+                f"{self.hub}: revision={self.revision} cannot be read from the hub, and of its cache `datasets` takes "
+                f"the commit that was cached last, {commit or 'unknown'}; read it online with HF_DATASETS_CACHE set to "
+                f"a folder of its own, or set revision={commit or 'null'}"
             )
         return cast(Iterable[dict[str, Any]], loaded), commit
 
@@ -377,14 +380,18 @@ def _refuse_twice(place: object, names: Sequence[str]) -> None:
 
 
 def _parse(place: str, text: str) -> Any:
-    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    twice: list[str] = []
+
+    def row_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(row := dict(pairs)) < len(pairs):
-            _refuse_twice(place, [name for name, _ in pairs])
+            twice.extend(name for name, _ in pairs)
         return row
 
     try:
-        return json.loads(text, object_pairs_hook=distinct)
+        parsed = json.loads(text, object_pairs_hook=row_of)
     except (ValueError, RecursionError) as error:  # also a number of very many digits
         line = getattr(error, "lineno", 1)
         fault = getattr(error, "msg", error)
         raise ValueError(f"{place}: malformed JSON{f' (line {line})' if line > 1 else ''}: {fault}") from error
+    _refuse_twice(place, twice)
+    return parsed

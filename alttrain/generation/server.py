@@ -67,13 +67,12 @@ TOLD_LINES = 5  # of the server's output in an error
 OTHER_TOKENS = (
     "the server would read the beginning in other tokens than meant; use tag=NAME with an engine that takes ids"
 )
-_SAID = (
-    "model prompt messages suffix echo stream max_tokens max_completion_tokens min_tokens ignore_eos stop "
-    "stop_token_ids temperature top_p min_p seed n best_of use_beam_search repetition_penalty "
-    "frequency_penalty presence_penalty logit_bias generation_config"
-)
-SAID = frozenset(_SAID.split())
-"""Fields of a request that `extra` may not hold: what a number is made with is the protocol's, and in its hash."""
+EXTRA: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("skip_special_tokens", "spaces_between_special_tokens", "cache_prompt"), (False, True)),
+    "top_k": (0, -1),  # how a server calls all tokens
+    "repeat_penalty": (None,),  # how a server calls the protocol's penalty
+}
+"""What `extra` may hold: fields that do not change the decoding, which is the protocol's and in a number's hash."""
 ELSEWHERE = "the model does not write the white space that ends the beginning, which the server takes as text"
 
 
@@ -97,12 +96,11 @@ class Server(ServerSettings, EngineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        accepted = {"top_k": (0, -1), "repeat_penalty": (None,)}  # how a server calls all tokens, and the penalty
         for name, value in self.extra.items():
-            if name in SAID or value not in accepted.get(name, (value,)):
+            if value not in EXTRA.get(name, ()):
+                accepted = "; ".join(f"{key}: {' or '.join(map(json.dumps, values))}" for key, values in EXTRA.items())
                 raise ValueError(
-                    f"extra.{name}: a request says this as the protocol does, whose numbers it would change; leave it "
-                    "out, and set protocol.decoding"
+                    f"extra.{name}={json.dumps(value)}: accepted: {accepted}; for the decoding, set protocol.decoding"
                 )
 
     def check(self, quantization: Quantization | None, gpu: bool) -> None:

@@ -308,6 +308,7 @@ _QUOTES = {'"': '"', "“": "”", "'": "'", "‘": "’", "«": "»"}
 _VERDICT = re.compile(
     r"\b(?:is|are|be|and|but|or|either|neither|nor) (?:\w+ly )?(harmful|harmless|not harmful)\b", re.I
 )  # "harmful" that is said of something, as in "may be harmful" and not in "harmful chemicals"
+_REASON = re.compile(r"\b(?:because|since|as|although|though)\b", re.I)  # what follows may speak of harm otherwise
 _END = re.compile(r"[.!?][)\]\"'”’]*$")
 
 # Each prompt is one user message, which every chat template accepts. The request is between tags, so that the model
@@ -393,7 +394,8 @@ def sentence_fault(step: Step, text: str, label: Label, max_words: int) -> str:
         return "it does not end like a sentence"
     if any(sentence.going_on >= LIKELY for sentence in scores):
         return f"it answers instead of {task}"
-    if assesses and len({words.lower() == "harmful" for words in _VERDICT.findall(text)}) > 1:
+    stated = _VERDICT.findall(_REASON.split(text, maxsplit=1)[0])
+    if assesses and len({words.lower() == "harmful" for words in stated}) > 1:
         return "it gives two verdicts"
     if assesses and stated_verdict is None:
         return "it states no verdict"

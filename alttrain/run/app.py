@@ -14,6 +14,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -119,9 +120,12 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
             )
     if flags.config_dir and not Path(flags.config_dir).is_dir():
         raise ValueError(f"--config-dir={flags.config_dir}: no such folder")
-    for file in sorted(Path(flags.config_dir).rglob("*.yaml")) if flags.config_dir else ():
-        if resources.files(CONFIG_MODULE).joinpath(*file.relative_to(flags.config_dir).parts).is_file():
-            raise ValueError(f"{file}: alttrain has an option of this name, which it would take; give it another name")
+    folders = [flags.config_dir] if flags.config_dir else []
+    folders += re.findall(r"file://([^],]+)", " ".join(one for one in flags.overrides if "hydra.searchpath=" in one))
+    for folder in folders:
+        for file in sorted(Path(folder).rglob("*.yaml")):
+            if resources.files(CONFIG_MODULE).joinpath(*file.relative_to(folder).parts).is_file():
+                raise ValueError(f"{file}: alttrain has an option of this name and would take it; give yours another")
     if lacking := absent(flags.overrides):
         raise ValueError(lacking)
     return flags

@@ -136,8 +136,9 @@ class Run:
         settings = self._flat_settings(benchmark) | flatten(
             {"judged": {"part": part or self.protocol.parts_of(benchmark)[0], "judge": judge}}
         )
-        if settings["protocol.system_prompt"] == self.backbone.identity:
-            settings["protocol.system_prompt"] = "the backbone's identity"  # also if neither is set
+        told = settings["protocol.system_prompt"]
+        if told and told == self.backbone.identity:
+            settings["protocol.system_prompt"] = "the backbone's identity"
         if self.protocol.decoding_for(benchmark).temperature == 0:
             settings = {key: value for key, value in settings.items() if key not in OF_SAMPLING}
         return protocol_hash(settings | dict(texts or {}))
@@ -236,7 +237,8 @@ def assemble(config: DictConfig) -> Run:
 def _refuse_unknown_identity(config: DictConfig) -> None:
     """Raise RunError if method or protocol tell the backbone who it is, and the config does not say that."""
     raw: Any = OmegaConf.to_container(config, resolve=False)
-    told = flatten({part: raw[part] for part in ("method", "protocol")})
+    asked = config.evaluation.benchmarks and config.method.evaluation_prompt is None
+    told = flatten({part: raw[part] for part in ("method", *(["protocol"] if asked else []))})
     readers = [key for key, value in told.items() if "${backbone.identity}" in str(value)]
     if readers and config.backbone.get("identity") is None:
         raise RunError(

@@ -180,11 +180,16 @@ def open_folder(run: Run) -> None:
         if is_new or json_or_none(folder / "run.json", RunDocument) != as_json(names):
             write_json(folder / "run.json", names)
         if is_new or run.needs_training or not (folder / "config.yaml").exists():  # at last of what trained
-            write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(run.config)))
+            write_config(run)
         if is_new:
             write_json(folder / "fingerprint.json", run.fingerprint)
     except OSError as error:
         raise RunError(f"output_dir={run.output_dir}: cannot write there ({error}); see to that, or set it") from error
+
+
+def write_config(run: Run) -> None:
+    """Write config.yaml, which is that of the command that trains."""
+    write_text(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(run.config)))
 
 
 def environment() -> dict[str, Any]:

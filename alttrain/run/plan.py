@@ -206,6 +206,7 @@ def method_row(run: Run, rows: Sequence[Example]) -> Row:
     labels = ", ".join(f"{count:,} {label}" for label, count in sorted(Counter(row.label for row in rows).items()))
     teacher, quantization = run.structure.teacher, run.backbone.quantization
     on_quantized = f" on {quantization} weights" if run.adapter.trains and quantization != "none" else ""
+    evaluation_prompt = run.method.evaluation_prompt if run.method.name else run.backbone.system_prompt
     return {
         "method": run.method.name or run.structure.name,
         "changed": ", ".join(run.changed.treatment),
@@ -214,9 +215,7 @@ def method_row(run: Run, rows: Sequence[Example]) -> Row:
         "teacher": str(teacher or ""),
         "recipe": _recipe_text(run.training) if run.training.trains else "",
         "adapter": f"{run.adapter}{on_quantized}",
-        "system prompt": _system_text(
-            run, run.method.evaluation_prompt if run.method.name else run.backbone.system_prompt
-        ),
+        "system prompt": run.structure.system or _system_text(run, evaluation_prompt),
         "trained with": _system_text(run, run.backbone.system_prompt or "") if run.training.trains else "",
         "prompt": "" if run.structure.prompt_form == "{prompt}" and not run.structure.system else "its own form",
     }
@@ -243,7 +242,7 @@ def benchmark_row(run: Run, benchmark: Benchmark) -> Row:
     """Describe how a benchmark's number is made: one row of the table of benchmarks."""
     protocol, decoding = run.protocol, run.protocol.decoding_for(benchmark)
     system_prompt = protocol.system_prompt_for(benchmark)
-    identity, precision = system_prompt is not None and system_prompt == run.backbone.identity, protocol.quantization
+    identity, precision = bool(system_prompt) and system_prompt == run.backbone.identity, protocol.quantization
     return {
         "protocol": protocol.name,
         "benchmark": benchmark.name,

@@ -17,7 +17,7 @@ from alttrain.generation.engine import Decoding, Prompt
 from alttrain.records import DamagedError, Example, RewriteDocument, TrainDocument, checksum
 from alttrain.report.card import card
 from alttrain.run.assembly import Run
-from alttrain.run.folder import BEGUN_FILE, record_weights
+from alttrain.run.folder import BEGUN_FILE, record_weights, write_config
 from alttrain.run.loggers import open_loggers
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free_memory
@@ -52,6 +52,8 @@ def train(run: Run, session: Session) -> None:
                 save_tokenizer(session.renderer.tokenizer, run.backbone, run.trained_folder)
             return
         log.warning("train     is done again, and what is made with it: %s is not what it was", names[0])
+        if not is_follower():
+            write_config(run)
     elif texts := sorted(run.folder.glob("evaluation/*/generations.jsonl")):
         log.warning("train     drops %s and other texts of an earlier training", texts[0])
     for path in run.folder.glob("evaluation/*/generations.jsonl"):
@@ -154,7 +156,8 @@ def tokenize_examples(
     if wrong:
         more = [f"  and {len(wrong) - NAMED} more"] if len(wrong) > NAMED else []
         head = f"{len(wrong)} of {len(sequences)} rows would not be trained as they are prompted:"
-        remedy = "leave these rows out, or choose the backbone/template of this backbone's family"
+        leave = f"delete their lines in {run.folder / 'train.jsonl'}" if run.is_rewritten else "leave these rows out"
+        remedy = f"{leave}, or choose the backbone/template of this backbone's family"
         raise RunError("\n".join([head, *wrong[:NAMED], *more, remedy]))
     if recipe.objective.needs_key_sentence:
         longer = set(too_long)
