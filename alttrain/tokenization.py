@@ -133,7 +133,6 @@ class Renderer:
         return renamed, self._disguised.encode(renamed, add_special_tokens=False)
 
     def _renamed(self, piece: str) -> str:
-        """Return a piece of the template with its special tokens renamed."""
         return self._special_pattern.sub(lambda match: self._disguises[match[0]], piece)
 
     @cached_property

@@ -124,7 +124,6 @@ class Judgements:
         return refused or row.error.startswith(NO_REPLY)
 
     def count_missing(self, judge: str, part: Part) -> int:
-        """The number of generations that this judge has not judged yet, for one part."""
         return self.rows - sum(self._judged[judge, part])
 
     def judge_missing(self, judge: str, part: Part, context: JudgeContext) -> None:

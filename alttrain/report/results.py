@@ -257,6 +257,5 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Read a table that `write_csv` wrote."""
     frame = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values=[""])
     return frame.assign(**{name: frame[name].fillna("").map(read_literal) for name in TEXTS if name in frame})

@@ -73,7 +73,6 @@ class LiveCodeBench(HumanEval):
     packages = ("numpy",)
 
     def failure(self, answer: str, *golds: str) -> str:
-        """As `HumanEval.failure`."""
         *tests, metadata = golds
         try:
             function = msgspec.json.decode(metadata, type=Metadata).func_name

@@ -156,12 +156,10 @@ def written_answer(answer: str) -> str:
 
 
 def _not_denied(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
-    """The matches of a pattern that the text does not deny."""
     return [match for match in pattern.finditer(text) if not is_denied(text, *match.span())]
 
 
 def _answer_in_phrase(phrase: str) -> str:
-    """The answer in a phrase."""
     formulas = _not_denied(_FORMULA, phrase)
     if formulas:
         ending = phrase[formulas[-1].end() :]

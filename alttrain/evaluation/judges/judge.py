@@ -1,10 +1,4 @@
-"""What a judge is, what it is shown of a generation, the base classes of judges, and the judges that ask no model.
-
-- `RowJudge`      needs only the generation; a judge of your own is mostly one of these
-- `RefusalJudge`  one of these: the packaged refusal judge
-- `ModelJudge`    asks a model; a blank text is not shown to it, and undecided
-- `Majority`      the majority verdict of several judges
-"""
+"""What a judge is, what it is shown of a generation, the base classes of judges, and the judges that ask no model."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -180,7 +174,7 @@ class RefusalJudge(RowJudge):
 
 @dataclass(frozen=True)
 class ModelJudge(ABC):
-    """A judge that asks a model. Subclasses define `says`, `check` and `ask`."""
+    """A judge that asks a model. A blank text is undecided. Subclasses define `says`, `check` and `ask`."""
 
     _: KW_ONLY
     name: str
@@ -200,7 +194,6 @@ class ModelJudge(ABC):
         """Judge rows that have something to judge."""
 
     def failed_judgement(self, row: Generation, failure: Failure) -> Judgement:
-        """The judgement of a row on which the server gave none."""
         error = failure.reason if failure.final else f"{NO_REPLY}{failure.reason}"
         return Judgement(row.id, self.name, None, error=error)
 
@@ -277,7 +270,6 @@ class Majority:
                     context.progress(1)
 
     def _joined(self, votes: Sequence[Judgement]) -> Judgement:
-        """The majority's judgement of a row, given those of all judges."""
         verdicts = [vote.verdict for vote in votes]
         yes, no = verdicts.count(True), verdicts.count(False)
         evidence = ", ".join(f"{vote.judge} {VERDICT_WORDS[vote.verdict]}" for vote in votes)

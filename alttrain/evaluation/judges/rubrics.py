@@ -67,7 +67,6 @@ class RubricJudge(ModelJudge):
         """Parse a reply; None if it is not in the expected form. Raises ValueError to give a more specific reason."""
 
     def question(self, generation: Generation) -> str:
-        """The message that asks for a judgement."""
         if self.rubric:
             return self.rubric.fill(request(generation, self.against), generation.answer)
         goal = _GOAL if goal_of(generation, self.against) else ""
