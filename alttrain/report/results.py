@@ -184,7 +184,6 @@ def _check_names(path: Path, **names: str) -> None:
 
 
 def leave_out(run: Path, error: DamagedError, left_out: set[Path]) -> None:
-    """Leave a run out of the report, and log which and why."""
     left_out.add(run)
     log.warning("report    left out %s: %s", run.name, error)
 

@@ -332,11 +332,8 @@ def _record(module: SFTModule, stream: BatchStream, bfloat16: bool) -> dict[str,
     }
     if has_diverged(module.losses):
         record["diverged"] = True
-        log.warning(
-            "training  diverged: its last losses are above %g times its first ones; lower training.learning_rate, and "
-            "set tag=NAME for a run of its own",
-            DIVERGED,
-        )
+        hint = "lower training.learning_rate, and set tag=NAME for a run of its own"
+        log.warning("training  diverged: its last losses are above %g times its first ones; %s", DIVERGED, hint)
     return record
 
 

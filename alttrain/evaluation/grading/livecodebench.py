@@ -175,10 +175,8 @@ def _fault(line: bytes, expected: Any, function: bool) -> str:
             return f"the program failed: {raised if function else raised.removeprefix('RuntimeError: ')}"
         _refuse_hashed(answer["value"])
         value = decode(answer["value"])
-        if not function:
-            return "" if same_output(value, expected) else "wrong answer"
-        # grade_call_based of evaluation/testing_util.py
-        return "" if (list(value) if isinstance(value, tuple) else value) == expected else "wrong answer"
+        plain = list(value) if isinstance(value, tuple) else value  # grade_call_based of evaluation/testing_util.py
+        return "" if (plain == expected if function else same_output(value, expected)) else "wrong answer"
     except Exception:  # the program can write to the pipe itself
         return "no plain answer"
 

@@ -119,9 +119,8 @@ class Maths(Grader):
             return Judgement(generation.id, self.name, False, NO_ANSWER)
         answer = written_answer(generation.answer)
         try:
-            right = bool(answer) and any(
-                equal(gold, answer) for gold in golds if not _copied(answer, gold, generation.prompt)
-            )
+            unlike = (gold for gold in golds if not _copied(answer, gold, generation.prompt))
+            right = bool(answer) and any(equal(gold, answer) for gold in unlike)
         except TimeoutError as error:
             return Judgement(generation.id, self.name, None, answer, error=str(error))
         return Judgement(generation.id, self.name, right, answer or "no final answer found")
