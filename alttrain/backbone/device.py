@@ -130,10 +130,8 @@ def check_kernels(
         version = importlib.metadata.version("bitsandbytes")
         if not cuda and tuple(int(part) for part in version.split(".")[:2]) < BITSANDBYTES_ON_CPU:
             needed = ".".join(map(str, BITSANDBYTES_ON_CPU))
-            raise ValueError(
-                f"{key}={value} needs a CUDA GPU, and torch sees none, or bitsandbytes {needed}, and {version} is "
-                f"installed; set {key}={plain}"
-            )
+            lacking = f"a CUDA GPU, and torch sees none, or bitsandbytes {needed}, and {version} is installed"
+            raise ValueError(f"{key}={value} needs {lacking}; set {key}={plain}")
     if attention == "flash_attention_2" and not (cuda and importlib.util.find_spec("flash_attn")):
         needed = "the package flash_attn: pip install flash-attn, or" if cuda else "a CUDA GPU, and torch sees none;"
         raise ValueError(f"backbone.attention={attention} needs {needed} set backbone.attention=packed")

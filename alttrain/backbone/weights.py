@@ -81,10 +81,8 @@ def load_model(
     options |= {"dtype": dtype, "attn_implementation": attention.NAME if kernel == "packed" else kernel}
     model, loading = AutoModelForCausalLM.from_pretrained(weights.folder, **options)
     if absent := loading["missing_keys"]:  # transformers only warns, and initialises them randomly
-        raise ValueError(
-            f"{weights.folder}: its safetensors lack {len(absent)} weights that its config.json has, "
-            f"such as {min(absent)}; give the whole model of that config"
-        )
+        fault = f"its safetensors lack {len(absent)} weights that its config.json has, such as {min(absent)}"
+        raise ValueError(f"{weights.folder}: {fault}; give the whole model of that config")
     model = model.to(device) if quantization == "none" else model
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
 

@@ -155,15 +155,13 @@ class Hardware:
     def check(self) -> None:
         """Raise ValueError if DeepSpeed is not installed, or if sample answers need weights that are sharded."""
         if self.samples_every and self.world_size > 1 and self.strategy != "ddp":
-            raise ValueError(
-                f"trainer.samples_every={self.samples_every}: no device has all weights with "
-                f"trainer.strategy={self.strategy}; accepted: null there, or strategy=ddp"
-            )
+            fault = f"no device has all weights with trainer.strategy={self.strategy}"
+            accepted = "accepted: null there, or strategy=ddp"
+            raise ValueError(f"trainer.samples_every={self.samples_every}: {fault}; {accepted}")
         deepspeed = self.world_size > 1 and self.strategy.startswith("deepspeed")
         if deepspeed and importlib.util.find_spec("deepspeed") is None:
-            raise ValueError(
-                f"trainer.strategy={self.strategy} needs DeepSpeed: pip install 'alttrain[deepspeed]', or choose fsdp"
-            )
+            remedy = "pip install 'alttrain[deepspeed]', or choose fsdp"
+            raise ValueError(f"trainer.strategy={self.strategy} needs DeepSpeed: {remedy}")
 
     def check_gpus(self) -> None:
         """Raise ValueError if this machine, which is to train, has fewer GPUs than `devices`."""

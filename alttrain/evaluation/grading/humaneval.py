@@ -170,9 +170,8 @@ def failure_of(program: str, problem: Problem, sandbox: Sandbox) -> str:
             answers_out.close()
             outcome = sandbox.run(CHECK, checked, test_ends, packages=problem.packages)
     if not outcome.output.startswith(f"{READY}\n"):
-        raise OSError(
-            f"a sandbox did not start ({outcome.ended}, code {outcome.code}): {outcome.output.strip()[-200:]}"
-        )
+        how = f"{outcome.ended}, code {outcome.code}"
+        raise OSError(f"a sandbox did not start ({how}): {outcome.output.strip()[-200:]}")
     if outcome.ended == "timeout":
         return f"no end within {sandbox.seconds:g} s"
     try:

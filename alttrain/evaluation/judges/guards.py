@@ -177,10 +177,8 @@ def _first_tokens(scorer: "JudgePrompts", before: str, answers: Sequence[str]) -
     }
     for answer in answers:
         if scorer.first_token(before, answer) in {None, *shared}:
-            raise ValueError(
-                f"the judge's tokenizer gives {answer!r} after {before!r} no first token of its own, so its verdict "
-                "cannot be read; this model is no guard of that format"
-            )
+            fault = f"the judge's tokenizer gives {answer!r} after {before!r} no first token of its own"
+            raise ValueError(f"{fault}, so its verdict cannot be read; this model is no guard of that format")
     return [[token for token in tokens if token not in shared] for tokens in first_tokens]
 
 

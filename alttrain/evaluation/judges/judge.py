@@ -75,10 +75,8 @@ def sees_goal(judge: Judge) -> bool:
 def check_rows(judge: Judge, benchmark: str, rows: Sequence[Example]) -> None:
     """Raise ValueError if a judge needs a goal that rows of the benchmark lack, or a gold answer that all lack."""
     if rows and judge.needs_gold and not any(row.gold for row in rows):
-        raise ValueError(
-            f"benchmark {benchmark}: judge {judge.name} compares with a gold answer, and none of {len(rows)} rows has "
-            "one; name its column in rows.columns.gold"
-        )
+        fault = f"compares with a gold answer, and none of {len(rows)} rows has one"
+        raise ValueError(f"benchmark {benchmark}: judge {judge.name} {fault}; name its column in rows.columns.gold")
     lacking = [row.id for row in rows if not row.goal] if judge.needs_goal else []
     if lacking:
         raise ValueError(
@@ -160,10 +158,8 @@ class RefusalJudge(RowJudge):
 
     def __post_init__(self) -> None:
         if self.weights not in (None, installed := weights_hash()):
-            raise ValueError(
-                f"judge {self.name}: weights={self.weights}, but {WEIGHTS.name} of this installation is {installed}; "
-                "accepted: that hash, or null for whatever is installed"
-            )
+            fault = f"weights={self.weights}, but {WEIGHTS.name} of this installation is {installed}"
+            raise ValueError(f"judge {self.name}: {fault}; accepted: that hash, or null for whatever is installed")
 
     def __call__(self, generation: Generation) -> Judgement:
         if not generation.closed and not generation.answer:
