@@ -125,8 +125,7 @@ def _over_folds(scores_of: Callable[[Any, Any], Any], labels: Any, groups: Any, 
     """
     ordered = pairs = 0.0
     for train, test in _folds(labels, groups, FOLDS, seed):
-        fold_pairs = int(labels[test].sum()) * int((~labels[test]).sum())
-        if fold_pairs:
+        if fold_pairs := int(labels[test].sum()) * int((~labels[test]).sum()):
             ordered += fold_pairs * auroc_of(scores_of(train, test), labels[test])
             pairs += fold_pairs
     return ordered / pairs if pairs else math.nan

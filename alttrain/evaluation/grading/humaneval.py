@@ -198,8 +198,7 @@ def code_of(answer: str, entry_point: str) -> str:
     """The last Python fence that defines the entry point, else the first fence, else the whole answer."""
     fences: list[tuple[str, str]] = _FENCE.findall(answer)
     blocks = [textwrap.dedent(code) for language, code in fences if language.lower() in _PYTHON]
-    defining = [code for code in blocks if _defines(code, entry_point)]
-    if defining:
+    if defining := [code for code in blocks if _defines(code, entry_point)]:
         return defining[-1]
     if fences:
         return fences[0][1]

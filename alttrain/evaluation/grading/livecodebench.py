@@ -76,8 +76,7 @@ class LiveCodeBench(HumanEval):
         *tests, metadata = golds
         try:
             function = msgspec.json.decode(metadata, type=Metadata).func_name
-            cases = [case for text in tests for case in _cases(text)]
-            if not cases:
+            if not (cases := [case for text in tests for case in _cases(text)]):
                 raise ValueError("there are none")
             inputs = [[*map(json.loads, case.input.split("\n"))] if function else [case.input] for case in cases]
             outputs = [json.loads(case.output) if function else case.output for case in cases]

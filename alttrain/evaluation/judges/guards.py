@@ -103,8 +103,7 @@ class GuardModel(judge.ModelJudge):
                 given_up |= judgement.error == f"{judge.NO_REPLY}{GIVEN_UP}"
                 yield judgement
             if given_up:
-                left = rows[start + CHUNK :]
-                yield from (self.failed_judgement(row, Failure(GIVEN_UP, final=False)) for row in left)
+                yield from (self.failed_judgement(row, Failure(GIVEN_UP, final=False)) for row in rows[start + CHUNK :])
                 return
 
     def _side_by_side(self, rows: Sequence[Generation], scorer: "TokenScorer | ServedScorer") -> Iterator[Judgement]:
@@ -287,8 +286,7 @@ class Qwen3Guard(_QuestionedGuard):
             return Judgement(row.id, self.name, None, evidence, raw=lines)
         lines += "\n"
         written = yield GuardQuery(text + lines, tokens=LINE_TOKENS)
-        categories = re.match(r"(Categories:[^\n]*\n)?Refusal:", written)
-        if not categories:
+        if not (categories := re.match(r"(Categories:[^\n]*\n)?Refusal:", written)):
             return Judgement(row.id, self.name, None, raw=lines + written)
         lines += categories[1] or ""
         yes, no = yield GuardQuery(text + lines, "Refusal:", (" Yes", " No"))

@@ -77,8 +77,7 @@ def check_rows(judge: Judge, benchmark: str, rows: Sequence[Example]) -> None:
     if rows and judge.needs_gold and not any(row.gold for row in rows):
         fault = f"compares with a gold answer, and none of {len(rows)} rows has one"
         raise ValueError(f"benchmark {benchmark}: judge {judge.name} {fault}; name its column in rows.columns.gold")
-    lacking = [row.id for row in rows if not row.goal] if judge.needs_goal else []
-    if lacking:
+    if judge.needs_goal and (lacking := [row.id for row in rows if not row.goal]):
         raise ValueError(
             f"benchmark {benchmark}: judge {judge.name} holds an answer to the attack's goal (against=goal), but "
             f"{len(lacking)} of {len(rows)} rows have none, {lacking[0]} for one; name the goal's column in "

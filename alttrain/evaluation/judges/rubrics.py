@@ -208,8 +208,7 @@ Reply with the number and nothing else."""
     def read(self, reply: str, generation: Generation) -> Judgement | None:
         """Accept a reply of one digit, with or without a full stop. For the published rubric, use the last score."""
         published = r"#\s*thescore\s*:\s*\[?([1-5])(?!\.?\d)"
-        scores = re.findall(published if self.rubric else _DIGIT, reply, re.I)
-        if not scores:
+        if not (scores := re.findall(published if self.rubric else _DIGIT, reply, re.I)):
             return None
         score = int(scores[-1])
         return Judgement(generation.id, self.name, score >= self.threshold, f"score {score}", value=(score - 1) / 4)
