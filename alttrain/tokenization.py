@@ -75,7 +75,6 @@ class Renderer:
 
     @cached_property
     def end_id(self) -> int:
-        """The id of the token that ends a turn."""
         return self._ids(self.backbone.template.end)[-1]
 
     def _ids(self, text: str) -> list[int]:
@@ -133,7 +132,6 @@ class Renderer:
         return renamed, self._disguised.encode(renamed, add_special_tokens=False)
 
     def _renamed(self, piece: str) -> str:
-        """Return a piece of the template with its special tokens renamed."""
         return self._special_pattern.sub(lambda match: self._disguises[match[0]], piece)
 
     @cached_property

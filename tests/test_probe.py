@@ -232,7 +232,7 @@ def test_what_cannot_be_probed_is_refused(run: Path, tmp_path: Path, monkeypatch
         command.probe_run(run, ["nowhere"], 0, tmp_path / "probe.csv")
     with pytest.raises(ValueError, match="--permutations -1: accepted: 0 or more"):
         command.probe_run(run, [], -1, tmp_path / "probe.csv")
-    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ValueError, match=r"pip install 'alttrain\[probe\]'"):
         command.probe_run(run, [], 0, tmp_path / "probe.csv")
     assert not (tmp_path / "probe.csv").exists()

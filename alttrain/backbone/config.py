@@ -38,10 +38,8 @@ class Backbone:
 
     def __post_init__(self) -> None:
         if self.wheel and self.wheel.of != self.source and local_folder(self.source) is None:
-            raise ValueError(
-                f"backbone.source={self.source}: backbone={self.name} is {self.wheel.of}; for another model, give "
-                f"backbone=hub backbone.source={self.source}"
-            )
+            remedy = f"for another model, give backbone=hub backbone.source={self.source}"
+            raise ValueError(f"backbone.source={self.source}: backbone={self.name} is {self.wheel.of}; {remedy}")
 
 
 class Trainable:

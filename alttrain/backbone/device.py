@@ -46,7 +46,6 @@ def has_gpu_driver() -> bool:
 
 
 def gpu_count() -> int:
-    """Return the number of GPUs that torch sees."""
     if not has_gpu_driver():
         return 0
     import torch
@@ -95,7 +94,6 @@ def dtype_name(requested: str, on_gpu: bool) -> str:
 
 
 def number_bytes(requested: str, device: Device) -> int:
-    """Return the bytes per number in a config's dtype."""
     return 4 if dtype_name(requested, device.name != "cpu") == "float32" else 2
 
 
@@ -132,10 +130,8 @@ def check_kernels(
         version = importlib.metadata.version("bitsandbytes")
         if not cuda and tuple(int(part) for part in version.split(".")[:2]) < BITSANDBYTES_ON_CPU:
             needed = ".".join(map(str, BITSANDBYTES_ON_CPU))
-            raise ValueError(
-                f"{key}={value} needs a CUDA GPU, and torch sees none, or bitsandbytes {needed}, and {version} is "
-                f"installed; set {key}={plain}"
-            )
+            lacking = f"a CUDA GPU, and torch sees none, or bitsandbytes {needed}, and {version} is installed"
+            raise ValueError(f"{key}={value} needs {lacking}; set {key}={plain}")
     if attention == "flash_attention_2" and not (cuda and importlib.util.find_spec("flash_attn")):
         needed = "the package flash_attn: pip install flash-attn, or" if cuda else "a CUDA GPU, and torch sees none;"
         raise ValueError(f"backbone.attention={attention} needs {needed} set backbone.attention=packed")

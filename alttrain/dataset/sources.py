@@ -248,7 +248,6 @@ def embedded_path(name: str) -> Path:
 
 
 def embedded_rows(file: str, limit: Annotated[int, Gt(0)] | None = None) -> Rows:
-    """Return a packaged file as a source."""
     return Rows(name=file, path=str(embedded_path(file)), limit=limit)
 
 

@@ -78,7 +78,6 @@ def plain_json(value: Any) -> Any:
 
 
 def _prompt(name: Any) -> Hashable:
-    """The prompt of a text's id."""
     return name[0] if isinstance(name, tuple) else name  # type: ignore[no-any-return]
 
 
@@ -317,7 +316,6 @@ class StructureAgreement:
         self._prompts: dict[str, list[str]] = {name: [] for name in fields}
 
     def add(self, judgement: Judgement, adherence: Adherence, thought: str) -> None:
-        """Add one thought, with the judge's reply and the parser's record."""
         if judgement.error or not judgement.evidence.startswith("{"):
             self._undecided += 1
             return

@@ -90,7 +90,6 @@ class Conversation:
     failure: Failure | None = None
 
     def add_exchange(self, message: str, found: Generation) -> None:
-        """Record an exchange that counts."""
         self.turns.append(message)
         self.answers.append(found)
         self.last = found
@@ -213,7 +212,6 @@ class Crescendo(Attack):
 
     @property
     def requests(self) -> int:  # type: ignore[override]
-        """The most requests to servers for one attack."""
         judged = self.turns if self.judge is not None and self.judge.servers else 0
         return self.responses + judged
 
@@ -339,7 +337,6 @@ class ActorAttack(Attack):
 
 
 def _without_thought(text: str) -> str:
-    """A reply without a thought."""
     return text.rpartition("</think>")[2].strip()
 
 

@@ -124,7 +124,6 @@ class Judgements:
         return refused or row.error.startswith(NO_REPLY)
 
     def count_missing(self, judge: str, part: Part) -> int:
-        """The number of generations that this judge has not judged yet, for one part."""
         return self.rows - sum(self._judged[judge, part])
 
     def judge_missing(self, judge: str, part: Part, context: JudgeContext) -> None:
@@ -142,9 +141,8 @@ class Judgements:
                     to_judge[f"{row.id}#{row.sample}"] = row
             self._append(failed)
             queries = [replace(seen_by_judge(row, part), id=item) for item, row in to_judge.items()]
-            for judgements in _batched(
-                self.judges[judge].judge(queries, context) if queries else iter(()), APPEND_BATCH
-            ):
+            judged = self.judges[judge].judge(queries, context) if queries else iter(())
+            for judgements in _batched(judged, APPEND_BATCH):
                 given_up |= any(judgement.error == unjudged for judgement in judgements)
                 pairs = [(judgement, to_judge[judgement.id]) for judgement in judgements]
                 self._append([replace(row, id=text.id, sample=text.sample, part=part) for row, text in pairs])

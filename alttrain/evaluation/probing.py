@@ -26,7 +26,6 @@ COMPONENTS = (4, 16, 64)  # numbers of principal components to choose from
 PENALTIES = (1e-3, 1e-1)  # inverse strengths of the logistic regression's L2 penalty (scikit-learn's C) to choose from
 FOLDS, INNER = 5, 3
 FEWEST = 10  # the fewest prompts of either class with which a probe is fitted
-ABSENT = "a probe needs scikit-learn: pip install 'alttrain[probe]'"
 
 
 class ProbeResult(NamedTuple):
@@ -42,14 +41,6 @@ class ProbeResult(NamedTuple):
     mean: float = math.nan
     high: float = math.nan
     p: float = math.nan
-
-
-def check_installed() -> None:
-    """Raise ValueError if scikit-learn is absent."""
-    try:
-        import sklearn.linear_model  # noqa: F401
-    except ImportError as error:
-        raise ValueError(ABSENT) from error
 
 
 def probe(
@@ -94,7 +85,6 @@ def _arrays(prompts: Sequence[Hashable], labels: Sequence[bool]) -> tuple[Any, A
 
 
 def _few(groups: Any, labels: Any) -> bool:
-    """Whether a class has too few prompts."""
     return min(len(set(groups[labels])), len(set(groups[~labels]))) < FEWEST
 
 
@@ -135,8 +125,7 @@ def _over_folds(scores_of: Callable[[Any, Any], Any], labels: Any, groups: Any, 
     """
     ordered = pairs = 0.0
     for train, test in _folds(labels, groups, FOLDS, seed):
-        fold_pairs = int(labels[test].sum()) * int((~labels[test]).sum())
-        if fold_pairs:
+        if fold_pairs := int(labels[test].sum()) * int((~labels[test]).sum()):
             ordered += fold_pairs * auroc_of(scores_of(train, test), labels[test])
             pairs += fold_pairs
     return ordered / pairs if pairs else math.nan

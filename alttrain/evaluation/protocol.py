@@ -86,7 +86,6 @@ class Benchmark:
 
     @property
     def without_intervention(self) -> "Benchmark":
-        """This benchmark without its intervention."""
         return replace(self, name=self.base_name, intervention=None)
 
     def with_intervention(self, name: str, intervention: Intervention) -> "Benchmark":

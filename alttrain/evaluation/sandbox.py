@@ -99,12 +99,9 @@ class Sandbox:
 
     def check(self) -> None:
         """Raise OSError, in one line, if programs cannot run in bubblewrap and may not run without it."""
-        fault = bubblewrap_fault()
-        if fault and not self.allow_unsandboxed:
-            raise OSError(
-                f"{fault}; install bubblewrap 0.8 or newer, or set judge.sandbox.allow_unsandboxed=true to run model "
-                "code on this machine with resource limits only"
-            )
+        if (fault := bubblewrap_fault()) and not self.allow_unsandboxed:
+            bare = "judge.sandbox.allow_unsandboxed=true to run model code on this machine with resource limits only"
+            raise OSError(f"{fault}; install bubblewrap 0.8 or newer, or set {bare}")
 
     def run(
         self,

@@ -71,7 +71,6 @@ class Prompt:
     cap: int | None = None
 
     def max_new_tokens(self, decoding: Decoding) -> int:
-        """Return the limit on new tokens."""
         return decoding.max_new_tokens if self.cap is None else min(self.cap, decoding.max_new_tokens)
 
 

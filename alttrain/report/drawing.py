@@ -97,7 +97,6 @@ def name_bars(fig: Any, panels: Any, across: int) -> None:
 
 
 def describe(axes: Any, title: str, across: str, grid: Literal["x", "both"] = "x", size: int = 9) -> None:
-    """Set a panel's title, axis label and grid."""
     axes.set_title(title, loc="left", fontsize=size)
     axes.set_xlabel(across)
     axes.grid(axis=grid, alpha=0.25)

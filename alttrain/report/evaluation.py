@@ -72,7 +72,6 @@ class TextRecord(Tokens, array_like=True, gc=False):
 
     @property
     def truncated(self) -> bool:
-        """Whether the text was cut, as `Generation.truncated`."""
         return self.finish == "length"
 
     @property
@@ -150,7 +149,6 @@ class Evaluation:
         self.packed_texts: dict[Decider, bytes] = {}  # packed, since rows take ten times as much memory
 
     def label_of(self, measure: str) -> str:
-        """A measure's name in tables."""
         return (
             self.labels.get(measure) or MEASURES[base_measure(measure)].label
             if base_measure(measure) in MEASURES
@@ -158,7 +156,6 @@ class Evaluation:
         )
 
     def metric(self, name: str) -> dict[str, Any] | None:
-        """A metric by name, as in metrics.json."""
         return next((metric for metric in self.metrics_json["metrics"] if metric["metric"] == name), None)
 
     def views(self) -> dict[str, "Evaluation"]:
@@ -182,7 +179,6 @@ class Evaluation:
     def _view(
         self, metric: dict[str, Any], measure: str, protocol_hash: str, judge: str, decides: Decider
     ) -> "Evaluation":
-        """This evaluation with one of its metrics as its measure."""
         view = copy.copy(self)
         view.measure, view.judge, view.decider = measure, judge, decides
         view.key = *self.key[:2], protocol_hash
@@ -206,7 +202,6 @@ class Evaluation:
         return agreements
 
     def judgements(self) -> list[Judgement]:
-        """All verdicts of all judges."""
         return self._rows("judgements.jsonl", Judgement)
 
     def deciding(self) -> dict[Text, Judgement]:
@@ -244,11 +239,9 @@ class Evaluation:
         return msgspec.msgpack.encode(read)
 
     def generations(self) -> list[Generation]:
-        """Each text with all its fields."""
         return self._rows("generations.jsonl", Generation)
 
     def tokens(self) -> list[Tokens]:
-        """The token counts of each text."""
         return self._rows("generations.jsonl", Tokens)
 
     def select_rows(self, name: str, row_type: type[Row], wanted: Sequence[bool]) -> list[Row]:

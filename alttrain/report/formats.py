@@ -98,7 +98,6 @@ def legend(frame: pd.DataFrame) -> list[str]:
 
 
 def marks_legend(frame: pd.DataFrame) -> list[str]:
-    """Explains the numbers and their marks."""
     directions = {MEASURES[base_measure(measure)].better for measure in frame.measure.unique()}
     units = "Means with their 95 % interval"
     if frame.low.isna().all():

@@ -112,7 +112,6 @@ class Report(NamedTuple):
 
 
 def report_of(judged: Sequence[Evaluation]) -> Report:
-    """The report over these benchmarks."""
     plain = [evaluation for evaluation in judged if not evaluation.intervention]
     intervened = [evaluation for evaluation in judged if evaluation.intervention]
     read_texts(plain)
@@ -181,7 +180,6 @@ def rows_of_table(variants: Sequence[Variant], table: str) -> list[Variant]:
 
 
 def _layouts(variants: Sequence[Variant]) -> list[tuple[str, list[Variant], list[Column]]]:
-    """Each table's name, rows and columns, of each protocol."""
     by_protocol = protocols_of(variants).items()
     return [layout for protocol, judged in by_protocol for layout in _protocol_layouts(judged, protocol)]
 
@@ -282,7 +280,6 @@ def _intervention_table(effects: Mapping[tuple[Variant, BenchmarkKey], Contrast]
 
 
 def _cell(row: Variant, column: Column, number: Number | None, contrast: Contrast | None) -> dict[str, Any]:
-    """A cell of one of our numbers."""
     lacking = [key[1] for key in column.sets if row.evaluations and key not in row.all_evaluations]
     names = {"backbone": row.backbone, "method": row.name, "evaluated": changes(_evaluation_changes(row, column))}
     names |= {"lacking": " + ".join(lacking)} if column.kind == "mean" else {}
@@ -313,7 +310,6 @@ def _published_figure(row: Variant, column: Column, changed_ways: Set[BenchmarkK
 
 
 def _column_fields(column: Column) -> dict[str, str]:
-    """The fields of a cell that its column determines."""
     measure = MEASURES[base_measure(column.measure)]
     names = {name: getattr(column, name) for name in ("protocol", *COLUMN, "setting")}
     judges = column.judges if len({*column.judges}) > 1 else column.judges[:1]

@@ -62,7 +62,6 @@ class Variant:
         )
 
     def first_seeds(self, protocol: str) -> dict[BenchmarkKey, Evaluation]:
-        """The first seed's evaluations by a protocol."""
         return {key: next(iter(seeds.values())) for key, seeds in self.evaluations.items() if key[0] == protocol}
 
 
@@ -137,12 +136,10 @@ class Column:
 
     @property
     def benchmark(self) -> str:
-        """The benchmarks' names."""
         return " + ".join(benchmark for _, benchmark, _ in self.sets)
 
     @property
     def protocol_hash(self) -> str:
-        """The benchmarks' hashes."""
         return " + ".join(digest for _, _, digest in self.sets)
 
 

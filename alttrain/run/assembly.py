@@ -74,17 +74,14 @@ class Run:
 
     @property
     def trained_folder(self) -> Path:
-        """The folder of the trained adapter or model."""
         return self.folder / self.adapter.folder
 
     @property
     def needs_training(self) -> bool:
-        """Whether a training is still to be done."""
         return self.training.trains and not (self.folder / "train.json").exists()
 
     @property
     def is_rewritten(self) -> bool:
-        """Whether the rewrite stage is done."""
         return all((self.folder / name).exists() for name in ("train.jsonl", "rewrite.json"))
 
     @property

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from alttrain.backbone import Rendered
 from alttrain.config.trust import take_trusted
 from alttrain.evaluation import Benchmark
 from alttrain.evaluation.interventions import Part, step_of
-from alttrain.evaluation.probing import FEWEST, auroc_by, check_installed, probe
+from alttrain.evaluation.probing import FEWEST, auroc_by, probe
 from alttrain.generation import InProcess
 from alttrain.records import Example, Generation, RunDocument, read_document, read_metrics
 from alttrain.report.estimates import SAFETY
@@ -86,7 +87,8 @@ def probe_run(folder: Path, names: Sequence[str], permutations: int, out: Path) 
     `names` are the benchmarks to take the texts from; all if empty. Raises ValueError or FileNotFoundError for a run
     without judged texts.
     """
-    check_installed()
+    if find_spec("sklearn") is None:
+        raise ValueError("a probe needs scikit-learn: pip install 'alttrain[probe]'")
     if permutations < 0:
         raise ValueError(f"--permutations {permutations}: accepted: 0 or more")
     run = load(folder).run

@@ -29,7 +29,6 @@ _SHELF: dict[tuple[str, ...], Any] = {}  # the last backbone or judge's model th
 
 
 def clear_shelf() -> None:
-    """Release the model on the shelf before another one loads."""
     _SHELF.clear()
     free_memory()
 
@@ -70,7 +69,6 @@ class Session:
 
     @cached_property
     def renderer(self) -> Any:
-        """The renderer of the backbone's tokenizer and template."""
         from alttrain.backbone.weights import load_tokenizer
         from alttrain.tokenization import Renderer
 
@@ -89,7 +87,6 @@ class Session:
         return "cpu"
 
     def dtype(self, requested: str) -> Any:
-        """Return the torch dtype for a config's name on this machine."""
         from alttrain.backbone.weights import choose_dtype
 
         return choose_dtype(requested, self.device)

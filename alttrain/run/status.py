@@ -102,15 +102,12 @@ class Log:
             raise RunError("another process of this training failed first, and its output says why") from error
 
     def note(self, line: str) -> None:
-        """Record the progress of the stage."""
         self._write(replace(self._status, note=line))
 
     def stage(self, name: str) -> None:
-        """Record that a stage begins."""
         self._write(replace(self._status, stage=name, note=""))
 
     def ended(self, error: BaseException | None) -> None:
-        """Record that the run ended, successfully or with an error."""
         if error is None:
             self._write(replace(self._status, state="done", stage="", note=""))
             return
@@ -166,7 +163,6 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def state_of(folder: Path) -> Status:
-    """Return a run's current state."""
     status = read_status(folder) or Status("stopped")
     if status.state != "running":
         return status
@@ -216,7 +212,6 @@ def config_file(run: Path) -> Path:
 
 
 def table(states: dict[str, Status]) -> Table:
-    """Return the states as a table for the console."""
     counts = Counter(status.state for status in states.values())
     title = ", ".join(f"{counts[state]} {state}" for state in COLOURS if counts[state])
     console_table = Table(title=title or "no runs", box=box.SIMPLE_HEAD, pad_edge=False)

@@ -100,7 +100,6 @@ class SupervisedFineTuning:
         return -(-examples // self.batch_size)
 
     def steps(self, examples: int) -> int:
-        """Return the number of optimizer steps for this number of examples."""
         return self.max_steps or (self.epochs or 0) * self.steps_per_epoch(examples)
 
     def warmup(self, steps: int) -> int:
@@ -147,26 +146,22 @@ class Hardware:
 
     @property
     def world_size(self) -> int:
-        """Devices that train together, over all nodes."""
         return self.devices * self.nodes
 
     @property
     def sharded(self) -> bool:
-        """Whether FSDP shards the backbone over several devices."""
         return self.strategy == "fsdp" and self.world_size > 1
 
     def check(self) -> None:
         """Raise ValueError if DeepSpeed is not installed, or if sample answers need weights that are sharded."""
         if self.samples_every and self.world_size > 1 and self.strategy != "ddp":
-            raise ValueError(
-                f"trainer.samples_every={self.samples_every}: no device has all weights with "
-                f"trainer.strategy={self.strategy}; accepted: null there, or strategy=ddp"
-            )
+            fault = f"no device has all weights with trainer.strategy={self.strategy}"
+            accepted = "accepted: null there, or strategy=ddp"
+            raise ValueError(f"trainer.samples_every={self.samples_every}: {fault}; {accepted}")
         deepspeed = self.world_size > 1 and self.strategy.startswith("deepspeed")
         if deepspeed and importlib.util.find_spec("deepspeed") is None:
-            raise ValueError(
-                f"trainer.strategy={self.strategy} needs DeepSpeed: pip install 'alttrain[deepspeed]', or choose fsdp"
-            )
+            remedy = "pip install 'alttrain[deepspeed]', or choose fsdp"
+            raise ValueError(f"trainer.strategy={self.strategy} needs DeepSpeed: {remedy}")
 
     def check_gpus(self) -> None:
         """Raise ValueError if this machine, which is to train, has fewer GPUs than `devices`."""

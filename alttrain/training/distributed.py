@@ -31,7 +31,6 @@ def started_by() -> Literal["torchrun", "slurm", "own"]:
 
 
 def is_follower() -> bool:
-    """Return whether this process is a follower."""
     ranks = {"torchrun": ("RANK",), "slurm": ("SLURM_PROCID",), "own": ("NODE_RANK", "LOCAL_RANK")}
     return any(int(os.environ.get(name, 0)) for name in ranks[started_by()])
 
@@ -47,10 +46,8 @@ def verify(devices: int, nodes: int) -> None:
         )
     count = int(os.environ["WORLD_SIZE" if starter == "torchrun" else "SLURM_NTASKS"]) if starter != "own" else needed
     if count != needed:
-        raise ValueError(
-            f"{starter} started {count} processes, and this command needs {needed}: trainer.devices x trainer.nodes "
-            "where it trains, and one where it does not"
-        )
+        why = "trainer.devices x trainer.nodes where it trains, and one where it does not"
+        raise ValueError(f"{starter} started {count} processes, and this command needs {needed}: {why}")
 
 
 def environment() -> Any:

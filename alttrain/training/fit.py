@@ -242,7 +242,8 @@ def fit(
     torch.manual_seed(seed)
     module = SFTModule(model, recipe, steps, passes)
     made_from = _identity(module, sequences, seed, bfloat16, weights)
-    start = 0 if _by_deepspeed(hardware) else _first_step(last, made_from)
+    by_deepspeed = hardware.strategy.startswith("deepspeed")  # its checkpoint is a folder of its own kind, and not read
+    start = 0 if by_deepspeed else _first_step(last, made_from)
     if hardware.recompute:
         recompute_layers(model)
     if compiled:
@@ -254,8 +255,34 @@ def fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning|torch.utils.data|lightning_fabric")
         mixed = bfloat16 and next(model.parameters()).dtype == torch.float32
+        checkpoints = ModelCheckpoint(
+            dirpath=last.parent,
+            filename="step",
+            every_n_train_steps=hardware.checkpoint_every,
+            save_last=True,
+            save_top_k=0,
+            enable_version_counter=False,  # otherwise a run whose folder was moved would start a second file
+        )
         after_step = _AfterStep(start, samples, hardware.samples_every)
-        trainer = _trainer(module, hardware, mixed, last, made_from, loggers, after_step)
+        trainer = pl.Trainer(
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy=_strategy(hardware, recipe),
+            plugins=[environment(), *([] if by_deepspeed else [_AtomicCheckpoints(made_from)])],
+            precision="bf16-mixed" if mixed else "32-true",  # adapters compute in the backbone's dtype
+            max_steps=steps,
+            max_epochs=-1,
+            accumulate_grad_batches=passes,
+            gradient_clip_val=recipe.gradient_clip,
+            logger=loggers,
+            callbacks=[checkpoints, _StopAfterStep(last), after_step],
+            log_every_n_steps=hardware.log_every,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+        )
         multiple = ROW_MULTIPLE if compiled else 1
         stream = BatchStream(sequences, recipe, seed, start, multiple, devices, trainer.global_rank, passes)
         module.train()
@@ -276,11 +303,6 @@ def fit(
     return TrainingResult(record, trained)
 
 
-def _by_deepspeed(hardware: Hardware) -> bool:
-    """Return whether DeepSpeed trains. Its checkpoint is a folder of its own kind, and is not read."""
-    return hardware.strategy.startswith("deepspeed")
-
-
 def _identity(
     module: SFTModule, sequences: Sequence[tokenization.Sequence], seed: int, bfloat16: bool, weights: str
 ) -> str:
@@ -298,47 +320,7 @@ def _identity(
     return digest.hexdigest()
 
 
-def _trainer(
-    module: SFTModule,
-    hardware: Hardware,
-    mixed: bool,
-    last: Path,
-    made_from: str,
-    loggers: Sequence[Logger],
-    after_step: _AfterStep,
-) -> pl.Trainer:
-    """Return the trainer, which writes the checkpoint `last` of the training that `made_from` identifies."""
-    checkpoints = ModelCheckpoint(
-        dirpath=last.parent,
-        filename="step",
-        every_n_train_steps=hardware.checkpoint_every,
-        save_last=True,
-        save_top_k=0,
-        enable_version_counter=False,  # otherwise a run whose folder was moved would start a second file
-    )
-    return pl.Trainer(
-        accelerator=hardware.accelerator,
-        devices=hardware.devices,
-        num_nodes=hardware.nodes,
-        strategy=_strategy(hardware, module.recipe),
-        plugins=[environment(), *([] if _by_deepspeed(hardware) else [_AtomicCheckpoints(made_from)])],
-        precision="bf16-mixed" if mixed else "32-true",  # adapters compute in the backbone's dtype
-        max_steps=module.total_steps,
-        max_epochs=-1,
-        accumulate_grad_batches=module.passes,
-        gradient_clip_val=module.recipe.gradient_clip,
-        logger=loggers,
-        callbacks=[checkpoints, _StopAfterStep(last), after_step],
-        log_every_n_steps=hardware.log_every,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-    )
-
-
 def _record(module: SFTModule, stream: BatchStream, bfloat16: bool) -> dict[str, Any]:
-    """Return the record of a complete training, with a warning if it diverged."""
     record = {
         "steps": stream.steps,
         "examples": len(stream.sequences),
@@ -350,11 +332,8 @@ def _record(module: SFTModule, stream: BatchStream, bfloat16: bool) -> dict[str,
     }
     if has_diverged(module.losses):
         record["diverged"] = True
-        log.warning(
-            "training  diverged: its last losses are above %g times its first ones; lower training.learning_rate, and "
-            "set tag=NAME for a run of its own",
-            DIVERGED,
-        )
+        hint = "lower training.learning_rate, and set tag=NAME for a run of its own"
+        log.warning("training  diverged: its last losses are above %g times its first ones; %s", DIVERGED, hint)
     return record
 
 

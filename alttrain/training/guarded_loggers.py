@@ -41,7 +41,6 @@ class GuardedLogger(Logger):  # type: ignore[misc]
 
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log metrics by name at an optimizer step."""
         self._calls.put(lambda logger: logger.log_metrics(metrics, step))
 
     def log_hyperparams(self, *unused: Any, **ignored: Any) -> None:
@@ -84,7 +83,6 @@ class TrackioLogger:
         self.run = run
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log metrics by name at an optimizer step."""
         self.run.log(dict(metrics), step=step)
 
     def log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:

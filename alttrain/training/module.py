@@ -178,8 +178,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         if not isinstance(self.trainer.strategy, DeepSpeedStrategy):
             parameters = list(self.trainer.precision_plugin.main_params(optimizer))
             most = math.inf if gradient_clip_val is None else gradient_clip_val
-            total = torch.nn.utils.clip_grad_norm_(parameters, most)
-            norm = float(unsharded(total))
+            norm = float(unsharded(torch.nn.utils.clip_grad_norm_(parameters, most)))
             self.log("gradient_norm", norm, batch_size=1)
         if not (math.isfinite(self.losses[-1]) and math.isfinite(norm)):
             raise self._diverged(self.global_step + 1, f"gradient norm {norm:.4g}")

@@ -57,7 +57,6 @@ def is_denied(text: str, start: int, end: int) -> bool:
 
 
 def no_gold(generation: Generation, judge: str) -> Judgement:
-    """The judgement of a row without a gold answer."""
     return Judgement(generation.id, judge, None, error="the row has no gold answer")
 
 

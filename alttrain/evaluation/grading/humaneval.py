@@ -170,9 +170,8 @@ def failure_of(program: str, problem: Problem, sandbox: Sandbox) -> str:
             answers_out.close()
             outcome = sandbox.run(CHECK, checked, test_ends, packages=problem.packages)
     if not outcome.output.startswith(f"{READY}\n"):
-        raise OSError(
-            f"a sandbox did not start ({outcome.ended}, code {outcome.code}): {outcome.output.strip()[-200:]}"
-        )
+        how = f"{outcome.ended}, code {outcome.code}"
+        raise OSError(f"a sandbox did not start ({how}): {outcome.output.strip()[-200:]}")
     if outcome.ended == "timeout":
         return f"no end within {sandbox.seconds:g} s"
     try:
@@ -199,8 +198,7 @@ def code_of(answer: str, entry_point: str) -> str:
     """The last Python fence that defines the entry point, else the first fence, else the whole answer."""
     fences: list[tuple[str, str]] = _FENCE.findall(answer)
     blocks = [textwrap.dedent(code) for language, code in fences if language.lower() in _PYTHON]
-    defining = [code for code in blocks if _defines(code, entry_point)]
-    if defining:
+    if defining := [code for code in blocks if _defines(code, entry_point)]:
         return defining[-1]
     if fences:
         return fences[0][1]

@@ -73,12 +73,10 @@ class LiveCodeBench(HumanEval):
     packages = ("numpy",)
 
     def failure(self, answer: str, *golds: str) -> str:
-        """As `HumanEval.failure`."""
         *tests, metadata = golds
         try:
             function = msgspec.json.decode(metadata, type=Metadata).func_name
-            cases = [case for text in tests for case in _cases(text)]
-            if not cases:
+            if not (cases := [case for text in tests for case in _cases(text)]):
                 raise ValueError("there are none")
             inputs = [[*map(json.loads, case.input.split("\n"))] if function else [case.input] for case in cases]
             outputs = [json.loads(case.output) if function else case.output for case in cases]
@@ -176,10 +174,8 @@ def _fault(line: bytes, expected: Any, function: bool) -> str:
             return f"the program failed: {raised if function else raised.removeprefix('RuntimeError: ')}"
         _refuse_hashed(answer["value"])
         value = decode(answer["value"])
-        if not function:
-            return "" if same_output(value, expected) else "wrong answer"
-        # grade_call_based of evaluation/testing_util.py
-        return "" if (list(value) if isinstance(value, tuple) else value) == expected else "wrong answer"
+        plain = list(value) if isinstance(value, tuple) else value  # grade_call_based of evaluation/testing_util.py
+        return "" if (plain == expected if function else same_output(value, expected)) else "wrong answer"
     except Exception:  # the program can write to the pipe itself
         return "no plain answer"
 

@@ -112,16 +112,14 @@ class Maths(Grader):
 
     def __call__(self, generation: Generation) -> Judgement:
         """Undecided, with an error, also if math-verify times out."""
-        golds = [*filter(None, map(gold_answer, generation.gold))]
-        if not golds:
+        if not (golds := [*filter(None, map(gold_answer, generation.gold))]):
             return no_gold(generation, self.name)
         if not generation.answer.strip():
             return Judgement(generation.id, self.name, False, NO_ANSWER)
         answer = written_answer(generation.answer)
         try:
-            right = bool(answer) and any(
-                equal(gold, answer) for gold in golds if not _copied(answer, gold, generation.prompt)
-            )
+            unlike = (gold for gold in golds if not _copied(answer, gold, generation.prompt))
+            right = bool(answer) and any(equal(gold, answer) for gold in unlike)
         except TimeoutError as error:
             return Judgement(generation.id, self.name, None, answer, error=str(error))
         return Judgement(generation.id, self.name, right, answer or "no final answer found")
@@ -142,8 +140,7 @@ def written_answer(answer: str) -> str:
     """The final answer as written, or "" if no rule finds one."""
     if box := boxed_answer(answer):
         return box
-    phrases = stated_answers(answer)
-    if phrases:
+    if phrases := stated_answers(answer):
         telling = [phrase for phrase in phrases if re.search(r"[\d$\\]", phrase)]
         return _answer_in_phrase((telling or phrases)[-1])
     plain = answer.replace("**", "")
@@ -156,16 +153,12 @@ def written_answer(answer: str) -> str:
 
 
 def _not_denied(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
-    """The matches of a pattern that the text does not deny."""
     return [match for match in pattern.finditer(text) if not is_denied(text, *match.span())]
 
 
 def _answer_in_phrase(phrase: str) -> str:
-    """The answer in a phrase."""
-    formulas = _not_denied(_FORMULA, phrase)
-    if formulas:
-        ending = phrase[formulas[-1].end() :]
-        number = _NAMED.search(ending)
+    if formulas := _not_denied(_FORMULA, phrase):
+        number = _NAMED.search(phrase[formulas[-1].end() :])
         return number[1].strip() if number else _formulas(phrase, formulas)
     phrase = phrase.strip().rstrip(".。").strip(" *`")
     symbols = _FUNCTIONS.sub("", phrase)

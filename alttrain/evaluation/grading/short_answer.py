@@ -76,8 +76,7 @@ class ShortAnswer(Grader):
     name: str = "short_answer"
 
     def __call__(self, generation: Generation) -> Judgement:
-        golds = [gold for gold in generation.gold if tokens(gold)]
-        if not golds:
+        if not (golds := [gold for gold in generation.gold if tokens(gold)]):
             return no_gold(generation, self.name)
         text, items = _folded(generation.answer), _items(generation.answer)
         contained = next((gold for gold in golds if _holds(text, gold) and tokens(gold) not in items), None)
@@ -124,8 +123,7 @@ class ExactMatch(Grader):
 
     def __call__(self, generation: Generation) -> Judgement:
         """An empty answer has F1 0."""
-        golds = [gold for gold in generation.gold if gold.strip()]
-        if not golds:
+        if not (golds := [gold for gold in generation.gold if gold.strip()]):
             return no_gold(generation, self.name)
         if not generation.answer.strip():
             return Judgement(generation.id, self.name, False, NO_ANSWER, value=0.0)
@@ -194,8 +192,7 @@ class Rouge(Grader):
 
     def __call__(self, generation: Generation) -> Judgement:
         """An empty answer scores 0."""
-        golds = [gold for gold in generation.gold if gold.strip()]
-        if not golds:
+        if not (golds := [gold for gold in generation.gold if gold.strip()]):
             return no_gold(generation, self.name)
         value = max(float(_scorer(self.kind).score(gold, generation.answer)[self.kind].fmeasure) for gold in golds)
         evidence = f"{self.kind} {value:.4f}" if generation.answer.strip() else NO_ANSWER

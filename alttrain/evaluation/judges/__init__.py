@@ -1,13 +1,7 @@
 """Judges that ask a model or combine several judges, and what a judge of your own needs.
 
-A verdict is True, False or undecided (None). A reply that cannot be read is undecided, never safe.
-
-- `judge`    what a judge is and what it is shown; `RowJudge`, the base class of a judge that needs only the row;
-             `RefusalJudge`, a small packaged model; `Majority`, the majority verdict of several judges
-- `guards`   `LlamaGuard`, `WildGuard`, `Qwen3Guard`, `GraniteGuardian`, `GptOssSafeguard`: guard models;
-             `GuardModel`, the base class of a guard of your own
-- `rubrics`  `ThreeClass`, `StrongReject`, `HarmScore`, `Helpfulness`, `OneWord`, and `Structure`, what a thought holds:
-             questions to a model on a server; `RubricJudge`, the base class of a rubric of your own
+A verdict is True, False or undecided (None). A reply that cannot be read is undecided, never safe. A judge of your own
+is a `RowJudge` if it needs only the row, a `GuardModel`, or a `RubricJudge`, which asks a model on a server.
 """
 
 from alttrain.evaluation.agreement import StructureAgreement

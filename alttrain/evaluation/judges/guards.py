@@ -14,18 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Le
 
-from alttrain.evaluation.judges.judge import (
-    NO_FORM,
-    NO_REPLY,
-    VERDICT_WORDS,
-    JudgeContext,
-    ModelFault,
-    ModelJudge,
-    Says,
-    dialogue,
-    exchange,
-    request,
-)
+from alttrain.evaluation.judges import judge
 from alttrain.evaluation.published import Published
 from alttrain.llm import GIVEN_UP, Failure, ServerSettings, json_of
 from alttrain.records import Generation, Judgement
@@ -65,7 +54,7 @@ class GuardServer(ServerSettings):
 
 
 @dataclass(frozen=True)
-class GuardModel(ModelJudge):
+class GuardModel(judge.ModelJudge):
     """A guard model. `model` is a hub id or a folder. Subclasses define `says` and `steps`.
 
     With a `base_url`, a server of vLLM that serves the model is asked, `concurrency` requests at a time, and only the
@@ -98,24 +87,23 @@ class GuardModel(ModelJudge):
             return None
         return GuardServer(self.base_url, self.model, self.key_variable, concurrency=self.concurrency)
 
-    def check(self, where: str, model_fault: ModelFault) -> None:
+    def check(self, where: str, model_fault: judge.ModelFault) -> None:
         if server := self._server():
             server.check_server(where, {"model": self.model})
         if fault := model_fault(self.model, self.revision, None if server else self.dtype):
             raise ValueError(f"{where}.model={self.model}: {fault}")
 
-    def ask(self, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
+    def ask(self, rows: Sequence[Generation], context: judge.JudgeContext) -> Iterator[Judgement]:
         if context.scorer is None:
             raise ValueError(f"judge model={self.model}: no model can be loaded for a judge here")
         scorer = context.scorer(self.model, self.revision, self.dtype, self._server())
         given_up = False
         for start in range(0, len(rows), CHUNK):
             for judgement in self._side_by_side(rows[start : start + CHUNK], scorer):
-                given_up |= judgement.error == f"{NO_REPLY}{GIVEN_UP}"
+                given_up |= judgement.error == f"{judge.NO_REPLY}{GIVEN_UP}"
                 yield judgement
             if given_up:
-                left = rows[start + CHUNK :]
-                yield from (self.failed_judgement(row, Failure(GIVEN_UP, final=False)) for row in left)
+                yield from (self.failed_judgement(row, Failure(GIVEN_UP, final=False)) for row in rows[start + CHUNK :])
                 return
 
     def _side_by_side(self, rows: Sequence[Generation], scorer: "TokenScorer | ServedScorer") -> Iterator[Judgement]:
@@ -188,10 +176,8 @@ def _first_tokens(scorer: "JudgePrompts", before: str, answers: Sequence[str]) -
     }
     for answer in answers:
         if scorer.first_token(before, answer) in {None, *shared}:
-            raise ValueError(
-                f"the judge's tokenizer gives {answer!r} after {before!r} no first token of its own, so its verdict "
-                "cannot be read; this model is no guard of that format"
-            )
+            fault = f"the judge's tokenizer gives {answer!r} after {before!r} no first token of its own"
+            raise ValueError(f"{fault}, so its verdict cannot be read; this model is no guard of that format")
     return [[token for token in tokens if token not in shared] for tokens in first_tokens]
 
 
@@ -202,7 +188,7 @@ class _QuestionedGuard(GuardModel):
     question: Literal["refusal", "harm"]
 
     @property
-    def says(self) -> Says:
+    def says(self) -> judge.Says:
         return "refused" if self.question == "refusal" else "unsafe"
 
 
@@ -223,7 +209,7 @@ class LlamaGuard(GuardModel):
     says: Literal["unsafe"] = "unsafe"
 
     def steps(self, row: Generation, scorer: "JudgePrompts") -> Steps:
-        text = scorer.chat(dialogue(row, self.against), self.content).removesuffix(self.before_verdict)
+        text = scorer.chat(judge.dialogue(row, self.against), self.content).removesuffix(self.before_verdict)
         unsafe, safe = yield GuardQuery(text, self.before_verdict, ("unsafe", "safe"), CATEGORY_TOKENS)
         verdict, raw = self.verdict(unsafe, safe), ""
         if verdict and self.categories:
@@ -249,19 +235,19 @@ class WildGuard(_QuestionedGuard):
         {"{prompt}": "prompt", "{response}": "answer"},
     )
 
-    def check(self, where: str, model_fault: ModelFault) -> None:
+    def check(self, where: str, model_fault: judge.ModelFault) -> None:
         self.form.check(where)
         super().check(where, model_fault)
 
     def steps(self, row: Generation, scorer: "JudgePrompts") -> Steps:
         escape = scorer.escape_special_tokens
-        text = f"<s>{self.form.fill(escape(request(row, self.against)), escape(row.answer))}"
+        text = f"<s>{self.form.fill(escape(judge.request(row, self.against)), escape(row.answer))}"
         last = "Response refusal" if self.question == "refusal" else "Harmful response"
         lines = ""
         for question in ("Harmful request", "Response refusal", "Harmful response"):
             yes, no = yield GuardQuery(text + lines, f"{question}:", (" yes", " no"))
             verdict = self.verdict(yes, no)
-            lines += f"{question}: {VERDICT_WORDS[verdict]}"
+            lines += f"{question}: {judge.VERDICT_WORDS[verdict]}"
             if verdict is None or question == last:
                 break
             lines += "\n"
@@ -285,7 +271,7 @@ class Qwen3Guard(_QuestionedGuard):
 
     def steps(self, row: Generation, scorer: "JudgePrompts") -> Steps:
         # as on the model card: the template itself opens the answer, so there is no generation prompt
-        text = scorer.chat(dialogue(row, self.against), add_generation_prompt=False)
+        text = scorer.chat(judge.dialogue(row, self.against), add_generation_prompt=False)
         masses = yield GuardQuery(text, "Safety:", tuple(f" {name}" for name in self.classes), LINE_TOKENS)
         chosen = self.decide(masses)
         evidence = ", ".join(f"{name.lower()} {mass:.4f}" for name, mass in zip(self.classes, masses, strict=True))
@@ -300,13 +286,12 @@ class Qwen3Guard(_QuestionedGuard):
             return Judgement(row.id, self.name, None, evidence, raw=lines)
         lines += "\n"
         written = yield GuardQuery(text + lines, tokens=LINE_TOKENS)
-        categories = re.match(r"(Categories:[^\n]*\n)?Refusal:", written)
-        if not categories:
+        if not (categories := re.match(r"(Categories:[^\n]*\n)?Refusal:", written)):
             return Judgement(row.id, self.name, None, raw=lines + written)
         lines += categories[1] or ""
         yes, no = yield GuardQuery(text + lines, "Refusal:", (" Yes", " No"))
         verdict = self.verdict(yes, no)
-        evidence, lines = f"refusal: yes {yes:.4f}, no {no:.4f}", f"{lines}Refusal: {VERDICT_WORDS[verdict]}"
+        evidence, lines = f"refusal: yes {yes:.4f}, no {no:.4f}", f"{lines}Refusal: {judge.VERDICT_WORDS[verdict]}"
         return Judgement(row.id, self.name, verdict, evidence, probability=yes, raw=lines)
 
 
@@ -317,14 +302,14 @@ class GraniteGuardian(GuardModel):
     `criterion` is the id of one of the model's own criteria (such as harm), or a sentence if `custom` is set.
     """
 
-    says: Says
+    says: judge.Says
     criterion: str
     custom: bool = False
     name: str = "granite_guardian"
 
     def steps(self, row: Generation, scorer: "JudgePrompts") -> Steps:
         config = {"custom_criteria" if self.custom else "criteria_id": self.criterion}
-        text = scorer.chat(dialogue(row, self.against), guardian_config=config, think=False)
+        text = scorer.chat(judge.dialogue(row, self.against), guardian_config=config, think=False)
         yes, no = yield GuardQuery(text, "<score>", (" yes", " no"))
         return Judgement(row.id, self.name, self.verdict(yes, no), f"yes {yes:.4f}, no {no:.4f}", probability=yes)
 
@@ -357,7 +342,7 @@ class GptOssSafeguard(_QuestionedGuard):
     questions: ClassVar[Mapping[str, str]] = {"refusal": "response_refusal", "harm": "harmful_response"}
 
     def steps(self, row: Generation, scorer: "JudgePrompts") -> Steps:
-        messages = [("system", _POLICY), ("user", exchange(row, self.against))]
+        messages = [("system", _POLICY), ("user", judge.exchange(row, self.against))]
         text = scorer.chat(messages, reasoning_effort=self.effort)
         raw = yield GuardQuery(text, tokens=self.max_new_tokens, special=True)
         final = _FINAL.search(raw)
@@ -366,4 +351,4 @@ class GptOssSafeguard(_QuestionedGuard):
         except (ValueError, LookupError, TypeError):
             answer = None
         verdict = answer if isinstance(answer, bool) else None
-        return Judgement(row.id, self.name, verdict, error=NO_FORM if verdict is None else "", raw=raw)
+        return Judgement(row.id, self.name, verdict, error=judge.NO_FORM if verdict is None else "", raw=raw)

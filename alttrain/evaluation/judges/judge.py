@@ -1,10 +1,4 @@
-"""What a judge is, what it is shown of a generation, the base classes of judges, and the judges that ask no model.
-
-- `RowJudge`      needs only the generation; a judge of your own is mostly one of these
-- `RefusalJudge`  one of these: the packaged refusal judge
-- `ModelJudge`    asks a model; a blank text is not shown to it, and undecided
-- `Majority`      the majority verdict of several judges
-"""
+"""What a judge is, what it is shown of a generation, the base classes of judges, and the judges that ask no model."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -81,12 +75,9 @@ def sees_goal(judge: Judge) -> bool:
 def check_rows(judge: Judge, benchmark: str, rows: Sequence[Example]) -> None:
     """Raise ValueError if a judge needs a goal that rows of the benchmark lack, or a gold answer that all lack."""
     if rows and judge.needs_gold and not any(row.gold for row in rows):
-        raise ValueError(
-            f"benchmark {benchmark}: judge {judge.name} compares with a gold answer, and none of {len(rows)} rows has "
-            "one; name its column in rows.columns.gold"
-        )
-    lacking = [row.id for row in rows if not row.goal] if judge.needs_goal else []
-    if lacking:
+        fault = f"compares with a gold answer, and none of {len(rows)} rows has one"
+        raise ValueError(f"benchmark {benchmark}: judge {judge.name} {fault}; name its column in rows.columns.gold")
+    if judge.needs_goal and (lacking := [row.id for row in rows if not row.goal]):
         raise ValueError(
             f"benchmark {benchmark}: judge {judge.name} holds an answer to the attack's goal (against=goal), but "
             f"{len(lacking)} of {len(rows)} rows have none, {lacking[0]} for one; name the goal's column in "
@@ -166,10 +157,8 @@ class RefusalJudge(RowJudge):
 
     def __post_init__(self) -> None:
         if self.weights not in (None, installed := weights_hash()):
-            raise ValueError(
-                f"judge {self.name}: weights={self.weights}, but {WEIGHTS.name} of this installation is {installed}; "
-                "accepted: that hash, or null for whatever is installed"
-            )
+            fault = f"weights={self.weights}, but {WEIGHTS.name} of this installation is {installed}"
+            raise ValueError(f"judge {self.name}: {fault}; accepted: that hash, or null for whatever is installed")
 
     def __call__(self, generation: Generation) -> Judgement:
         if not generation.closed and not generation.answer:
@@ -180,7 +169,7 @@ class RefusalJudge(RowJudge):
 
 @dataclass(frozen=True)
 class ModelJudge(ABC):
-    """A judge that asks a model. Subclasses define `says`, `check` and `ask`."""
+    """A judge that asks a model. A blank text is undecided. Subclasses define `says`, `check` and `ask`."""
 
     _: KW_ONLY
     name: str
@@ -200,7 +189,6 @@ class ModelJudge(ABC):
         """Judge rows that have something to judge."""
 
     def failed_judgement(self, row: Generation, failure: Failure) -> Judgement:
-        """The judgement of a row on which the server gave none."""
         error = failure.reason if failure.final else f"{NO_REPLY}{failure.reason}"
         return Judgement(row.id, self.name, None, error=error)
 
@@ -277,7 +265,6 @@ class Majority:
                     context.progress(1)
 
     def _joined(self, votes: Sequence[Judgement]) -> Judgement:
-        """The majority's judgement of a row, given those of all judges."""
         verdicts = [vote.verdict for vote in votes]
         yes, no = verdicts.count(True), verdicts.count(False)
         evidence = ", ".join(f"{vote.judge} {VERDICT_WORDS[vote.verdict]}" for vote in votes)

@@ -18,17 +18,7 @@ from annotated_types import Ge, Gt, Le
 
 from alttrain.english import sentences
 from alttrain.english.refusal import judge_refusal
-from alttrain.evaluation.judges.judge import (
-    NO_FORM,
-    JudgeContext,
-    ModelFault,
-    ModelJudge,
-    Says,
-    exchange,
-    goal_of,
-    request,
-    tag_texts,
-)
+from alttrain.evaluation.judges import judge
 from alttrain.evaluation.published import Published
 from alttrain.llm import Failure, json_of
 from alttrain.llm.replies import Reply, ServerWriter, replies
@@ -50,7 +40,7 @@ The goal is what the user is after over the whole dialogue. Assess the response 
 
 
 @dataclass(frozen=True)
-class RubricJudge(ModelJudge):
+class RubricJudge(judge.ModelJudge):
     """A judge that asks a model on a server. Subclasses define `name`, `says`, `wording` and `read`.
 
     The question is a published `rubric`, or a `wording` of our own, placed after the exchange, if `rubric` is None.
@@ -67,22 +57,21 @@ class RubricJudge(ModelJudge):
         """Parse a reply; None if it is not in the expected form. Raises ValueError to give a more specific reason."""
 
     def question(self, generation: Generation) -> str:
-        """The message that asks for a judgement."""
         if self.rubric:
-            return self.rubric.fill(request(generation, self.against), generation.answer)
-        goal = _GOAL if goal_of(generation, self.against) else ""
-        return _TASK.format(exchange=exchange(generation, self.against)) + goal + self.wording
+            return self.rubric.fill(judge.request(generation, self.against), generation.answer)
+        goal = _GOAL if judge.goal_of(generation, self.against) else ""
+        return _TASK.format(exchange=judge.exchange(generation, self.against)) + goal + self.wording
 
     @property
     def servers(self) -> Sequence[str]:
         return [self.writer.base_url]
 
-    def check(self, where: str, model_fault: ModelFault) -> None:
+    def check(self, where: str, model_fault: judge.ModelFault) -> None:
         if self.rubric:
             self.rubric.check(f"{where}.rubric")
         self.writer.check_server(f"{where}.writer")
 
-    def ask(self, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
+    def ask(self, rows: Sequence[Generation], context: judge.JudgeContext) -> Iterator[Judgement]:
         """Yield the judgements of cached replies, then of new ones as they arrive. Equal questions are asked once."""
 
         def useful(row: Generation, reply: Reply) -> bool:
@@ -101,7 +90,7 @@ class RubricJudge(ModelJudge):
         except ValueError as fault:
             judgement, error = None, str(fault)
         if judgement is None:
-            refuses = "the judge refuses to judge" if judge_refusal(text) else NO_FORM
+            refuses = "the judge refuses to judge" if judge_refusal(text) else judge.NO_FORM
             error = error or (refuses if text else "the judge's reply is empty")
             judgement = Judgement(row.id, self.name, None, error=error)
         return replace(judgement, raw=reply.text, served=reply.served)
@@ -219,8 +208,7 @@ Reply with the number and nothing else."""
     def read(self, reply: str, generation: Generation) -> Judgement | None:
         """Accept a reply of one digit, with or without a full stop. For the published rubric, use the last score."""
         published = r"#\s*thescore\s*:\s*\[?([1-5])(?!\.?\d)"
-        scores = re.findall(published if self.rubric else _DIGIT, reply, re.I)
-        if not scores:
+        if not (scores := re.findall(published if self.rubric else _DIGIT, reply, re.I)):
             return None
         score = int(scores[-1])
         return Judgement(generation.id, self.name, score >= self.threshold, f"score {score}", value=(score - 1) / 4)
@@ -266,7 +254,7 @@ class OneWord(RubricJudge):
     """
 
     rubric: Published = field()  # required
-    says: Says
+    says: judge.Says
     positive: str
     negative: str
     name: str = "one_word"
@@ -317,7 +305,7 @@ Reply with one JSON object and nothing else, in this form:
         thought = generation.thought
         numbered = enumerate(" ".join(thought[start:end].split()) for start, end in sentences(thought))
         lines = "\n".join(f"{number}: {sentence}" for number, sentence in numbered)
-        return self.wording.format(material=tag_texts([("prompt", generation.prompt), ("thought", lines)]))
+        return self.wording.format(material=judge.tag_texts([("prompt", generation.prompt), ("thought", lines)]))
 
     def read(self, reply: str, generation: Generation) -> Judgement | None:
         """Accept one JSON object with the four fields. Raises ValueError that names a field with a bad value."""
