@@ -34,7 +34,7 @@ from alttrain.report.measures import ASSESSING, RECOGNISING, TOKENS
 from alttrain.report.published import label_and_order
 from alttrain.report.results import changes, evaluations, read_csv, results, samples, write_csv
 from alttrain.report.tables import CELLS, TABLES, VARIED, add_marks, pivot, report_of
-from alttrain.report.variants import variants
+from alttrain.report.variants import pool, variants
 
 SAFETY = {"strongreject": "harmful_rate", "jailbreakbench_harmful": "harmful_rate"}
 MEANS = {"harmful_rate": list(SAFETY), "accuracy": ["gsm8k", "math500"]}
@@ -675,6 +675,20 @@ def test_a_mean_takes_of_a_set_judged_in_two_ways_the_one_that_most_rows_have(tm
         make_run(tmp_path, {"a": ("harmful_rate", "nn")}, means=means, method="star1", hashed=way, seed=seed)
     (found,) = {one.protocol_hash for one in made(tmp_path)["main"].itertuples() if one.kind == "mean"}
     assert found == "h-a + h-b"
+
+
+@pytest.mark.parametrize("means", [{}, {"harmful_rate": ["a", "b"]}])
+def test_a_mean_of_seeds_that_two_judges_decide_is_by_one_judge(tmp_path: Path, means: dict[str, list[str]]) -> None:
+    """The hashes do not say whose they are: those of one judge are the first on a and the last on b."""
+    for seed, letters in enumerate(("nnnn", "yyyy")):
+        run = make_run(tmp_path, dict.fromkeys("ab", ("harmful_rate", letters)), seed=seed, means=means)
+        for name, ways in (("a", "12"), ("b", "21")):
+            folder = decided_by_another(run, name) if seed else run / "evaluation" / f"{name}.alttrain"
+            mend(folder, lambda record, way=ways[seed]: record["provenance"].update(protocol_hash=way))
+    mean = cell(made(tmp_path)["main"], "AltTrain", "harmful_rate", "mean")
+    assert (mean.judge, mean.value, mean.protocol_hash) == ("judge", 0, "1 + 2")
+    pooled = pool(variants(evaluations(tmp_path)), "alttrain")
+    assert [key[1:] for key in pooled] == [("a", "1"), ("b", "2")]
 
 
 def test_the_sets_of_a_mean_are_compared_with_one_baseline(tmp_path: Path) -> None:
