@@ -10,7 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from made_runs import change_rows, compared, intervene, make_run, mend, no_train, resample
+from made_runs import (
+    beside,
+    change_rows,
+    compared,
+    decided_by_another,
+    intervene,
+    make_run,
+    mend,
+    no_train,
+    resample,
+)
 from made_runs import made_tables as made
 from papers import compile_article, has_latex
 from rich.console import Console
@@ -25,7 +35,6 @@ from alttrain.evaluation.statistics import (
     sign_flip,
     wilson,
 )
-from alttrain.records import Judgement, append_rows
 from alttrain.report.contrasts import balanced_differences, contrast, paired_differences
 from alttrain.report.escaping import latex_text
 from alttrain.report.estimates import mean, share, values_of
@@ -459,29 +468,6 @@ def test_columns_that_no_setting_tells_apart_are_headed_by_their_hash(tmp_path: 
     assert ends == {("by judge", f"{method}-strongreject") for method in ("alttrain", "plain")}
 
 
-def beside(run: Path, name: str, letters: str, hashed: str, kappa: float, judge: str = "other") -> None:
-    """Add the verdicts of a judge that does not decide."""
-    folder = run / "evaluation" / f"{name}.alttrain"
-    told = [Judgement(f"p{n}", judge, letter == "y") for n, letter in enumerate(letters)]
-    append_rows(folder / "judgements.jsonl", told)
-    others = [{"metric": f"harmful_rate.{judge}", "judge": judge, "part": "answer", "counted": True, "says": "unsafe"}]
-    others[0]["protocol_hash"] = hashed
-    count = {"n": len(letters), "undecided": 0, "truncated": 0}
-    share = dict(zip(("value", "low", "high"), wilson_of(letters), strict=True))
-    more = [{"metric": f"harmful_rate.{judge}", **share, **count}]
-    more.append({"metric": f"kappa.{judge}", "value": kappa, "low": 0.1, "high": 0.9, **count})
-
-    def change(record: dict[str, Any]) -> None:
-        record["analysis"]["others"] = others
-        record["metrics"] += more
-
-    mend(folder, change)
-
-
-def wilson_of(letters: str) -> tuple[float, float, float]:
-    return letters.count("y") / len(letters), *wilson(letters.count("y"), len(letters))
-
-
 def test_another_part_is_a_measure_of_its_own_and_has_no_agreement(tmp_path: Path) -> None:
     folder = make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}) / "evaluation" / "strongreject.alttrain"
     other = {"metric": "harmful_rate.thought", "judge": "judge", "part": "thought", "counted": True, "says": "unsafe"}
@@ -525,15 +511,6 @@ def test_another_judges_verdicts_stand_beside_with_their_agreement_and_in_a_colu
     assert "by judge and other" in latex("x", found["judges"]).replace(r" \ ", " ")
     assert "0.50 0.10–0.90 n=4" in markdown("x", found["judges"])
     assert found["judges"].judge.unique().tolist() == ["other", "judge", "judge and other"]
-
-
-def decided_by_another(run: Path, name: str) -> Path:
-    """Let the judge "other" decide a benchmark instead of "judge"."""
-    folder = run / "evaluation" / f"{name}.alttrain"
-    path = folder / "judgements.jsonl"
-    path.write_text(path.read_text().replace('"judge": "judge"', '"judge": "other"'))
-    mend(folder, lambda record: record["analysis"]["decides"].update(judge="other"))
-    return folder
 
 
 def test_seeds_that_other_judges_decide_have_one_number_and_its_star(tmp_path: Path) -> None:
