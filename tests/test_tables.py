@@ -559,6 +559,24 @@ def test_an_intervention_on_seeds_that_other_judges_decide_has_no_star(tmp_path:
     assert (one.seeds, one.differs, math.isnan(one.difference)) == (2, False, True)
 
 
+@pytest.mark.parametrize("base", ["absent", "decided by another"])
+def test_an_intervention_on_a_seed_that_has_nothing_to_compare_it_with_has_no_star(tmp_path: Path, base: str) -> None:
+    """The number is over both seeds, the test over the one that the same judge decides without the cut."""
+    for seed, letter in enumerate("yn"):
+        sets = {"strongreject": ("harmful_rate", "n" * 60), "strongreject+cut": ("harmful_rate", letter * 60)}
+        if seed and base == "absent":
+            del sets["strongreject"]
+        run = make_run(tmp_path, sets, seed=seed)
+        intervene(run / "evaluation" / "strongreject+cut.alttrain", "strongreject", share=0.5)
+    if base != "absent":
+        folder = decided_by_another(run, "strongreject")
+        mend(folder, lambda record: record["provenance"].update(protocol_hash="g-strongreject"))
+        beside(run, "strongreject", "n" * 60, "h-strongreject", 0.5, "judge")
+    cells = report_of(evaluations(tmp_path)).tables["interventions"].itertuples()
+    (one,) = [one for one in cells if one.method.endswith("cut") and one.known]
+    assert (one.value, one.seeds, one.differs, math.isnan(one.difference)) == (0.5, 2, False, True)
+
+
 def test_a_label_names_what_says_most_of_a_change() -> None:
     changed = {key: (None, key) for key in ("a._target_", "a.b", "c.name")}
     assert changes(changed) == "c.name=c.name, a.b=a.b and 1 more"
