@@ -14,7 +14,17 @@ from alttrain.evaluation import Adherence, Summary
 from alttrain.evaluation.adherence import counts as counts_of
 from alttrain.evaluation.judged import DOCUMENTS, TRUE_MEANS
 from alttrain.evaluation.statistics import rate
-from alttrain.records import Generation, Judgement, Label, checksum, read_rows, write_json, write_rows, write_sealed
+from alttrain.records import (
+    Generation,
+    Judgement,
+    Label,
+    append_rows,
+    checksum,
+    read_rows,
+    write_json,
+    write_rows,
+    write_sealed,
+)
 from alttrain.report.contrasts import comparisons
 from alttrain.report.results import evaluations
 from alttrain.report.tables import tables
@@ -209,3 +219,31 @@ def judge_benchmark(
     record = metrics_of(benchmark, metrics, analysed.counting, **how)
     record["analysis"] |= analysed.analysis()
     write_metrics(folder, record)
+
+
+def beside(run: Path, name: str, letters: str, hashed: str, kappa: float, judge: str = "other") -> None:
+    """Add the verdicts of a judge that does not decide."""
+    folder = run / "evaluation" / f"{name}.alttrain"
+    told = [Judgement(f"p{n}", judge, letter == "y") for n, letter in enumerate(letters)]
+    append_rows(folder / "judgements.jsonl", told)
+    others = [{"metric": f"harmful_rate.{judge}", "judge": judge, "part": "answer", "counted": True, "says": "unsafe"}]
+    others[0]["protocol_hash"] = hashed
+    count = {"n": len(letters), "undecided": 0, "truncated": 0}
+    share = rate(letters.count("y"), len(letters))._asdict()
+    more = [{"metric": f"harmful_rate.{judge}", **share, **count}]
+    more.append({"metric": f"kappa.{judge}", "value": kappa, "low": 0.1, "high": 0.9, **count})
+
+    def change(record: dict[str, Any]) -> None:
+        record["analysis"]["others"] = others
+        record["metrics"] += more
+
+    mend(folder, change)
+
+
+def decided_by_another(run: Path, name: str) -> Path:
+    """Let the judge "other" decide a benchmark instead of "judge"."""
+    folder = run / "evaluation" / f"{name}.alttrain"
+    path = folder / "judgements.jsonl"
+    path.write_text(path.read_text().replace('"judge": "judge"', '"judge": "other"'))
+    mend(folder, lambda record: record["analysis"]["decides"].update(judge="other"))
+    return folder

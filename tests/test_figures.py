@@ -10,7 +10,7 @@ import matplotlib.figure
 import matplotlib.pyplot  # box plots import it, which `drawn` would break
 import pandas as pd
 import pytest
-from made_runs import change_rows, intervene, made_tables, make_run, no_train
+from made_runs import beside, change_rows, decided_by_another, intervene, made_tables, make_run, no_train
 from papers import compile_article, has_latex
 
 from alttrain.report import figures
@@ -361,6 +361,21 @@ def test_a_flow_is_every_text_by_its_assessment_and_outcome(runs: Path, drawn: l
             evaluation.decider = evaluation.decider._replace(part="both")
     assert draw_flow(own, made, whole, tmp_path / "z")
     assert drawn[1].get_suptitle().endswith("to the verdict on thought and answer, of 1 to 2 seeds")
+
+
+def test_a_seed_that_another_judge_decides_is_drawn_by_the_judge_of_the_others(
+    drawn: list[Any], tmp_path: Path
+) -> None:
+    """The second seed's own judge calls all its answers safe, the first's 30 of them unsafe."""
+    for seed in (0, 1):
+        run = make_run(tmp_path, {"h": ("harmful_rate", "n" * 60)}, seed=seed, hashed="hg"[seed])
+    decided_by_another(run, "h")
+    beside(run, "h", "y" * 30 + "n" * 30, "h-h", 0.5, "judge")
+    (own,) = variants(evaluations(tmp_path))
+    way = [("alttrain", "h", "h-h")]
+    assert draw_flow([own], way, frames(tmp_path)["thoughts"], tmp_path / "x")
+    assert [text.get_text() for text in drawn[0].axes[0].texts] == ["90 / 30 / 0"]
+    assert lengths(own, way) == {"harmful": [10] * 120, "benign": []}
 
 
 def test_losses_are_the_logs(runs: Path, drawn: list[Any], tmp_path: Path) -> None:

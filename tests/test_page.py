@@ -876,6 +876,13 @@ def test_two_protocols_of_a_run_are_told_apart(show: Any, outputs: Path) -> None
     pairs = page.run("return refs.map((ref) => [ref.block.protocol, ref.pair.block.protocol])")
     assert pairs == [["star1"] * 2] * 4 + [["thinksafe"] * 2] * 4
     assert page.texts(".row .where")[:1] + page.texts(".row .where")[-1:] == ["star1", "thinksafe"]
+    page.run("select(refs.length - 1)")
+    link = page.run("return location.hash")
+    assert show(link).run("return [at, refs[at].block.protocol]") == [7, "thinksafe"]
+    page = show(f"#run={ours}&benchmark=h&other={theirs}&sample=p3%0A0")  # without the protocol
+    assert page.run("return [at, refs[at].block.protocol]") == [3, "star1"]
+    page.run("select(0)")
+    page.settle()
     assert page.text("#detail .facts").startswith("h · star1 · harmful")
     (link,) = page.run(
         "return [...document.querySelectorAll('#outcomes a')].map((one) => one.getAttribute('href'))"

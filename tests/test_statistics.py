@@ -265,6 +265,26 @@ def test_a_mean_of_sets_that_never_vary_is_as_wide_with_more_seeds(letter: str) 
     assert rate_over_seeds(*sets) == pytest.approx(mean_of_sets(alone))
 
 
+def test_a_mean_with_a_set_that_never_varies_is_at_least_as_wide_with_more_seeds() -> None:
+    sets = [
+        {seed: verdicts(x="+" * count + "-" * (size - count)) for seed in (0, 1)} for count, size in ((0, 10), (1, 100))
+    ]
+    alone, found = mean_of_sets([rate(0, 10), rate(1, 100)]), rate_over_seeds(*sets)
+    assert found.value == pytest.approx(alone.value)
+    assert found.low <= alone.low < alone.high <= found.high
+
+
+def test_the_mean_of_sets_covers_where_seeds_agree() -> None:
+    """Two seeds with the same verdicts on 20 and on 200 prompts; the variance over both sets alone holds it in 75 %."""
+    rng, held = np.random.default_rng(2), 0
+    for _ in range(300):
+        drawn = [rng.random(size) < 0.05 for size in (20, 200)]
+        sets = [{seed: {str(i): bool(v) for i, v in enumerate(row)} for seed in (0, 1)} for row in drawn]
+        low, high = rate_over_seeds(*sets)[1:]
+        held += low <= 0.05 <= high
+    assert held / 300 >= 0.95
+
+
 def test_seeds_that_vary_no_more_than_chance_widen_nothing() -> None:
     found = rate_over_seeds({1: verdicts(x="-" * 100), 2: verdicts(x="+" + "-" * 99)})
     assert found.value == 0.005

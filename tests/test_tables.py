@@ -10,7 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from made_runs import change_rows, compared, intervene, make_run, mend, no_train, resample
+from made_runs import (
+    beside,
+    change_rows,
+    compared,
+    decided_by_another,
+    intervene,
+    make_run,
+    mend,
+    no_train,
+    resample,
+)
 from made_runs import made_tables as made
 from papers import compile_article, has_latex
 from rich.console import Console
@@ -25,7 +35,6 @@ from alttrain.evaluation.statistics import (
     sign_flip,
     wilson,
 )
-from alttrain.records import Judgement, append_rows
 from alttrain.report.contrasts import balanced_differences, contrast, paired_differences
 from alttrain.report.escaping import latex_text
 from alttrain.report.estimates import mean, share, values_of
@@ -34,7 +43,7 @@ from alttrain.report.measures import ASSESSING, RECOGNISING, TOKENS
 from alttrain.report.published import label_and_order
 from alttrain.report.results import changes, evaluations, read_csv, results, samples, write_csv
 from alttrain.report.tables import CELLS, TABLES, VARIED, add_marks, pivot, report_of
-from alttrain.report.variants import variants
+from alttrain.report.variants import pool, variants
 
 SAFETY = {"strongreject": "harmful_rate", "jailbreakbench_harmful": "harmful_rate"}
 MEANS = {"harmful_rate": list(SAFETY), "accuracy": ["gsm8k", "math500"]}
@@ -459,29 +468,6 @@ def test_columns_that_no_setting_tells_apart_are_headed_by_their_hash(tmp_path: 
     assert ends == {("by judge", f"{method}-strongreject") for method in ("alttrain", "plain")}
 
 
-def beside(run: Path, name: str, letters: str, hashed: str, kappa: float, judge: str = "other") -> None:
-    """Add the verdicts of a judge that does not decide."""
-    folder = run / "evaluation" / f"{name}.alttrain"
-    told = [Judgement(f"p{n}", judge, letter == "y") for n, letter in enumerate(letters)]
-    append_rows(folder / "judgements.jsonl", told)
-    others = [{"metric": f"harmful_rate.{judge}", "judge": judge, "part": "answer", "counted": True, "says": "unsafe"}]
-    others[0]["protocol_hash"] = hashed
-    count = {"n": len(letters), "undecided": 0, "truncated": 0}
-    share = dict(zip(("value", "low", "high"), wilson_of(letters), strict=True))
-    more = [{"metric": f"harmful_rate.{judge}", **share, **count}]
-    more.append({"metric": f"kappa.{judge}", "value": kappa, "low": 0.1, "high": 0.9, **count})
-
-    def change(record: dict[str, Any]) -> None:
-        record["analysis"]["others"] = others
-        record["metrics"] += more
-
-    mend(folder, change)
-
-
-def wilson_of(letters: str) -> tuple[float, float, float]:
-    return letters.count("y") / len(letters), *wilson(letters.count("y"), len(letters))
-
-
 def test_another_part_is_a_measure_of_its_own_and_has_no_agreement(tmp_path: Path) -> None:
     folder = make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}) / "evaluation" / "strongreject.alttrain"
     other = {"metric": "harmful_rate.thought", "judge": "judge", "part": "thought", "counted": True, "says": "unsafe"}
@@ -525,15 +511,6 @@ def test_another_judges_verdicts_stand_beside_with_their_agreement_and_in_a_colu
     assert "by judge and other" in latex("x", found["judges"]).replace(r" \ ", " ")
     assert "0.50 0.10–0.90 n=4" in markdown("x", found["judges"])
     assert found["judges"].judge.unique().tolist() == ["other", "judge", "judge and other"]
-
-
-def decided_by_another(run: Path, name: str) -> Path:
-    """Let the judge "other" decide a benchmark instead of "judge"."""
-    folder = run / "evaluation" / f"{name}.alttrain"
-    path = folder / "judgements.jsonl"
-    path.write_text(path.read_text().replace('"judge": "judge"', '"judge": "other"'))
-    mend(folder, lambda record: record["analysis"]["decides"].update(judge="other"))
-    return folder
 
 
 def test_seeds_that_other_judges_decide_have_one_number_and_its_star(tmp_path: Path) -> None:
@@ -580,6 +557,24 @@ def test_an_intervention_on_seeds_that_other_judges_decide_has_no_star(tmp_path:
     cells = report_of(evaluations(tmp_path)).tables["interventions"].itertuples()
     (one,) = [one for one in cells if one.method.endswith("cut") and one.known]
     assert (one.seeds, one.differs, math.isnan(one.difference)) == (2, False, True)
+
+
+@pytest.mark.parametrize("base", ["absent", "decided by another"])
+def test_an_intervention_on_a_seed_that_has_nothing_to_compare_it_with_has_no_star(tmp_path: Path, base: str) -> None:
+    """The number is over both seeds, the test over the one that the same judge decides without the cut."""
+    for seed, letter in enumerate("yn"):
+        sets = {"strongreject": ("harmful_rate", "n" * 60), "strongreject+cut": ("harmful_rate", letter * 60)}
+        if seed and base == "absent":
+            del sets["strongreject"]
+        run = make_run(tmp_path, sets, seed=seed)
+        intervene(run / "evaluation" / "strongreject+cut.alttrain", "strongreject", share=0.5)
+    if base != "absent":
+        folder = decided_by_another(run, "strongreject")
+        mend(folder, lambda record: record["provenance"].update(protocol_hash="g-strongreject"))
+        beside(run, "strongreject", "n" * 60, "h-strongreject", 0.5, "judge")
+    cells = report_of(evaluations(tmp_path)).tables["interventions"].itertuples()
+    (one,) = [one for one in cells if one.method.endswith("cut") and one.known]
+    assert (one.value, one.seeds, one.differs, math.isnan(one.difference)) == (0.5, 2, False, True)
 
 
 def test_a_label_names_what_says_most_of_a_change() -> None:
@@ -675,6 +670,20 @@ def test_a_mean_takes_of_a_set_judged_in_two_ways_the_one_that_most_rows_have(tm
         make_run(tmp_path, {"a": ("harmful_rate", "nn")}, means=means, method="star1", hashed=way, seed=seed)
     (found,) = {one.protocol_hash for one in made(tmp_path)["main"].itertuples() if one.kind == "mean"}
     assert found == "h-a + h-b"
+
+
+@pytest.mark.parametrize("means", [{}, {"harmful_rate": ["a", "b"]}])
+def test_a_mean_of_seeds_that_two_judges_decide_is_by_one_judge(tmp_path: Path, means: dict[str, list[str]]) -> None:
+    """The hashes do not say whose they are: those of one judge are the first on a and the last on b."""
+    for seed, letters in enumerate(("nnnn", "yyyy")):
+        run = make_run(tmp_path, dict.fromkeys("ab", ("harmful_rate", letters)), seed=seed, means=means)
+        for name, ways in (("a", "12"), ("b", "21")):
+            folder = decided_by_another(run, name) if seed else run / "evaluation" / f"{name}.alttrain"
+            mend(folder, lambda record, way=ways[seed]: record["provenance"].update(protocol_hash=way))
+    mean = cell(made(tmp_path)["main"], "AltTrain", "harmful_rate", "mean")
+    assert (mean.judge, mean.value, mean.protocol_hash) == ("judge", 0, "1 + 2")
+    pooled = pool(variants(evaluations(tmp_path)), "alttrain")
+    assert [key[1:] for key in pooled] == [("a", "1"), ("b", "2")]
 
 
 def test_the_sets_of_a_mean_are_compared_with_one_baseline(tmp_path: Path) -> None:

@@ -316,13 +316,20 @@ def rate_over_seeds(*sets: Values) -> Estimate:
     """The share of True over seeds and items, or the mean of several sets' shares with equal weights.
 
     An item counts once, with the mean of the seeds that decided it. The interval is Wilson's for the sample size that
-    matches the variance over seeds and items; if there is none, `mean_of_sets` of Wilson's for each set's items.
+    matches the variance over seeds and items. If a set never varies, this lacks its uncertainty: then the interval also
+    includes that of `mean_of_sets` of each set's own.
     """
-    share = variation([(values,) for values in sets])
-    if (half := share.half()) > ROUNDING:
-        return _share(min(1.0, share.value), half, 0)
-    alone = [_share(min(1.0, variation([(v,)]).value), 0.0, len(next(iter(v.values())))) for v in sets]
-    return alone[0] if len(alone) == 1 else mean_of_sets(alone)
+    varied = [variation([(values,)]) for values in sets]
+    share = varied[0] if len(sets) == 1 else variation([(values,) for values in sets])
+    if all(own.half() > ROUNDING for own in varied):
+        return _share(min(1.0, share.value), share.half(), 0)
+    sizes = [len(next(iter(values.values()))) for values in sets]
+    alone = [_share(min(1.0, v.value), v.half(), size) for v, size in zip(varied, sizes, strict=True)]
+    apart = alone[0] if len(alone) == 1 else mean_of_sets(alone)
+    if (half := share.half()) <= ROUNDING:
+        return apart
+    value, low, high = _share(min(1.0, share.value), half, 0)
+    return Estimate(value, min(low, apart.low), max(high, apart.high))
 
 
 def mean_of_sets(sets: Sequence[Estimate]) -> Estimate:

@@ -42,6 +42,7 @@ from alttrain.report.drawing import (
     stack,
 )
 from alttrain.report.estimates import FLOWS
+from alttrain.report.estimates import thoughts as thoughts_of
 from alttrain.report.evaluation import BenchmarkKey
 from alttrain.report.measures import MEASURES, OFFLINE, base_measure
 from alttrain.report.probes import draw_probes
@@ -280,12 +281,15 @@ def draw_flow(
     """Draw how many texts of one backbone's methods go from each assessment to each outcome, over all seeds.
 
     A row is what the assessments say, and its parts are what became of the answers; the title says so where the
-    protocol judges another part. `thoughts` is the frame of thoughts.csv, of which only these benchmarks are drawn.
+    protocol judges another part. `thoughts` is the frame of thoughts.csv, of which only these benchmarks are drawn;
+    seeds that another judge decides are added.
     """
-    judged = [(v.name, one) for v in variants for seeds in v.evaluations.values() for one in seeds.values()]
-    methods = {one.run: name for name, one in judged}
+    methods = {e.run: v.name for v in variants for seeds in v.evaluations.values() for e in seeds.values()}
     if thoughts.empty:
         return False
+    ways = [(v.evaluations.get(key, {}), v.all_evaluations.get(key, {})) for v in variants for key in benchmarks]
+    views = thoughts_of(every[seed] for own, every in ways for seed in every if seed not in own)
+    thoughts = pd.concat([thoughts, views]) if len(views) else thoughts
     thoughts = thoughts.assign(method=thoughts.run.map(methods)).dropna(subset="method")
     keys = zip(thoughts.protocol, thoughts.benchmark, thoughts.protocol_hash, strict=True)
     counts = thoughts[[key in benchmarks for key in keys]].groupby(["metric", "method"])[FLOWS].sum()
@@ -298,7 +302,7 @@ def draw_flow(
     if not rows:
         return False
     seeds = {len(variant.folders) for variant in variants}
-    shown = [one for _, one in judged if one.key in benchmarks and one.measure in FLOWN]
+    shown = [one for _, every in ways for one in every.values() if one.measure in FLOWN]
     ends = {VERDICT_OF.get(one.decider.part, "what becomes of the answer") for one in shown}
     title = f"{variants[0].backbone}: from what the thought's assessment says to {' or '.join(sorted(ends))}"
     title += f", of {min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else ""
@@ -357,7 +361,7 @@ def lengths(variant: Variant, benchmarks: Sequence[BenchmarkKey]) -> dict[str, l
     """Token counts of the generated thoughts on these benchmarks, by label of the prompt, over all seeds."""
     tokens: dict[str, list[int]] = {"harmful": [], "benign": []}
     for benchmark in benchmarks:
-        for evaluation in variant.evaluations.get(benchmark, {}).values():
+        for evaluation in variant.all_evaluations.get(benchmark, {}).values():
             for text in filter(lambda text: text.generated, evaluation.texts().values()):
                 tokens[text.label].append(text.thought_tokens)
     return tokens

@@ -82,6 +82,8 @@ const asked = ({ block, row }, name) => block.prompts[name][block.data.prompt[ro
 /** A field of a sample. */
 const field = ({ block, row }, name) => block.data[name][row];
 const identity = (ref) => `${asked(ref, "id")}\n${field(ref, "sample")}`;
+/** A sample in the page's address, with its protocol if the page has several. */
+const address = (ref) => (index.protocols.length > 1 ? `${ref.block.protocol}\n` : "") + identity(ref);
 const named = (ref) => asked(ref, "id") + (field(ref, "sample") ? ` #${field(ref, "sample")}` : "");
 const verdicts = (ref) => outcomesOf(ref).filter((outcome) => outcome.group === "outcome");
 const withheld = (ref) => asked(ref, "prompt") === null;
@@ -119,7 +121,7 @@ const shown = { all: false, samples: new Set() };
 let refs = [], at = -1, turn = 0, height = 0; // height of a row of the list in pixels, as in page.css
 
 async function refresh(wanted = null) {
-  const mine = ++turn, before = wanted === null ? refs[at] : undefined, keep = before ? identity(before) : wanted;
+  const mine = ++turn, before = wanted === null ? refs[at] : undefined, keep = (before ? address(before) : wanted) ?? "";
   section.setAttribute("aria-busy", "true");
   const of = (run, benchmark) => blocks.filter((block) => block.of === undefined &&
     (run === "" || index.runs[block.run] === run) && (benchmark === "" || index.benchmarks[block.benchmark] === benchmark)
@@ -139,9 +141,10 @@ async function refresh(wanted = null) {
   drawFilters(all, present);
   const masks = GROUPS.map((group) => mask((o) => o.group === group && state.outcomes.has(o.key))).filter(Boolean);
   refs = all.filter((ref) => masks.every((chosen) => field(ref, "outcomes") & chosen));
-  // the same sample if it is still there, else the same prompt of another run, else the first
-  const same = before ? refs.findIndex((ref) => key(ref) === key(before)) : -1;
-  at = same >= 0 ? same : refs.length ? Math.max(0, refs.findIndex((ref) => identity(ref) === keep)) : -1;
+  // the same sample if it is still there, else the same prompt of another run, else by another protocol, else the first
+  const prompt = keep.split("\n").slice(-2).join("\n");
+  const same = [(ref) => before && key(ref) === key(before), (ref) => address(ref) === keep, (ref) => identity(ref) === prompt];
+  at = same.map((is) => refs.findIndex(is)).find((place) => place >= 0) ?? (refs.length ? 0 : -1);
   byId("status").textContent = `${refs.length.toLocaleString("en")} of ${total.toLocaleString("en")} samples`;
   const several = state.run === "" || state.benchmark === "" || state.protocol === "";
   height = several ? 84 : 62;
@@ -179,7 +182,7 @@ function leave() {
 function remember() {
   const ref = refs[at], pairs = [["run", state.run], ["benchmark", state.benchmark], ["protocol", state.protocol === ANY ? "" : state.protocol], ["other", state.other],
     ["outcome", [...state.outcomes].join(" ")], ["differs", state.differs ? "1" : ""], ["q", state.query],
-    ["sample", ref ? identity(ref) : ""]];
+    ["sample", ref ? address(ref) : ""]];
   const told = new URLSearchParams(pairs.filter(([name, value]) => value || name === "run" || name === "benchmark"));
   try { history.replaceState(null, "", `#${told}`); } catch { /* an embedding frame may forbid it */ }
 }

@@ -273,8 +273,9 @@ def _intervention_table(effects: Mapping[tuple[Variant, BenchmarkKey], Contrast]
             row = replace(variant, name=f"{variant.name}, {name}")
             for column, shown in pairs:
                 way = shown.sets[0]
-                # a number that is also over seeds which another judge decides was not tested
-                tested = variant.evaluations[way].keys() == variant.all_evaluations[way].keys()
+                # a number that is also over seeds without a base, or which another judge decides, was not tested
+                both = [variant.evaluations.get(key, {}).keys() for key in (way, column.sets[0])]
+                tested = variant.all_evaluations[way].keys() <= set.intersection(*map(set, both))
                 cells.append(_cell(row, column, known.get(shown), effects.get((variant, way)) if tested else None))
     return finish_table("interventions", cells, best=False)
 

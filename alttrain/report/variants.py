@@ -19,6 +19,8 @@ from alttrain.report.evaluation import BenchmarkKey, Evaluation
 from alttrain.report.measures import MEASURES, RATES, RECOGNISING, base_measure
 from alttrain.report.results import LAST, NAMING, NO_TRAIN
 
+Rank = tuple[int, str, int]  # of a way, the first is taken (`_ranks`)
+
 
 @dataclass(frozen=True, eq=False)
 class Variant:
@@ -174,41 +176,54 @@ def mean_columns(variants: Sequence[Variant], protocol: str) -> dict[str, Column
         named = Counter(tuple(sorted(evaluation.provenance["means"].get(measure, ()))) for evaluation in every)
         benchmarks = max(filter(None, named), key=named.__getitem__, default=())
         of_measure = [{key: e for key, e in row.items() if e.measure == measure} for row in judged]
-        sets = _one_way([frozenset(key for key, e in row.items() if "main" in e.tables) for row in of_measure])
+        sets = _one_way(of_measure)
         counts = Counter(frozenset(key for key in row if key[1] in benchmarks) for row in of_measure)
         if not benchmarks and (shared := _shared([row_sets for row_sets in sets if len(row_sets) > 1], least=2)):
             columns[measure] = Column(measure, protocol, shared, "mean")
         if len(benchmarks) > 1 and any(counts):
-            named_sets = _named_sets(protocol, benchmarks, counts)
+            named_sets = _named_sets(protocol, benchmarks, counts, _ranks(of_measure))
             columns[measure] = Column(measure, protocol, named_sets, "mean", defined=True)
     return columns
 
 
 def _named_sets(
-    protocol: str, benchmarks: Sequence[str], counts: Counter[frozenset[BenchmarkKey]]
+    protocol: str,
+    benchmarks: Sequence[str],
+    counts: Counter[frozenset[BenchmarkKey]],
+    ranks: Mapping[BenchmarkKey, Rank],
 ) -> tuple[BenchmarkKey, ...]:
-    """The key of each benchmark: that of the row with the most of them, else, or if it has two, that of most rows.
+    """The key of each benchmark: that of the row with the most of them, else, or if it has two, the first by rank.
 
     `counts` has the number of rows by the keys of these benchmarks that they have. A key that no row has lacks a hash.
     """
     fullest = min(counts, key=lambda keys: (-len({key[1] for key in keys}), -counts[keys], sorted(keys)))
-    rows = Counter(key for keys in counts.elements() for key in keys)
-    ordered = sorted(rows, key=lambda key: (key not in fullest, -rows[key], key))
+    ordered = sorted(frozenset().union(*counts), key=lambda key: (key not in fullest, ranks[key], key))
     return tuple(next((key for key in ordered if key[1] == name), (protocol, name, "")) for name in benchmarks)
 
 
 def pool(variants: Sequence[Variant], protocol: str) -> tuple[BenchmarkKey, ...]:
     """The benchmarks over which adherence and tokens are pooled: those of main that most variants have."""
-    firsts = (variant.first_seeds(protocol).items() for variant in variants)
-    sets = _one_way([frozenset(key for key, evaluation in row if "main" in evaluation.tables) for row in firsts])
+    sets = _one_way([variant.first_seeds(protocol) for variant in variants])
     return _shared([row_sets for row_sets in sets if row_sets], least=1)
 
 
-def _one_way(rows: Sequence[frozenset[BenchmarkKey]]) -> list[frozenset[BenchmarkKey]]:
-    """The rows with one key of each benchmark, of several that of most rows: a benchmark counts once."""
+def _one_way(rows: Sequence[Mapping[BenchmarkKey, Evaluation]]) -> list[frozenset[BenchmarkKey]]:
+    """The benchmarks of main in each row, with one key of each, the first by rank: a benchmark counts once."""
+    rows = [{key: evaluation for key, evaluation in row.items() if "main" in evaluation.tables} for row in rows]
+    ranks = _ranks(rows)
+    first_last = sorted(sorted(ranks), key=ranks.__getitem__, reverse=True)
+    return [frozenset({key[1]: key for key in first_last if key in row}.values()) for row in rows]
+
+
+def _ranks(rows: Sequence[Mapping[BenchmarkKey, Evaluation]]) -> dict[BenchmarkKey, Rank]:
+    """The rank of each key: a judge that decides more cells of its measure first, then the key of more rows.
+
+    The judge comes first so that a row which two judges decided is taken by one of them on all benchmarks.
+    """
+    cells = Counter((evaluation.measure, evaluation.judge) for row in rows for evaluation in row.values())
     counts = Counter(key for row in rows for key in row)
-    rarest_first = sorted(counts, key=lambda key: (counts[key], key))
-    return [frozenset({key[1]: key for key in rarest_first if key in row}.values()) for row in rows]
+    evaluations = {key: evaluation for row in rows for key, evaluation in row.items()}
+    return {key: (-cells[e.measure, e.judge], e.judge, -counts[key]) for key, e in evaluations.items()}
 
 
 def _shared(sets: Sequence[frozenset[BenchmarkKey]], least: int) -> tuple[BenchmarkKey, ...]:
