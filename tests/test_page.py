@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from made_runs import TOLD, UNNAMED, compared, judge_benchmark, make_run, mend, metrics_of, resample, write_metrics
+from made_runs import (
+    TOLD,
+    UNNAMED,
+    compared,
+    decided_by_another,
+    judge_benchmark,
+    make_run,
+    mend,
+    metrics_of,
+    resample,
+    write_metrics,
+)
 
 from alttrain.evaluation import statistics
 from alttrain.evaluation.adherence import Adherence, counts
@@ -835,6 +846,22 @@ def test_runs_that_another_judge_judged_are_not_compared(show: Any, outputs: Pat
     assert [row[5] for row in rows] == [
         "+0.0 −39.6 to +39.6",
         "not compared: other judges: phrases on answer, another on answer",
+    ]
+
+
+def test_a_comparison_by_two_judges_names_them_and_says_how_many_seeds_each_has(show: Any, outputs: Path) -> None:
+    """Another judge decides the second seed of both; the first method has a third seed."""
+    shutil.rmtree(outputs / "runs")
+    for method, letters in (("plain", ("yynn", "ynnn", "yyyn")), ("alttrain", ("nnnn", "nnny"))):
+        for seed, own in enumerate(letters):
+            sets = {"h": ("harmful_rate", own)}
+            run = make_run(outputs / "runs", sets, method=method, seed=seed, hashed="hgh"[seed])
+            if seed == 1:
+                decided_by_another(run, "h")
+    found = [(row[2], row[6]) for row in pick(show(), "r1_llama_8b, plain", "r1_llama_8b, AltTrain")]
+    assert found == [
+        ("harmful by judge", "4, 2 of 3 and 1 of 2 seeds"),
+        ("harmful by other", "4, 1 of 3 and 1 of 2 seeds"),
     ]
 
 

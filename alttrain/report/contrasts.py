@@ -5,8 +5,9 @@ distinguishes two sets of weights. For several seeds, p is the larger of this an
 and prompts both vary; it distinguishes methods.
 
 Contrasts with No-train are made for the deciding measure of each benchmark and for each mean, between numbers with the
-same protocol hash. They are one family in a report: Holm's method adjusts their p-values together. Contrasts of
-interventions are another. scripts/simulate_statistics.py measures how often the test errs.
+same protocol hash; a number of which other judges decide all seeds has none. They are one family in a report: Holm's
+method adjusts their p-values together. Contrasts of interventions are another. scripts/simulate_statistics.py measures
+how often the test errs.
 """
 
 import math

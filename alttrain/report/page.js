@@ -473,11 +473,14 @@ function comparison(benchmark, ways, chosen, data) {
     const found = single ? ofRuns(arms[0][0], arms[1][0]) : ofMethods(arms, way.prompts, data);
     if (!found.n) return unlike(`${single ? "no prompt has" : "fewer than two prompts have"} a verdict in both`, way.protocol);
     const ends = [Math.max(-1, found.centre - found.half), Math.min(1, found.centre + found.half)];
-    return row(true, ...named(way.protocol, way.decides.measure),
+    const judges = new Set(ways.flat().filter((one) => one.protocol === way.protocol).map((one) => one.decides.judge));
+    const seeds = arms.map((own, arm) => own.length + (own.length < chosen[arm].runs.length ? ` of ${chosen[arm].runs.length}` : ""));
+    const whole = single && arms.every((own, arm) => own.length === chosen[arm].runs.length);
+    return row(true, ...named(way.protocol, way.decides.measure + (judges.size > 1 ? ` by ${way.decides.judge}` : "")),
       ...found.rates.map((rate) => make("td", { "data-key": rate }, percent(rate))),
       make("td", { "data-key": found.difference }, make("b", {}, signed(found.difference)), " ",
         make("span", { class: "interval" }, ends.map(signed).join(" to "))),
-      make("td", { "data-key": found.n }, `${found.n}${single ? "" : `, ${arms.map((seeds) => seeds.length).join(" and ")} seeds`}`),
+      make("td", { "data-key": found.n }, `${found.n}${whole ? "" : `, ${seeds.join(" and ")} seeds`}`),
       make("td", { "data-key": found.undecided }, String(found.undecided)));
   });
 }
