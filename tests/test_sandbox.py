@@ -74,9 +74,10 @@ CONTAINED: dict[str, tuple[str, str]] = {
         "  try: open(top + '/x', 'w'); written.append(top)\n  except OSError: pass\nprint(written)",
         "[]\n",
     ),
-    "home folder": (
-        "import os\ntry: print(len(os.listdir(arguments['home'])) > 0 and 'out')\nexcept OSError: print('held')",
-        "held\n",
+    "home folder": (  # in which the interpreter may be
+        "import os, sys\nhome = arguments['home']\ntry: names = os.listdir(home)\nexcept OSError: names = []\n"
+        "print([name for name in names if not sys.base_prefix.startswith(os.path.join(home, name))])",
+        "[]\n",
     ),
     "secret file": ("try: print(open(arguments['secret']).read())\nexcept OSError: print('held')", "held\n"),
     "symlink escape": (
