@@ -38,8 +38,7 @@ _ORDER = re.compile(
 )
 _YOU = re.compile(r"\byou(?:r|rs|rself|'\w+)?\b", re.I)
 _I = re.compile(r"(?<!War )(?<!Part )(?<!Type )\bI('m| am| was|'ve|'d|'ll|)\b")
-_NOT_THE_USER = re.compile(r"(?<=\s)(?!War |Part |Type )[A-Z]\w* I\b|/I\b|\bI/")  # as in "King Charles I" and "I/O"
-_QUOTED = re.compile(r"(?:[\"“”«]|(?<!\w)['‘]).*[\"”»'’]")  # from the first quotation mark to the last
+_NUMERAL = re.compile(r"(?<=\s)(?!War |Part |Type )[A-Z]\w* I\b|/I\b|\bI/")  # as in "King Charles I" and "I/O"
 _VERBS = {"'m": " are", " am": " are", " was": " were", "'ve": " have", "'d": " would", "'ll": " will", "": ""}
 _FIRST_PERSON = re.compile(r"\b([Mm]yself|[Mm]y|me|we're|we|our|us)\b")
 _THIRD_PERSON = {  # what replaces the user's first person. "US", "6 am" and "World War I" are not the user.
@@ -55,7 +54,7 @@ _THIRD_PERSON = {  # what replaces the user's first person. "US", "6 am" and "Wo
 class Restatement:
     """Restates the request by rules: questions ("How do I ...") and orders in the third person, the rest as a quote.
 
-    So are texts that quote or name a first person who is not the user, as in 'Translate "help me"'.
+    So are texts with a numeral I, as in "King Charles I". A first person in a quotation becomes a third one, too.
     """
 
     def __call__(self, example: Example) -> Segment:
@@ -64,7 +63,7 @@ class Restatement:
     def restate(self, prompt: str) -> str:
         """Return one sentence that says what the user wants."""
         text = re.sub(r"\s+", " ", prompt).strip()
-        if len(list(islice(sentences(text), 2))) == 1 and not _speaks_of_another(text):
+        if len(list(islice(sentences(text), 2))) == 1 and not _NUMERAL.search(text):
             unended = text.rstrip(" .?!")
             if how_to := _HOW_TO.match(unended):
                 return f"The user is asking how to {_shortened(_in_third_person(how_to[1]))}."
@@ -77,13 +76,6 @@ class Restatement:
 def _shortened(text: str) -> str:
     words = text.split()
     return text if len(words) <= LONGEST_RESTATEMENT else " ".join(words[:LONGEST_RESTATEMENT]) + " ..."
-
-
-def _speaks_of_another(text: str) -> bool:
-    """Return whether the third person would change words that are not of the user: of a quotation, or a numeral."""
-    quoted = _QUOTED.search(text)
-    said = "" if quoted is None else quoted[0]
-    return bool(_NOT_THE_USER.search(text) or _I.search(said) or _FIRST_PERSON.search(said))
 
 
 def _in_third_person(text: str) -> str:
