@@ -75,6 +75,7 @@ class Renderer:
 
     @cached_property
     def end_id(self) -> int:
+        """The id of the token that ends a turn."""
         return self._ids(self.backbone.template.end)[-1]
 
     def _ids(self, text: str) -> list[int]:

@@ -553,10 +553,9 @@ def test_an_option_of_a_user_with_the_name_of_a_packaged_one_is_refused(config_d
     assert _flags([f"--config-dir={config_dir}", "training=mine"]).overrides == ["training=mine"]
     (config_dir / "rewrite" / "original").mkdir()
     (config_dir / "rewrite" / "original" / "auto.yaml").write_text("defaults: [short]\n")
-    with pytest.raises(
-        ValueError, match=r"/rewrite/original/auto\.yaml: alttrain has an option of this name .* give yours another"
-    ):
-        _flags([f"--config-dir={config_dir}", "training=mine"])
+    for given in (f"--config-dir={config_dir}", f"hydra.searchpath=['file://{config_dir}']"):
+        with pytest.raises(ValueError, match=r"/original/auto\.yaml: alttrain has an option of this name .* another"):
+            _flags([given, "training=mine"])
 
 
 @pytest.mark.parametrize(

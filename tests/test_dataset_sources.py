@@ -140,6 +140,7 @@ def test_numbers_of_a_column_with_gaps_are_integers(tmp_path: Path) -> None:
         ({"label": "benign", "r": None}, {"columns": {"prompt": "label", "response": "r"}}, "no response"),
         ({"label": "benign", "q": None, "A": "x"}, {"columns": {"prompt": "q"}, "choices": ["A"]}, "no prompt"),
         ({**ROW, "A": None, "B": "x"}, {"choices": ["A", "B"], "choice_seed": 1}, "no right choice"),
+        ({**ROW, "A": "x", "B": None}, {"golds": ["A", "B"]}, "no gold"),
     ],
 )
 def test_a_null_is_no_text(row: dict[str, Any], mapping: Any, reason: str, tmp_path: Path) -> None:
@@ -181,7 +182,7 @@ def test_two_columns_of_one_name_are_refused(name: str, text: str, tmp_path: Pat
     else:
         values = [pyarrow.array([value]) for value in ("first", "benign", "second")]
         parquet.write_table(pyarrow.table(values, names=["prompt", "label", "prompt"]), tmp_path / name)
-    with pytest.raises(ValueError, match="'prompt' stands twice; give each column a name of its own"):
+    with pytest.raises(ValueError, match="'prompt' occurs twice; give each column a name of its own"):
         Rows("x", str(tmp_path / name)).examples(None)
 
 

@@ -247,7 +247,8 @@ def test_the_backbones_own_trace_is_not_asked_for_an_understanding(
 
 def test_rows_that_a_model_makes_are_proved_before_they_are_trained_on(arguments: list[str], speaks: Speaks) -> None:
     speaks(lambda n: f"The user wants {n}. So.\n</think>\n\nIt </think> is {n}.")
-    with pytest.raises(RunError, match=r"^10 of 20 rows would not be trained as they are prompted:\n  row r\d+: "):
+    faults = r"^10 of 20 rows would not be trained as they are prompted:\n  row r\d+: "
+    with pytest.raises(RunError, match=faults + r"(?s:.*)\ndelete their lines in .*train\.jsonl, or choose"):
         run([*arguments, "stages=[check,rewrite,train]"])
 
 

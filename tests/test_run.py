@@ -512,8 +512,10 @@ def test_other_rows_are_trained_on(tiny_arguments: list[str], tmp_path: Path, wh
     rows, adapter = folder / "train.jsonl", folder / "adapter" / "adapter_model.safetensors"
     before = adapter.read_bytes()
     rows.write_text(rows.read_text().replace('"answer": "', '"answer": "Well. '))
-    run([*tiny_arguments, "stages=[train]"])
+    run([*tiny_arguments, "stages=[train]", "trainer.log_every=7"])
     assert adapter.read_bytes() != before
+    trained_by = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (trained_by["stages"], trained_by["trainer"]["log_every"]) == (["train"], 7)
 
 
 def test_a_training_that_starts_keeps_no_texts_of_an_earlier_one(

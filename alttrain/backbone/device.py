@@ -46,6 +46,7 @@ def has_gpu_driver() -> bool:
 
 
 def gpu_count() -> int:
+    """Return the number of GPUs that torch sees."""
     if not has_gpu_driver():
         return 0
     import torch
@@ -94,6 +95,7 @@ def dtype_name(requested: str, on_gpu: bool) -> str:
 
 
 def number_bytes(requested: str, device: Device) -> int:
+    """Return the bytes per number in a config's dtype."""
     return 4 if dtype_name(requested, device.name != "cpu") == "float32" else 2
 
 

@@ -23,7 +23,7 @@ from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from alttrain import hub
 from alttrain.records import DamagedError, cache_folder, exclusive, known_checksum, read_json, read_utf8, write_text
@@ -250,8 +250,14 @@ def _hub_fault(source: str, revision: str | None) -> str:
 def _snapshot(backbone: "Backbone", patterns: list[str], local: bool = False) -> Path:
     from huggingface_hub import snapshot_download
 
-    options: Any = {"allow_patterns": patterns, "ignore_patterns": OTHER_PATTERNS, "local_files_only": local}
-    return Path(snapshot_download(backbone.source, revision=backbone.revision, **options))
+    folder = snapshot_download(
+        backbone.source,
+        revision=backbone.revision,
+        allow_patterns=patterns,
+        ignore_patterns=OTHER_PATTERNS,
+        local_files_only=local,
+    )
+    return Path(folder)
 
 
 def _cached(backbone: "Backbone") -> Weights | None:

@@ -74,12 +74,19 @@ def load_model(
     if quantization != "none" and device == "cpu":
         _log_slow(quantization)
     transformers_logging.disable_progress_bar()
-    options: dict[str, Any] = {"output_loading_info": True, "use_safetensors": True, "trust_remote_code": False}
+    quantized: dict[str, Any] = {}
     if quantization != "none":  # nf4 with QLoRA's settings, which R1-Act's backbones also use
         nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
-        options |= {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, **nf4), "device_map": {"": device}}
-    options |= {"dtype": dtype, "attn_implementation": attention.NAME if kernel == "packed" else kernel}
-    model, loading = AutoModelForCausalLM.from_pretrained(weights.folder, **options)
+        quantized = {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, **nf4), "device_map": {"": device}}
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        weights.folder,
+        output_loading_info=True,
+        dtype=dtype,
+        attn_implementation=attention.NAME if kernel == "packed" else kernel,
+        use_safetensors=True,
+        trust_remote_code=False,
+        **quantized,
+    )
     if absent := loading["missing_keys"]:  # transformers only warns, and initialises them randomly
         fault = f"its safetensors lack {len(absent)} weights that its config.json has, such as {min(absent)}"
         raise ValueError(f"{weights.folder}: {fault}; give the whole model of that config")
@@ -109,8 +116,13 @@ def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
     if absent := [name for name in lora.target_modules if name not in kinds]:
         linear = sorted(name for name, kind in kinds.items() if issubclass(kind, torch.nn.Linear))
         raise ValueError(f"adapter.target_modules names {absent[0]!r}, which this backbone has not; it has {linear}")
-    numbers = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
-    config = LoraConfig(**numbers, target_modules=list(lora.target_modules), task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        task_type="CAUSAL_LM",
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapted = get_peft_model(model, config)
@@ -141,6 +153,7 @@ def save_trained(
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, backbone: Backbone, folder: Path) -> None:
+    """Write the tokenizer's files and the chat template."""
     tokenizer.chat_template = backbone.template.jinja(backbone.system_prompt)
     tokenizer.save_pretrained(folder)
 

@@ -88,13 +88,9 @@ def changes(config: DictConfig) -> Changes:
     treatment = {}
     if method:
         published, has_option = _published(folders, backbone, f"method={method}")
-        treatment = {
-            key: values
-            for key, values in _differences(
-                treatment_of(published, has_option), treatment_of(plain, has_option)
-            ).items()
-            if values[0] != MISSING
-        }
+        differences = _differences(treatment_of(published, has_option), treatment_of(plain, has_option))
+        # what a packaged backbone leaves to the user (???) is no change
+        treatment = {key: values for key, values in differences.items() if values[0] != MISSING}
     benchmarks = plain["evaluation"]["benchmarks"]
     mounted = [f"+benchmark@evaluation.benchmarks.{name}={name}" for name in sorted(benchmarks)]
     published, _ = _published(folders, backbone, f"protocol={plain['protocol']['name']}", *mounted)
@@ -114,8 +110,7 @@ def treatment_of(plain: Mapping[str, Any], known: bool = True) -> dict[str, Any]
     """Return the flat keys of a plain config that make up the treatment: what the method does to any backbone.
 
     If nothing is trained, dataset and adapter are not part of it. If the backbone has no config option of its own
-    (`known` is False), only its quantisation is part of it, since its other keys are the user's choice. What a packaged
-    backbone leaves to the user (???) is no part of it in `changes`.
+    (`known` is False), only its quantisation is part of it, since its other keys are the user's choice.
     """
     parts = ("rewrite.", "training.", "method.", *(("dataset.", "adapter.") if trains(plain) else ()))
     of_backbone = OF_BACKBONE if known else OF_BACKBONE[:1]

@@ -230,7 +230,7 @@ def _values(argument: str, problems: list[Fault]) -> list[str]:
 def _tag_faults(argument: str) -> Iterator[Fault]:
     """Yield a fault for each tag that Hydra reads as a number and would spell anew: 1.10 would become the tag 1.1."""
     for text in argument.partition("=")[2].split(","):
-        with suppress(HydraException):  # told elsewhere
+        with suppress(HydraException):  # reported elsewhere
             value = OverridesParser.create().parse_override(f"tag={text}").value()
             if not isinstance(value, int | float) or isinstance(value, bool) or str(value) == text:
                 continue

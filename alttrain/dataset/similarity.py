@@ -44,9 +44,7 @@ ALIKE = 0.6  # of `Lookalikes`: share of two texts' joint weight in common (Dice
 INSIDE = 0.8  # of `Lookalikes`: share of the shorter text's weight in a passage of the longer one that contains it
 
 _LETTER = r"[\p{L}\p{N}_]"
-_INNER = (
-    r"[\p{L}\p{N}_[\p{Mn}\p{Mc}--[\ufe00-\ufe0f]]]"  # with vowel signs, without the signs that choose an emoji's form
-)
+_INNER = r"[\p{L}\p{N}_[\p{Mn}\p{Mc}--[\ufe00-\ufe0f]]]"  # vowel signs too, but not what chooses an emoji's form
 _WORD = regex.compile(rf"{_LETTER}{_INNER}*(?:'{_LETTER}{_INNER}*)*", regex.V1)
 
 

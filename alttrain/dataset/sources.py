@@ -373,9 +373,9 @@ def _parquet(path: Path) -> list[RawRow]:
 
 
 def _refuse_twice(place: object, names: Sequence[str]) -> None:
-    """Raise ValueError if a name stands twice: the last value would replace the others."""
+    """Raise ValueError if a name occurs twice: the last value would replace the others."""
     if twice := next((name for name in names if name and names.count(name) > 1), None):
-        raise ValueError(f"{place}: {twice!r} stands twice; give each column a name of its own")
+        raise ValueError(f"{place}: {twice!r} occurs twice; give each column a name of its own")
 
 
 def _parse(place: str, text: str) -> Any:

@@ -54,7 +54,7 @@ from alttrain.llm import (
     printable_name,
     scrub,
 )
-from alttrain.records.files import checksum
+from alttrain.records import checksum
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -270,11 +270,7 @@ def _cell(value: Any) -> Markup:
     """A cell of a CSV file. These are many, and a macro would take three times as long."""
     if isinstance(value, str):
         return Markup('<td class="words" data-key="{0}">{0}</td>').format(value)
-    return Markup(
-        "<td></td>"
-        if value is None or value is pd.NA or value != value
-        else f'<td data-key="{value}">{_tidy(value)}</td>'
-    )
+    return Markup("<td></td>" if pd.isna(value) else f'<td data-key="{value}">{_tidy(value)}</td>')
 
 
 def embed(value: Any) -> str:

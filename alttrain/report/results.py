@@ -184,6 +184,7 @@ def _check_names(path: Path, **names: str) -> None:
 
 
 def leave_out(run: Path, error: DamagedError, left_out: set[Path]) -> None:
+    """Leave a run out of the report, and log which and why."""
     left_out.add(run)
     log.warning("report    left out %s: %s", run.name, error)
 
@@ -256,5 +257,6 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
+    """Read a table that `write_csv` wrote."""
     frame = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values=[""])
     return frame.assign(**{name: frame[name].fillna("").map(read_literal) for name in TEXTS if name in frame})

@@ -112,6 +112,7 @@ class Report(NamedTuple):
 
 
 def report_of(judged: Sequence[Evaluation]) -> Report:
+    """The report over these benchmarks."""
     plain = [evaluation for evaluation in judged if not evaluation.intervention]
     intervened = [evaluation for evaluation in judged if evaluation.intervention]
     read_texts(plain)

@@ -127,12 +127,12 @@ def lacks_original(structure: Structure, example: Example) -> bool:
     return example.label in structure.continues and (structure.traces == "backbone" or example.shape == "prompt_only")
 
 
-def lacks_understanding(structure: Structure, example: Example, reasons: bool) -> bool:
+def lacks_understanding(structure: Structure, example: Example, untrained_thought: str) -> bool:
     """Return whether the structure's understander is asked about this example, because no trace will say it.
 
-    `reasons` says whether the backbone reasons by itself: an original of its own is then a trace.
+    If the backbone reasons by itself (`untrained_thought` is "open"), an original of its own is a trace.
     """
-    has_thought = reasons if lacks_original(structure, example) else bool(example.thought)
+    has_thought = untrained_thought == "open" if lacks_original(structure, example) else bool(example.thought)
     return structure.understander is not None and not has_thought
 
 

@@ -14,7 +14,6 @@ import importlib
 import json
 import logging
 import os
-import re
 import signal
 import sys
 import time
@@ -24,12 +23,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import hydra
 
 # Hydra has no public parser of its flags, and our own parser could read a command line differently
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -120,9 +121,10 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
             )
     if flags.config_dir and not Path(flags.config_dir).is_dir():
         raise ValueError(f"--config-dir={flags.config_dir}: no such folder")
+    given = [one for one in flags.overrides if one.startswith("hydra.searchpath=")]
+    lists: list[Any] = [override.value() for override in OverridesParser.create().parse_overrides(given)]
     folders = [flags.config_dir] if flags.config_dir else []
-    folders += re.findall(r"file://([^],]+)", " ".join(one for one in flags.overrides if "hydra.searchpath=" in one))
-    for folder in folders:
+    for folder in [*folders, *(path.removeprefix("file://") for paths in lists for path in paths)]:
         for file in sorted(Path(folder).rglob("*.yaml")):
             if resources.files(CONFIG_MODULE).joinpath(*file.relative_to(folder).parts).is_file():
                 raise ValueError(f"{file}: alttrain has an option of this name and would take it; give yours another")

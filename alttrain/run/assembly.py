@@ -78,6 +78,7 @@ class Run:
 
     @property
     def needs_training(self) -> bool:
+        """Whether a training is still to be done."""
         return self.training.trains and not (self.folder / "train.json").exists()
 
     @property

@@ -69,6 +69,7 @@ def check_writable(output_dir: Path) -> None:
 
 
 def nearest_existing(path: Path) -> Path:
+    """Return a path, or its nearest parent that exists."""
     return next(candidate for candidate in (path.absolute(), *path.absolute().parents) if candidate.exists())
 
 

@@ -67,9 +67,7 @@ class Job:
     training_tokens: int  # of all training steps; 0 if it is done
     generations: int  # answers and originals that are left, without those that an earlier job of the sweep generates
     hours: float | None  # device-hours of these two on this machine; None if the backbone's size is unknown
-    calls: Mapping[
-        str, int
-    ]  # requests to each teacher's, guard's and judge's server, without repairs, if no reply is cached
+    calls: Mapping[str, int]  # requests to each server of a teacher, guard or judge, without repairs, if none is cached
 
 
 def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], earlier_work: set[str] | None = None) -> Job:
@@ -115,8 +113,7 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], earlier_
             texts = len(benchmark.examples) * decoding.samples * len(run.protocol.parts_of(benchmark))
             for judge in () if is_judged(run, benchmark) else judges_of(run, benchmark).values():
                 calls[f"judge {_judge_text(judge)}"] += texts * len(judge.servers)
-    reasons = run.backbone.untrained_thought == "open"
-    not_understood = sum(lacks_understanding(structure, row, reasons) for row in to_rewrite)
+    not_understood = sum(lacks_understanding(structure, row, run.backbone.untrained_thought) for row in to_rewrite)
     for writer, count in ((structure.teacher, len(to_rewrite)), (structure.understander, not_understood)):
         if writer and writer.servers:
             calls[f"teacher {writer}"] += count

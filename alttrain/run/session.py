@@ -29,6 +29,7 @@ _SHELF: dict[tuple[str, ...], Any] = {}  # the last backbone or judge's model th
 
 
 def clear_shelf() -> None:
+    """Release the model on the shelf before another one loads."""
     _SHELF.clear()
     free_memory()
 

@@ -100,6 +100,7 @@ class SupervisedFineTuning:
         return -(-examples // self.batch_size)
 
     def steps(self, examples: int) -> int:
+        """Return the number of optimizer steps for this number of examples."""
         return self.max_steps or (self.epochs or 0) * self.steps_per_epoch(examples)
 
     def warmup(self, steps: int) -> int:
@@ -146,10 +147,12 @@ class Hardware:
 
     @property
     def world_size(self) -> int:
+        """Devices that train together, over all nodes."""
         return self.devices * self.nodes
 
     @property
     def sharded(self) -> bool:
+        """Whether FSDP shards the backbone over several devices."""
         return self.strategy == "fsdp" and self.world_size > 1
 
     def check(self) -> None:

@@ -144,6 +144,7 @@ class BatchStream:
 
     @property
     def tokens(self) -> int:
+        """Return the tokens of all steps."""
         return sum(len(self.sequences[index]) for step in range(self.steps) for index in self.members(step))
 
     def __len__(self) -> int:

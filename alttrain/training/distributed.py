@@ -31,6 +31,7 @@ def started_by() -> Literal["torchrun", "slurm", "own"]:
 
 
 def is_follower() -> bool:
+    """Return whether this process is a follower."""
     ranks = {"torchrun": ("RANK",), "slurm": ("SLURM_PROCID",), "own": ("NODE_RANK", "LOCAL_RANK")}
     return any(int(os.environ.get(name, 0)) for name in ranks[started_by()])
 

@@ -321,6 +321,7 @@ def _identity(
 
 
 def _record(module: SFTModule, stream: BatchStream, bfloat16: bool) -> dict[str, Any]:
+    """Return the record of a complete training, with a warning if it diverged."""
     record = {
         "steps": stream.steps,
         "examples": len(stream.sequences),

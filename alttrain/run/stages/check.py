@@ -341,8 +341,7 @@ def examples_without_model(run: Run, rows: Sequence[Example]) -> list[Example] |
     if written := records.read_rows(run.folder / "train.jsonl", Example):
         return written
     structure, teacher = run.structure, run.structure.teacher
-    reasons = run.backbone.untrained_thought == "open"
-    asks = any(lacks_understanding(structure, row, reasons) for row in rows)
+    asks = any(lacks_understanding(structure, row, run.backbone.untrained_thought) for row in rows)
     if asks or (teacher and not teacher.offline) or needs.lacks_originals(run, rows):
         return None
     assessed = dict(teacher.assess(rows, run.seed, TeacherContext(cache_folder()))) if teacher else {}

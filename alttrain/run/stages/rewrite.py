@@ -70,8 +70,7 @@ def rewrite(run: Run, session: Session) -> None:
     assess = teacher.assess if teacher else None
     assessed, rejected = _write_sentences(session, "assessments", assess, examples)
     understand = understander.understand if understander else None
-    reasons = run.backbone.untrained_thought == "open"
-    traceless = [row for row in examples if lacks_understanding(structure, row, reasons)]
+    traceless = [row for row in examples if lacks_understanding(structure, row, run.backbone.untrained_thought)]
     understood, not_understood = _write_sentences(session, "understandings", understand, traceless)
     rejected += [row for row in not_understood if row.id in assessed or not teacher]
     disagreements = count_disagreements(examples, assessed, rejected) if teacher and teacher.blind else {}
