@@ -172,16 +172,16 @@ def test_an_answer_without_a_thought_is_left_out_and_not_replaced(name: str) -> 
 def test_the_understander_is_asked_where_no_trace_says_what_is_wanted() -> None:
     asked = ["teacher=backbone", "rewrite.understander=${teacher}"]
     rows = (BENIGN, replace(ROW, answer=""), replace(ROW, label="harmful"), HARMFUL)
-    for name, reasons, wanted in (
-        ("alttrain", True, [False, False, True, False]),  # the backbone's own trace says it
-        ("alttrain", False, [False, True, True, False]),
-        ("alttrain_without_pu", False, [False] * 4),
+    for name, thought, wanted in (
+        ("alttrain", "open", [False, False, True, False]),  # the backbone's own trace says it
+        ("alttrain", "absent", [False, True, True, False]),
+        ("alttrain_without_pu", "absent", [False] * 4),
     ):
         made_by = structure(name, *asked)
-        assert [lacks_understanding(made_by, row, reasons) for row in rows] == wanted
+        assert [lacks_understanding(made_by, row, thought) for row in rows] == wanted
         assert (made_by.understander is None) == (name == "alttrain_without_pu")
     own = structure("alttrain", *asked, "rewrite.traces=backbone")
-    assert [lacks_understanding(own, BENIGN, reasons) for reasons in (True, False)] == [False, True]
+    assert [lacks_understanding(own, BENIGN, thought) for thought in ("open", "absent")] == [False, True]
     with pytest.raises(ValueError, match=r"rewrite\.traces=backbone: .*rewrite\.original, which is null"):
         replace(own, original=None)
 
