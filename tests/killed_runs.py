@@ -2,10 +2,10 @@
 
     python killed_runs.py FOLDER OVERRIDE...
 
-It imports everything once, computes nothing itself, and forks a child for every run. First a folder is killed in every
-stage, one after another, before it may end. Then a kill falls on each stage in a folder of its own, as it was when an
-uninterrupted run began the stage. With ALTTRAIN_ALL_KILLS in the environment there are two of the first kind, and three
-kills on each stage, one of each kind. A kill is one of
+It imports everything once, computes nothing itself, and forks a child for every run. A folder is killed in every stage,
+one after another, before it may end. With ALTTRAIN_ALL_KILLS in the environment there are two such folders, and then
+three kills on each stage, one of each kind, in folders of their own, as they were when an uninterrupted run began the
+stage. A kill is one of
 
 - `moment`     SIGKILL after a random share of the seconds that the stage takes
 - `operation`  SIGKILL before a random one of the stage's changes of the file system: open to write, rename, remove
@@ -48,8 +48,8 @@ from alttrain.run import app
 STAGES = ("rewrite", "train", "generate", "judge", "report")
 KINDS = ("moment", "operation", "byte")
 SERIES = ("operation", "moment")
-FEW = ("moment", "byte", "moment", "byte", "operation")
-"""The kind of the one kill that a stage gets alone if not all kinds are asked for."""
+MIXED = ("moment", "byte", "operation", "byte", "moment")
+"""The kind of the one kill that each stage gets if not all kills are asked for."""
 VOLATILE = ("logs", "run.log", "status.json", "README.md", "efficiency.*", ".stamp", ".lock")
 """Files that hold times or what was paid for: a log, the adapter's card, the report's table of seconds."""
 CHANGES = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link"})
@@ -230,10 +230,11 @@ def main() -> None:
     with initialize_config_module("alttrain.conf", version_base="1.3"):
         runs = Killed(root, compose("run", overrides=arguments))
     runs.measure()
-    every = "ALTTRAIN_ALL_KILLS" in os.environ
-    whole = [[(stage, kind) for stage in STAGES] for kind in (SERIES if every else SERIES[:1])]
-    alone = [(stage, kind) for stage in STAGES for kind in KINDS] if every else zip(STAGES, FEW, strict=True)
-    for aims in [*whole, *([aim] for aim in alone)]:
+    series = [[*zip(STAGES, MIXED, strict=True)]]
+    if "ALTTRAIN_ALL_KILLS" in os.environ:
+        series = [[(stage, kind) for stage in STAGES] for kind in SERIES]
+        series += [[(stage, kind)] for stage in STAGES for kind in KINDS]
+    for aims in series:
         kills = runs.series(aims)
         differ = runs.finish()
         for found in kills:

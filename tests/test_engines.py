@@ -375,7 +375,8 @@ def test_a_server_that_does_not_come_up_is_told_with_its_last_lines(renderer: Re
 def test_a_server_does_not_outlive_a_killed_run(tiny_folder: Path, tmp_path: Path, number: int) -> None:
     output = tmp_path / "server.log"
     code = (
-        f"import sys, time; sys.path[:0] = {sys.path!r}\n"
+        f"import signal, sys, time; sys.path[:0] = {sys.path!r}\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background is born deaf to it
         "from pathlib import Path\nfrom test_engines import backbone, child, load_tokenizer, model, Renderer\n"
         f"folder, log = Path({str(tiny_folder)!r}), Path({str(output)!r})\n"
         "with child().start(model(Renderer(backbone(folder), load_tokenizer(folder)), log=log)):\n"
