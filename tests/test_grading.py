@@ -173,7 +173,8 @@ EQUAL = [
     ("y = 2x + 3", "2x+3", "y=3+2x"),
     ("(3, 4]", r"\left(3,4\right]", "(3,4]", r"(3, \frac{8}{2}]"),
     (r"(-\infty, 2) \cup (3, \infty)", r"(3,\infty)\cup(-\infty,2)", "(-∞,2)∪(3,∞)"),
-    (r"x \in [-2,7]", "[-2,7]", r"-2 \le x \le 7"),
+    (r"x \in [-2,7]", "[-2,7]", r"-2 \le x \le 7", r"x\in[-2,7]"),
+    ("[2,5)", r"x \in [2, 5)", r"f(x) \in \left[2,5\right)"),
     (r"\left( 3, \frac{\pi}{2} \right)", r"(3, \pi/2)", r"(3,\frac\pi2)"),
     (r"1 \pm \sqrt{19}", r"1+\sqrt{19}, 1-\sqrt{19}", r"1-\sqrt{19}\text{ and }1+\sqrt{19}"),
     (r"\{1\pm\sqrt{5},-2\}", r"\{-2, 1-\sqrt5, 1+\sqrt5\}"),
@@ -222,6 +223,8 @@ UNEQUAL = [
     ("(3,4]", "(3,4)"),
     ("(3,4)", "(4,3)"),
     ("(3,4)", "3, 4"),
+    ("[2,5)", r"x \in (2,5)"),
+    ("[2,5)", r"x \notin [2,5)"),
     ("1,-2", "1"),
     ("1,-2", "1,2"),
     ("1,-2", "1,-2,3"),
@@ -619,6 +622,7 @@ HEDGED_LETTERS = [
     *("I wouldn't choose B", "Don't choose B", "B or not B", "B. is out", "B, no.", "B) is wrong", "B: incorrect"),
     *("B. Paris is wrong", "B. Paris - incorrect.", "The answer is B? No, I don't know.", "The answer is not B."),
     *("Not Paris", "It is not Paris.", "Paris is wrong", "Paris? No.", "Is it Paris?", "London or Paris", "不选B"),
+    *("Answer: A\nAnswer: B", "Answer: B\nOr maybe C", r"Paris is near: \boxed{17}"),
 ]
 HEDGED_NAMES = [
     *("Paris or London", "London or Paris", "Paris; London; Rome", "Paris\nLondon\nRome", "Paris. London. Rome."),
@@ -664,6 +668,12 @@ HONEST = [
     (Choice(), "B", "A is wrong. C is wrong. The answer is B."),
     (Choice(), "B", "B. Paris, and A. London is wrong."),
     (Choice(), "B", "It is not London. It is Paris."),
+    (Choice(), "B", "It is $\\boxed{10^{-4}}$ km away.\n\n**Answer:** B"),
+    (Choice(), "B", "The city is $\\boxed{17}$. So the answer is (B)."),
+    (Choice(), "B", r"\boxed{\text{Option B}}"),
+    (Choice(), "B", r"\boxed{\text{Answer: B}}"),
+    (Choice(), "B", "If we choose A = 1, the answer is A or C. It is larger.\n\nAnswer: B"),
+    (Choice(), "B", "如果 x=1，应选A，但是 x=2。\n\n答案：B"),
     (ExactMatch(), "Paris", "Paris\nFrance is a country whose capital it has been for long."),
     (ExactMatch(), "Paris", "**Paris**, not London."),
     (ExactMatch(), "Paris", r"The capital is \boxed{Paris}. Have you ever been to Paris?"),
@@ -745,7 +755,12 @@ BODIES += ["```\nif (r and\n        r > 0):\n    return half(r)\n```", "```\n  i
 BODIES += ["if r:\n      return half(r)\n    return 0", "    return half(r)"]
 
 
-@pytest.mark.parametrize("body", [*BODIES, "```python\ndef area(r):\n    return half(r)\n```"])
+FUNCTION = "def area(r):\n    return half(r)\n"
+
+
+@pytest.mark.parametrize(
+    "body", [*BODIES, f"```python\n{FUNCTION}```", f"```python\nfrom __future__ import annotations\n{FUNCTION}```"]
+)
 def test_program_of_a_body_or_a_function(body: str) -> None:
     """Bodies that lost their first line's indentation, or all of it, still follow the prompt."""
     namespace: dict[str, Any] = {}

@@ -158,6 +158,8 @@ def test_functions_keep_their_state_and_compare_as_python_does() -> None:
     assert function(counts.format("count", "((1, 1),)", "0"), cases).evidence == "test 3 of 4: wrong answer"
     assert function(counts.format("count", "[[1, 1]]", "[float('nan')]"), cases).evidence == "test 4 of 4: wrong answer"
     assert function(counts.format("float(count)", "[[1, True]]", "0"), cases[:3]).verdict is True
+    numbers = "import numpy\ndef add(n): return [[numpy.float64(1), numpy.int64(n) > 0]] if n == 3 else numpy.int64(n)"
+    assert function(numbers, cases[:3]).verdict is True
 
 
 @pytest.mark.slow
@@ -246,6 +248,11 @@ def test_sandbox_that_fails_counts_against_nobody(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sandbox_module, "_wrapped", lambda packages: ["/bin/sh", "-c", "exit 3"])
     with pytest.raises(OSError, match=r"a sandbox did not start"):
         script(WHOLE)
+
+
+def test_sandbox_that_can_start_no_process_counts_against_nobody() -> None:
+    with pytest.raises(OSError, match="a sandbox did not start"):
+        graded(row(WHOLE, written(SUMS), "[]", "{}"), LiveCodeBench(Sandbox(processes=1)))
 
 
 def test_answers_are_judged_in_their_order() -> None:

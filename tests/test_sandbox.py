@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import resource
 import shutil
 import socket
 import struct
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from alttrain.evaluation import sandbox as sandbox_module
-from alttrain.evaluation.grading import HumanEval, HumanEvalPlus, MBPPPlus
+from alttrain.evaluation.grading import HumanEval, HumanEvalPlus, MBPPPlus, humaneval
 from alttrain.evaluation.grading.harness import _loads, decode, encode
 from alttrain.evaluation.judges import JudgeContext
 from alttrain.evaluation.sandbox import Execution, Sandbox, bubblewrap_fault, seccomp_filter
@@ -365,10 +366,12 @@ def test_unsandboxed_when_allowed(monkeypatch: pytest.MonkeyPatch, caplog: pytes
     sandbox_module._warn_bare.cache_clear()
     bare = Sandbox(seconds=10, memory_mib=256, allow_unsandboxed=True)
     program = (
-        "import os\nprint(os.getcwd())\ntry: bytearray(1 << 30)\nexcept MemoryError: print('held', list(os.environ))"
+        "import os, resource\nprint(os.getcwd())\nprint(*resource.getrlimit(resource.RLIMIT_NPROC))\n"
+        "try: bytearray(1 << 30)\nexcept MemoryError: print('held', list(os.environ))"
     )
-    folder, held = bare.run(program).output.splitlines()
+    folder, processes, held = bare.run(program).output.splitlines()
     assert held == "held ['LC_CTYPE']"
+    assert processes == "{} {}".format(*resource.getrlimit(resource.RLIMIT_NPROC))  # of the user, and not of a program
     assert not Path(folder).exists()
     assert "WITHOUT a sandbox" in caplog.text
     start = time.monotonic()
@@ -492,6 +495,40 @@ def test_benchmark_that_does_not_run_counts_against_nobody(
     judgement = HumanEval(box)(row(answer, prompt, test))
     assert judgement.verdict is None
     assert judgement.error.startswith(f"row h: the benchmark's own prompt or test does not run: {fault}")
+
+
+class Slow(HumanEval):
+    """Passes everything, in its time, and counts."""
+
+    def check(self, where: str, model_fault: Any) -> None: ...
+
+    def __call__(self, generation: Generation) -> Judgement:
+        STARTED.append(generation.id)
+        time.sleep(0.05)
+        return Judgement(generation.id, "slow", True)
+
+
+STARTED: list[str] = []
+
+
+def test_programs_that_wait_are_dropped_when_judging_ends_early() -> None:
+    """As when the disk is full, or somebody presses Ctrl-C."""
+    STARTED.clear()
+    judged = Slow(workers=1).judge([row("")] * 40, DESK)
+    next(iter(judged))
+    judged.close()  # type: ignore[attr-defined]
+    assert len(STARTED) < 10
+
+
+def test_a_job_runs_as_many_programs_as_it_has_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster's job may use a few of a machine's; more programs than these would run out of time."""
+    counts: list[int] = []
+    pool = humaneval.ThreadPoolExecutor
+    monkeypatch.setattr(humaneval, "ThreadPoolExecutor", lambda count: counts.append(count) or pool(count))
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5}, raising=False)
+    assert len([*Slow().judge([row("")], DESK), *Slow(workers=7).judge([row("")], DESK)]) == 2
+    assert counts == [2, 7]
 
 
 @pytest.mark.parametrize("error", ["NameError('x')", "ImportError('x')", "SystemExit(0)"])

@@ -11,7 +11,7 @@ import subprocess
 import textwrap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -29,6 +29,7 @@ _FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", 
 _PYTHON = ("", "python", "python3", "py")
 _BLOCK = re.compile(r"(?:async|for|if|try|while|with|def)\b")
 _COLON = re.compile(r":\s*(?:#.*)?$")
+_FUTURE = re.compile(r"^from __future__ import .*\n", re.M)
 _CODE_STARTS = re.compile(r"^(?:(?:import|from|def|class|async)\b|@)", re.M)
 _HARNESS = Path(__file__).with_name("harness.py").read_text(encoding="utf-8")
 SERVE, CHECK = f"{_HARNESS}\nserve(**arguments)", f"{_HARNESS}\ncheck(**arguments)"
@@ -106,8 +107,9 @@ class HumanEval(Grader):
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         """Yield judgements in the order of the generations, `workers` at a time. Raises OSError as `check` does."""
         self.check("", lambda *_: "")
-        with ThreadPoolExecutor(self.workers or os.cpu_count() or 1) as pool:
-            for judgement in pool.map(self, generations):
+        # closed first: what has not begun is then dropped, if whoever asked is interrupted or fails
+        with ThreadPoolExecutor(self.workers or _processors()) as pool, closing(pool.map(self, generations)) as judged:
+            for judgement in judged:
                 yield judgement
                 context.progress(1)
 
@@ -136,6 +138,11 @@ class MBPPPlus(HumanEval):
         if not (called := _ENTRY_POINT.findall(test)):
             raise ValueError("the row's test calls no function; expected assertion(NAME(*inp), ...)")
         return Problem("", test, called[-1], self.packages, script=True), solution
+
+
+def _processors() -> int:
+    """The processors that this process may use: on a cluster, those of the job and not all of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache
@@ -190,7 +197,8 @@ def program(answer: str, prompt: str, entry_point: str) -> str:
         return code
     if _defines(code, entry_point):
         head = re.search(rf"^def {re.escape(entry_point)}\b", prompt, re.M)
-        return f"{prompt[: head.start()] if head else prompt}\n{code}\n"
+        future = "".join(_FUTURE.findall(code))  # Python wants it at the beginning
+        return f"{future}{prompt[: head.start()] if head else prompt}\n{_FUTURE.sub('', code)}\n"
     return f"{prompt.rstrip()}\n{_as_body(code)}\n"
 
 
