@@ -374,10 +374,10 @@ def test_damaged_and_hostile_tests_are_refused_and_nothing_runs(
         for private, *metadata in cases:
             judgement = GRADER(row(WHOLE, "[]", private, *(metadata or ["{}"])))
             assert judgement.verdict is None, (private[:40], metadata)
-            assert judgement.error.startswith(f"row h: its tests cannot be read: {error}"), (private[:40], metadata)
+            assert judgement.error.startswith(f"its tests cannot be read: {error}"), (private[:40], metadata)
     assert not mark.exists()
-    assert GRADER(row(WHOLE, "[]", raw(memo), "{}")).error == "row h: its tests cannot be read: there are none"
-    assert GRADER(row(WHOLE, "[]", "[]", "{}")).error == "row h: its tests cannot be read: there are none"
+    assert GRADER(row(WHOLE, "[]", raw(memo), "{}")).error == "its tests cannot be read: there are none"
+    assert GRADER(row(WHOLE, "[]", "[]", "{}")).error == "its tests cannot be read: there are none"
 
 
 def test_no_bytes_at_all_make_another_error() -> None:

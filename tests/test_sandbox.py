@@ -494,30 +494,7 @@ def test_benchmark_that_does_not_run_counts_against_nobody(
 ) -> None:
     judgement = HumanEval(box)(row(answer, prompt, test))
     assert judgement.verdict is None
-    assert judgement.error.startswith(f"row h: the benchmark's own prompt or test does not run: {fault}")
-
-
-class Slow(HumanEval):
-    """Passes everything, in its time, and counts."""
-
-    def check(self, where: str, model_fault: Any) -> None: ...
-
-    def __call__(self, generation: Generation) -> Judgement:
-        STARTED.append(generation.id)
-        time.sleep(0.05)
-        return Judgement(generation.id, "slow", True)
-
-
-STARTED: list[str] = []
-
-
-def test_programs_that_wait_are_dropped_when_judging_ends_early() -> None:
-    """As when the disk is full, or somebody presses Ctrl-C."""
-    STARTED.clear()
-    judged = Slow(workers=1).judge([row("")] * 40, DESK)
-    next(iter(judged))
-    judged.close()  # type: ignore[attr-defined]
-    assert len(STARTED) < 10
+    assert judgement.error.startswith(f"the benchmark's own prompt or test does not run: {fault}")
 
 
 def test_a_job_runs_as_many_programs_as_it_has_processors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -527,7 +504,8 @@ def test_a_job_runs_as_many_programs_as_it_has_processors(monkeypatch: pytest.Mo
     monkeypatch.setattr(humaneval, "ThreadPoolExecutor", lambda count: counts.append(count) or pool(count))
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5}, raising=False)
-    assert len([*Slow().judge([row("")], DESK), *Slow(workers=7).judge([row("")], DESK)]) == 2
+    monkeypatch.setattr(HumanEval, "check", lambda *_: None)
+    assert len([*HumanEval().judge([row("")], DESK), *HumanEval(workers=7).judge([row("")], DESK)]) == 2
     assert counts == [2, 7]
 
 
@@ -655,7 +633,7 @@ def test_a_test_that_its_own_solution_fails_counts_against_nobody(answer: str, b
     broken = given.gold[1].replace("candidate(*inp)", "*candidate(*inp)")
     judgement = HumanEvalPlus(PLUS)(Generation(**{**vars(given), "gold": (PROMPT, broken, *given.gold[2:])}))
     assert judgement.verdict is None
-    assert judgement.error.startswith("row h: the benchmark's own solution does not pass its test here: ")
+    assert judgement.error.startswith("the benchmark's own solution does not pass its test here: ")
 
 
 def test_tests_without_their_package_count_against_nobody(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -739,7 +717,7 @@ def test_cheat_does_not_pass_mbpp_plus(cheat: str, box: Sandbox) -> None:
     [
         (HumanEvalPlus(), ("x",), "the row has 1 gold texts; expected prompt, test, entry point and own solution"),
         (MBPPPlus(), ("x", "y", "z"), "the row has 3 gold texts; expected test and own solution"),
-        (MBPPPlus(), ("x", "y"), "row h: the row's test calls no function; expected assertion(NAME(*inp), ...)"),
+        (MBPPPlus(), ("x", "y"), "the row's test calls no function; expected assertion(NAME(*inp), ...)"),
     ],
 )
 def test_row_of_another_form_is_undecided(grader: Any, gold: tuple[str, ...], error: str) -> None:

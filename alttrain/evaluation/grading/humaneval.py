@@ -11,7 +11,7 @@ import subprocess
 import textwrap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-from alttrain.evaluation.grading.final_answer import NO_ANSWER, Grader, no_gold
+from alttrain.evaluation.grading.final_answer import Grader
 from alttrain.evaluation.grading.harness import READY
 from alttrain.evaluation.judges.judge import JudgeContext, ModelFault
 from alttrain.evaluation.sandbox import Sandbox
@@ -64,29 +64,16 @@ class HumanEval(Grader):
     workers: Annotated[int, Ge(1)] | None = None
     name: str = "humaneval"
 
-    golds: ClassVar[Sequence[str]] = ("prompt", "test", "entry point")
+    golds = ("prompt", "test", "entry point")
     packages: ClassVar[Sequence[str]] = ()
 
     def problem(self, prompt: str, test: str, entry_point: str, solution: str = "") -> tuple[Problem, str]:
         """The problem that the gold texts of a row make, and a program that solves it, "" if the row has none."""
         return Problem(prompt, test, entry_point, self.packages), solution and f"{prompt}{solution}"
 
-    def __call__(self, generation: Generation) -> Judgement:
-        """Grade one answer; undecided, with an error, without the gold texts of a problem.
-
-        If the answer fails, the benchmark's own solution is run: the answer is wrong only if that one passes here.
-        """
-        if not generation.gold:
-            return no_gold(generation, self.name)
-        if (count := len(generation.gold)) != len(self.golds):
-            error = f"the row has {count} gold texts; expected {', '.join(self.golds[:-1])} and {self.golds[-1]}"
-            return Judgement(generation.id, self.name, None, error=error)
-        if not generation.answer.strip():
-            return Judgement(generation.id, self.name, False, NO_ANSWER)
-        try:
-            failure = self.failure(generation.answer, *generation.gold)
-        except ValueError as error:
-            return Judgement(generation.id, self.name, None, error=f"row {generation.id}: {error}")
+    def grade(self, generation: Generation, golds: Sequence[str]) -> Judgement:
+        """Run the benchmark's own solution too if the answer fails: it is wrong only if that solution passes here."""
+        failure = self.failure(generation.answer, *golds)
         return Judgement(generation.id, self.name, not failure, failure or "passed")
 
     def failure(self, answer: str, *golds: str) -> str:
@@ -107,9 +94,8 @@ class HumanEval(Grader):
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         """Yield judgements in the order of the generations, `workers` at a time. Raises OSError as `check` does."""
         self.check("", lambda *_: "")
-        # closed first: what has not begun is then dropped, if whoever asked is interrupted or fails
-        with ThreadPoolExecutor(self.workers or _processors()) as pool, closing(pool.map(self, generations)) as judged:
-            for judgement in judged:
+        with ThreadPoolExecutor(self.workers or _processors()) as pool:
+            for judgement in pool.map(self, generations):
                 yield judgement
                 context.progress(1)
 

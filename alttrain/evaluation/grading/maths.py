@@ -30,19 +30,12 @@ import select
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 
-from alttrain.evaluation.grading.final_answer import (
-    LONGEST,
-    NO_ANSWER,
-    Grader,
-    boxed_answer,
-    is_denied,
-    no_gold,
-    stated_answers,
-)
+from alttrain.evaluation.grading.final_answer import LONGEST, Grader, boxed_answer, is_denied, stated_answers
 from alttrain.records import Generation, Judgement
 
 MEMORY = 4 << 30  # bytes of the process that runs math-verify
@@ -114,12 +107,11 @@ class Maths(Grader):
 
     name: str = "maths"
 
-    def __call__(self, generation: Generation) -> Judgement:
+    def golds_of(self, generation: Generation) -> list[str]:
+        return [*filter(None, map(gold_answer, generation.gold))]
+
+    def grade(self, generation: Generation, golds: Sequence[str]) -> Judgement:
         """Undecided, with an error, also if math-verify times out."""
-        if not (golds := [*filter(None, map(gold_answer, generation.gold))]):
-            return no_gold(generation, self.name)
-        if not generation.answer.strip():
-            return Judgement(generation.id, self.name, False, NO_ANSWER)
         answer = written_answer(generation.answer)
         try:
             unlike = (gold for gold in golds if not _copied(answer, gold, generation.prompt))

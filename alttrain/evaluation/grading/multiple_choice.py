@@ -18,21 +18,23 @@ such as a calculated value, only rules 3 to 5 apply.
 import re
 import string
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from alttrain.evaluation.grading.final_answer import NO_ANSWER, Grader, boxed_answer, is_denied, no_gold, stated_answers
+from alttrain.evaluation.grading.final_answer import Grader, boxed_answer, is_denied, stated_answers
 from alttrain.records import Generation, Judgement
 
 _OPTION = re.compile(r"^[^\S\n]*\(?([A-Z])[^\S\n]*[.):、](.*)", re.M)
 _OPENING = r"[\s:(\[【\"'“‘]*+"
 _ALSO = (
-    r"(?:\s*+(?:[,/、]|[.;,(]*+\s*+(?:[Oo]r|[Aa]lternatively)|and|或者?|和|与)(?:\s+(?:maybe|perhaps|possibly|else|even))*"
+    r"(?:\s*+(?:[,/、&+|]|[.;,(]*+\s*+(?:[Oo]r|[Aa]lternatively)|and|或者?|和|与)(?:\s+(?:maybe|perhaps|possibly|else|even))*"
     r"\s*\(?(?P<also>[A-Z])\b)?"
 )
+_GO_ON = "because|since|as|for|and|or|is|which|with|by|due|given|rather|according|based|but|not|when|while|so|if"
+"""Words after a letter that say more of it; after another one the letter is a word itself, as in "A matter"."""
 _LETTER = (
     rf"{_OPENING}(?:option|choice|选项)?{_OPENING}(?P<one>[A-Z])(?P<more>[A-Z]*+)(?![\w'’]*[a-zA-Z0-9'’])"
-    r"(?!\s+(?:(?!because\b|since\b|as\b|for\b|and\b|or\b|is\b|which\b|with\b)[a-z]))[)\]】]?" + _ALSO
+    rf"(?!\s+(?!(?:{_GO_ON})\b)[a-z])[)\]】]?" + _ALSO
 )
 _STATEMENTS = (
     r"(?i:\banswer|\bchoice|\boption)\b(?:[^.:\n]{0,40}?\b(?i:is|are|would be|must be|should be)\b|\s*[:=])",
@@ -68,22 +70,22 @@ class Choice(Grader):
     letters: str = "ABCD"
     name: str = "choice"
 
-    def __call__(self, generation: Generation) -> Judgement:
-        """Undecided, with an error, also if the gold text is not one of the option letters."""
-        if not generation.gold:
-            return no_gold(generation, self.name)
-        choices = options(generation.prompt) or dict.fromkeys(self.letters, "")
-        gold = generation.gold[0].strip().strip("()").upper()
-        if gold not in choices:
-            error = f"gold {generation.gold[0]!r} is no option; accepted: {', '.join(choices)}"
-            return Judgement(generation.id, self.name, None, error=error)
-        if not generation.answer.strip():
-            return Judgement(generation.id, self.name, False, NO_ANSWER)
-        letters, how = chosen_letters(generation.answer, choices)
+    def golds_of(self, generation: Generation) -> list[str]:
+        """The gold letter. Raises ValueError if it is not one of the options' letters."""
+        gold = [text.strip().strip("()").upper() for text in generation.gold[:1]]
+        if gold and gold[0] not in (choices := self._choices(generation)):
+            raise ValueError(f"gold {generation.gold[0]!r} is no option; accepted: {', '.join(choices)}")
+        return gold
+
+    def grade(self, generation: Generation, golds: Sequence[str]) -> Judgement:
+        letters, how = chosen_letters(generation.answer, self._choices(generation))
         if len(letters) == 1:
-            return Judgement(generation.id, self.name, letters == {gold}, f"{how}: {min(letters)}")
+            return Judgement(generation.id, self.name, letters == {*golds}, f"{how}: {min(letters)}")
         evidence = f"ambiguous: {how} gives {', '.join(sorted(letters))}" if letters else "no choice found"
         return Judgement(generation.id, self.name, False, evidence)
+
+    def _choices(self, generation: Generation) -> dict[str, str]:
+        return options(generation.prompt) or dict.fromkeys(self.letters, "")
 
 
 def options(prompt: str) -> dict[str, str]:
