@@ -736,6 +736,7 @@ PROMPT = 'import math\n\n\ndef half(x):\n    return x / 2\n\n\ndef area(r):\n   
         ("Sure.\n\ndef area(r):\n    return 5", "return 5"),
         ("  ```py\n  def area(r):\n      return 6\n  ```", "return 6"),
         ("```python\ndef area(r):\n    return 7", "return 7"),
+        ("```python\ndef area(r):\n    return 9``` \nDone.", "return 9"),
         ("return 8", "return 8"),
     ],
 )

@@ -466,6 +466,11 @@ def test_failure_is_named(answer: str, evidence: str, box: Sandbox) -> None:
     assert HumanEval(Sandbox(seconds=1))(row(answer)) == Judgement("h", "humaneval", False, evidence)
 
 
+def test_failure_is_named_that_shows_all_it_compares(box: Sandbox) -> None:
+    shown = "def check(candidate):\n    assert candidate(2) == 4, str([candidate(2)] * 100_000)"
+    assert HumanEval(box)(row("    return n", test=shown)).evidence.startswith("AssertionError: [2, 2, ")
+
+
 def test_row_without_its_three_texts_is_undecided() -> None:
     short = Generation("h", "?", "benign", "", ("x",), "a", "", "a", True, "stop", 1, 1)
     error = "the row has 1 gold texts; expected prompt, test and entry point"

@@ -15,6 +15,8 @@ from typing import Any
 
 LONGEST_LINE = 1 << 26
 """Maximum characters of an answer. HumanEval+ asks for lists of a million numbers."""
+LONGEST_FAILURE = 1000
+"""Maximum characters of a failure. A failed assertion may print all that it compares."""
 LARGEST = 1 << 1000
 """Integers from this one on are written in hexadecimal, since Python limits the digits of decimal ones."""
 KINDS: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
@@ -192,6 +194,6 @@ def check(prompt: str, test: str, entry_point: str, calls: int, answers: int, sc
         except Exception as error:
             failure = f"{type(error).__name__}: {error}"
         try:
-            print("\n" + json.dumps([fault, failure]), flush=True)
+            print("\n" + json.dumps([fault[:LONGEST_FAILURE], failure[:LONGEST_FAILURE]]), flush=True)
         finally:
             os._exit(0)  # closing a pipe without a reader would raise and hide the verdict

@@ -25,7 +25,7 @@ from alttrain.evaluation.judges.judge import JudgeContext, ModelFault
 from alttrain.evaluation.sandbox import Sandbox
 from alttrain.records import Generation, Judgement
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.M | re.S)
+_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|```[ \t]*$|\Z)", re.M | re.S)
 _PYTHON = ("", "python", "python3", "py")
 _BLOCK = re.compile(r"(?:async|for|if|try|while|with|def)\b")
 _COLON = re.compile(r":\s*(?:#.*)?$")
