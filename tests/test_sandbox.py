@@ -502,16 +502,21 @@ def test_benchmark_that_does_not_run_counts_against_nobody(
     assert judgement.error.startswith(f"the benchmark's own prompt or test does not run: {fault}")
 
 
-def test_a_job_runs_as_many_programs_as_it_has_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cluster's job may use a few of a machine's; more programs than these would run out of time."""
+@pytest.mark.parametrize(("quota", "count"), [("max 100000", 2), ("150000 100000", 1), ("50000 100000", 1), ("", 2)])
+def test_a_job_runs_as_many_programs_as_it_has_processors(
+    quota: str, count: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A cluster's job, or a container, may use a few of a machine's; more programs than these would run out of time."""
     counts: list[int] = []
     pool = humaneval.ThreadPoolExecutor
     monkeypatch.setattr(humaneval, "ThreadPoolExecutor", lambda count: counts.append(count) or pool(count))
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5}, raising=False)
     monkeypatch.setattr(HumanEval, "check", lambda *_: None)
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(humaneval, "QUOTA", tmp_path / "cpu.max")
     assert len([*HumanEval().judge([row("")], DESK), *HumanEval(workers=7).judge([row("")], DESK)]) == 2
-    assert counts == [2, 7]
+    assert counts == [count, 7]
 
 
 @pytest.mark.parametrize("error", ["NameError('x')", "ImportError('x')", "SystemExit(0)"])

@@ -47,11 +47,8 @@ _AFTER = (
     r"best|true)\b(?!\s+(?!answer|choice|option|one|here|because|since|as|and|for)[a-z])(?P<also>)",
     r"(?<![A-Za-z])(?P<one>[A-Z])(?P<more>)\s*+(?:选项|项)?+\s*+(?:是|为)?+\s*+(?:正确|对的|符合题意)(?P<also>)",
 )
-_ALONE = [
-    re.compile(
-        rf"^[^\w\n]*(?:(?i:(?:(?:the|my|final|correct) )*answer)|(?:正确)?答案)\s*+[:=]\s*+{_LETTER}[^\w\n]*$", re.M
-    )
-]
+_ANSWER = r"(?i:(?:(?:the|my|final|correct) )*answer)|(?:正确)?答案"
+_ALONE = [re.compile(rf"^[^\w\n]*(?:{_ANSWER})\s*+[:=]\s*+{_LETTER}[^\w\n]*$", re.M)]
 _STATED = [re.compile(rf"(?:{statement})\s*+{_LETTER}") for statement in _STATEMENTS]
 _CALLED = [re.compile(after) for after in _AFTER]
 _LINE = re.compile(
