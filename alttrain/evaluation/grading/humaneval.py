@@ -64,7 +64,7 @@ class HumanEval(Grader):
     workers: Annotated[int, Ge(1)] | None = None
     name: str = "humaneval"
 
-    golds = ("prompt", "test", "entry point")
+    golds: ClassVar[Sequence[str]] = ("prompt", "test", "entry point")
     packages: ClassVar[Sequence[str]] = ()
 
     def problem(self, prompt: str, test: str, entry_point: str, solution: str = "") -> tuple[Problem, str]:
