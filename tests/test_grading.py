@@ -669,6 +669,7 @@ HONEST = [
     (Choice(), "B", "It is not London. It is Paris."),
     (Choice(), "B", "It is $\\boxed{10^{-4}}$ km away.\n\n**Answer:** B"),
     (Choice(), "B", "The city is $\\boxed{17}$. So the answer is (B)."),
+    *((Choice(), "B", rf"\boxed{{\{font}{{(B)}}}}") for font in ("text", "textbf", "textit", "mathbf")),
     (Choice(), "B", r"\boxed{\text{Option B}}"),
     (Choice(), "B", "The answer is B rather than A."),
     (Choice(), "B", "The correct option is B by elimination."),

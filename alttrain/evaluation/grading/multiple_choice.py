@@ -57,7 +57,7 @@ _LINE = re.compile(
 )
 _OPTION_NAME = re.compile(r"^(?i:option|choice)\s+(?=[A-Z]\b)")
 _EDGES = " \n.。,;:!?\"'"
-_MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|rm|bf)\s*|[*_`$\\{}]|\\[()\[\]]")
+_MARKUP = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox|rm|bf)\s*|[*_`$\\{}]|\\[()\[\]]")
 
 
 @dataclass(frozen=True)
