@@ -11,6 +11,7 @@ from alttrain.records import Generation, Judgement
 
 NO_ANSWER = "no answer"
 LONGEST = 1000  # characters read of a phrase or formula; bounds the time for an answer that repeats itself
+FONT = r"\\(?:text(?:bf|it|rm)?|math(?:bf|it|rm)|mbox|rm|bf)\b\s*"  # a LaTeX command that does not change an answer
 _MARKS_READ = 200
 """Phrases such as "the answer is" that are read, from the last; bounds the time, as long blanks may follow each."""
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*+(?:\{|(\w+))")

@@ -21,7 +21,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from alttrain.evaluation.grading.final_answer import Grader, boxed_answer, is_denied, stated_answers
+from alttrain.evaluation.grading.final_answer import FONT, Grader, boxed_answer, is_denied, stated_answers
 from alttrain.records import Generation, Judgement
 
 _OPTION = re.compile(r"^[^\S\n]*\(?([A-Z])[^\S\n]*[.):、](.*)", re.M)
@@ -57,7 +57,7 @@ _LINE = re.compile(
 )
 _OPTION_NAME = re.compile(r"^(?i:option|choice)\s+(?=[A-Z]\b)")
 _EDGES = " \n.。,;:!?\"'"
-_MARKUP = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox|rm|bf)\s*|[*_`$\\{}]|\\[()\[\]]")
+_MARKUP = re.compile(rf"{FONT}|[*_`$\\{{}}]|\\[()\[\]]")
 
 
 @dataclass(frozen=True)

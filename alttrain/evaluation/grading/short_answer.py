@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from alttrain.evaluation.grading.final_answer import LONGEST, Grader, is_denied, last_box, stated_answers
+from alttrain.evaluation.grading.final_answer import FONT, LONGEST, Grader, is_denied, last_box, stated_answers
 from alttrain.records import Generation, Judgement
 
 _TOKEN = re.compile(r"(?<![\w.,])-?\d[\d,]*(?:\.\d+)?|\w+(?:'\w+)*")
@@ -62,6 +62,11 @@ def _folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).replace("’", "'").replace("−", "-").split())
 
 
+def _without_latex(text: str) -> str:
+    r"""A text without LaTeX's fonts and spaces: \boxed{5\,\text{feet}} holds two words."""
+    return re.sub(r"\\[,;: ]", " ", re.sub(FONT, "", text))
+
+
 @dataclass(frozen=True)
 class ShortAnswer(Grader):
     """Right if the answer contains a gold answer as whole words and numbers, ignoring case and punctuation."""
@@ -72,7 +77,8 @@ class ShortAnswer(Grader):
         return [gold for gold in generation.gold if tokens(gold)]
 
     def grade(self, generation: Generation, golds: Sequence[str]) -> Judgement:
-        text, items = _folded(generation.answer), _items(generation.answer)
+        answer = _without_latex(generation.answer)
+        text, items = _folded(answer), _items(answer)
         contained = next((gold for gold in golds if _holds(text, gold) and tokens(gold) not in items), None)
         return Judgement(generation.id, self.name, contained is not None, contained or "")
 
@@ -117,7 +123,7 @@ class ExactMatch(Grader):
     missing = (False, 0.0)
 
     def grade(self, generation: Generation, golds: Sequence[str]) -> Judgement:
-        readings = short_answers(generation.answer)
+        readings = short_answers(_without_latex(generation.answer))
         scored = ((f1(reading, gold), reading) for reading in readings for gold in golds)
         value, reading = max(scored, key=lambda pair: pair[0], default=(0.0, ""))
         exact = next((reading for reading in readings for gold in golds if _same(reading, gold)), None)
