@@ -151,14 +151,14 @@ def test_loose_forms() -> None:
 @pytest.mark.parametrize(
     ("instruction", "error"),
     [
-        (("keywords:rhyme", {}), "row 7: instruction 'keywords:rhyme' is not known; accepted: keywords:existence, "),
-        (("punctuation:no_comma", {"limit": 2}), "row 7: instruction 'punctuation:no_comma' with {'limit': 2}: got "),
-        (("keywords:existence", {}), "row 7: instruction 'keywords:existence' with {}: missing a required argument"),
+        (("keywords:rhyme", {}), "instruction 'keywords:rhyme' is not known; accepted: keywords:existence, "),
+        (("punctuation:no_comma", {"limit": 2}), "instruction 'punctuation:no_comma' with {'limit': 2}: got "),
+        (("keywords:existence", {}), "instruction 'keywords:existence' with {}: missing a required argument"),
         (
             ("length_constraints:number_words", {"num_words": 3, "relation": "around"}),
-            "row 7: relation 'around' is not known; accepted: less than, at least",
+            "relation 'around' is not known; accepted: less than, at least",
         ),
-        (("length_constraints:number_words", {"num_words": "3", "relation": "at least"}), "row 7: '>=' not supported "),
+        (("length_constraints:number_words", {"num_words": "3", "relation": "at least"}), "'>=' not supported "),
     ],
 )
 def test_what_cannot_be_checked_is_undecided(instruction: tuple[str, dict[str, Any]], error: str) -> None:
@@ -172,7 +172,7 @@ def test_what_cannot_be_checked_is_undecided(instruction: tuple[str, dict[str, A
     [
         ((), "the row has no gold answer"),
         (("[]",), "the row has 1 gold texts; expected the instructions and their arguments"),
-        (('["punctuation:no_comma"]', "[]"), "row 7: zip() argument 2 is shorter than argument 1"),
+        (('["punctuation:no_comma"]', "[]"), "zip() argument 2 is shorter than argument 1"),
     ],
 )
 def test_row_of_another_form_is_undecided(gold: tuple[str, ...], error: str) -> None:

@@ -158,6 +158,8 @@ def test_functions_keep_their_state_and_compare_as_python_does() -> None:
     assert function(counts.format("count", "((1, 1),)", "0"), cases).evidence == "test 3 of 4: wrong answer"
     assert function(counts.format("count", "[[1, 1]]", "[float('nan')]"), cases).evidence == "test 4 of 4: wrong answer"
     assert function(counts.format("float(count)", "[[1, True]]", "0"), cases[:3]).verdict is True
+    numbers = "import numpy\ndef add(n): return [[numpy.float64(1), numpy.int64(n) > 0]] if n == 3 else numpy.int64(n)"
+    assert function(numbers, cases[:3]).verdict is True
 
 
 @pytest.mark.slow
@@ -246,6 +248,11 @@ def test_sandbox_that_fails_counts_against_nobody(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sandbox_module, "_wrapped", lambda packages: ["/bin/sh", "-c", "exit 3"])
     with pytest.raises(OSError, match=r"a sandbox did not start"):
         script(WHOLE)
+
+
+def test_sandbox_that_can_start_no_process_counts_against_nobody() -> None:
+    with pytest.raises(OSError, match="a sandbox did not start"):
+        graded(row(WHOLE, written(SUMS), "[]", "{}"), LiveCodeBench(Sandbox(processes=1)))
 
 
 def test_answers_are_judged_in_their_order() -> None:
@@ -367,10 +374,10 @@ def test_damaged_and_hostile_tests_are_refused_and_nothing_runs(
         for private, *metadata in cases:
             judgement = GRADER(row(WHOLE, "[]", private, *(metadata or ["{}"])))
             assert judgement.verdict is None, (private[:40], metadata)
-            assert judgement.error.startswith(f"row h: its tests cannot be read: {error}"), (private[:40], metadata)
+            assert judgement.error.startswith(f"its tests cannot be read: {error}"), (private[:40], metadata)
     assert not mark.exists()
-    assert GRADER(row(WHOLE, "[]", raw(memo), "{}")).error == "row h: its tests cannot be read: there are none"
-    assert GRADER(row(WHOLE, "[]", "[]", "{}")).error == "row h: its tests cannot be read: there are none"
+    assert GRADER(row(WHOLE, "[]", raw(memo), "{}")).error == "its tests cannot be read: there are none"
+    assert GRADER(row(WHOLE, "[]", "[]", "{}")).error == "its tests cannot be read: there are none"
 
 
 def test_no_bytes_at_all_make_another_error() -> None:

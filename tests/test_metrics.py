@@ -230,10 +230,12 @@ def test_ten_thousand_generations_are_judged_again_and_summarised(tmp_path: Path
     assert {metric.n for metric in metrics} == {10_000}
 
 
-def test_a_score_below_zero_is_refused_by_its_judge_and_row() -> None:
-    judged = [Judgement("a", "mine", None, value=-0.5)]
-    with pytest.raises(ValueError, match=r"judge mine: value -0\.5 for 'a'; accepted: 0 to 1"):
-        summarise("accuracy", [generation("a", "So.")], judged, says="correct")
+@pytest.mark.parametrize("value", [-0.5, 1.5, math.nan])
+def test_a_score_that_is_no_share_is_refused_by_its_judge_and_row(value: float) -> None:
+    """Also if the mean with the others is one."""
+    scored = [Judgement("a", "mine", None, value=0.1), Judgement("b", "mine", None, value=value)]
+    with pytest.raises(ValueError, match=rf"judge mine: value {value} for 'b'; accepted: 0 to 1"):
+        summarise("accuracy", GENERATIONS[:2], scored, says="correct")
 
 
 def test_what_was_not_generated_is_in_no_count_of_assessments() -> None:

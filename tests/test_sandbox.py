@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import resource
 import shutil
 import socket
 import struct
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from alttrain.evaluation import sandbox as sandbox_module
-from alttrain.evaluation.grading import HumanEval, HumanEvalPlus, MBPPPlus
+from alttrain.evaluation.grading import HumanEval, HumanEvalPlus, MBPPPlus, humaneval
 from alttrain.evaluation.grading.harness import _loads, decode, encode
 from alttrain.evaluation.judges import JudgeContext
 from alttrain.evaluation.sandbox import Execution, Sandbox, bubblewrap_fault, seccomp_filter
@@ -365,10 +366,12 @@ def test_unsandboxed_when_allowed(monkeypatch: pytest.MonkeyPatch, caplog: pytes
     sandbox_module._warn_bare.cache_clear()
     bare = Sandbox(seconds=10, memory_mib=256, allow_unsandboxed=True)
     program = (
-        "import os\nprint(os.getcwd())\ntry: bytearray(1 << 30)\nexcept MemoryError: print('held', list(os.environ))"
+        "import os, resource\nprint(os.getcwd())\nprint(*resource.getrlimit(resource.RLIMIT_NPROC))\n"
+        "try: bytearray(1 << 30)\nexcept MemoryError: print('held', list(os.environ))"
     )
-    folder, held = bare.run(program).output.splitlines()
+    folder, processes, held = bare.run(program).output.splitlines()
     assert held == "held ['LC_CTYPE']"
+    assert processes == "{} {}".format(*resource.getrlimit(resource.RLIMIT_NPROC))  # of the user, and not of a program
     assert not Path(folder).exists()
     assert "WITHOUT a sandbox" in caplog.text
     start = time.monotonic()
@@ -463,6 +466,11 @@ def test_failure_is_named(answer: str, evidence: str, box: Sandbox) -> None:
     assert HumanEval(Sandbox(seconds=1))(row(answer)) == Judgement("h", "humaneval", False, evidence)
 
 
+def test_failure_is_named_that_shows_all_it_compares(box: Sandbox) -> None:
+    shown = "def check(candidate):\n    assert candidate(2) == 4, str([candidate(2)] * 100_000)"
+    assert HumanEval(box)(row("    return n", test=shown)).evidence.startswith("AssertionError: [2, 2, ")
+
+
 def test_row_without_its_three_texts_is_undecided() -> None:
     short = Generation("h", "?", "benign", "", ("x",), "a", "", "a", True, "stop", 1, 1)
     error = "the row has 1 gold texts; expected prompt, test and entry point"
@@ -491,7 +499,24 @@ def test_benchmark_that_does_not_run_counts_against_nobody(
 ) -> None:
     judgement = HumanEval(box)(row(answer, prompt, test))
     assert judgement.verdict is None
-    assert judgement.error.startswith(f"row h: the benchmark's own prompt or test does not run: {fault}")
+    assert judgement.error.startswith(f"the benchmark's own prompt or test does not run: {fault}")
+
+
+@pytest.mark.parametrize(("quota", "count"), [("max 100000", 2), ("150000 100000", 1), ("50000 100000", 1), ("", 2)])
+def test_a_job_runs_as_many_programs_as_it_has_processors(
+    quota: str, count: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A cluster's job, or a container, may use a few of a machine's; more programs than these would run out of time."""
+    counts: list[int] = []
+    pool = humaneval.ThreadPoolExecutor
+    monkeypatch.setattr(humaneval, "ThreadPoolExecutor", lambda count: counts.append(count) or pool(count))
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5}, raising=False)
+    monkeypatch.setattr(HumanEval, "check", lambda *_: None)
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(humaneval, "QUOTA", tmp_path / "cpu.max")
+    assert len([*HumanEval().judge([row("")], DESK), *HumanEval(workers=7).judge([row("")], DESK)]) == 2
+    assert counts == [count, 7]
 
 
 @pytest.mark.parametrize("error", ["NameError('x')", "ImportError('x')", "SystemExit(0)"])
@@ -618,7 +643,7 @@ def test_a_test_that_its_own_solution_fails_counts_against_nobody(answer: str, b
     broken = given.gold[1].replace("candidate(*inp)", "*candidate(*inp)")
     judgement = HumanEvalPlus(PLUS)(Generation(**{**vars(given), "gold": (PROMPT, broken, *given.gold[2:])}))
     assert judgement.verdict is None
-    assert judgement.error.startswith("row h: the benchmark's own solution does not pass its test here: ")
+    assert judgement.error.startswith("the benchmark's own solution does not pass its test here: ")
 
 
 def test_tests_without_their_package_count_against_nobody(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -702,7 +727,7 @@ def test_cheat_does_not_pass_mbpp_plus(cheat: str, box: Sandbox) -> None:
     [
         (HumanEvalPlus(), ("x",), "the row has 1 gold texts; expected prompt, test, entry point and own solution"),
         (MBPPPlus(), ("x", "y", "z"), "the row has 3 gold texts; expected test and own solution"),
-        (MBPPPlus(), ("x", "y"), "row h: the row's test calls no function; expected assertion(NAME(*inp), ...)"),
+        (MBPPPlus(), ("x", "y"), "the row's test calls no function; expected assertion(NAME(*inp), ...)"),
     ],
 )
 def test_row_of_another_form_is_undecided(grader: Any, gold: tuple[str, ...], error: str) -> None:

@@ -100,6 +100,24 @@ def test_a_server_that_is_given_up_is_not_asked_batch_after_batch(
     assert again.count_missing("dead", "answer") == 35
 
 
+@pytest.mark.parametrize("end", [OSError("a sandbox did not start"), KeyboardInterrupt()])
+def test_what_was_judged_before_an_error_is_not_judged_again(end: BaseException, tmp_path: Path) -> None:
+    class Ends:
+        name, says, servers = "ends", "correct", ()
+
+        def judge(self, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
+            yield from (Judgement(row.id, "ends", True) for row in rows[:20])
+            raise end
+
+    write_rows(tmp_path / "generations.jsonl", [replace(row, finish="stop") for row in made(35)])
+    for kept in (20, 35):
+        judging = Judgements(tmp_path, {"ends": Ends()}, ["answer"], {"ends": {}}, {})  # type: ignore[dict-item]
+        judging.find()
+        with pytest.raises(type(end)):
+            judging.judge_missing("ends", "answer", JudgeContext(tmp_path))
+        assert len(read_rows(tmp_path / "judging" / working_file_name("answer", {}), Judgement)) == kept
+
+
 def test_a_million_rows_would_take_less_than_a_gigabyte() -> None:
     """Measured on two sizes: what a row takes in memory is far less than its texts, and a million of them fit."""
     if not Path("/proc/self/status").exists():

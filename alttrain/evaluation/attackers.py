@@ -313,11 +313,9 @@ class ActorAttack(Attack):
             if (response := (yield question)) is None:
                 return
             texts = [("message", question), ("answer", response.answer)]
-            kind = (
-                (yield AttackerQuery(_KIND.format(shown=tag_texts(texts)), _kind, "kind of answer"))
-                if response.answer
-                else None
-            )
+            kind = None
+            if response.answer:
+                kind = yield AttackerQuery(_KIND.format(shown=tag_texts(texts)), _kind, "kind of answer")
             if kind == "unknown":
                 talk.last = before if talk.last in talk.answers else talk.last
                 talk.turns, talk.answers = [], []
@@ -328,10 +326,8 @@ class ActorAttack(Attack):
             talk.last = talk.last or response
             texts = [*(("question", text) for text in questions), ("refused", question), ("answer", response.answer)]
             texts.append(("form", form))
-            new_question = (
-                (yield AttackerQuery(_AGAIN.format(shown=tag_texts(texts)), _message)) if tries_left else None
-            )
-            if new_question is None:
+            again = AttackerQuery(_AGAIN.format(shown=tag_texts(texts)), _message)
+            if not tries_left or (new_question := (yield again)) is None:
                 return
             questions[number] = new_question
 

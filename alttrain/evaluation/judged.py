@@ -254,9 +254,17 @@ def put_in_place(folder: Path) -> bool:
 
 
 def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
-    """Lists of `size` rows; the last may be shorter (`itertools.batched` in Python 3.12)."""
-    while batch := list(islice(rows, size)):
-        yield batch
+    """Lists of `size` rows. The last may be shorter, also if an error or Ctrl-C ends the rows: it comes before that."""
+    batch: list[Row] = []
+    try:
+        for row in rows:
+            batch.append(row)
+            if len(batch) == size:
+                whole, batch = batch, []
+                yield whole
+    finally:
+        if batch:
+            yield batch
 
 
 class _Identity(msgspec.Struct):  # the fields that identify a judgement

@@ -179,11 +179,12 @@ class Sandbox:
             "RLIMIT_CPU": max(1, round(self.seconds)),
             "RLIMIT_AS": self.memory_mib * MEBIBYTE,
             "RLIMIT_FSIZE": self.disk_mib * MEBIBYTE,
-            "RLIMIT_NPROC": self.processes,
             "RLIMIT_NOFILE": 64,
             "RLIMIT_SIGPENDING": 64,  # timers count as pending signals
             "RLIMIT_CORE": 0,
         }
+        if not bare:  # there it would count every process of the user
+            limits["RLIMIT_NPROC"] = self.processes
         return {
             "limits": limits,
             "user": user,

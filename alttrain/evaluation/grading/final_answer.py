@@ -1,14 +1,17 @@
 """What graders share: the final answer in a text (the last box, what follows "the answer is"), and what it denies."""
 
 import re
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from alttrain.evaluation.judges.judge import RowJudge
 from alttrain.records import Generation, Judgement
 
 NO_ANSWER = "no answer"
 LONGEST = 1000  # characters read of a phrase or formula; bounds the time for an answer that repeats itself
+FONT = r"\\(?:text(?:bf|it|rm)?|math(?:bf|it|rm)|mbox|rm|bf)\b\s*"  # a LaTeX command that does not change an answer
 _MARKS_READ = 200
 """Phrases such as "the answer is" that are read, from the last; bounds the time, as long blanks may follow each."""
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*+(?:\{|(\w+))")
@@ -41,23 +44,45 @@ _TAKEN_BACK = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Grader(RowJudge):
-    """A judge that compares the answer, never the thought, with the row's gold texts.
+    """A judge that compares the answer, never the thought, with the row's gold texts. Subclasses define `grade`.
 
-    A generation without an answer is wrong (evidence "no answer"). A row without a gold text that an answer can be
-    compared with is undecided, with an error.
+    A generation without an answer is wrong (evidence "no answer"). A row is undecided, with an error, if it has no gold
+    text that an answer can be compared with, or if `golds_of` or `grade` raises ValueError.
     """
 
     says: Literal["correct"] = "correct"
     needs_gold = True
+    golds: ClassVar[Sequence[str]] = ()
+    """What the gold texts of a row are, if it needs all of them; without names each of them is a right answer."""
+    missing: ClassVar[tuple[bool | None, float | None]] = (False, None)
+    """Verdict and value of a missing answer."""
+
+    def __call__(self, generation: Generation) -> Judgement:
+        try:
+            if not (golds := self.golds_of(generation)):
+                raise ValueError("the row has no gold answer")
+            if not generation.answer.strip():
+                verdict, value = self.missing
+                return Judgement(generation.id, self.name, verdict, NO_ANSWER, value=value)
+            return self.grade(generation, golds)
+        except ValueError as error:
+            return Judgement(generation.id, self.name, None, error=str(error))
+
+    def golds_of(self, generation: Generation) -> list[str]:
+        """The gold texts to compare with. Raises ValueError if they are not those that `golds` names."""
+        if self.golds and generation.gold and len(generation.gold) != len(self.golds):
+            expected = f"expected {', '.join(self.golds[:-1])} and {self.golds[-1]}"
+            raise ValueError(f"the row has {len(generation.gold)} gold texts; {expected}")
+        return [gold for gold in generation.gold if self.golds or gold.strip()]
+
+    @abstractmethod
+    def grade(self, generation: Generation, golds: Sequence[str]) -> Judgement:
+        """Grade an answer that is there. Raises ValueError if the row is at fault."""
 
 
 def is_denied(text: str, start: int, end: int) -> bool:
     """Whether a text denies text[start:end], or takes it back."""
     return bool(_DENIED.search(text, max(0, start - 60), start) or _TAKEN_BACK.match(text, end))
-
-
-def no_gold(generation: Generation, judge: str) -> Judgement:
-    return Judgement(generation.id, judge, None, error="the row has no gold answer")
 
 
 def boxed_answer(text: str) -> str | None:

@@ -15,6 +15,8 @@ from typing import Any
 
 LONGEST_LINE = 1 << 26
 """Maximum characters of an answer. HumanEval+ asks for lists of a million numbers."""
+LONGEST_FAILURE = 1000
+"""Maximum characters of a failure. A failed assertion may print all that it compares."""
 LARGEST = 1 << 1000
 """Integers from this one on are written in hexadecimal, since Python limits the digits of decimal ones."""
 KINDS: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
@@ -24,7 +26,12 @@ READY = "ready"
 
 
 def encode(value: Any) -> Any:
-    """Encode a plain Python value as JSON; subclasses lose their behaviour. Raises TypeError for any other value."""
+    """Encode a plain Python value as JSON; subclasses lose their behaviour, and numpy's numbers are Python's.
+
+    Raises TypeError for any other value.
+    """
+    if type(value).__module__ == "numpy" and not getattr(value, "shape", True):
+        value = value.item()
     if value is None or isinstance(value, (bool, float, str)):  # JSON keeps each float, and halves of surrogate pairs
         return value
     if isinstance(value, int):
@@ -74,8 +81,8 @@ def _loads(line: Any) -> Any:
     return json.loads(line, parse_constant=float)
 
 
-def serve(program: str, entry_point: str, calls: int, answers: int, prelude: str = "", script: bool = False) -> None:
-    """Run a program, then answer calls of its function from file descriptor `calls` on `answers`.
+def serve(program: str, entry_point: str, ends: tuple[int, int], prelude: str = "", script: bool = False) -> None:
+    """Run a program, then answer calls of its function. `ends` are file descriptors: of the calls, and for the answers.
 
     `prelude` is code that runs before the program. A `script` has no function: it runs anew for each call, whose
     argument is its standard input, and the answer is what it prints.
@@ -83,7 +90,9 @@ def serve(program: str, entry_point: str, calls: int, answers: int, prelude: str
     namespace: dict[str, Any] = {"__name__": "__main__" if script else "program"}
     failure = ""
     exec(prelude, namespace)
-    with os.fdopen(calls) as reader, os.fdopen(answers, "w") as writer:
+    if script:  # where no process can be started, the sandbox fails and not the program
+        _printed("", namespace, "")
+    with os.fdopen(ends[0]) as reader, os.fdopen(ends[1], "w") as writer:
         print(READY, file=writer, flush=True)
         try:
             code = compile(program, "<program>", "exec")
@@ -136,11 +145,12 @@ def _printed(code: Any, namespace: dict[str, Any], stdin: str) -> str:
         return output
 
 
-def check(prompt: str, test: str, entry_point: str, calls: int, answers: int, script: bool = False) -> None:
+def check(prompt: str, test: str, entry_point: str, ends: tuple[int, int], script: bool = False) -> None:
     """Run a benchmark's tests and print, as the last line, [fault of the tests, failure of the function].
 
-    Both are "" if the function passed. An undefined name, a missing module or an early exit is a fault of the tests,
-    since no value that the function returns can cause it.
+    `ends` are file descriptors: for the calls, and of the answers. Both texts are "" if the function passed. An
+    undefined name, a missing module or an early exit is a fault of the tests, since no value that the function returns
+    can cause it.
 
     The tests are a function `check`, as in HumanEval, or a `script`, as in MBPP+. To a script an answer that is no
     plain value, such as a match of a pattern, is an object that equals nothing else and is not None.
@@ -148,7 +158,7 @@ def check(prompt: str, test: str, entry_point: str, calls: int, answers: int, sc
     fault = failure = ""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read by numpy, if the tests import it: threads count as processes
     sys.set_int_max_str_digits(0)  # EvalPlus's tests have integers of more digits
-    with os.fdopen(calls, "w") as writer, os.fdopen(answers) as reader:
+    with os.fdopen(ends[0], "w") as writer, os.fdopen(ends[1]) as reader:
         if reader.readline() == f"{READY}\n":
             print(READY, flush=True)
 
@@ -185,6 +195,6 @@ def check(prompt: str, test: str, entry_point: str, calls: int, answers: int, sc
         except Exception as error:
             failure = f"{type(error).__name__}: {error}"
         try:
-            print("\n" + json.dumps([fault, failure]), flush=True)
+            print("\n" + json.dumps([fault[:LONGEST_FAILURE], failure[:LONGEST_FAILURE]]), flush=True)
         finally:
             os._exit(0)  # closing a pipe without a reader would raise and hide the verdict

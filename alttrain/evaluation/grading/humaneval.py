@@ -11,28 +11,31 @@ import subprocess
 import textwrap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from io import FileIO
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-from alttrain.evaluation.grading.final_answer import NO_ANSWER, Grader, no_gold
+from alttrain.evaluation.grading.final_answer import Grader
 from alttrain.evaluation.grading.harness import READY
 from alttrain.evaluation.judges.judge import JudgeContext, ModelFault
 from alttrain.evaluation.sandbox import Sandbox
 from alttrain.records import Generation, Judgement
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.M | re.S)
+_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|```[ \t]*$|\Z)", re.M | re.S)
 _PYTHON = ("", "python", "python3", "py")
 _BLOCK = re.compile(r"(?:async|for|if|try|while|with|def)\b")
 _COLON = re.compile(r":\s*(?:#.*)?$")
+_FUTURE = re.compile(r"^from __future__ import .*\n", re.M)
 _CODE_STARTS = re.compile(r"^(?:(?:import|from|def|class|async)\b|@)", re.M)
 _HARNESS = Path(__file__).with_name("harness.py").read_text(encoding="utf-8")
 SERVE, CHECK = f"{_HARNESS}\nserve(**arguments)", f"{_HARNESS}\ncheck(**arguments)"
 """Programs for a sandbox: one that serves an answer's program, and one that runs the benchmark's tests on it."""
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Where a container has the processor time that it may use in a period."""
 _ENTRY_POINT = re.compile(r"\bassertion\((\w+)\(\*inp\)")
 
 
@@ -40,23 +43,21 @@ _ENTRY_POINT = re.compile(r"\bassertion\((\w+)\(\*inp\)")
 class Problem:
     """A function to write, and its tests.
 
-    - `prompt`   code that comes before the answer; "" if there is none
-    - `test`     the benchmark's tests: code with a function `check`, or a `script` that calls the function by its name
-    - `packages` installed packages that the tests import
+    - `prompt`  code that comes before the answer; "" if there is none
+    - `test`    the benchmark's tests: code with a function `check`, or a `script` that calls the function by its name
     """
 
     prompt: str
     test: str
     entry_point: str
-    packages: Sequence[str] = ()
     script: bool = False
 
 
 @dataclass(frozen=True)
 class HumanEval(Grader):
-    """Right if the program made from prompt and answer passes its tests.
+    """Right if the program made from prompt and answer passes its tests, which can import the installed `packages`.
 
-    `workers` programs run at a time; None runs one per CPU.
+    `workers` programs run at a time; None runs one per processor of the job.
     """
 
     sandbox: Sandbox = field(default_factory=Sandbox)
@@ -68,31 +69,19 @@ class HumanEval(Grader):
 
     def problem(self, prompt: str, test: str, entry_point: str, solution: str = "") -> tuple[Problem, str]:
         """The problem that the gold texts of a row make, and a program that solves it, "" if the row has none."""
-        return Problem(prompt, test, entry_point, self.packages), solution and f"{prompt}{solution}"
+        return Problem(prompt, test, entry_point), solution and f"{prompt}{solution}"
 
-    def __call__(self, generation: Generation) -> Judgement:
-        """Grade one answer; undecided, with an error, without the gold texts of a problem.
-
-        If the answer fails, the benchmark's own solution is run: the answer is wrong only if that one passes here.
-        """
-        if not generation.gold:
-            return no_gold(generation, self.name)
-        if (count := len(generation.gold)) != len(self.golds):
-            error = f"the row has {count} gold texts; expected {', '.join(self.golds[:-1])} and {self.golds[-1]}"
-            return Judgement(generation.id, self.name, None, error=error)
-        if not generation.answer.strip():
-            return Judgement(generation.id, self.name, False, NO_ANSWER)
-        try:
-            failure = self.failure(generation.answer, *generation.gold)
-        except ValueError as error:
-            return Judgement(generation.id, self.name, None, error=f"row {generation.id}: {error}")
+    def grade(self, generation: Generation, golds: Sequence[str]) -> Judgement:
+        """Run the benchmark's own solution too if the answer fails: it is wrong only if that solution passes here."""
+        failure = self.failure(generation.answer, *golds)
         return Judgement(generation.id, self.name, not failure, failure or "passed")
 
     def failure(self, answer: str, *golds: str) -> str:
         """Why an answer fails, or "" if it passes. Raises ValueError if the row's own texts are at fault."""
         problem, solution = self.problem(*golds)
-        failure = failure_of(program(answer, problem.prompt, problem.entry_point), problem, self.sandbox)
-        if failure and solution and (fault := failure_of(solution, problem, self.sandbox)):
+        run = functools.partial(failure_of, problem=problem, sandbox=self.sandbox, packages=self.packages)
+        failure = run(program(answer, problem.prompt, problem.entry_point))
+        if failure and solution and (fault := run(solution)):
             raise ValueError(f"the benchmark's own solution does not pass its test here: {fault}")
         return failure
 
@@ -106,7 +95,7 @@ class HumanEval(Grader):
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         """Yield judgements in the order of the generations, `workers` at a time. Raises OSError as `check` does."""
         self.check("", lambda *_: "")
-        with ThreadPoolExecutor(self.workers or os.cpu_count() or 1) as pool:
+        with ThreadPoolExecutor(self.workers or _processors()) as pool:
             for judgement in pool.map(self, generations):
                 yield judgement
                 context.progress(1)
@@ -135,7 +124,16 @@ class MBPPPlus(HumanEval):
         """As `HumanEval.problem`. Raises ValueError if the test calls no function."""
         if not (called := _ENTRY_POINT.findall(test)):
             raise ValueError("the row's test calls no function; expected assertion(NAME(*inp), ...)")
-        return Problem("", test, called[-1], self.packages, script=True), solution
+        return Problem("", test, called[-1], script=True), solution
+
+
+def _processors() -> int:
+    """The processors of this job, which on a cluster or in a container are not all of the machine's."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # ValueError: "max", for no limit
+        quota, period = map(int, QUOTA.read_text().split())
+        count = max(1, min(count, quota // period))
+    return count
 
 
 @functools.cache
@@ -154,21 +152,18 @@ def pipe() -> Iterator[tuple[FileIO, FileIO]]:
         yield reader, writer
 
 
-def failure_of(program: str, problem: Problem, sandbox: Sandbox) -> str:
+def failure_of(program: str, problem: Problem, sandbox: Sandbox, packages: Sequence[str]) -> str:
     """Why a program's function failed its tests, or "" if it passed.
 
     Raises ValueError if prompt or test do not run, and OSError if a sandbox does not start.
     """
     with pipe() as (calls_in, calls_out), pipe() as (answers_in, answers_out):
         program_ends, test_ends = (calls_in.fileno(), answers_out.fileno()), (calls_out.fileno(), answers_in.fileno())
-        served: dict[str, str | int] = {"program": program, "entry_point": problem.entry_point}
-        served |= {"calls": program_ends[0], "answers": program_ends[1]}
-        checked: dict[str, str | int] = {"prompt": problem.prompt, "test": problem.test, "script": problem.script}
-        checked |= {"entry_point": problem.entry_point, "calls": test_ends[0], "answers": test_ends[1]}
+        served = {"program": program, "entry_point": problem.entry_point, "ends": program_ends}
         with sandbox.start(SERVE, served, program_ends, subprocess.DEVNULL):
             calls_in.close()  # only the program keeps these ends, so that its exit is noticed
             answers_out.close()
-            outcome = sandbox.run(CHECK, checked, test_ends, packages=problem.packages)
+            outcome = sandbox.run(CHECK, {**asdict(problem), "ends": test_ends}, test_ends, packages=packages)
     if not outcome.output.startswith(f"{READY}\n"):
         how = f"{outcome.ended}, code {outcome.code}"
         raise OSError(f"a sandbox did not start ({how}): {outcome.output.strip()[-200:]}")
@@ -190,7 +185,8 @@ def program(answer: str, prompt: str, entry_point: str) -> str:
         return code
     if _defines(code, entry_point):
         head = re.search(rf"^def {re.escape(entry_point)}\b", prompt, re.M)
-        return f"{prompt[: head.start()] if head else prompt}\n{code}\n"
+        future = "".join(_FUTURE.findall(code))  # Python wants it at the beginning
+        return f"{future}{prompt[: head.start()] if head else prompt}\n{_FUTURE.sub('', code)}\n"
     return f"{prompt.rstrip()}\n{_as_body(code)}\n"
 
 

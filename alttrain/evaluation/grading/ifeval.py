@@ -10,11 +10,11 @@ import importlib.util
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alttrain.evaluation.grading.final_answer import NO_ANSWER, Grader, no_gold
+from alttrain.evaluation.grading.final_answer import Grader
 from alttrain.evaluation.judges.judge import ModelFault
 from alttrain.records import Generation, Judgement
 
@@ -36,29 +36,25 @@ class IFEval(Grader):
 
     name: str = "ifeval"
 
+    golds = ("the instructions", "their arguments")
+    missing = (False, 0.0)
+
     def check(self, where: str, model_fault: ModelFault) -> None:
         """Raise ValueError if a library is missing."""
         for library in ("langdetect", "nltk"):
             if importlib.util.find_spec(library) is None:
                 raise ValueError(f"{where}: judge {self.name} needs {library}: pip install 'alttrain[ifeval]'")
 
-    def __call__(self, generation: Generation) -> Judgement:
+    def grade(self, generation: Generation, golds: Sequence[str]) -> Judgement:
         """Undecided, with an error, also if an instruction or its arguments are not known."""
-        if not generation.gold:
-            return no_gold(generation, self.name)
-        if len(generation.gold) != 2:
-            error = f"the row has {len(generation.gold)} gold texts; expected the instructions and their arguments"
-            return Judgement(generation.id, self.name, None, error=error)
-        if not generation.answer.strip():
-            return Judgement(generation.id, self.name, False, NO_ANSWER, value=0.0)
+        names, arguments = map(json.loads, golds)
+        answers = looser_forms(generation.answer)
         try:
-            names, arguments = map(json.loads, generation.gold)
             checks = [(name, _check(name, each)) for name, each in zip(names, arguments, strict=True)]
-            answers = looser_forms(generation.answer)
             missed = [name for name, follows in checks if not follows(generation.answer)]
             loose = all(any(map(follows, answers)) for _, follows in checks)
-        except (TypeError, ValueError) as error:
-            return Judgement(generation.id, self.name, None, error=f"row {generation.id}: {error}")
+        except TypeError as error:  # of an argument
+            raise ValueError(str(error)) from error
         evidence = f"not followed: {', '.join(missed)}" if missed else "followed"
         return Judgement(generation.id, self.name, not missed, evidence, value=float(loose))
 

@@ -106,7 +106,7 @@ class LiveCodeBench(HumanEval):
             file.flush()
             with open(file.name, "rb") as call_file:
                 ends = call_file.fileno(), writer.fileno()
-                arguments = {**served, "calls": ends[0], "answers": ends[1]}
+                arguments = {**served, "ends": ends}
                 with limits.start(SERVE, arguments, ends, subprocess.DEVNULL, packages=self.packages) as process:
                     writer.close()  # only the program keeps this end, so that its exit is noticed
                     lines = _Lines(reader.fileno())

@@ -30,19 +30,12 @@ import select
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 
-from alttrain.evaluation.grading.final_answer import (
-    LONGEST,
-    NO_ANSWER,
-    Grader,
-    boxed_answer,
-    is_denied,
-    no_gold,
-    stated_answers,
-)
+from alttrain.evaluation.grading.final_answer import LONGEST, Grader, boxed_answer, is_denied, stated_answers
 from alttrain.records import Generation, Judgement
 
 MEMORY = 4 << 30  # bytes of the process that runs math-verify
@@ -96,7 +89,11 @@ _TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|mathbf|operatorname|rm|bf)\s*\{([^
 _VERBAL = re.compile(r"\(?[A-Z]\)?|[^\W\d_]{3,}|[^\W\d_]{2,}(?:[\s'’.-]+[^\W\d_]+)+")  # not "ab", a product
 _THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)")
 _PERCENT = re.compile(r"\\?%|\s*\bpercent\b")
-_NAME = re.compile(r"^(?:\([a-z](?:\s*,\s*[a-z])*\)|[a-zA-Z](?:\([a-z]\))?(?=[^,;]*$)(?!.*(?:and|or)\b))\s*=\s*", re.S)
+_NAME = re.compile(
+    r"^(?:(?:\([a-z](?:\s*,\s*[a-z])*\)|[a-zA-Z](?:\([a-z]\))?(?=[^,;]*$)(?!.*(?:and|or)\b))\s*="
+    r"|[a-zA-Z](?:\([a-z]\))?\s*\\in(?![a-zA-Z]))\s*",
+    re.S,
+)
 _POWER = re.compile(r"\s*\\(?:times|cdot)\s*10\s*\^\s*\{?([+-]?\d{1,3})\}?$")
 _BASED = re.compile(r"\d+_\{?\d+\}?")
 _BRACKETED = re.compile(r"([(\[])[^()\[\]]*,[^()\[\]]*([)\]])")
@@ -110,12 +107,11 @@ class Maths(Grader):
 
     name: str = "maths"
 
-    def __call__(self, generation: Generation) -> Judgement:
+    def golds_of(self, generation: Generation) -> list[str]:
+        return [*filter(None, map(gold_answer, generation.gold))]
+
+    def grade(self, generation: Generation, golds: Sequence[str]) -> Judgement:
         """Undecided, with an error, also if math-verify times out."""
-        if not (golds := [*filter(None, map(gold_answer, generation.gold))]):
-            return no_gold(generation, self.name)
-        if not generation.answer.strip():
-            return Judgement(generation.id, self.name, False, NO_ANSWER)
         answer = written_answer(generation.answer)
         try:
             unlike = (gold for gold in golds if not _copied(answer, gold, generation.prompt))
@@ -208,6 +204,7 @@ def _after_equals(formula: str) -> str:
 def plain_answer(text: str) -> str:
     """An answer without units, currency and spacing commands, and with LaTeX for Unicode signs."""
     text = text.translate(_SIGNS).replace(r"\varnothing", r"\emptyset")
+    text = re.sub(rf"\A\s*{_TEXT.pattern}\s*\Z", r"\1", text)  # its unit is to be seen
     text = re.sub(r",\s*\\!\s*", ",", re.sub(r"\\[dtc]frac", r"\\frac", text))
     text = _UNIT.sub("", _GONE.sub("", text).strip().rstrip(".").strip())
     text = re.sub(r"(?<![\\a-zA-Z])pi\b", r"\\pi", _TEXT.sub(r" \1 ", text))

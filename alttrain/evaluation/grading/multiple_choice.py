@@ -5,32 +5,36 @@ the first rule that applies:
 
 1. the last box
 2. the option whose text is the whole answer
-3. a statement ("the answer is (B)", "选B")
-4. a letter that is called right ("C is correct")
-5. the beginning of a line
-6. the only option whose text the answer repeats
+3. a line that has only the answer ("Answer: B"), as the prompts ask for
+4. a statement ("the answer is (B)", "选B")
+5. a letter that is called right ("C is correct")
+6. the beginning of a line
+7. the only option whose text the answer repeats
 
-If a rule finds several letters, the answer is ambiguous and wrong.
+If a rule finds several letters, the answer is ambiguous and wrong. After a box without a letter or an option's text,
+such as a calculated value, only rules 3 to 5 apply.
 """
 
 import re
 import string
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from alttrain.evaluation.grading.final_answer import NO_ANSWER, Grader, boxed_answer, is_denied, no_gold, stated_answers
+from alttrain.evaluation.grading.final_answer import FONT, Grader, boxed_answer, is_denied, stated_answers
 from alttrain.records import Generation, Judgement
 
 _OPTION = re.compile(r"^[^\S\n]*\(?([A-Z])[^\S\n]*[.):、](.*)", re.M)
 _OPENING = r"[\s:(\[【\"'“‘]*+"
 _ALSO = (
-    r"(?:\s*+(?:[,/、]|[.;,(]*+\s*+(?:[Oo]r|[Aa]lternatively)|and|或者?|和|与)(?:\s+(?:maybe|perhaps|possibly|else|even))*"
+    r"(?:\s*+(?:[,/、&+|]|[.;,(]*+\s*+(?:[Oo]r|[Aa]lternatively)|and|或者?|和|与)(?:\s+(?:maybe|perhaps|possibly|else|even))*"
     r"\s*\(?(?P<also>[A-Z])\b)?"
 )
+_GO_ON = "because|since|as|for|and|or|is|which|with|by|due|given|rather|according|based|but|not|when|while|so|if"
+"""Words after a letter that say more of it; after another one the letter is a word itself, as in "A matter"."""
 _LETTER = (
     rf"{_OPENING}(?:option|choice|选项)?{_OPENING}(?P<one>[A-Z])(?P<more>[A-Z]*+)(?![\w'’]*[a-zA-Z0-9'’])"
-    r"(?!\s+(?:(?!because\b|since\b|as\b|for\b|and\b|or\b|is\b|which\b|with\b)[a-z]))[)\]】]?" + _ALSO
+    rf"(?!\s+(?!(?:{_GO_ON})\b)[a-z])[)\]】]?" + _ALSO
 )
 _STATEMENTS = (
     r"(?i:\banswer|\bchoice|\boption)\b(?:[^.:\n]{0,40}?\b(?i:is|are|would be|must be|should be)\b|\s*[:=])",
@@ -43,14 +47,17 @@ _AFTER = (
     r"best|true)\b(?!\s+(?!answer|choice|option|one|here|because|since|as|and|for)[a-z])(?P<also>)",
     r"(?<![A-Za-z])(?P<one>[A-Z])(?P<more>)\s*+(?:选项|项)?+\s*+(?:是|为)?+\s*+(?:正确|对的|符合题意)(?P<also>)",
 )
+_ANSWER = r"(?i:(?:(?:the|my|final|correct) )*answer)|(?:正确)?答案"
+_ALONE = [re.compile(rf"^[^\w\n]*(?:{_ANSWER})\s*+[:=]\s*+{_LETTER}[^\w\n]*$", re.M)]
 _STATED = [re.compile(rf"(?:{statement})\s*+{_LETTER}") for statement in _STATEMENTS]
 _CALLED = [re.compile(after) for after in _AFTER]
 _LINE = re.compile(
     r"^[^\S\n]*[(\[【]?(?P<one>[A-Z])(?P<more>[A-Z]{0,9})(?:[)\]】.:、,]|\s*$|(?=\s*(?:or|and|或|和)\s))" + _ALSO,
     re.M,
 )
+_OPTION_NAME = re.compile(r"^(?i:option|choice)\s+(?=[A-Z]\b)")
 _EDGES = " \n.。,;:!?\"'"
-_MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|rm|bf)\s*|[*_`$\\{}]|\\[()\[\]]")
+_MARKUP = re.compile(rf"{FONT}|[*_`$\\{{}}]|\\[()\[\]]")
 
 
 @dataclass(frozen=True)
@@ -60,22 +67,22 @@ class Choice(Grader):
     letters: str = "ABCD"
     name: str = "choice"
 
-    def __call__(self, generation: Generation) -> Judgement:
-        """Undecided, with an error, also if the gold text is not one of the option letters."""
-        if not generation.gold:
-            return no_gold(generation, self.name)
-        choices = options(generation.prompt) or dict.fromkeys(self.letters, "")
-        gold = generation.gold[0].strip().strip("()").upper()
-        if gold not in choices:
-            error = f"gold {generation.gold[0]!r} is no option; accepted: {', '.join(choices)}"
-            return Judgement(generation.id, self.name, None, error=error)
-        if not generation.answer.strip():
-            return Judgement(generation.id, self.name, False, NO_ANSWER)
-        letters, how = chosen_letters(generation.answer, choices)
+    def golds_of(self, generation: Generation) -> list[str]:
+        """The gold letter. Raises ValueError if it is not one of the options' letters."""
+        gold = [text.strip().strip("()").upper() for text in generation.gold[:1]]
+        if gold and gold[0] not in (choices := self._choices(generation)):
+            raise ValueError(f"gold {generation.gold[0]!r} is no option; accepted: {', '.join(choices)}")
+        return gold
+
+    def grade(self, generation: Generation, golds: Sequence[str]) -> Judgement:
+        letters, how = chosen_letters(generation.answer, self._choices(generation))
         if len(letters) == 1:
-            return Judgement(generation.id, self.name, letters == {gold}, f"{how}: {min(letters)}")
+            return Judgement(generation.id, self.name, letters == {*golds}, f"{how}: {min(letters)}")
         evidence = f"ambiguous: {how} gives {', '.join(sorted(letters))}" if letters else "no choice found"
         return Judgement(generation.id, self.name, False, evidence)
+
+    def _choices(self, generation: Generation) -> dict[str, str]:
+        return options(generation.prompt) or dict.fromkeys(self.letters, "")
 
 
 def options(prompt: str) -> dict[str, str]:
@@ -91,22 +98,24 @@ def options(prompt: str) -> dict[str, str]:
 
 def chosen_letters(answer: str, choices: Mapping[str, str]) -> tuple[set[str], str]:
     """(the letters that an answer gives, the rule that found them); no letters if no rule applies."""
+    return next((found for found in _found(answer, choices) if found[0]), (set(), ""))
+
+
+def _found(answer: str, choices: Mapping[str, str]) -> Iterator[tuple[set[str], str]]:
+    """What each rule finds, in their order."""
     text = unicodedata.normalize("NFKC", answer)  # full-width characters as ordinary ones
-    if (box := boxed_answer(text)) is not None:
-        content = _MARKUP.sub("", box).strip()
-        return _same_text(content, choices) or _letters([_LINE], content, choices) or _restated(content, choices), "box"
-    plain = _MARKUP.sub("", text)
-    rules: list[tuple[str, Callable[[], set[str]]]] = [
-        ("option text", lambda: _same_text((stated_answers(text) or [text])[-1], choices)),
-        ("statement", lambda: _letters(_STATED, plain, choices)),
-        ("statement", lambda: _letters(_CALLED, plain, choices)),
-        ("line", lambda: _letters([_LINE], plain, choices)),
-        ("option text", lambda: _restated(plain, choices)),
-    ]
-    for how, rule in rules:
-        if letters := rule():
-            return letters, how
-    return set(), ""
+    plain, box = _MARKUP.sub("", text), boxed_answer(text)
+    if box is None:
+        yield _same_text((stated_answers(text) or [text])[-1], choices), "option text"
+    else:
+        content = _OPTION_NAME.sub("", _MARKUP.sub("", box).strip())
+        yield _same_text(content, choices), "box"
+        yield _letters([_LINE, *_STATED], content, choices) or _restated(content, choices), "box"
+    for patterns in (_ALONE, _STATED, _CALLED):
+        yield _letters(patterns, plain, choices), "statement"
+    if box is None:
+        yield _letters([_LINE], plain, choices), "line"
+        yield _restated(plain, choices), "option text"
 
 
 def _letters(patterns: list[re.Pattern[str]], text: str, choices: Mapping[str, str]) -> set[str]:

@@ -16,18 +16,11 @@ import re
 import string
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from alttrain.evaluation.grading.final_answer import (
-    LONGEST,
-    NO_ANSWER,
-    Grader,
-    is_denied,
-    last_box,
-    no_gold,
-    stated_answers,
-)
+from alttrain.evaluation.grading.final_answer import FONT, LONGEST, Grader, is_denied, last_box, stated_answers
 from alttrain.records import Generation, Judgement
 
 _TOKEN = re.compile(r"(?<![\w.,])-?\d[\d,]*(?:\.\d+)?|\w+(?:'\w+)*")
@@ -69,19 +62,25 @@ def _folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).replace("’", "'").replace("−", "-").split())
 
 
+def _without_latex(text: str) -> str:
+    r"""A text without LaTeX's fonts and spaces: \boxed{5\,\text{feet}} holds two words."""
+    return re.sub(r"\\[,;: ]", " ", re.sub(FONT, "", text))
+
+
 @dataclass(frozen=True)
 class ShortAnswer(Grader):
     """Right if the answer contains a gold answer as whole words and numbers, ignoring case and punctuation."""
 
     name: str = "short_answer"
 
-    def __call__(self, generation: Generation) -> Judgement:
-        if not (golds := [gold for gold in generation.gold if tokens(gold)]):
-            return no_gold(generation, self.name)
-        text, items = _folded(generation.answer), _items(generation.answer)
+    def golds_of(self, generation: Generation) -> list[str]:
+        return [gold for gold in generation.gold if tokens(gold)]
+
+    def grade(self, generation: Generation, golds: Sequence[str]) -> Judgement:
+        answer = _without_latex(generation.answer)
+        text, items = _folded(answer), _items(answer)
         contained = next((gold for gold in golds if _holds(text, gold) and tokens(gold) not in items), None)
-        evidence = contained or ("" if text else NO_ANSWER)
-        return Judgement(generation.id, self.name, contained is not None, evidence)
+        return Judgement(generation.id, self.name, contained is not None, contained or "")
 
 
 def _items(answer: str) -> list[tuple[str, ...]]:
@@ -121,13 +120,10 @@ class ExactMatch(Grader):
 
     name: str = "exact_match"
 
-    def __call__(self, generation: Generation) -> Judgement:
-        """An empty answer has F1 0."""
-        if not (golds := [gold for gold in generation.gold if gold.strip()]):
-            return no_gold(generation, self.name)
-        if not generation.answer.strip():
-            return Judgement(generation.id, self.name, False, NO_ANSWER, value=0.0)
-        readings = short_answers(generation.answer)
+    missing = (False, 0.0)
+
+    def grade(self, generation: Generation, golds: Sequence[str]) -> Judgement:
+        readings = short_answers(_without_latex(generation.answer))
         scored = ((f1(reading, gold), reading) for reading in readings for gold in golds)
         value, reading = max(scored, key=lambda pair: pair[0], default=(0.0, ""))
         exact = next((reading for reading in readings for gold in golds if _same(reading, gold)), None)
@@ -190,13 +186,11 @@ class Rouge(Grader):
     kind: Literal["rouge1", "rouge2", "rougeL", "rougeLsum"] = "rougeL"
     name: str = "rouge"
 
-    def __call__(self, generation: Generation) -> Judgement:
-        """An empty answer scores 0."""
-        if not (golds := [gold for gold in generation.gold if gold.strip()]):
-            return no_gold(generation, self.name)
+    missing = (None, 0.0)
+
+    def grade(self, generation: Generation, golds: Sequence[str]) -> Judgement:
         value = max(float(_scorer(self.kind).score(gold, generation.answer)[self.kind].fmeasure) for gold in golds)
-        evidence = f"{self.kind} {value:.4f}" if generation.answer.strip() else NO_ANSWER
-        return Judgement(generation.id, self.name, None, evidence, value=value)
+        return Judgement(generation.id, self.name, None, f"{self.kind} {value:.4f}", value=value)
 
 
 @functools.cache

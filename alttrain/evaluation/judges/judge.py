@@ -124,6 +124,7 @@ def tag_texts(shown: Sequence[tuple[str, str]]) -> str:
 class RowJudge(ABC):
     """A judge that needs only the generation. Subclasses define `__call__`, `name` and `says`."""
 
+    name: str
     needs_goal = False
     needs_gold: ClassVar[bool] = False  # whether it compares with a gold answer
     servers: Sequence[str] = ()
