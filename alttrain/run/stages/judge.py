@@ -305,7 +305,8 @@ def _summarise(benchmark: Benchmark, judgements: Judgements) -> Summaries:
         for name, judge in judgements.judges.items()
         if isinstance(judge, Structure)
     }
-    judge_sees_refusals = benchmark.judge.says == "refused" and deciding[1] == "answer"
+    reads = getattr(benchmark.judge, "reads", "answer")  # a judge of structure reads the thought, whatever is judged
+    judge_sees_refusals = benchmark.judge.says == "refused" and reads == deciding[1] == "answer"
 
     def adherence() -> Iterator[Adherence]:
         rows = records.iterate_rows(judgements.generations, Generation)
