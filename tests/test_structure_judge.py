@@ -57,9 +57,10 @@ def test_sentences_are_numbered_and_the_answer_is_not_shown() -> None:
 @pytest.mark.parametrize(("decision", "verdict"), [("refuse", True), ("answer", False), ("none", None)])
 def test_decision_is_the_verdict_and_the_fields_are_kept(judged: Any, decision: str, verdict: bool | None) -> None:
     reply = RIGHT | {"decision": decision}
-    found = judged(f"<think>So.</think>\n{json.dumps(reply)}")
-    assert (found.verdict, found.error) == (verdict, "")
-    assert json.loads(found.evidence) == reply
+    for said in (f"<think>So.</think>\n{json.dumps(reply)}", f"```json\n{json.dumps(reply)}\n```"):
+        found = judged(said)
+        assert (found.verdict, found.error) == (verdict, "")
+        assert json.loads(found.evidence) == reply
 
 
 NO_FORM = "the judge's reply is not in the form asked for"

@@ -341,6 +341,20 @@ def test_a_text_that_does_not_fit_a_served_guard_is_undecided_and_not_asked_agai
     assert stub.asked.total() == 0
 
 
+def test_a_text_that_a_guard_leaves_open_has_a_reply(run: Run, serve: Serve, tiny_folder: Path, tmp_path: Path) -> None:
+    """Its server refuses one text of four, not almost all that it was asked."""
+    refused: list[str] = []
+    likely = json.dumps({"choices": [{"text": "x", "logprobs": {"top_logprobs": [{"token_id:5": -0.1}]}}]})
+
+    def behave(prompt: str, asked: int) -> Say:
+        refused[:] = refused or [prompt]
+        return Say(status=400) if prompt in refused else Say(body=likely.encode())
+
+    folder = run(*guarded_by(tmp_path / "guard", tiny_folder, base_url=serve(behave).url))
+    assert [row.verdict for row in judgements(folder)] == [None] * 4
+    assert (metrics(folder)["unsettled"], metrics(folder)["metrics"][0]["undecided"]) == (1, 4)
+
+
 def test_a_judge_of_thoughts_that_decides_is_no_judge_of_answers(run: Run, serve: Serve) -> None:
     reply = {"understanding": None, "verdict": "none", "sentence": None, "decision": "refuse"}
     stub = serve(lambda prompt, asked: Say(json.dumps(reply)))

@@ -17,8 +17,6 @@ from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any, TypedDict
 
-import msgspec
-
 from alttrain import records
 from alttrain.config import name_fault
 from alttrain.evaluation.judges.judge import NO_REPLY, TOO_LONG, Judge, JudgeContext
@@ -260,8 +258,6 @@ def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
         yield batch
 
 
-class _Identity(msgspec.Struct):  # the fields that identify a judgement
-    id: str
+class _Identity(records.GenerationKey, kw_only=True):  # the fields that identify a judgement
     judge: str
     part: str = "answer"
-    sample: int = 0

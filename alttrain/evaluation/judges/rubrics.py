@@ -83,8 +83,8 @@ class RubricJudge(judge.ModelJudge):
     def _judgement(self, row: Generation, reply: Reply | Failure) -> Judgement:
         if isinstance(reply, Failure):
             return self.failed_judgement(row, reply)
-        # without its closed thought and without markdown emphasis
-        text, error = re.sub(r"[*`]", "", reply.text.rpartition("</think>")[2]).strip(), ""
+        # without its closed thought and without markdown's emphasis and fences
+        text, error = re.sub(r"```(?:json)?|[*`]", "", reply.text.rpartition("</think>")[2]).strip(), ""
         try:
             judgement = self.read(text, row)
         except ValueError as fault:

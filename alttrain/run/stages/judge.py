@@ -266,7 +266,7 @@ def _refuse_unjudged(judgements: Judgements) -> dict[str, Any]:
     for row in records.iterate_rows(judgements.path, Judgement):
         if (row.judge, row.part) not in judgements.requested_blocks:
             continue
-        has_reply = row.verdict is not None or bool(row.raw or row.error)
+        has_reply = row.verdict is not None or row.probability is not None or bool(row.raw or row.error)
         replied[row.judge] += has_reply and not row.error.startswith(NOT_GENERATED)
         if row.served:
             models[row.judge].add(row.served)
