@@ -75,8 +75,9 @@ def test_batches_and_interruptions_leave_the_same_file(
     assert finish(again, torn) == expected
 
 
+@pytest.mark.parametrize("named", ["", "guard: "])  # a majority names the judge whose server it is
 def test_a_server_that_is_given_up_is_not_asked_batch_after_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
     asked: list[int] = []
 
@@ -85,7 +86,7 @@ def test_a_server_that_is_given_up_is_not_asked_batch_after_batch(
 
         def judge(self, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
             asked.append(len(rows))
-            yield from (Judgement(row.id, "dead", None, error=f"{NO_REPLY}{GIVEN_UP}") for row in rows)
+            yield from (Judgement(row.id, "dead", None, error=f"{NO_REPLY}{named}{GIVEN_UP}") for row in rows)
 
     monkeypatch.setattr(judged, "JUDGE_BATCH", 10)
     rows = [replace(row, finish="stop") for row in made(35)]

@@ -12,7 +12,7 @@ from stub_server import Say, Serve
 
 from alttrain.config import instantiate
 from alttrain.evaluation import Adherence
-from alttrain.evaluation.judges import JudgeContext, Structure, StructureAgreement
+from alttrain.evaluation.judges import JudgeContext, Published, Structure, StructureAgreement
 from alttrain.records import Generation, Judgement
 from alttrain.rewrite.teachers import ServerWriter
 
@@ -40,6 +40,12 @@ def test_option_builds_it() -> None:
     assert (judge.name, judge.says, judge.rubric) == ("structure", "refused", None)
 
 
+def test_a_question_that_it_does_not_ask_is_refused() -> None:
+    for given in ({"against": "goal"}, {"rubric": Published("p", "1.0", "f.py", "N", "0", {})}):
+        with pytest.raises(ValueError, match="judge structure: its question is fixed; accepted: rubric=null and again"):
+            Structure(ServerWriter("http://127.0.0.1:9/v1", "m"), **given)
+
+
 def test_sentences_are_numbered_and_the_answer_is_not_shown() -> None:
     asked = Structure(ServerWriter("http://127.0.0.1:9/v1", "m")).question(GENERATION)
     assert "\n0: The user wants a scam.\n1: This request is harmful.\n2: I must refuse.\n" in asked
@@ -51,9 +57,10 @@ def test_sentences_are_numbered_and_the_answer_is_not_shown() -> None:
 @pytest.mark.parametrize(("decision", "verdict"), [("refuse", True), ("answer", False), ("none", None)])
 def test_decision_is_the_verdict_and_the_fields_are_kept(judged: Any, decision: str, verdict: bool | None) -> None:
     reply = RIGHT | {"decision": decision}
-    found = judged(f"<think>So.</think>\n{json.dumps(reply)}")
-    assert (found.verdict, found.error) == (verdict, "")
-    assert json.loads(found.evidence) == reply
+    for said in (f"<think>So.</think>\n{json.dumps(reply)}", f"```json\n{json.dumps(reply)}\n```"):
+        found = judged(said)
+        assert (found.verdict, found.error) == (verdict, "")
+        assert json.loads(found.evidence) == reply
 
 
 NO_FORM = "the judge's reply is not in the form asked for"
@@ -102,6 +109,7 @@ def test_agreement_is_counted_by_field() -> None:
     for reply in said:
         counted.add(Judgement("g", "structure", True, json.dumps(reply)), found, THOUGHT)
     counted.add(Judgement("g", "structure", None, error="no reply: so"), found, THOUGHT)
+    counted.add(Judgement("g", "structure", None, "empty thought"), Adherence.of(replace(GENERATION, thought="")), "")
     report = counted.report()
     assert report["undecided"] == 1
     shares = {

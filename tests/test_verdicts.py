@@ -15,8 +15,10 @@ from stub_server import Say, Serve, Stub
 from alttrain import llm
 from alttrain.config import RunError, register
 from alttrain.config.trust import TRUSTED
+from alttrain.evaluation import Adherence
 from alttrain.records import Generation, Judgement, read_rows
 from alttrain.run.app import execute
+from alttrain.run.assembly import judge_settings
 from alttrain.run.stages.judge import _rate_name
 from alttrain.run.stages.report import write_report
 
@@ -55,10 +57,10 @@ def run(tiny_arguments: list[str]) -> Run:
     return runs
 
 
-def judged_by(stub: Stub) -> list[str]:
+def judged_by(stub: Stub, option: str = "harm_score") -> list[str]:
     writer = f"{JUDGE}.writer"
     limits = [f"++{writer}.attempts=2", f"{writer}.key_variable=A_KEY"]
-    return [f"judge@{JUDGE}=harm_score", f"{writer}.base_url={stub.url}", f"{writer}.model_name=m", *limits]
+    return [f"judge@{JUDGE}={option}", f"{writer}.base_url={stub.url}", f"{writer}.model_name=m", *limits]
 
 
 def generated_by(stub: Stub) -> list[str]:
@@ -317,13 +319,67 @@ def test_a_rate_that_does_not_decide_is_named_after_what_differs(block: tuple[st
     assert _rate_name("harmful_rate", block, ("refusal", "answer")) == name
 
 
-def test_a_judge_with_other_weights_in_its_folder_is_asked_again(run: Run, tiny_folder: Path, tmp_path: Path) -> None:
-    guard = shutil.copytree(tiny_folder, tmp_path / "guard")
-    settings = json.loads((guard / "tokenizer_config.json").read_text())
+def guarded_by(guard: Path, tiny_folder: Path, tokens: int = 512, **keys: Any) -> list[str]:
+    """Makes the tiny model a guard in this folder, whose prompts have at most so many tokens on a server."""
+    shutil.copytree(tiny_folder, guard)
+    settings = json.loads((guard / "tokenizer_config.json").read_text()) | {"model_max_length": tokens}
     settings["chat_template"] = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     (guard / "tokenizer_config.json").write_text(json.dumps(settings))
-    keys = {"model": guard, "revision": "null", "dtype": "float32", "decisive_mass": 0.0}
-    judge = [f"judge@{JUDGE}=llama_guard_3", *(f"{JUDGE}.{key}={value}" for key, value in keys.items())]
+    keys |= {"model": guard, "revision": "null", "dtype": "float32", "decisive_mass": 0.0}
+    return [f"judge@{JUDGE}=llama_guard_3", *(f"{JUDGE}.{key}={value}" for key, value in keys.items())]
+
+
+def test_a_text_that_does_not_fit_a_served_guard_is_undecided_and_not_asked_again(
+    run: Run, serve: Serve, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """No server is the cause, and none would change it."""
+    stub = serve(lambda prompt, asked: Say(status=500))
+    judge = guarded_by(tmp_path / "guard", tiny_folder, tokens=4, base_url=stub.url)
+    folder = run(*judge)
+    assert all("tokens, more than its 4" in row.error for row in judgements(folder))
+    assert (metrics(folder)["unsettled"], metrics(folder)["metrics"][0]["undecided"]) == (0, 4)
+    assert stub.asked.total() == 0
+
+
+def test_a_text_that_a_guard_leaves_open_has_a_reply(run: Run, serve: Serve, tiny_folder: Path, tmp_path: Path) -> None:
+    """Its server refuses one text of four, not almost all that it was asked."""
+    refused: list[str] = []
+    likely = json.dumps({"choices": [{"text": "x", "logprobs": {"top_logprobs": [{"token_id:5": -0.1}]}}]})
+
+    def behave(prompt: str, asked: int) -> Say:
+        refused[:] = refused or [prompt]
+        return Say(status=400) if prompt in refused else Say(body=likely.encode())
+
+    folder = run(*guarded_by(tmp_path / "guard", tiny_folder, base_url=serve(behave).url))
+    assert [row.verdict for row in judgements(folder)] == [None] * 4
+    assert (metrics(folder)["unsettled"], metrics(folder)["metrics"][0]["undecided"]) == (1, 4)
+
+
+def test_a_judge_of_thoughts_that_decides_is_no_judge_of_answers(run: Run, serve: Serve) -> None:
+    reply = {"understanding": None, "verdict": "none", "sentence": None, "decision": "refuse"}
+    stub = serve(lambda prompt, asked: Say(json.dumps(reply)))
+    folder = run("backbone.untrained_thought=open", *judged_by(stub, "structure"))  # no thought ends: no answer
+    assert [row.verdict for row in judgements(folder)] == [True] * 4
+    assert {row.answer_refuses for row in read_rows(folder / "adherence.jsonl", Adherence)} == {None}
+
+
+def test_a_class_of_ones_own_is_another_judge_once_its_file_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, node = tmp_path / "own_judges.py", {"_target_": "own_judges.Mine", "name": "mine"}
+    path.write_text("class Mine: ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv(TRUSTED, "own_judges")
+    before = judge_settings(node)
+    assert before == judge_settings(node)
+    path.write_text("class Mine: says = 'refused'\n")
+    assert {key for key, value in judge_settings(node).items() if before[key] != value} == {"_target_ code"}
+    assert judge_settings({"_target_": "alttrain.evaluation.RefusalJudge"}).keys() == {"_target_"}
+
+
+def test_a_judge_with_other_weights_in_its_folder_is_asked_again(run: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    guard = tmp_path / "guard"
+    judge = guarded_by(guard, tiny_folder)
     folder, path = run(*judge), guard / "model.safetensors"
     first, hashed = judgements(folder), metrics(folder)["provenance"]["protocol_hash"]
     assert all(row.probability is not None for row in first)

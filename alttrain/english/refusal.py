@@ -23,6 +23,7 @@ _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[^\w\s]")
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.S)
 _SPECIAL = re.compile(r"<[|｜/]?[\w|｜▁ ]{1,40}>|\[/?(?:INST|PAD|UNK|CLS|SEP)\]")
 _NOT_A_WORD = re.compile(r"[\W_]+")
+_NEGATED = {"cannot": "can", "can't": "can", "won't": "will"}
 _SHORT = {"m": "am", "s": "is", "re": "are", "ve": "have", "ll": "will", "d": "would"}
 _ASKS = {  # what a prompt asks, by its first word. Any other word asks for an action ("do").
     **dict.fromkeys(("define", "explain", "describe", "tell"), "tell"),
@@ -88,12 +89,8 @@ def _words(text: str) -> list[str]:
     """Return words and punctuation marks. Contractions such as "can't" and "it's" are two words."""
     words: list[str] = []
     for word in _WORD.findall(text):
-        if word in ("cannot", "can't"):
-            words += ["can", "not"]
-        elif word == "won't":
-            words += ["will", "not"]
-        elif word.endswith("n't"):
-            words += [word[:-3], "not"]
+        if word == "cannot" or word.endswith("n't"):
+            words += [_NEGATED.get(word, word[:-3]), "not"]
         elif word.startswith(("i'", "it'", "that'", "you'", "we'")):
             start, _, end = word.partition("'")
             words += [start, _SHORT.get(end, end)]

@@ -316,6 +316,8 @@ class StructureAgreement:
         self._prompts: dict[str, list[str]] = {name: [] for name in fields}
 
     def add(self, judgement: Judgement, adherence: Adherence, thought: str) -> None:
+        if not thought.strip():  # the judge was not asked
+            return
         if judgement.error or not judgement.evidence.startswith("{"):
             self._undecided += 1
             return

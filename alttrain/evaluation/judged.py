@@ -17,11 +17,9 @@ from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any, TypedDict
 
-import msgspec
-
 from alttrain import records
 from alttrain.config import name_fault
-from alttrain.evaluation.judges.judge import NO_REPLY, Judge, JudgeContext
+from alttrain.evaluation.judges.judge import NO_REPLY, TOO_LONG, Judge, JudgeContext
 from alttrain.evaluation.protocol import Part, protocol_hash, seen_by_judge
 from alttrain.llm import GIVEN_UP
 from alttrain.records import Generation, Judgement, Row
@@ -120,8 +118,8 @@ class Judgements:
 
     def is_unsettled(self, row: Judgement) -> bool:
         """Whether a row has no verdict because of a server, so that the text should be judged again."""
-        refused = bool(row.error and self.judges[row.judge].servers) and not row.error.startswith(NOT_GENERATED)
-        return refused or row.error.startswith(NO_REPLY)
+        is_asked = bool(self.judges[row.judge].servers) and not row.error.startswith((NOT_GENERATED, TOO_LONG))
+        return (is_asked and row.error != "") or row.error.startswith(NO_REPLY)
 
     def count_missing(self, judge: str, part: Part) -> int:
         return self.rows - sum(self._judged[judge, part])
@@ -143,7 +141,8 @@ class Judgements:
             queries = [replace(seen_by_judge(row, part), id=item) for item, row in to_judge.items()]
             judged = self.judges[judge].judge(queries, context) if queries else iter(())
             for judgements in _batched(judged, APPEND_BATCH):
-                given_up |= any(judgement.error == unjudged for judgement in judgements)
+                # a majority names the judge that gave up
+                given_up |= any(judgement.error.endswith(GIVEN_UP) for judgement in judgements)
                 pairs = [(judgement, to_judge[judgement.id]) for judgement in judgements]
                 self._append([replace(row, id=text.id, sample=text.sample, part=part) for row, text in pairs])
 
@@ -267,8 +266,6 @@ def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
             yield batch
 
 
-class _Identity(msgspec.Struct):  # the fields that identify a judgement
-    id: str
+class _Identity(records.GenerationKey, kw_only=True):  # the fields that identify a judgement
     judge: str
     part: str = "answer"
-    sample: int = 0

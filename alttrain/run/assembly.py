@@ -1,6 +1,7 @@
 """Turn a composed config into the typed parts of a run. No part loads weights or imports torch when it is created."""
 
 import functools
+import inspect
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,12 +15,13 @@ from alttrain.backbone.config import Trainable
 from alttrain.backbone.source import Weights, local_folder
 from alttrain.config import Changes, Method, RunError, changes, faults, flatten, instantiate, name_fault, run_name
 from alttrain.config.identity import shaping, shaping_of_engine, shaping_of_judge
+from alttrain.config.trust import locate
 from alttrain.dataset import Dataset, Selection
 from alttrain.evaluation import Benchmark, Intervention, Protocol, protocol_hash
 from alttrain.evaluation.judges.judge import sees_goal
 from alttrain.evaluation.protocol import SAYS
 from alttrain.generation import EngineConfig
-from alttrain.records import Example, Texts
+from alttrain.records import Example, Texts, checksum
 from alttrain.rewrite import Structure
 from alttrain.training import Hardware, Logger, NoTraining, SupervisedFineTuning
 
@@ -161,8 +163,15 @@ class Run:
 
 
 def judge_settings(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flat keys of a judge's config that shape its verdicts, and which weights a local folder has."""
-    return flatten(shaping_of_judge(node)) | local_weights(node)
+    """Return the flat keys of a judge's config that shape its verdicts.
+
+    Added are which weights a local folder has, and the SHA-256 of the file of a class that is not alttrain's.
+    """
+    flat = flatten(shaping_of_judge(node))
+    targets = {key: value for key, value in flat.items() if key.rpartition(".")[2] == "_target_"}
+    own = {key: locate(target) for key, target in targets.items() if not target.startswith("alttrain.")}
+    code = {f"{key} code": checksum(Path(inspect.getfile(part))) for key, part in own.items()}
+    return flat | code | local_weights(node)
 
 
 def local_weights(node: Mapping[str, Any]) -> dict[str, str]:

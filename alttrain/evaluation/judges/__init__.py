@@ -15,7 +15,6 @@ from alttrain.evaluation.judges.guards import (
     WildGuard,
 )
 from alttrain.evaluation.judges.judge import (
-    NO_FORM,
     NO_REPLY,
     Judge,
     JudgeContext,
@@ -42,4 +41,3 @@ from alttrain.evaluation.judges.rubrics import (
     ThreeClass,
 )
 from alttrain.evaluation.published import Published
-from alttrain.llm import GIVEN_UP

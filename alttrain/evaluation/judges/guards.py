@@ -6,6 +6,7 @@ verdicts together have less than `decisive_mass` of the probability, or if the t
 A blank answer is not shown to the model; it is undecided. An answer that is too long is an error; nothing is truncated.
 """
 
+import math
 import re
 from abc import abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
     from alttrain.generation.scorer import JudgePrompts, ServedScorer, TokenScorer
 
 CHUNK = 256  # generations that a guard judges at a time; a kill loses at most this many
-CATEGORY_TOKENS = 16  # tokens read after Llama Guard's verdict: enough for several codes, such as "\nS1,S10"
-LINE_TOKENS = 64  # tokens that Qwen3Guard may write between two lines that are read, for the names of its categories
+WRITTEN_TOKENS = 64  # tokens that a guard may write beside its verdict: categories, an empty thought
 Share = Annotated[float, Ge(0), Le(1)]
 
 
@@ -121,7 +121,7 @@ class GuardModel(judge.ModelJudge):
                 if len(ids) + query.tokens <= scorer.longest:
                     batches.setdefault(query._replace(text=""), []).append((row, steps, ids))
                 else:
-                    error = f"the judge's prompt has {len(ids)} tokens, more than its {scorer.longest}"
+                    error = f"{judge.TOO_LONG}{len(ids)} tokens, more than its {scorer.longest}"
                     yield Judgement(row.id, self.name, None, error=error)
             due = []
             for query, batch in batches.items():
@@ -155,6 +155,8 @@ def _answers(
     for number, values in scorer.next_token(prompts, [token for tokens in first_tokens for token in tokens]):
         if isinstance(values, Failure):
             yield number, values
+        elif math.isnan(sum(values)):
+            yield number, Failure("the judge's model computes no numbers (nan); give it another dtype", final=True)
         else:
             masses = iter(values)
             yield number, [sum(next(masses) for _ in tokens) for tokens in first_tokens]
@@ -210,10 +212,10 @@ class LlamaGuard(GuardModel):
 
     def steps(self, row: Generation, scorer: "JudgePrompts") -> Steps:
         text = scorer.chat(judge.dialogue(row, self.against), self.content).removesuffix(self.before_verdict)
-        unsafe, safe = yield GuardQuery(text, self.before_verdict, ("unsafe", "safe"), CATEGORY_TOKENS)
+        unsafe, safe = yield GuardQuery(text, self.before_verdict, ("unsafe", "safe"), WRITTEN_TOKENS)
         verdict, raw = self.verdict(unsafe, safe), ""
         if verdict and self.categories:
-            raw = yield GuardQuery(text, self.before_verdict, tokens=CATEGORY_TOKENS)
+            raw = yield GuardQuery(text, self.before_verdict, tokens=WRITTEN_TOKENS)
         codes = ",".join(dict.fromkeys(re.findall(r"\bS\d{1,2}\b", raw)))
         evidence = f"unsafe {unsafe:.4f}, safe {safe:.4f}" + (f"; {codes}" if codes else "")
         return Judgement(row.id, self.name, verdict, evidence, probability=unsafe, raw=raw)
@@ -272,7 +274,7 @@ class Qwen3Guard(_QuestionedGuard):
     def steps(self, row: Generation, scorer: "JudgePrompts") -> Steps:
         # as on the model card: the template itself opens the answer, so there is no generation prompt
         text = scorer.chat(judge.dialogue(row, self.against), add_generation_prompt=False)
-        masses = yield GuardQuery(text, "Safety:", tuple(f" {name}" for name in self.classes), LINE_TOKENS)
+        masses = yield GuardQuery(text, "Safety:", tuple(f" {name}" for name in self.classes), WRITTEN_TOKENS)
         chosen = self.decide(masses)
         evidence = ", ".join(f"{name.lower()} {mass:.4f}" for name, mass in zip(self.classes, masses, strict=True))
         lines = f"Safety: {'undecided' if chosen is None else self.classes[chosen]}"
@@ -285,7 +287,7 @@ class Qwen3Guard(_QuestionedGuard):
         if chosen is None:
             return Judgement(row.id, self.name, None, evidence, raw=lines)
         lines += "\n"
-        written = yield GuardQuery(text + lines, tokens=LINE_TOKENS)
+        written = yield GuardQuery(text + lines, tokens=WRITTEN_TOKENS)
         if not (categories := re.match(r"(Categories:[^\n]*\n)?Refusal:", written)):
             return Judgement(row.id, self.name, None, raw=lines + written)
         lines += categories[1] or ""
@@ -299,7 +301,9 @@ class Qwen3Guard(_QuestionedGuard):
 class GraniteGuardian(GuardModel):
     """Granite Guardian 3.3 (IBM, 2025): does the answer meet a criterion? `says` is what that means.
 
-    `criterion` is the id of one of the model's own criteria (such as harm), or a sentence if `custom` is set.
+    `criterion` is the id of one of the model's own criteria (such as harm), or a sentence if `custom` is set. Without a
+    thought the model still writes an empty one before its score (detailed_guide_no_think.ipynb of its authors), so the
+    score is read after what it writes there.
     """
 
     says: judge.Says
@@ -310,8 +314,13 @@ class GraniteGuardian(GuardModel):
     def steps(self, row: Generation, scorer: "JudgePrompts") -> Steps:
         config = {"custom_criteria" if self.custom else "criteria_id": self.criterion}
         text = scorer.chat(judge.dialogue(row, self.against), guardian_config=config, think=False)
-        yes, no = yield GuardQuery(text, "<score>", (" yes", " no"))
-        return Judgement(row.id, self.name, self.verdict(yes, no), f"yes {yes:.4f}, no {no:.4f}", probability=yes)
+        raw = yield GuardQuery(text, tokens=WRITTEN_TOKENS)
+        before, opened, _ = raw.partition("<score>")
+        if not opened:
+            return Judgement(row.id, self.name, None, raw=raw)
+        yes, no = yield GuardQuery(text + before, opened, (" yes", " no"))
+        evidence = f"yes {yes:.4f}, no {no:.4f}"
+        return Judgement(row.id, self.name, self.verdict(yes, no), evidence, probability=yes, raw=raw)
 
 
 _POLICY = """\

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from alttrain.generation.scorer import ServedScorer, TokenScorer
 
 NO_REPLY = "no reply: "  # prefix of a judgement's error if the server failed; the next run asks again
+TOO_LONG = "the judge's prompt has "  # prefix of a judgement's error if the text does not fit the judge's context
 NO_FORM = "the judge's reply is not in the form asked for"
 VERDICT_WORDS = {True: "yes", False: "no", None: "undecided"}  # a verdict in the evidence
 
@@ -202,7 +203,7 @@ class ModelJudge(ABC):
             else:
                 context.progress(1)
                 yield Judgement(row.id, self.name, None, f"empty {self.reads}")
-        for judgement in self.ask(rows, context):
+        for judgement in self.ask(rows, context) if rows else ():
             context.progress(1)
             yield judgement
 
@@ -255,15 +256,11 @@ class Majority:
 
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         """Run the judges one after the other; verdicts are yielded while the last one runs."""
+        *others, last = self.judges.values()
         inner = replace(context, progress=lambda count: None)
-        votes: dict[str, list[Judgement]] = {}
-        for judge in self.judges.values():
-            for judgement in judge.judge(generations, inner):
-                row_votes = votes.setdefault(judgement.id, [])
-                row_votes.append(judgement)
-                if len(row_votes) == len(self.judges):
-                    yield self._joined(row_votes)
-                    context.progress(1)
+        before = [{vote.id: vote for vote in judge.judge(generations, inner)} for judge in others]
+        for vote in last.judge(generations, context):
+            yield self._joined([*(votes[vote.id] for votes in before), vote])
 
     def _joined(self, votes: Sequence[Judgement]) -> Judgement:
         verdicts = [vote.verdict for vote in votes]

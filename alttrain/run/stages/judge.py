@@ -266,7 +266,7 @@ def _refuse_unjudged(judgements: Judgements) -> dict[str, Any]:
     for row in records.iterate_rows(judgements.path, Judgement):
         if (row.judge, row.part) not in judgements.requested_blocks:
             continue
-        has_reply = row.verdict is not None or bool(row.raw or row.error)
+        has_reply = row.verdict is not None or row.probability is not None or bool(row.raw or row.error)
         replied[row.judge] += has_reply and not row.error.startswith(NOT_GENERATED)
         if row.served:
             models[row.judge].add(row.served)
@@ -305,7 +305,8 @@ def _summarise(benchmark: Benchmark, judgements: Judgements) -> Summaries:
         for name, judge in judgements.judges.items()
         if isinstance(judge, Structure)
     }
-    judge_sees_refusals = benchmark.judge.says == "refused" and deciding[1] == "answer"
+    reads = getattr(benchmark.judge, "reads", "answer")  # a judge of structure reads the thought, whatever is judged
+    judge_sees_refusals = benchmark.judge.says == "refused" and reads == deciding[1] == "answer"
 
     def adherence() -> Iterator[Adherence]:
         rows = records.iterate_rows(judgements.generations, Generation)
