@@ -556,6 +556,25 @@ def test_no_key_is_taken_to_a_server_that_needs_none(
     assert stub.keys == {"Bearer none"}
 
 
+@pytest.mark.parametrize(
+    ("variable", "authorization"),
+    [(None, "Bearer none"), ("A_KEY", f"Bearer {SECRET}"), ("OPENAI_API_KEY", "Bearer the-account's")],
+)
+def test_what_openais_client_finds_in_the_environment_goes_with_openais_key_alone(
+    variable: str | None, authorization: str, serve: Serve, context: TeacherContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_KEY", SECRET)
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Gateway: mine\nAuthorization: Bearer the-account's")
+    stub = serve(lambda prompt, before: right(prompt))
+    assessed(asking(stub, key_variable=variable), rows(1), context)
+    (headers,) = stub.headers
+    assert headers["authorization"] == authorization
+    assert {"openai-organization", "x-gateway"} <= headers.keys() or variable != "OPENAI_API_KEY"
+    assert not {"openai-organization", "x-gateway"} & headers.keys() or variable == "OPENAI_API_KEY"
+
+
 def test_absent_key_is_named_only_where_it_is_needed(
     serve: Serve, context: TeacherContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,7 +42,7 @@ SERVER_KEYS = {"https://api.openai.com/v1": "OPENAI_API_KEY", "https://api.toget
 """The servers of the packaged options, and the environment variable with each server's API key."""
 PLUGINS: Mapping[str, type[Plugin]] = {"launcher._target_": Launcher, "sweeper._target_": Sweeper}
 LOGGING = ("job_logging", "hydra_logging")
-FROM_COMMAND_LINE = ("overrides.", "job.override_dirname")  # Hydra puts the command line there
+COMPOSED = "overrides."  # where Hydra lists what it composed, and reads it anew for each job of a sweep
 GUARDED_KEYS = re.compile(
     r"(job\.env_set|launcher\.(setup|teardown|python|srun_args|additional_parameters|address))(\..*)?", re.DOTALL
 )
@@ -56,7 +56,8 @@ OUTPUT_KEYS: Mapping[str, Sequence[str | None]] = {
 }
 """Where Hydra writes its own files, as in conf/. Other places are refused: files there could be overwritten, and
 submitit unpickles what is in its folder."""
-NO_FOLDER = re.compile(r"[a-z][a-z0-9+.-]*:|(databricks(-uc)?|uc)$", re.IGNORECASE)  # what MLflow takes for a server
+NO_FOLDER = re.compile(r"[\x00-\x20]*[a-z][a-z0-9+.-]*:|(databricks(-uc)?|uc)$", re.IGNORECASE)
+"""What MLflow takes for a server. Like Python's urlsplit, it leaves out blanks and control characters in front."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 INTERPOLATION = re.compile(r"\$\{(\w[\w.]*)\}")
 
@@ -168,8 +169,8 @@ def _starts_same(node: dict[str, Any], option: dict[str, Any]) -> bool:
     return len(command) == len(expected) and same_words and same_adapter
 
 
-def hydra_faults(config: DictConfig, arguments: Iterable[str]) -> Iterator[Fault]:
-    """Yield each fault in the `hydra` node of a composed config. Nothing of the node is resolved.
+def hydra_faults(config: DictConfig, overrides: Sequence[str], arguments: Iterable[str]) -> Iterator[Fault]:
+    """Yield each fault in the `hydra` node of a config that `overrides` compose. Nothing of the node is resolved.
 
     Hydra builds its launcher, sweeper, callbacks and logging from this node, so they can run code. `arguments` is the
     command line, which may set what a file may not.
@@ -185,9 +186,11 @@ def hydra_faults(config: DictConfig, arguments: Iterable[str]) -> Iterator[Fault
         full_key = f"hydra.{key}"
         from_file = re.sub(r"(\.\d+)+$", "", full_key) not in given_keys
         values = _interpolated(config, str(value))
-        if values is None:
-            trusted = key in OUTPUT_KEYS and not from_file and not key.startswith("launcher.")
-            if not (trusted or key.startswith(FROM_COMMAND_LINE)):
+        if key.startswith(COMPOSED) or key == "job.override_dirname":  # which Hydra makes of these
+            if key.startswith(COMPOSED) and value not in overrides:
+                yield Fault(full_key, value, "Hydra would take it for a part of the command line; give it there")
+        elif values is None:
+            if key not in OUTPUT_KEYS or from_file or key.startswith("launcher."):
                 yield Fault(full_key, value, "accepted here: plain values, and ${key} of one")
         elif key.startswith("launcher.") and any(CONTROL.search(str(text)) for text in (key, value, *values)):
             fault = "a line break or another control character; after a line break, Slurm would run a command"

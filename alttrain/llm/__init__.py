@@ -43,6 +43,7 @@ REFUSED_AT_FIRST = 16  # refused prompts after which a server is given up that h
 NEARLY_ALL = 0.9  # share of failed prompts from which the server, not the prompts, is the cause
 QUOTED = 200  # most characters of a server's own words in a message
 REPEATED = 20  # characters of a piece of the prompt that a message must not repeat
+ACCOUNT_KEY = "OPENAI_API_KEY"  # with this key go the account's headers: OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS, ...
 SHORTEST_KEY = 8  # characters of a key that is removed from texts; shorter ones ("none") occur as ordinary words
 
 _CODE = re.compile(r"[a-z_]{3,40}")
@@ -226,8 +227,9 @@ class RequestPool(Generic[Key, Request, Answer]):
         """Process requests until none is left or the server is given up, then put None in the queue."""
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-        http = DefaultAsyncHttpxClient(follow_redirects=False)
         server = self.server
+        hooks = [] if server.key_variable == ACCOUNT_KEY else [functools.partial(_without_account, self._key)]
+        http = DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"request": hooks})
         try:
             async with AsyncOpenAI(
                 base_url=server.base_url, api_key=self._key, timeout=server.timeout_s, http_client=http
@@ -294,6 +296,14 @@ class RequestPool(Generic[Key, Request, Answer]):
         if status in (401, 403):
             setting = f"the key in ${self.server.key_variable}"
         return FailedTry(f"the server refuses the request ({status_text}); check {setting}", "fatal")
+
+
+async def _without_account(key: str, request: Any) -> None:
+    """Remove the headers that the `openai` client takes from the environment for every server, and set the key's."""
+    lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
+    for name in ("OpenAI-Organization", "OpenAI-Project", *(line.partition(":")[0].strip() for line in lines)):
+        request.headers.pop(name, None)
+    request.headers["Authorization"] = f"Bearer {key}"
 
 
 def _server_message(body: object, prompt: str, key: str) -> str:
