@@ -1,5 +1,6 @@
 """Teachers: what a model writes is validated, repaired and kept; a server may do its worst and no row is lost."""
 
+import asyncio
 import json
 import logging
 import socket
@@ -311,6 +312,13 @@ def test_a_reply_that_was_changed_or_moved_is_asked_for_again(tmp_path: Path) ->
     assert [cache.get(key) for key in ("ab1", "ab2", "ab3")] == [None, None, Reply("reply ab3", "m")]
     path.write_text('{"text": "without a checksum", "served": "m"}')
     assert cache.get("ab1") is None
+
+
+def test_a_notebooks_loop_is_no_hindrance(serve: Serve, context: TeacherContext) -> None:
+    async def cell() -> Results:
+        return assessed(asking(serve(lambda prompt, before: right(prompt))), rows(3), context)
+
+    assert all_right(asyncio.run(cell()), rows(3))
 
 
 def test_first_reply_counts(tmp_path: Path) -> None:

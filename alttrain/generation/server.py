@@ -306,6 +306,8 @@ class ChildServer(EngineConfig):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        if not urllib.request.proxy_bypass("127.0.0.1"):  # a proxy of the environment would be asked for this server
+            os.environ["no_proxy"] = f"{urllib.request.getproxies().get('no', '')},127.0.0.1"
         # the model's name is first, since it may contain the others
         words = {"{name}": self.server.model_name, "{model}": str(model.weights()), "{run}": model.run}
         words["{port}"] = address.rpartition(":")[2]

@@ -21,6 +21,7 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -208,6 +209,15 @@ class RequestPool(Generic[Key, Request, Answer]):
 
         If the server is given up, the keys that were not sent come last, as failures for `GIVEN_UP`.
         """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            yield from self._results()
+        else:  # a notebook's, beside which this thread can run no other: all results come at the end
+            with ThreadPoolExecutor(1) as thread:
+                yield from thread.submit(lambda: list(self._results())).result()
+
+    def _results(self) -> Iterator[tuple[Key, Answer | Failure]]:
         refused: list[tuple[Key, Failure]] = []  # refused before any answer: the cause may be the prompt or the server
         with asyncio.Runner() as runner:
             work = runner.get_loop().create_task(self._work())
