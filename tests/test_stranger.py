@@ -374,6 +374,7 @@ HYDRA = {
     "sweep: {dir: /tmp/evil}": "hydra.sweep.dir",
     "sweep: {subdir: ../../evil}": "hydra.sweep.subdir",
     "output_subdir: .config": "hydra.output_subdir",
+    "job: {name: ../../mine}": "hydra.job.name",
     "job_logging: {formatters: {x: {(): os.system}}}": "hydra.job_logging",
     "overrides: {hydra: [+hydra.job.env_set.ALTTRAIN_TRUSTED=os]}": "hydra.overrides.hydra.0",
     "overrides: {task: ['trusted=[os]', '${tag}']}": "hydra.overrides.task.0",

@@ -26,7 +26,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alttrain.config.schema import Fault
+from alttrain.config.schema import Fault, name_fault
 from alttrain.config.secrets import leaves
 
 TRUSTED = "ALTTRAIN_TRUSTED"  # environment variable that passes `trusted` on to child processes
@@ -198,6 +198,8 @@ def hydra_faults(config: DictConfig, overrides: Sequence[str], arguments: Iterab
         elif key.rpartition(".")[2] == "_target_" and not _is_known_target(key, str(value)):
             remedy = f"if you know what it runs: trusted=[{str(value).partition('.')[0]}] on the command line"
             yield Fault(full_key, value, f"Hydra would build it; {remedy}")
+        elif key == "job.name" and (accepted := name_fault(value)):
+            yield Fault(full_key, value, accepted)  # it is part of the path of Hydra's log
         elif from_file and (
             (GUARDED_KEYS.fullmatch(key) and value is not None) or value not in OUTPUT_KEYS.get(key, [value])
         ):
