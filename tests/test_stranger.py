@@ -369,6 +369,7 @@ HYDRA = {
     "launcher: {partition: '${hydra.job.name}'}, job: {name: \"a\\ntouch x #\"}": "hydra.launcher.partition",
     "callbacks: '${rewrite}'": "hydra.callbacks",
     "job: {env_set: {ALTTRAIN_TRUSTED: os}}": "hydra.job.env_set.ALTTRAIN_TRUSTED",
+    "job: {env_set: {HF_TOKEN: ''}}": "hydra.job.env_set.HF_TOKEN",
     "job: {env_set: '${evaluation.benchmarks}'}": "hydra.job.env_set",
     "run: {dir: /tmp/evil}": "hydra.run.dir",
     "sweep: {dir: /tmp/evil}": "hydra.sweep.dir",

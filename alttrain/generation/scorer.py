@@ -121,10 +121,8 @@ class TokenScorer(JudgePrompts):
             with torch.inference_mode():
                 logs = self._decoder.prefill([prompts[number] for number in group]).float().log_softmax(-1)
             if logs.isnan().any():
-                remedy = "judge it with dtype=bfloat16 or float32"
-                raise ValueError(
-                    f"{self.tokenizer.name_or_path}: its probabilities in {self.model.dtype} are nan; {remedy}"
-                )
+                fault = f"its probabilities in {self.model.dtype} are nan; judge it with dtype=bfloat16 or float32"
+                raise ValueError(f"{self.tokenizer.name_or_path}: {fault}")
             yield group, logs
 
     def next_token(self, prompts: Sequence[list[int]], tokens: Sequence[int]) -> Iterator[tuple[int, list[float]]]:
