@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from alttrain import hub
 from alttrain.records import DamagedError, cache_folder, exclusive, known_checksum, read_json, read_utf8, write_text
@@ -237,7 +237,7 @@ def _hub_fault(source: str, revision: str | None) -> str:
 def _snapshot(backbone: "Backbone", patterns: list[str], local: bool = False) -> Path:
     from huggingface_hub import snapshot_download
 
-    options = {"allow_patterns": patterns, "ignore_patterns": OTHER_PATTERNS, "local_files_only": local}
+    options: dict[str, Any] = {"allow_patterns": patterns, "ignore_patterns": OTHER_PATTERNS, "local_files_only": local}
     try:
         return Path(snapshot_download(backbone.source, revision=backbone.revision, **options))
     except (OSError, ValueError):

@@ -43,9 +43,11 @@ SERVER_KEYS = {"https://api.openai.com/v1": "OPENAI_API_KEY", "https://api.toget
 PLUGINS: Mapping[str, type[Plugin]] = {"launcher._target_": Launcher, "sweeper._target_": Sweeper}
 LOGGING = ("job_logging", "hydra_logging")
 GUARDED_KEYS = re.compile(
-    r"(job\.env_set|launcher\.(setup|teardown|python|srun_args|additional_parameters|address))(\..*)?", re.DOTALL
+    r"(overrides|job\.env_set|launcher\.(setup|teardown|python|srun_args|additional_parameters|address))(\..*)?",
+    re.DOTALL,
 )
-"""Hydra keys that run commands, change the environment, or send jobs to other machines."""
+"""Hydra keys that run commands, change the environment, or send jobs to other machines. From `overrides` Hydra composes
+each job of a sweep anew."""
 OUTPUT_KEYS: Mapping[str, Sequence[str | None]] = {
     "output_subdir": [None],
     "run.dir": ["."],
@@ -57,7 +59,6 @@ OUTPUT_KEYS: Mapping[str, Sequence[str | None]] = {
 submitit unpickles what is in its folder."""
 NO_FOLDER = re.compile(r"[\x00-\x20]*[a-z][a-z0-9+.-]*:|(databricks(-uc)?|uc)$", re.IGNORECASE)
 """What MLflow takes for a server. Like Python's urlsplit, it leaves out blanks and control characters in front."""
-CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 INTERPOLATION = re.compile(r"\$\{(\w[\w.]*)\}")
 
 
@@ -177,23 +178,20 @@ def hydra_faults(config: DictConfig, overrides: Sequence[str], arguments: Iterab
     for key, value in leaves(plain):
         full_key = f"hydra.{key}"
         from_file = re.sub(r"(\.\d+)+$", "", full_key) not in given_keys
-        is_guarded = GUARDED_KEYS.fullmatch(key) and value is not None
+        # a job's name is part of the path of Hydra's log
+        is_guarded = name_fault(value) if key == "job.name" else GUARDED_KEYS.fullmatch(key) and value is not None
         values = _interpolated(config, str(value))
         if key == "job.override_dirname" or (key.startswith("overrides.") and value in overrides):
             continue  # Hydra puts the overrides there
-        if key.startswith("overrides."):
-            yield Fault(full_key, value, "Hydra would take it for a part of the command line; give it there")
-        elif values is None:
+        if values is None:
             if key not in OUTPUT_KEYS or from_file or key.startswith("launcher."):
                 yield Fault(full_key, value, "accepted here: plain values, and ${key} of one")
-        elif key.startswith("launcher.") and any(CONTROL.search(str(text)) for text in (key, value, *values)):
+        elif key.startswith("launcher.") and not all(str(text).isprintable() for text in (key, value, *values)):
             fault = "a line break or another control character; after a line break, Slurm would run a command"
             yield Fault(full_key, value, f"{fault}; leave it out")
         elif key.rpartition(".")[2] == "_target_" and not _is_known_target(key, str(value)):
             remedy = f"if you know what it runs: trusted=[{str(value).partition('.')[0]}] on the command line"
             yield Fault(full_key, value, f"Hydra would build it; {remedy}")
-        elif key == "job.name" and (accepted := name_fault(value)):
-            yield Fault(full_key, value, accepted)  # it is part of the path of Hydra's log
         elif from_file and (is_guarded or value not in OUTPUT_KEYS.get(key, [value])):
             remedy = "give it there, or leave it out"
             yield Fault(full_key, value, f"this is for the command line, and not for a file; {remedy}")

@@ -240,8 +240,8 @@ class ServedScorer(JudgePrompts):
             except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
                 return FailedTry("the server's answer has no text, or no probabilities", "outage")
 
-        decode = self.tokenizer.decode
-        yield from RequestPool(self.server, enumerate(prompts), send, first_choice, text_of=decode).results()
+        pool = RequestPool(self.server, enumerate(prompts), send, first_choice, text_of=self.tokenizer.decode)
+        yield from pool.results()
 
 
 def load_scorer(folder: Path, dtype: str, device: str) -> TokenScorer:

@@ -257,9 +257,8 @@ def _load_adapter(server: Server, name: str, adapter: Path) -> None:
             request = {"lora_name": name, "lora_path": str(adapter.resolve())}
             answer = client.post(f"{root}/load_lora_adapter", json=request)
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
-        raise ValueError(
-            f"generation.base_url={server.base_url}: the server cannot be asked for its models ({type(error).__name__})"
-        ) from error
+        fault = f"the server cannot be asked for its models ({type(error).__name__})"
+        raise ValueError(f"generation.base_url={server.base_url}: {fault}") from error
     if answer.status_code != 200:
         raise ValueError(
             f"generation.loads_adapters=true: the server does not load the adapter {name} (HTTP {answer.status_code}); "
@@ -350,10 +349,8 @@ class ChildServer(EngineConfig):
         return str(path) if shutil.which(self.command[0]) is None and path.exists() else self.command[0]
 
     def _not_started(self, reason: str) -> ValueError:
-        return ValueError(
-            f"generation.command: {self.command[0]!r} cannot be started ({reason}); install it, or start a server "
-            "yourself and use generation=server"
-        )
+        remedy = "install it, or start a server yourself and use generation=server"
+        return ValueError(f"generation.command: {self.command[0]!r} cannot be started ({reason}); {remedy}")
 
     def _await(self, child: "subprocess.Popen[bytes]", address: str, output: Path) -> None:
         log.info("generate  waiting for %s; its output is in %s", self.command[0], output)

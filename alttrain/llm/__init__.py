@@ -238,8 +238,7 @@ class RequestPool(Generic[Key, Request, Answer]):
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         server = self.server
-        hooks = [] if server.key_variable == ACCOUNT_KEY else [functools.partial(_without_account, self._key)]
-        http = DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"request": hooks})
+        http = DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"request": [self._leave_account_out]})
         try:
             async with AsyncOpenAI(
                 base_url=server.base_url, api_key=self._key, timeout=server.timeout_s, http_client=http
@@ -247,6 +246,15 @@ class RequestPool(Generic[Key, Request, Answer]):
                 await asyncio.gather(*(self._worker(client) for _ in range(server.concurrency)))
         finally:
             self._settled.put_nowait(None)
+
+    async def _leave_account_out(self, request: Any) -> None:
+        """Remove the headers that the `openai` client takes from the environment, whatever server it asks."""
+        if self.server.key_variable == ACCOUNT_KEY:
+            return
+        lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
+        for name in ("OpenAI-Organization", "OpenAI-Project", *(line.partition(":")[0].strip() for line in lines)):
+            request.headers.pop(name, None)
+        request.headers["Authorization"] = f"Bearer {self._key}"
 
     async def _worker(self, client: "AsyncOpenAI") -> None:
         for key, request in self._waiting:  # all workers share the iterator, so each request is taken once
@@ -306,14 +314,6 @@ class RequestPool(Generic[Key, Request, Answer]):
         if status in (401, 403):
             setting = f"the key in ${self.server.key_variable}"
         return FailedTry(f"the server refuses the request ({status_text}); check {setting}", "fatal")
-
-
-async def _without_account(key: str, request: Any) -> None:
-    """Remove the headers that the `openai` client takes from the environment for every server, and set the key's."""
-    lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
-    for name in ("OpenAI-Organization", "OpenAI-Project", *(line.partition(":")[0].strip() for line in lines)):
-        request.headers.pop(name, None)
-    request.headers["Authorization"] = f"Bearer {key}"
 
 
 def _server_message(body: object, prompt: str, key: str) -> str:
