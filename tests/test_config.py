@@ -313,6 +313,7 @@ def test_experiment_changes_groups_and_a_method_comes_after_it() -> None:
             ["~rewrite.original.short.tokens"],
             r"rewrite\.original\.short\.tokens: missing; alttrain\.rewrite\.SelfT.*",
         ),
+        (["judge=wildguard_harm"], r"judge='wildguard_harm': .*override one of judge@.*judges\.harmful_rate, .*"),
         (["dataset=local"], r"dataset\.path='\?\?\?': a value is needed here"),
         (["backbone.name=${nope}"], r"backbone\.name: .*'nope' not found"),
         (["stages=[chek]"], r"stages='chek': accepted: " + ", ".join(STAGES) + r"; did you mean 'check'\?"),
@@ -526,6 +527,23 @@ def test_yaml_file_of_a_user_is_checked(config_dir: Path, option: str, message: 
 def test_unknown_top_level_key_in_yaml_does_not_compose(config_dir: Path) -> None:
     with pytest.raises((HydraException, OmegaConfBaseException), match="sead"):
         composed(["experiment=top", f"hydra.searchpath=[file://{config_dir}]"])
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("trainin: {epochs: 1}", "Key 'trainin' not in 'RunSchema'"),
+        ("defaults: [{override /backbone: nope}]", "Could not find 'backbone/nope'"),
+        ("a: [", r"mine\.yaml\", line 3"),
+        (f"tag: {'[' * 3000}", "RecursionError"),
+        ("hydra: {job: {env_copy: [NO_SUCH]}}", "NO_SUCH"),
+    ],
+)
+def test_an_own_option_that_does_not_compose_is_told_with_its_fault(tmp_path: Path, text: str, fault: str) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+    (found,) = told([f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"])
+    assert re.match(rf"experiment='mine': it does not compose .*{fault}", found)
 
 
 def test_searchpath_is_known_to_the_check_of_the_command_line(config_dir: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
@@ -184,6 +185,14 @@ def test_two_columns_of_one_name_are_refused(name: str, text: str, tmp_path: Pat
         parquet.write_table(pyarrow.table(values, names=["prompt", "label", "prompt"]), tmp_path / name)
     with pytest.raises(ValueError, match="'prompt' occurs twice; give each column a name of its own"):
         Rows("x", str(tmp_path / name)).examples(None)
+
+
+def test_many_columns_take_no_time(tmp_path: Path) -> None:
+    names = ["prompt", "label", *(f"c{number}" for number in range(30_000))]
+    (tmp_path / "a.csv").write_text(f"{','.join(names)}\nHi?,benign{',' * 30_000}\n")
+    began = time.process_time()
+    assert Rows("x", str(tmp_path / "a.csv")).examples(None)[0].prompt == "Hi?"
+    assert time.process_time() - began < 3
 
 
 def test_columns_without_a_name_may_be_several(tmp_path: Path) -> None:

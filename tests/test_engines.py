@@ -329,7 +329,10 @@ def child_gone(output: Path) -> bool:
     return has_ended(int(output.read_text().split("pid ")[1].split()[0]))
 
 
-def test_a_started_server_answers_and_ends(renderer: Renderer, tmp_path: Path) -> None:
+def test_a_started_server_answers_and_ends(renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "other.example")
+    for name in ("http_proxy", "all_proxy"):  # of a cluster, which does not know this machine's ports
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
     output = tmp_path / "server.log"
     found = write(child(), prompts(renderer, 2), renderer, adapter=tmp_path, log=output)
     assert found == dict.fromkeys(range(2), Completion(str(tmp_path), "stop"))  # what serves the adapter's name

@@ -209,6 +209,13 @@ def test_wildguard_runs_on_a_model_with_its_words() -> None:
     assert {judgement.raw for judgement in judged} == {"Harmful request: undecided"}
 
 
+def test_a_model_that_computes_no_numbers_judges_nothing() -> None:
+    guard = scorer()
+    guard.model.requires_grad_(False).lm_head.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="are nan; judge it with dtype=bfloat16"):
+        list(LlamaGuard("m").judge(ROWS, context(guard)))
+
+
 def test_judge_without_a_lent_model_says_so() -> None:
     with pytest.raises(ValueError, match="judge model=m: no model can be loaded"):
         next(LlamaGuard("m").judge(ROWS, context()))
@@ -262,6 +269,11 @@ def test_a_token_that_the_server_leaves_out_has_no_probability(guard: Any, serve
         (Say(status=500), "no reply: the server answers HTTP 500"),
         (Say(body=b'{"choices": [{"text": "x", "logprobs": null}]}'), "no reply: the server's answer has no text"),
         (Say(body=b'{"choices": [{"logprobs": {"top_logprobs": [{"safe": -0.1}]}}]}'), "the server gives no ids"),
+        *(
+            (Say(body=body.encode()), "no reply: the server's answer has no text")
+            for log in ("NaN", "0.5")
+            if (body := f'{{"choices": [{{"logprobs": {{"top_logprobs": [{{"token_id:1": {log}}}]}}}}]}}')
+        ),
     ],
 )
 def test_a_served_guard_without_an_answer_is_undecided(guard: Any, serve: Serve, say: Say, error: str) -> None:

@@ -151,6 +151,7 @@ def test_offline_a_model_must_be_in_the_cache(monkeypatch: pytest.MonkeyPatch) -
     [
         (GatedRepoError, "gated on the hub: accept its licence there and log in with `hf auth login`, or set it to a"),
         (RepositoryNotFoundError, "the hub does not give it (RepositoryNotFoundError); check the id and the revision"),
+        (httpx.ReadTimeout, "the hub does not give it (ReadTimeout); check the id and the revision"),
         (None, ""),
     ],
 )
@@ -161,6 +162,8 @@ def test_the_hub_is_asked_for_a_files_head_alone(
 
     def head(url: str, **unused: Any) -> None:
         asked.append(url)
+        if error is httpx.ReadTimeout:
+            raise error("no")
         if error is not None:
             raise error("no", response=httpx.Response(404, request=httpx.Request("HEAD", url)))  # type: ignore[call-arg]
 
@@ -171,6 +174,20 @@ def test_the_hub_is_asked_for_a_files_head_alone(
     assert found[0] == found[1]
     assert found[0].startswith(told) if told else found[0] == ""
     assert [url.partition("/lab/")[2] for url in asked] == ["guard/resolve/v1/config.json"]
+
+
+def test_a_hub_that_falls_silent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*unused: Any, **ignored: Any) -> str:
+        raise httpx.ReadTimeout("timed out")
+
+    monkeypatch.setattr(hub, "check_reachable", lambda: None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", silent)
+    monkeypatch.setattr(source, "_cached", lambda backbone: None)
+    far = replace(backbone(Path("lab/guard")), source="lab/guard", wheel=None)
+    with pytest.raises(
+        FileNotFoundError, match=r"not to be had from the hub \(ConnectionError: ReadTimeout: timed out\)"
+    ):
+        source.resolve(far)
 
 
 # --- a run ---

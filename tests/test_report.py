@@ -980,12 +980,12 @@ def test_own_files_stay_and_a_report_whose_move_was_interrupted_is_made_anew(
     assert {name: (report / name).read_bytes() for name in made} == made
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-x", "@SUM(A1)", "\t=1", "\r=1", "'=1", "''@a", "'a", "-", "a=b"])
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-x", "@SUM(A1)", "\t=1", "\r=1", "'=1", "''@a", "'a", "-", "＝1+1"])
 def test_a_cell_is_no_formula_and_is_read_as_it_was(text: str, tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", frame(cell(text, "b", "accuracy", -0.5)))
     with (tmp_path / "a.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
-    assert row["run"][0] not in "=+-@\t\n"
+    assert row["run"][0] not in "=+-@\t\n＝"
     assert row["value"] == "-0.5"
     assert read_csv(tmp_path / "a.csv").run.tolist() == [text.replace("\r", "\n")]
 
@@ -996,9 +996,9 @@ def test_a_number_keeps_its_sign(number: str) -> None:
 
 
 def test_names_break_no_table() -> None:
-    name = "a|b\n| <img src=x> `c` [d](e) *f* _g_ h_i"
+    name = "a|b\n| <img src=x> `c` [d](e) *f* _g_ h_i ~~j~~ k & l &lt;"
     heads, row = table(cell(name, "x|y", "accuracy", 0.5))
-    assert row.startswith(r"| tiny | a\|b \| \<img src=x> \`c\` \[d](e) \*f\* \_g\_ h_i | 50.0 ")
+    assert row.startswith(r"| tiny | a\|b \| \<img src=x> \`c\` \[d](e) \*f\* \_g\_ h_i \~\~j\~\~ k & l \&lt; | 50.0 ")
     assert r"accuracy ↑ x\|y" in heads
     assert latex_text("[3pt] a\n\nb\0") == "{[}3pt] a b "
 

@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,20 @@ from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
 from made_runs import make_run, mend
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.text import Text
 
 from alttrain.backbone.source import Wheel
 from alttrain.config import Fault, RunError, faults, instantiate, preview, register
 from alttrain.config.binding import target_faults
 from alttrain.config.overrides import compose_config
 from alttrain.config.schema import name_fault
-from alttrain.config.secrets import mask_secrets, resolvers
+from alttrain.config.secrets import mask_secrets, resolvers, secret_faults
 from alttrain.config.trust import LOGGING, TRUSTED, hydra_faults, take_trusted
-from alttrain.records import Generation, Judgement
-from alttrain.run import app, show
+from alttrain.records import DamagedError, Generation, Judgement
+from alttrain.run import app, ask, progress, show
 from alttrain.run.assembly import assemble
+from alttrain.run.stages import report
 from alttrain.run.stages.report import write_report
 
 FOREIGN = [
@@ -316,6 +320,7 @@ def test_a_packaged_server_gets_its_own_key_alone(monkeypatch: pytest.MonkeyPatc
     ("node", "argument"),
     [
         ({"_target_": "alttrain.training.Mlflow", "uri": "http://evil.example"}, "uri=http://evil.example"),
+        ({"_target_": "alttrain.training.Mlflow", "uri": " \thttp://evil.example"}, "uri=' \thttp://evil.example'"),
         ({"_target_": "alttrain.training.Mlflow", "uri": "databricks"}, "uri=databricks"),
         (
             {
@@ -325,7 +330,7 @@ def test_a_packaged_server_gets_its_own_key_alone(monkeypatch: pytest.MonkeyPatc
             "protocol.judges.x.sandbox.allow_unsandboxed=true",
         ),
     ],
-    ids=["logger", "databricks", "sandbox"],
+    ids=["logger", "blanks", "databricks", "sandbox"],
 )
 def test_what_lets_texts_or_code_out_is_for_the_command_line(
     node: dict[str, Any], argument: str, monkeypatch: pytest.MonkeyPatch
@@ -364,12 +369,16 @@ HYDRA = {
     "launcher: {partition: '${hydra.job.name}'}, job: {name: \"a\\ntouch x #\"}": "hydra.launcher.partition",
     "callbacks: '${rewrite}'": "hydra.callbacks",
     "job: {env_set: {ALTTRAIN_TRUSTED: os}}": "hydra.job.env_set.ALTTRAIN_TRUSTED",
+    "job: {env_set: {HF_TOKEN: ''}}": "hydra.job.env_set.HF_TOKEN",
     "job: {env_set: '${evaluation.benchmarks}'}": "hydra.job.env_set",
     "run: {dir: /tmp/evil}": "hydra.run.dir",
     "sweep: {dir: /tmp/evil}": "hydra.sweep.dir",
     "sweep: {subdir: ../../evil}": "hydra.sweep.subdir",
     "output_subdir: .config": "hydra.output_subdir",
+    "job: {name: ../../mine}": "hydra.job.name",
     "job_logging: {formatters: {x: {(): os.system}}}": "hydra.job_logging",
+    "overrides: {hydra: [+hydra.job.env_set.ALTTRAIN_TRUSTED=os]}": "hydra.overrides.hydra.0",
+    "overrides: {task: ['trusted=[os]', '${tag}']}": "hydra.overrides.task.0",
     "hydra_logging: {handlers: {x: {class: logging.FileHandler, filename: x}}}": "hydra.hydra_logging",
 }
 
@@ -383,7 +392,7 @@ def test_what_hydra_would_build_is_checked_before_it_does(tmp_path: Path, text: 
     with initialize_config_module("alttrain.conf", version_base="1.3"):
         if launcher and not text.startswith("launcher: {_target_"):  # joblib's own has no such key
             whole = OmegaConf.create({"hydra": yaml.safe_load(f"{{{text}}}") | dict.fromkeys(LOGGING, NO_LOG)})
-            told = str(list(hydra_faults(whole, ())))
+            told = str(list(hydra_faults(whole, (), ())))
         else:
             with pytest.raises((RunError, HydraException)) as error:
                 compose_config(found, found)
@@ -530,6 +539,28 @@ def test_messages_without_a_key_stay(text: str) -> None:
     assert mask_secrets(text) == text
 
 
+@pytest.mark.parametrize("text", ["key:" * 100_000, "token: " * 50_000, "://a:" * 100_000, "='a" * 100_000])
+def test_a_text_that_repeats_itself_is_masked_in_no_time(text: str) -> None:
+    began = time.monotonic()
+    mask_secrets(text)
+    list(resolvers({"a": "${" * 100_000, "b": text}))
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("value", "refused"),
+    [
+        ("See https://example.org/policy. Does the answer refuse? Say yes or no.", False),
+        ("see http://[here]", False),
+        ("https://example.org/v1?key=x", True),
+        ("connect to postgres://me:planted@host/db first", True),
+        ("(https://planted@host)", True),
+    ],
+)
+def test_an_address_with_a_password_is_found_within_a_text(value: str, refused: bool) -> None:
+    assert bool(secret_faults({"protocol": {"system_prompt": value}})) is refused
+
+
 @pytest.mark.parametrize("argument", ["teacher.writer.api_key={}", "+tokn={}", "logger.keey={}", "sead={}"])
 def test_a_key_at_a_mistyped_place_is_not_printed(argument: str) -> None:
     key = "0123456789abcdef0123456789abcdef01234567"
@@ -557,11 +588,45 @@ def test_names_of_a_received_run_lead_nowhere(
     assert not (tmp_path / "outputs" / "report").exists()
 
 
+def test_asking_a_received_run_writes_nothing_where_its_name_leads(tmp_path: Path, plain: dict[str, Any]) -> None:
+    """A server that is started writes its log under that name."""
+    folder = make_run(tmp_path / "outputs" / "runs", {})
+    (folder / "config.yaml").write_text(yaml.safe_dump(plain))
+    assert ask.run_of(folder).name == folder.name
+    record = folder / "run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"run": "../../../mine"}))
+    with pytest.raises(DamagedError, match=r"run\.json: run='\.\./.*accepted as a folder name"):
+        ask.run_of(folder)
+
+
 def test_a_received_protocol_leads_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = make_run(tmp_path / "outputs" / "runs", {"b": ("harmful_rate", "yn")})
     mend(folder / "evaluation" / "b.alttrain", lambda record: record["provenance"].update(protocol="/../../../x"))
     assert write_report(tmp_path / "outputs").empty
     assert re.search(r"left out .*metrics\.json: protocol=.*accepted as a folder name", caplog.text)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_terminal_obeys_nothing_of_a_received_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its label is no markup of rich either, which would hide it or end the command."""
+    folder = make_run(tmp_path / "outputs" / "runs", {"b": ("harmful_rate", "yn")})
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"label": "a \x1b[2J [red]b[/] :fire:"}))
+    assert report.show(tmp_path / "outputs", "none")
+    (folder / "run.json").write_text("{")
+    folder.rename(folder.with_name("\x1b]52;c;x\x07"))
+    progress.log_to_console()
+    assert report.show(tmp_path / "outputs", "none")
+    progress.print_texts(Console(force_terminal=True), [Text("\x1b[2Jshown", style="bold")])
+    print(RunError("a \x1b[2J b"))
+    told = capsys.readouterr()
+    assert "[red]b[/]" in " ".join(told.out.split())
+    assert ":fire:" in told.out
+    assert "\ufffd[2Jshown" in told.out
+    assert "\ufffd]52;c;x\ufffd" in told.err
+    assert not re.search(r"\x1b(?!\[\d*m)|\x07", told.out + told.err)
 
 
 @pytest.mark.usefixtures("no_figures")

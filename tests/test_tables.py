@@ -1029,7 +1029,7 @@ def test_markdown_is_exact(tmp_path: Path) -> None:
         "",
         "- Percent with its 95 % interval, and the n texts it is over; ↓ lower is better.",
         "- Bold: best of its backbone in the column.",
-        "- * differs from No-train (5 %, Holm over the report's contrasts): with one seed these weights differ, not "
+        "- \\* differs from No-train (5 %, Holm over the report's contrasts): with one seed these weights differ, not "
         "yet the methods: other seeds were not tried (exact paired test).",
         "- No published figure: ᵖ figures were made by another protocol.",
     ]

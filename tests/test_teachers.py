@@ -1,5 +1,6 @@
 """Teachers: what a model writes is validated, repaired and kept; a server may do its worst and no row is lost."""
 
+import asyncio
 import json
 import logging
 import socket
@@ -313,6 +314,13 @@ def test_a_reply_that_was_changed_or_moved_is_asked_for_again(tmp_path: Path) ->
     assert cache.get("ab1") is None
 
 
+def test_a_notebooks_loop_is_no_hindrance(serve: Serve, context: TeacherContext) -> None:
+    async def cell() -> Results:
+        return assessed(asking(serve(lambda prompt, before: right(prompt))), rows(3), context)
+
+    assert all_right(asyncio.run(cell()), rows(3))
+
+
 def test_first_reply_counts(tmp_path: Path) -> None:
     cache = ReplyCache(tmp_path)
     assert cache.get("ab1") is None
@@ -554,6 +562,25 @@ def test_no_key_is_taken_to_a_server_that_needs_none(
     stub = serve(lambda prompt, before: right(prompt))
     assessed(asking(stub), rows(1), context)
     assert stub.keys == {"Bearer none"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "authorization"),
+    [(None, "Bearer none"), ("A_KEY", f"Bearer {SECRET}"), ("OPENAI_API_KEY", "Bearer the-account's")],
+)
+def test_what_openais_client_finds_in_the_environment_goes_with_openais_key_alone(
+    variable: str | None, authorization: str, serve: Serve, context: TeacherContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_KEY", SECRET)
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Gateway: mine\nAuthorization: Bearer the-account's")
+    stub = serve(lambda prompt, before: right(prompt))
+    assessed(asking(stub, key_variable=variable), rows(1), context)
+    (headers,) = stub.headers
+    assert headers["authorization"] == authorization
+    assert {"openai-organization", "x-gateway"} <= headers.keys() or variable != "OPENAI_API_KEY"
+    assert not {"openai-organization", "x-gateway"} & headers.keys() or variable == "OPENAI_API_KEY"
 
 
 def test_absent_key_is_named_only_where_it_is_needed(

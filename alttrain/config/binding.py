@@ -69,9 +69,8 @@ def faults(config: DictConfig) -> list[Fault]:
     problems += [Fault(f"evaluation.{key}", None, accepted) for key in evaluation if key != "benchmarks"]
     logger = plain.get("logger")
     texts = {"page_texts": plain.get("page_texts"), "logger.texts": isinstance(logger, dict) and logger.get("texts")}
-    for key, value in texts.items():
-        if value and value not in TEXTS:
-            problems.append(Fault(key, value, f"accepted: {', '.join(TEXTS)}"))
+    accepted = f"accepted: {', '.join(TEXTS)}"
+    problems += [Fault(key, value, accepted) for key, value in texts.items() if value and value not in TEXTS]
     problems += [*(Fault(*secret) for secret in secret_faults(plain)), *target_faults(plain)]
     infinite = {key: value for key, value in leaves(plain) if isinstance(value, float) and not math.isfinite(value)}
     others = infinite.keys() - {fault.key for fault in problems}  # in arguments that have no bounds

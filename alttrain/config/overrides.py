@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from alttrain.config.binding import faults
 from alttrain.config.schema import Fault, RunError, did_you_mean, trains
@@ -20,7 +21,8 @@ from alttrain.config.trust import hydra_faults
 
 CONFIG_MODULE = "alttrain.conf"
 PRIMARY = "run"
-COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)  # what compose may raise
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, YAMLError, RecursionError, KeyError)
+"""What compose may raise: RecursionError for YAML nested too deep, KeyError for a variable that `env_copy` names."""
 OPEN_KEYS = re.compile(
     r"((dataset(\.sources\.[\w-]+)?|evaluation\.benchmarks\.[\w-]+\.rows)\."
     r"(columns|constants|where|dates|labels|forms|extract|slices|erase)"
@@ -96,7 +98,7 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
                 problems.append(replace(fault, accepted=f"with {variant[-1]} {fault.accepted}"))
                 continue
             try:
-                variant_faults = [*hydra_faults(config, arguments), *faults(without_hydra(config))]
+                variant_faults = [*hydra_faults(config, variant, arguments), *faults(without_hydra(config))]
             except COMPOSE_ERRORS as error:  # of an interpolation
                 variant_faults = [Fault(getattr(error, "full_key", None) or "config", None, _first_line(error))]
             configs.append(config)
@@ -114,7 +116,7 @@ def compose_config(overrides: list[str], arguments: Iterable[str]) -> DictConfig
         config = _composed(overrides)
     except COMPOSE_ERRORS as error:
         raise RunError(str(_blamed(overrides, error))) from error
-    if problems := list(hydra_faults(config, arguments)):
+    if problems := list(hydra_faults(config, overrides, arguments)):
         raise RunError("\n".join(map(str, problems)))
     return config
 
@@ -247,7 +249,7 @@ def _blamed(overrides: list[str], error: Exception) -> Fault:
     return _explain(blamed, error, [one for one in overrides if one != blamed])
 
 
-def _explain(argument: str, error: Exception, accepted: list[str], config: DictConfig | None = None) -> Fault:
+def _explain(argument: str, error: BaseException, accepted: list[str], config: DictConfig | None = None) -> Fault:
     """Turn a composition error of Hydra into a fault that says what is accepted.
 
     `config` is what the `accepted` overrides compose, if it is at hand.
@@ -261,6 +263,10 @@ def _explain(argument: str, error: Exception, accepted: list[str], config: DictC
         return Fault(key, value, accepted_here)
     if options and value not in options:
         return Fault(key, value, f"accepted: {', '.join(options)}{did_you_mean(value, options)}")
+    if options:
+        while error.__cause__:
+            error = error.__cause__
+        return Fault(key, value, f"it does not compose ({type(error).__name__}: {' '.join(str(error).split())})")
     siblings = _known_keys(key, config)
     if siblings is None:
         return Fault(key, value, _first_line(error.__cause__ or error))

@@ -8,6 +8,8 @@ messages, what looks like an API key is masked.
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +20,7 @@ KEY_PATTERN = re.compile(
     r"""(?ix) (?: (?<![a-z0-9]) (?-i: (?= (?: sk|pk|rk|hf|gh[oprsu]|github_pat|glpat|xox[a-z]|npm|nvapi|gsk|r8 ) [-_]
                 | AKIA | AIza | eyJ ) )
         | (?: (?<![a-z]) (?: api )? key | token | secret | password | passwd | credentials? ) ['"]? \s*
-          (?: = \s* ['"]? | : \s* ['"] | : \s* (?= \S* \d ) )
+          (?: = \s* ['"]? | : \s* ['"] | : \s* (?= \S{0,99} \d ) )
         | (?<= =['"] ) (?= [a-z]* \d ) (?= \d* [a-z] ) (?= [a-z0-9]{24} )
         | :// [^/\s@:]* : (?= [^/\s]*@ ) )
         ( [^\s'",}\])@]{8,} )"""
@@ -38,9 +40,10 @@ KEY_NAMES = re.compile(
 )
 """Matches a config key whose value would be a secret. Columns and labels of data may have any name."""
 MASK = "***"
-INTERPOLATION = re.compile(r"\$\{\s*([\w.]+|[^}:]*\$[^:]*)\s*:")
-"""Matches a resolver's name. A name that itself contains an interpolation matches too, since it could be any resolver.
-"""
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # without the line feed and the tab
+RESOLVER = re.compile(r"\$\{\s*([\w.]+|[^}$]*\$.*)\s*\Z", re.DOTALL)
+"""Matches a resolver's name at the end of what precedes a colon. A name that itself contains an interpolation matches
+too, since it could be any resolver."""
 ALLOWED_RESOLVERS = ("oc.select",)
 """Resolvers that a config may use. They depend on the config alone, so each reading gives the same value."""
 ENVIRONMENT = (
@@ -63,19 +66,25 @@ def secrets() -> dict[str, str]:
 
 
 def mask_secrets(text: str) -> str:
-    """Return the text with secrets, and what looks like an API key, replaced by `MASK`."""
+    """Return the text, made `visible`, with secrets, and what looks like an API key, replaced by `MASK`."""
     for value in secrets():
         text = text.replace(value, MASK)
-    return KEY_PATTERN.sub(lambda match: match[0].removesuffix(match[1]) + MASK, text)
+    return visible(KEY_PATTERN.sub(lambda match: match[0].removesuffix(match[1]) + MASK, text))
+
+
+def visible(text: str) -> str:
+    """Return the text with "\ufffd" for each control character, which a terminal would obey."""
+    return CONTROL.sub("\ufffd", text)
 
 
 def resolvers(config: Any) -> Iterator[tuple[str, str, str]]:
     """Yield (key, value, what is accepted) for each interpolation of a plain, unresolved config that is refused."""
     for key, value in leaves(config):
-        for name in INTERPOLATION.findall(value) if isinstance(value, str) else ():
+        for text in value.split(":")[:-1] if isinstance(value, str) else ():
+            name = found[1] if (found := RESOLVER.search(text)) else ""
             if name.startswith("oc.env"):
                 yield key, value, ENVIRONMENT
-            elif name not in ALLOWED_RESOLVERS:
+            elif name and name not in ALLOWED_RESOLVERS:
                 yield key, value, f"the resolver {name} is not taken; accepted: ${{key}} and ${{oc.select:key,default}}"
 
 
@@ -91,10 +100,11 @@ def _fault(key: str, value: str, variables: Mapping[str, str]) -> str:
         return "is not the name of an environment variable, such as OPENAI_API_KEY; export the key under one"
     if LITERAL_KEY.fullmatch(value) or (value and KEY_NAMES.fullmatch(key)):
         return "looks like a key, which would be saved with the run; name its environment variable in a key_variable"
-    if "://" in value:
-        parts = urlsplit(value)
-        if parts.password or (parts.username and parts.scheme.startswith("http")) or parts.query:
-            return "has a password or a query, which would be saved with the run; give an address without one"
+    for before, after in pairwise(value.split("://")):  # each address in a text
+        with suppress(ValueError):  # it is no address
+            parts = urlsplit(f"//{after}".split()[0])
+            if parts.password or (parts.username and before.lower().endswith(("http", "https"))) or parts.query:
+                return "has a password or a query, which would be saved with the run; give an address without one"
     return ""
 
 

@@ -26,7 +26,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alttrain.config.schema import Fault
+from alttrain.config.schema import Fault, name_fault
 from alttrain.config.secrets import leaves
 
 TRUSTED = "ALTTRAIN_TRUSTED"  # environment variable that passes `trusted` on to child processes
@@ -42,11 +42,12 @@ SERVER_KEYS = {"https://api.openai.com/v1": "OPENAI_API_KEY", "https://api.toget
 """The servers of the packaged options, and the environment variable with each server's API key."""
 PLUGINS: Mapping[str, type[Plugin]] = {"launcher._target_": Launcher, "sweeper._target_": Sweeper}
 LOGGING = ("job_logging", "hydra_logging")
-FROM_COMMAND_LINE = ("overrides.", "job.override_dirname")  # Hydra puts the command line there
 GUARDED_KEYS = re.compile(
-    r"(job\.env_set|launcher\.(setup|teardown|python|srun_args|additional_parameters|address))(\..*)?", re.DOTALL
+    r"(overrides|job\.env_set|launcher\.(setup|teardown|python|srun_args|additional_parameters|address))(\..*)?",
+    re.DOTALL,
 )
-"""Hydra keys that run commands, change the environment, or send jobs to other machines."""
+"""Hydra keys that run commands, change the environment, or send jobs to other machines. From `overrides` Hydra composes
+each job of a sweep anew."""
 OUTPUT_KEYS: Mapping[str, Sequence[str | None]] = {
     "output_subdir": [None],
     "run.dir": ["."],
@@ -56,8 +57,8 @@ OUTPUT_KEYS: Mapping[str, Sequence[str | None]] = {
 }
 """Where Hydra writes its own files, as in conf/. Other places are refused: files there could be overwritten, and
 submitit unpickles what is in its folder."""
-NO_FOLDER = re.compile(r"[a-z][a-z0-9+.-]*:|(databricks(-uc)?|uc)$", re.IGNORECASE)  # what MLflow takes for a server
-CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+NO_FOLDER = re.compile(r"[\x00-\x20]*[a-z][a-z0-9+.-]*:|(databricks(-uc)?|uc)$", re.IGNORECASE)
+"""What MLflow takes for a server. Like Python's urlsplit, it leaves out blanks and control characters in front."""
 INTERPOLATION = re.compile(r"\$\{(\w[\w.]*)\}")
 
 
@@ -118,15 +119,8 @@ def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -
     """Yield a fault for what a node starts or loads that is not packaged or trusted."""
     name = f"{target.__module__}.{target.__qualname__}"
     url, variable, uri = (node.get(part) for part in ("base_url", "key_variable", "uri"))
-    if (
-        variable
-        and url
-        and not (
-            SERVER_KEYS.get(str(url)) == variable
-            or variable in trusted_names()
-            or given_on_command_line("base_url", url)
-        )
-    ):
+    is_trusted = variable in trusted_names() or given_on_command_line("base_url", url)
+    if variable and url and not is_trusted and SERVER_KEYS.get(str(url)) != variable:
         remedy = f"if you know that server, give its base_url on the command line, or trusted=[{variable}]"
         yield Fault(f"{key}.key_variable", variable, f"the key would be sent to {url}: {remedy}")
     if node.get("allow_unsandboxed") and not given_on_command_line("allow_unsandboxed", "true"):
@@ -168,8 +162,8 @@ def _starts_same(node: dict[str, Any], option: dict[str, Any]) -> bool:
     return len(command) == len(expected) and same_words and same_adapter
 
 
-def hydra_faults(config: DictConfig, arguments: Iterable[str]) -> Iterator[Fault]:
-    """Yield each fault in the `hydra` node of a composed config. Nothing of the node is resolved.
+def hydra_faults(config: DictConfig, overrides: Sequence[str], arguments: Iterable[str]) -> Iterator[Fault]:
+    """Yield each fault in the `hydra` node of a config that `overrides` compose. Nothing of the node is resolved.
 
     Hydra builds its launcher, sweeper, callbacks and logging from this node, so they can run code. `arguments` is the
     command line, which may set what a file may not.
@@ -184,20 +178,21 @@ def hydra_faults(config: DictConfig, arguments: Iterable[str]) -> Iterator[Fault
     for key, value in leaves(plain):
         full_key = f"hydra.{key}"
         from_file = re.sub(r"(\.\d+)+$", "", full_key) not in given_keys
+        # a job's name is part of the path of Hydra's log
+        is_guarded = name_fault(value) if key == "job.name" else GUARDED_KEYS.fullmatch(key) and value is not None
         values = _interpolated(config, str(value))
+        if key == "job.override_dirname" or (key.startswith("overrides.") and value in overrides):
+            continue  # Hydra puts the overrides there
         if values is None:
-            trusted = key in OUTPUT_KEYS and not from_file and not key.startswith("launcher.")
-            if not (trusted or key.startswith(FROM_COMMAND_LINE)):
+            if key not in OUTPUT_KEYS or from_file or key.startswith("launcher."):
                 yield Fault(full_key, value, "accepted here: plain values, and ${key} of one")
-        elif key.startswith("launcher.") and any(CONTROL.search(str(text)) for text in (key, value, *values)):
+        elif key.startswith("launcher.") and not all(str(text).isprintable() for text in (key, value, *values)):
             fault = "a line break or another control character; after a line break, Slurm would run a command"
             yield Fault(full_key, value, f"{fault}; leave it out")
         elif key.rpartition(".")[2] == "_target_" and not _is_known_target(key, str(value)):
             remedy = f"if you know what it runs: trusted=[{str(value).partition('.')[0]}] on the command line"
             yield Fault(full_key, value, f"Hydra would build it; {remedy}")
-        elif from_file and (
-            (GUARDED_KEYS.fullmatch(key) and value is not None) or value not in OUTPUT_KEYS.get(key, [value])
-        ):
+        elif from_file and (is_guarded or value not in OUTPUT_KEYS.get(key, [value])):
             remedy = "give it there, or leave it out"
             yield Fault(full_key, value, f"this is for the command line, and not for a file; {remedy}")
 

@@ -12,6 +12,7 @@ import json
 import random
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -374,7 +375,7 @@ def _parquet(path: Path) -> list[RawRow]:
 
 def _refuse_twice(place: object, names: Sequence[str]) -> None:
     """Raise ValueError if a name occurs twice: the last value would replace the others."""
-    if twice := next((name for name in names if name and names.count(name) > 1), None):
+    if twice := next((name for name, count in Counter(names).items() if name and count > 1), None):
         raise ValueError(f"{place}: {twice!r} occurs twice; give each column a name of its own")
 
 

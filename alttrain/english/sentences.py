@@ -8,7 +8,7 @@ _MARK = re.compile(rf"[.!?…]+|[\"“‘']|{_BREAK.pattern}")
 _CLOSERS = re.compile(r"[\"”’')\]*_]*")
 _NEXT_WORD = re.compile(r"[\s\"“‘'(\[*_]{0,99}([^\W_][\w'’-]*)?")
 _LAST_WORD = re.compile(r"[^\s\"“”‘(\[]{0,20}$")
-_LIST_NUMBER = re.compile(r"\s*(?:\d{1,3}|[A-Za-z])")
+_LIST_NUMBER = re.compile(r"\s{0,99}(?:\d{1,3}|[A-Za-z])")
 _NEVER_ENDS = re.compile(r"e\.?g|i\.?e|mrs?|ms|dr|prof|st|vs|cf|figs?|eqs?|gov|gen|sgt|capt", re.I)
 _MAY_END = re.compile(  # abbreviations, "U.S." and initials. A sentence may end after them; the next word decides.
     r"etc|al|inc|ltd|co|jr|sr|approx|dept|nos?|vol|min|max|resp|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|"

@@ -12,7 +12,7 @@ slots is halved and the active sequences are prefilled again with the tokens gen
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from alttrain.backbone.attention import PackedSequences, SlotCache
 from alttrain.backbone.device import give_back_freed_memory
 from alttrain.backbone.memory import PREFILL_TOKENS, cache_bytes, shape_of
-from alttrain.generation.engine import Decoding, Prompt, ignore_progress
+from alttrain.generation.engine import Advance, Decoding, Prompt, ignore_progress
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Decoder:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = ignore_progress
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Advance = ignore_progress
     ) -> list[list[int]]:
         """Return the generated tokens of each prompt. The end token is included if the model wrote it.
 
@@ -146,7 +146,7 @@ class _Batch:
         self.slot_ids: list[list[int]] = [[] for _ in range(slots)]  # ids whose keys and values are in each slot
         self.sampler = Sampler(self.decoding, slots, self.decoder.device)
 
-    def finish(self, advance: Callable[[int], None]) -> list[list[int]]:
+    def finish(self, advance: Advance) -> list[list[int]]:
         """Decode until every sequence has ended. Raises torch.OutOfMemoryError if not even one slot fits."""
         while self.waiting or self.active:
             try:

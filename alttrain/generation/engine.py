@@ -82,6 +82,10 @@ class Completion:
     finish: Literal["stop", "length"]
 
 
+Results = Iterator[tuple[int, Completion | Failure]]  # (index of the prompt, what came of it)
+Advance = Callable[[int], None]  # called with the number of prompts that have just ended
+
+
 def ignore_progress(count: int) -> None:
     """Ignore progress."""
 
@@ -93,9 +97,7 @@ class Engine(Protocol):
     def streams(self) -> bool:
         """Whether results arrive one by one, to be stored at once. If not, a call's results arrive together."""
 
-    def generate(
-        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = ignore_progress
-    ) -> Iterator[tuple[int, Completion | Failure]]:
+    def generate(self, prompts: Sequence[Prompt], decoding: Decoding, advance: Advance = ignore_progress) -> Results:
         """Yield (index of the prompt, result), at most once per prompt. A prompt without one counts as not asked.
 
         `advance` is called with the number of prompts that have just ended.
@@ -200,9 +202,7 @@ class LocalEngine:
 
     streams = False
 
-    def generate(
-        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = ignore_progress
-    ) -> Iterator[tuple[int, Completion | Failure]]:
+    def generate(self, prompts: Sequence[Prompt], decoding: Decoding, advance: Advance = ignore_progress) -> Results:
         for number, tokens in enumerate(self.decoder.generate(prompts, decoding, advance)):
             ended = bool(tokens) and tokens[-1] in self.decoder.ends
             yield number, _completion(self.renderer, tokens, ended)
@@ -231,9 +231,7 @@ class CachedEngine:
     def engine(self) -> Any:
         return self._start()
 
-    def generate(
-        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = ignore_progress
-    ) -> Iterator[tuple[int, Completion | Failure]]:
+    def generate(self, prompts: Sequence[Prompt], decoding: Decoding, advance: Advance = ignore_progress) -> Results:
         settings = {key: value for key, value in asdict(decoding).items() if value is not None}
         ids = [prompt.ids for prompt in prompts]
         call = {"alttrain": __version__, **self.identity, "decoding": settings, "prompts": ids}
@@ -308,9 +306,7 @@ class VllmEngine:
 
     streams = False
 
-    def generate(
-        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = ignore_progress
-    ) -> Iterator[tuple[int, Completion | Failure]]:
+    def generate(self, prompts: Sequence[Prompt], decoding: Decoding, advance: Advance = ignore_progress) -> Results:
         from vllm import SamplingParams
 
         sampled = decoding.temperature > 0

@@ -110,13 +110,19 @@ class TokenScorer(JudgePrompts):
         self._decoder = Decoder(model, tokenizer.eos_token_id, self.slots, device)
 
     def log_probabilities(self, prompts: Sequence[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Yield (indices of a row's prompts, next-token log-probabilities (prompts, vocabulary) in float32)."""
+        """Yield (indices of a row's prompts, next-token log-probabilities (prompts, vocabulary) in float32).
+
+        Raises ValueError if the model computes no numbers, as in float16 where its states grow too large.
+        """
         for length in map(len, prompts):
             if not 0 < length <= self.longest:
                 raise ValueError(f"a prompt of {length} tokens; this model takes 1 to {self.longest}")
         for group in group_by_tokens(prompts, self.group_tokens):
             with torch.inference_mode():
                 logs = self._decoder.prefill([prompts[number] for number in group]).float().log_softmax(-1)
+            if logs.isnan().any():
+                fault = f"its probabilities in {self.model.dtype} are nan; judge it with dtype=bfloat16 or float32"
+                raise ValueError(f"{self.tokenizer.name_or_path}: {fault}")
             yield group, logs
 
     def next_token(self, prompts: Sequence[list[int]], tokens: Sequence[int]) -> Iterator[tuple[int, list[float]]]:
@@ -193,6 +199,8 @@ class ServedScorer(JudgePrompts):
             if not likeliest or not all(name.startswith(TOKEN_ID) for name in likeliest):
                 return FailedTry("the server gives no ids of likely tokens; vLLM does", "refused")
             masses = {int(name.removeprefix(TOKEN_ID)): math.exp(log) for name, log in likeliest.items()}
+            if not all(0 <= mass < 1.01 for mass in masses.values()):  # nan, too
+                raise ValueError("no probability")
             return _Probabilities([masses.get(token, 0.0) for token in tokens])
 
         settings = {"max_tokens": 1, "logprobs": MOST_PROBABLE, "return_tokens_as_token_ids": True}
@@ -232,8 +240,8 @@ class ServedScorer(JudgePrompts):
             except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
                 return FailedTry("the server's answer has no text, or no probabilities", "outage")
 
-        decode = self.tokenizer.decode
-        yield from RequestPool(self.server, enumerate(prompts), send, first_choice, text_of=decode).results()
+        pool = RequestPool(self.server, enumerate(prompts), send, first_choice, text_of=self.tokenizer.decode)
+        yield from pool.results()
 
 
 def load_scorer(folder: Path, dtype: str, device: str) -> TokenScorer:

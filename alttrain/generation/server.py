@@ -257,9 +257,8 @@ def _load_adapter(server: Server, name: str, adapter: Path) -> None:
             request = {"lora_name": name, "lora_path": str(adapter.resolve())}
             answer = client.post(f"{root}/load_lora_adapter", json=request)
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
-        raise ValueError(
-            f"generation.base_url={server.base_url}: the server cannot be asked for its models ({type(error).__name__})"
-        ) from error
+        fault = f"the server cannot be asked for its models ({type(error).__name__})"
+        raise ValueError(f"generation.base_url={server.base_url}: {fault}") from error
     if answer.status_code != 200:
         raise ValueError(
             f"generation.loads_adapters=true: the server does not load the adapter {name} (HTTP {answer.status_code}); "
@@ -306,6 +305,8 @@ class ChildServer(EngineConfig):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        if not urllib.request.proxy_bypass("127.0.0.1"):  # a proxy of the environment would be asked for this server
+            os.environ["no_proxy"] = f"{urllib.request.getproxies().get('no', '')},127.0.0.1"
         # the model's name is first, since it may contain the others
         words = {"{name}": self.server.model_name, "{model}": str(model.weights()), "{run}": model.run}
         words["{port}"] = address.rpartition(":")[2]
@@ -348,10 +349,8 @@ class ChildServer(EngineConfig):
         return str(path) if shutil.which(self.command[0]) is None and path.exists() else self.command[0]
 
     def _not_started(self, reason: str) -> ValueError:
-        return ValueError(
-            f"generation.command: {self.command[0]!r} cannot be started ({reason}); install it, or start a server "
-            "yourself and use generation=server"
-        )
+        remedy = "install it, or start a server yourself and use generation=server"
+        return ValueError(f"generation.command: {self.command[0]!r} cannot be started ({reason}); {remedy}")
 
     def _await(self, child: "subprocess.Popen[bytes]", address: str, output: Path) -> None:
         log.info("generate  waiting for %s; its output is in %s", self.command[0], output)

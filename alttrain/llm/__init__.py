@@ -21,6 +21,7 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -43,6 +44,7 @@ REFUSED_AT_FIRST = 16  # refused prompts after which a server is given up that h
 NEARLY_ALL = 0.9  # share of failed prompts from which the server, not the prompts, is the cause
 QUOTED = 200  # most characters of a server's own words in a message
 REPEATED = 20  # characters of a piece of the prompt that a message must not repeat
+ACCOUNT_KEY = "OPENAI_API_KEY"  # with this key go the account's headers: OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS, ...
 SHORTEST_KEY = 8  # characters of a key that is removed from texts; shorter ones ("none") occur as ordinary words
 
 _CODE = re.compile(r"[a-z_]{3,40}")
@@ -207,6 +209,15 @@ class RequestPool(Generic[Key, Request, Answer]):
 
         If the server is given up, the keys that were not sent come last, as failures for `GIVEN_UP`.
         """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            yield from self._results()
+        else:  # a notebook's, beside which this thread can run no other: all results come at the end
+            with ThreadPoolExecutor(1) as thread:
+                yield from thread.submit(lambda: list(self._results())).result()
+
+    def _results(self) -> Iterator[tuple[Key, Answer | Failure]]:
         refused: list[tuple[Key, Failure]] = []  # refused before any answer: the cause may be the prompt or the server
         with asyncio.Runner() as runner:
             work = runner.get_loop().create_task(self._work())
@@ -226,8 +237,8 @@ class RequestPool(Generic[Key, Request, Answer]):
         """Process requests until none is left or the server is given up, then put None in the queue."""
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-        http = DefaultAsyncHttpxClient(follow_redirects=False)
         server = self.server
+        http = DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"request": [self._leave_account_out]})
         try:
             async with AsyncOpenAI(
                 base_url=server.base_url, api_key=self._key, timeout=server.timeout_s, http_client=http
@@ -235,6 +246,15 @@ class RequestPool(Generic[Key, Request, Answer]):
                 await asyncio.gather(*(self._worker(client) for _ in range(server.concurrency)))
         finally:
             self._settled.put_nowait(None)
+
+    async def _leave_account_out(self, request: Any) -> None:
+        """Remove the headers that the `openai` client takes from the environment, whatever server it asks."""
+        if self.server.key_variable == ACCOUNT_KEY:
+            return
+        lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
+        for name in ("OpenAI-Organization", "OpenAI-Project", *(line.partition(":")[0].strip() for line in lines)):
+            request.headers.pop(name, None)
+        request.headers["Authorization"] = f"Bearer {self._key}"
 
     async def _worker(self, client: "AsyncOpenAI") -> None:
         for key, request in self._waiting:  # all workers share the iterator, so each request is taken once

@@ -4,12 +4,13 @@ import re
 from typing import Any
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-MARKUP = re.compile(r"[\\`|<\[*]|(?<![^\W_])_|_(?![^\W_])")
-"""Characters that Markdown reads as markup; an underscore within a word is not one."""
+MARKUP = re.compile(r"[\\`|<\[*~]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")
+"""Characters that Markdown reads as markup; an underscore within a word is not one, nor an ampersand without a name."""
 MARKDOWN_CELL = re.compile(r"[|<`\[]")
 """Characters that end a cell of a Markdown table, or start markup in a text that has markup already."""
-FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
-"""The beginning of a text that a spreadsheet would compute, or that `literal` has already escaped."""
+FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+"""The beginning of a text that a spreadsheet would compute, or that `literal` has already escaped. Some take full-width
+signs for the ordinary ones."""
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", '"': "''"}
 LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
 LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "–": "--", "…": r"\dots{}", "✓": r"\ding{51}", "✗": r"\ding{55}"}

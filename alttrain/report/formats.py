@@ -190,7 +190,7 @@ def markdown(title: str, frame: pd.DataFrame) -> str:
         rows += [[*name, *row] for name, row in zip(names.to_numpy(), cells, strict=True)]
         section = [f"## Protocol {escape_markdown(protocol)}", ""] if protocol else []
         parts.append("\n".join([*section, *("| " + " | ".join(row) + " |" for row in rows)]))
-    parts.append("\n".join(f"- {one_line(line)}" for line in legend(frame)))
+    parts.append("\n".join(f"- {escape_markdown(line)}" for line in legend(frame)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -234,7 +234,9 @@ def _tabular(grid: pd.DataFrame) -> str:
 
 def _broken(line: str, width: int, underscore: str) -> list[str]:
     """A line broken at blanks and underscores. `underscore` replaces the latter: " ", or "_ " to keep it."""
-    return [part.replace("_ ", "_") for part in wrap(line.replace("_", underscore), width, break_long_words=False)]
+    return [
+        part.replace("_ ", "_") for part in wrap(one_line(line).replace("_", underscore), width, break_long_words=False)
+    ]
 
 
 def _latex_cell(cell: Any) -> str:

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.text import Text
 
-from alttrain.config import RunError, register
+from alttrain.config import RunError, name_fault, register
 from alttrain.config.trust import take_trusted
 from alttrain.dataset import embedded_rows
 from alttrain.evaluation import Benchmark, Intervention, RefusalJudge
@@ -30,7 +30,7 @@ from alttrain.run import console_script
 from alttrain.run.asking import NO_ROOM, Chunk
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import refuse_links
-from alttrain.run.progress import bar
+from alttrain.run.progress import bar, print_texts
 from alttrain.run.session import Session
 from alttrain.run.stages.generate import check_trained
 from alttrain.run.status import config_file
@@ -122,7 +122,10 @@ def run_of(folder: Path) -> Run:
         config.output_dir = str(folder.resolve().parent.parent)
         run = assemble(config)
         named = json_or_none(folder / "run.json", RunDocument)  # where a user's own options were known
-        return replace(run, folder=folder.resolve(), name=named["run"] if named else run.name)
+        name = named["run"] if named else run.name
+        if fault := name_fault(name):  # it is part of the path of a server's log
+            raise DamagedError(folder / "run.json", f"run={name!r}: {fault}", remedy="put the name right")
+        return replace(run, folder=folder.resolve(), name=name)
     except (RunError, DamagedError, OSError):
         raise
     except Exception as error:  # what is no config of ours may raise anything
@@ -153,8 +156,7 @@ def main() -> None:
     take_trusted(trusting)  # only these: a prompt may begin with "trusted=" too
     arguments = parser.parse_args(words[len(trusting) :])
     for answer in load(arguments.run).ask(arguments.prompts):
-        for text in styled_answer(answer):
-            console.print(text)
+        print_texts(console, styled_answer(answer))
 
 
 if __name__ == "__main__":

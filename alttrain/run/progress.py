@@ -8,14 +8,15 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.text import Text
 
-from alttrain.config.secrets import mask_secrets
+from alttrain.config.secrets import mask_secrets, visible
 from hydra_plugins.alttrain_jobs import is_worker
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,19 @@ def log_to_console(label: str = "") -> None:
         logging.getLogger("alttrain").setLevel(logging.DEBUG)
     for handler in root.handlers:
         if handler.name == "console":
-            handler.setFormatter(logging.Formatter(f"{label.replace('%', '%%')}%(message)s"))
+            handler.setFormatter(_Visible(f"{label.replace('%', '%%')}%(message)s"))
+
+
+class _Visible(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+def print_texts(console: Console, texts: Iterable[Text]) -> None:
+    """Print texts that may be a model's or a stranger's."""
+    for text in texts:
+        text.plain = visible(text.plain)
+        console.print(text)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from alttrain.config.trust import take_trusted
 from alttrain.records import Example, iterate_rows, read_rows
 from alttrain.rewrite import render
 from alttrain.run import console_script
+from alttrain.run.progress import print_texts
 from alttrain.run.status import config_file
 from alttrain.tokenization import IGNORED, Renderer, Sequence
 
@@ -40,8 +41,7 @@ def main() -> None:
     console = Console(soft_wrap=True, highlight=False)
     arguments = parser.parse_args(take_trusted(sys.argv[1:]))
     run, row = arguments.run, arguments.row
-    for text in show_row(run, row) if row else show_batch(run, arguments.batch, console.is_terminal):
-        console.print(text)
+    print_texts(console, show_row(run, row) if row else show_batch(run, arguments.batch, console.is_terminal))
 
 
 def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:

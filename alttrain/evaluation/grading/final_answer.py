@@ -93,7 +93,7 @@ def boxed_answer(text: str) -> str | None:
 def last_box(text: str) -> tuple[str, int] | None:
     """What `boxed_answer` gives, and the position after the box."""
     closing = _closing_braces(text)
-    contents: list[str] = []
+    contents: dict[str, None] = {}
     end = 0
     for box in _BOX.finditer(text):
         close = box.end() - 1 if box[1] else closing.get(box.end() - 1)
@@ -102,7 +102,8 @@ def last_box(text: str) -> tuple[str, int] | None:
         content = box[1] or text[box.end() : close].strip()
         gap = text[end : box.start()]
         joined = bool(contents) and box.start() - end < 80 and bool(_JOINT.fullmatch(_BETWEEN.sub(" ", gap)))
-        contents = list(dict.fromkeys([*contents, content])) if joined else [content]
+        contents = contents if joined else {}
+        contents[content] = None
         end = close + 1
     return (", ".join(contents), end) if contents else None
 

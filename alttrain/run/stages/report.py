@@ -196,7 +196,7 @@ def show(output_dir: Path, texts: Texts = "all") -> bool:
     by_table = table.groupby("table", sort=False)
     for name, cells in by_table:
         for part in console(titles.get(str(name), str(name)), cells):
-            screen = Console()
+            screen = Console(markup=False, emoji=False)  # names are free text
             if isinstance(part, Table):
                 # let a narrow console wrap the lines: rich would drop columns
                 needed = Measurement.get(screen, screen.options.update(max_width=WIDEST), part).maximum
