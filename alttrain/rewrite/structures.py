@@ -74,12 +74,10 @@ _SHAPES: dict[Shape, str] = {
 class Guard(Protocol):
     """A judge that says which responses are unsafe."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def servers(self) -> Sequence[str]: ...
-    @property
-    def says(self) -> Literal["refused", "unsafe", "correct"]: ...
+    name: str
+    servers: Sequence[str]
+    says: Literal["refused", "unsafe", "correct"]
+
     def check(self, where: str, model_fault: Any) -> None: ...
     def judge(self, generations: Sequence[Generation], context: Any) -> Iterator[Judgement]: ...
 
@@ -191,21 +189,18 @@ class AltTrain(Structure):
             return Rejected(example.id, NO_THOUGHT)
         if not harmful and not (example.answer and (example.thought or "reasoning" not in self.steps)):
             return Rejected(example.id, "a benign example needs an original trace and answer")
-        thought: list[Segment] = []
-        for step in self.steps:
-            if step == "understanding":
-                thought.append(understanding or self.understanding(example))
-            elif step == "assessment" and assessment is not None:
-                thought.append(assessment)
-            elif step == "reasoning" and harmful:
-                thought.append(Segment("refusal", choose(self._stops, "stop", example.id, seed), "template"))
-            elif step == "reasoning":
-                thought += self.understanding.rest(example)
+        stop = Segment("refusal", choose(self._stops, "stop", example.id, seed), "template")
+        segments: dict[StepSwitch, Sequence[Segment]] = {
+            "understanding": (understanding or self.understanding(example),),
+            "assessment": (assessment,) if assessment else (),
+            "reasoning": (stop,) if harmful else self.understanding.rest(example),
+        }
+        thought = tuple(segment for step in self.steps for segment in segments[step])
         if not thought:
             return Rejected(example.id, "the trace holds nothing but its understanding")
         refusals = CARE if example.category == "suicide_self_harm" else REFUSALS
         answer = choose(refusals, "answer", example.id, seed) if harmful else example.answer
-        return replace(example, thought=tuple(thought), answer=answer, trace_hash=trace_hash(example))
+        return replace(example, thought=thought, answer=answer, trace_hash=trace_hash(example))
 
 
 @dataclass(frozen=True)
