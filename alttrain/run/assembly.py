@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,7 @@ OF_SAMPLING = tuple(f"protocol.decoding.{key}" for key in ("top_p", "top_k", "se
 
 
 class NoThoughtError(RunError):
-    """The run of this name does not think, and none of its `interventions` applies to it."""
-
-    def __init__(self, run: str, interventions: Iterable[str]) -> None:
-        self.interventions = frozenset(interventions)
-        super().__init__(_no_intervention(run, interventions, "it does not think, and they are on thoughts"))
+    """The run does not think, and none of its interventions applies to it."""
 
 
 @dataclass(frozen=True)
@@ -273,15 +269,10 @@ def _intervened(run: Run, interventions: Mapping[str, Intervention]) -> tuple[Be
         if benchmark.kind in intervention.kinds and (thinks or not intervention.thinks)
     )
     if interventions and run.benchmarks and not intervened:
-        if not thinks:
-            raise NoThoughtError(run.name, interventions)
-        raise RunError(_no_intervention(run.name, interventions, "its benchmarks are of other kinds"))
+        reason = "its benchmarks are of other kinds" if thinks else "it does not think, and they are on thoughts"
+        fault = f"intervention: {','.join(interventions)}: none applies to {run.name}, because {reason}"
+        raise (RunError if thinks else NoThoughtError)(f"{fault}; set intervention=none")
     return intervened
-
-
-def _no_intervention(run: str, interventions: Iterable[str], reason: str) -> str:
-    names = ",".join(interventions)
-    return f"intervention: {names}: none applies to {run}, because {reason}; set intervention=none"
 
 
 def _refuse_combinations(run: Run) -> None:
