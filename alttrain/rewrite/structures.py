@@ -98,6 +98,13 @@ class Structure(Protocol):
     before: Sequence[str] = ()  # turns asked before the user's message; the model answers each
     shapes: Sequence[Shape] = ()  # rows of other shapes are rejected; empty accepts all
 
+    def __post_init__(self) -> None:
+        """Raise ValueError if the backbone is to be asked for originals and nothing says how."""
+        if self.traces == "backbone" and self.original is None:
+            raise ValueError(
+                "rewrite.traces=backbone: the backbone is asked for them by rewrite.original, which is null"
+            )
+
     def prompt(self, message: str) -> str:
         """Return the user's message as the model gets it."""
         return self.prompt_form.replace(SLOT, message)
@@ -156,7 +163,7 @@ class AltTrain(Structure):
     may_lose: Share = 0.1
 
     def __post_init__(self) -> None:
-        _check_traces(self)
+        super().__post_init__()
         if not self.steps or len(set(self.steps)) < len(self.steps):
             raise ValueError(f"rewrite.steps={list(self.steps)}: one or more steps are needed, each once")
         for step, writer in (("assessment", "teacher"), ("understanding", "understander")):
@@ -216,9 +223,6 @@ class Plain(Structure):
     traces: Traces = "dataset"
     shapes: Sequence[Shape] = ("thought_and_answer",)
     may_lose: Share = 0.1
-
-    def __post_init__(self) -> None:
-        _check_traces(self)
 
     @property
     def continues(self) -> Sequence[Label]:  # type: ignore[override]
@@ -305,8 +309,3 @@ class Untouched(Structure):
     """Examples unchanged, with or without traces."""
 
     name: str
-
-
-def _check_traces(structure: AltTrain | Plain) -> None:
-    if structure.traces == "backbone" and structure.original is None:
-        raise ValueError("rewrite.traces=backbone: the backbone is asked for them by rewrite.original, which is null")
