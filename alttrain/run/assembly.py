@@ -288,34 +288,29 @@ def _refuse_combinations(run: Run) -> None:
             f"method={run.method.name} with backbone={run.backbone.name}, which {kind} weights that a method's authors "
             "trained: method=published goes with those, and with no others"
         )
+    intervened = [(each, each.intervention) for each in run.intervened_benchmarks if each.intervention]
     giving = {  # `no_think_tag` too is for a backbone that thinks, but leaves the thought to it
         benchmark.intervention_name: None
-        for benchmark in run.intervened_benchmarks
-        if run.protocol.parts_of(benchmark)[0] != "answer"
-        and benchmark.intervention
-        and benchmark.intervention.thinks
-        and benchmark.intervention.mode != "absent"
+        for benchmark, intervention in intervened
+        if run.protocol.parts_of(benchmark)[0] != "answer" and intervention.thinks and intervention.mode != "absent"
     }
     if giving:
         raise RunError(
             f"protocol.judged={run.protocol.judged}: the judge would read what these interventions write into a "
             f"thought or leave of it: {','.join(giving)}; accepted: protocol.judged=answer"
         )
-    for benchmark in run.intervened_benchmarks:
-        if (intervention := benchmark.intervention) is None:
-            continue
+    for benchmark, intervention in intervened:
         if (intervention.converse or not intervention.chat) and run.structure.turns_before(""):
             raise RunError(
                 f"{benchmark.name}: not for rewrite={run.structure.name}, which puts a turn before each prompt"
             )
         if intervention.source and (fault := name_fault(intervention.source)):
             raise RunError(f"intervention.{benchmark.intervention_name}.source={intervention.source!r}: {fault}")
-        judge = benchmark.judge
-        if intervention.converse and not sees_goal(judge):
+        if intervention.converse and not sees_goal(benchmark.judge):
             raise RunError(
-                f"{benchmark.name}: the judge {judge.name} does not see an attack's goal, and a last message may be "
-                "harmless by itself; choose a judge of harm that does: judge@protocol.judges.harmful_rate=harm_score "
-                "and protocol.judges.harmful_rate.against=goal_if_any"
+                f"{benchmark.name}: the judge {benchmark.judge.name} does not see an attack's goal, and a last message "
+                "may be harmless by itself; choose a judge of harm that does: "
+                "judge@protocol.judges.harmful_rate=harm_score and protocol.judges.harmful_rate.against=goal_if_any"
             )
     if not run.training.trains:
         return

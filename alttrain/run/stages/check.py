@@ -114,10 +114,9 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
             attempt(check_rows, judge, benchmark.name, benchmark.examples)
             attempt(judge.check, judge_key, model_fault)
     unfinished = attempt(incomplete_benchmarks, run) or [] if "generate" in stages else []
-    interventions = {benchmark.intervention_name: benchmark.intervention for benchmark in unfinished}
+    interventions = {each.intervention_name: each.intervention for each in unfinished if each.intervention}
     for name, intervention in interventions.items():
-        if intervention is not None:
-            attempt(intervention.check, f"intervention.{name}", model_fault)
+        attempt(intervention.check, f"intervention.{name}", model_fault)
     attempt(check_protocol, run)
 
     # who writes the new thoughts
