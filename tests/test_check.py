@@ -25,7 +25,7 @@ from alttrain.config import RunError, register
 from alttrain.evaluation import Protocol
 from alttrain.generation import Decoding, InProcess, Server
 from alttrain.records import Example, Rejected, Segment, write_rows
-from alttrain.rewrite import TemplateTeacher
+from alttrain.rewrite import SelfTrace, TemplateTeacher, ThinkSafe
 from alttrain.rewrite.structures import Structure
 from alttrain.run.app import execute
 from alttrain.run.assembly import Run, assemble
@@ -163,6 +163,16 @@ def test_a_prompt_without_room_is_named(tiny_folder: Path, tmp_path: Path) -> No
     rows = [replace(TRACED, id="p", prompt="x" * 480)]
     with pytest.raises(RunError, match=r"benchmark b, row p \(s\): the prompt has 5\d\d tokens, and with 8 more"):
         stage(a_run(tmp_path, tiny_folder, rows), SimpleNamespace())
+
+
+def test_an_original_is_asked_for_in_its_form_which_takes_room(tiny_folder: Path, tmp_path: Path) -> None:
+    """The prompt alone would fit, and with the words around it does not."""
+    row = Example("p", "x" * 395, "harmful", source="s")
+    form, config = "Decline this request, please: {prompt}", {"rewrite": {"original": {}}}
+    structure = ThinkSafe("t", SelfTrace(80, harmful_form=form), SimpleNamespace(says="unsafe"))
+    run = a_run(tmp_path, tiny_folder, [row], benchmarks=(), structure=structure, config=config)
+    with pytest.raises(RunError, match=r"dataset, row p \(s\): .* with 80 more \(rewrite\.original\.tokens\)"):
+        stage(run, SimpleNamespace())
 
 
 def test_layers_that_a_packed_row_would_confuse_are_refused_without_weights(tiny_folder: Path, tmp_path: Path) -> None:

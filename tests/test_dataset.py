@@ -448,7 +448,9 @@ def test_missing_column_is_named_with_those_there(tmp_path: Path) -> None:
 
 def test_missing_filter_column_is_named_with_those_there(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", ROW)
-    with pytest.raises(ValueError, match=r"a\.jsonl:1: no column 'set' to filter by; columns: prompt, label"):
+    with pytest.raises(
+        ValueError, match=r"a\.jsonl:1: missing field 'set' \(the column to filter by\); columns: prompt, label"
+    ):
         Rows("x", path, where={"set": "a"}).examples(None)
 
 

@@ -308,7 +308,7 @@ def test_dates_that_cannot_be_compared_are_named(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", {**ROW, "day": "2025-01-01"}, {**ROW, "day": "May"})
     with pytest.raises(ValueError, match=r"a\.jsonl:2: day='May' is no ISO date to filter by"):
         Rows("x", path, dates={"day": [None, None]}).examples(None)
-    with pytest.raises(ValueError, match=r"a\.jsonl:1: no column 'date' to filter by; columns: "):
+    with pytest.raises(ValueError, match=r"a\.jsonl:1: missing field 'date' \(the column to filter by\); columns: "):
         Rows("x", path, dates={"date": [None, None]}).examples(None)
     with pytest.raises(ValueError, match=r"no row passes the filter \{'day': \['2026-01-01', None\]\}"):
         Rows("x", written(tmp_path / "b.jsonl", {**ROW, "day": "2025-01-01"}), dates={"day": ["2026-01-01", None]}

@@ -36,7 +36,6 @@ from alttrain.records import (
     write_text,
 )
 from alttrain.records.documents import MetricsDocument
-from alttrain.rewrite import Original
 from alttrain.run.status import lock_folder
 
 EXAMPLE = {"id": "a", "prompt": "Hi?", "label": "benign"}
@@ -61,8 +60,6 @@ ROWS: list[Any] = [
     Judgement("g", "refusal", True, "I can't"),
     Judgement("g", "refusal", False),
     Judgement("g", "short_answer", None, error="the row has no gold answer"),
-    Original("a", "thought", "answer", True),
-    Original("a", "", "", False),
 ]
 
 

@@ -13,7 +13,7 @@ from alttrain.generation.engine import Completion, Prompt
 from alttrain.llm import Failure
 from alttrain.records import Example, Generation
 from alttrain.rewrite import PromptSide, Untouched
-from alttrain.run.asking import NO_ROOM, Chunk, Sample, SampleKey
+from alttrain.run.asking import NO_ROOM, Chunk, SampleKey
 
 TEMPLATE = ChatTemplate("S{content}.", "U{content}.", "A", "<t>", "</t>", "<e>")
 DIALOGUE = Example("d", "And then?", "harmful", turns=("Hello.", "What is a kite?"))
@@ -56,7 +56,7 @@ class Recorder:
                 yield number, Completion(f"thinking</t>\nreply {len(self.asked)}", "stop")
 
 
-def answers(session: Any, engine: Recorder, *sampled: Sample) -> dict[SampleKey, Generation | Failure]:
+def answers(session: Any, engine: Recorder, *sampled: tuple[Example, int]) -> dict[SampleKey, Generation | Failure]:
     """What a chunk of these prompts gives, by name."""
     due = [(BENCHMARK, row, sample) for row, sample in sampled]
     found = Chunk(session, engine, due, {BENCHMARK.name: None}).answers(lambda count: None)

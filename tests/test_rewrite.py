@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from alttrain.rewrite import (
     read_thought,
     render,
 )
-from alttrain.rewrite.original import ANSWER_CUT, with_original
+from alttrain.rewrite.original import with_original
 from alttrain.rewrite.parser import verdict
 
 TRAIN = embedded_rows("train").examples(None)
@@ -53,9 +54,9 @@ def rewritten(structure: Structure, trace: str, seed: int = 0) -> list[Example]:
     for example in TRAIN:
         filled: Example | None = example
         if example.label == "benign":
-            original = Original(example.id, trace, "Here you are.", True)
-            filled, _ = with_original(example, original, lambda answer, prompt: False)
-        assert filled is not None
+            completed = with_original(example, Original(trace, "Here you are.", True), replace(OWN, keep_refusals=True))
+            assert isinstance(completed, Example)
+            filled = completed
         result = rewrite(structure, filled, seed)
         if not isinstance(result, Rejected):
             made.append(result)
@@ -453,55 +454,42 @@ def test_restatement_is_an_understanding() -> None:
     ],
 )
 def test_an_answer_that_did_not_end_keeps_its_whole_sentences(answer: str, kept: str | None) -> None:
-    example, original = Example("b", "Hi?", "benign"), Original("b", "Flour first.", answer, False)
-    filled, reason = with_original(example, original, lambda text, prompt: False, keep_sentences=True)
-    assert (filled.answer if filled else None) == kept
-    assert (reason == ANSWER_CUT) == (kept is not None)
-    assert with_original(example, original, lambda text, prompt: False)[0] is None
+    example, original = Example("b", "Hi?", "benign"), Original("Flour first.", answer, False)
+    filled = with_original(example, original, replace(OWN, keep_sentences=True))
+    assert (filled.answer if isinstance(filled, Example) else None) == kept
+    assert isinstance(with_original(example, original, OWN), Rejected)
 
 
-ORIGINAL = Original("b", "Flour first.", " So it is.\n", True)
+ORIGINAL = Original("Flour first.", " So it is.\n", True)
+REFUSING = Original("Flour first.", "I'm sorry, but I can't help with that.", True)
 
 
 @pytest.mark.parametrize(
-    ("original", "refused", "reason"),
+    ("original", "reason"),
     [
-        (Original("b", "t", "a", False), False, "the backbone's answer did not end within the cap"),
-        (Original("b", "t", " \n", True), False, "the backbone's answer is empty"),
-        (Original("b", "t", "", False, closed=False), False, "the backbone's thought did not end within the cap"),
-        (ORIGINAL, True, "the backbone refused a benign prompt"),
+        (Original("t", "a", False), "the backbone's answer did not end within the cap"),
+        (Original("t", " \n", True), "the backbone's answer is empty"),
+        (Original("t", "", False, closed=False), "the backbone's thought did not end within the cap"),
+        (Original(" ", "So.", True), "the backbone wrote no thought"),
+        (REFUSING, "the backbone refused a benign prompt"),
     ],
 )
-def test_unusable_original_is_left_out(original: Original, refused: bool, reason: str) -> None:
-    example = Example("b", "Hi?", "benign")
-    assert with_original(example, original, lambda answer, prompt: refused) == (None, reason)
+def test_unusable_original_is_left_out(original: Original, reason: str) -> None:
+    assert with_original(Example("b", "Hi?", "benign"), original, OWN) == Rejected("b", reason)
 
 
-@pytest.mark.parametrize("refused", [False, None])
-def test_usable_original_fills_thought_and_answer(refused: bool | None) -> None:
+def test_usable_original_fills_thought_and_answer() -> None:
     example = Example("b", "Hi?", "benign", "everyday", "question", gold=("x",), source="s")
     thought = (Segment("reasoning", "Flour first.", "backbone"),)
     filled = Example("b", "Hi?", "benign", "everyday", "question", thought, "So it is.", ("x",), "s")
-    assert with_original(example, ORIGINAL, lambda answer, prompt: refused) == (filled, "")
+    assert with_original(example, ORIGINAL, OWN) == filled
 
 
-def test_judge_sees_the_answer() -> None:
-    seen: list[tuple[str, str]] = []
-
-    def judge(answer: str, prompt: str) -> bool:
-        seen.append((answer.strip(), prompt))
-        return False
-
-    with_original(Example("b", "Hi?", "benign"), ORIGINAL, judge)
-    assert seen == [("So it is.", "Hi?")]
-
-
-def test_empty_trace_is_no_segment() -> None:
-    """A backbone that reasons may close its thought at once; an empty segment would not come back from the text."""
-    filled, _ = with_original(
-        Example("b", "Hi?", "benign"), Original("b", "", "So.", True), lambda answer, prompt: False
-    )
-    assert filled is None or all(segment.text.strip() for segment in filled.thought)
+@pytest.mark.parametrize(("label", "keep"), [("harmful", False), ("benign", True)])
+def test_a_refusal_of_a_harmful_prompt_or_of_a_recipe_that_keeps_it_is_used(label: Label, keep: bool) -> None:
+    filled = with_original(Example("b", "Hi?", label), REFUSING, replace(OWN, keep_refusals=keep))
+    assert isinstance(filled, Example)
+    assert filled.answer == REFUSING.answer
 
 
 # --- parse on what models write ---

@@ -17,7 +17,7 @@ from typing import Any
 
 import regex
 
-from alttrain.records import Example, Label, Rejected, Shape, build, shape_of
+from alttrain.records import Label, Rejected, Shape, shape_of
 
 FIELDS = (
     *("id", "prompt", "label", "category", "phrasing", "thought", "answer", "gold", "goal", "response", "dialogue"),
@@ -81,113 +81,108 @@ class Columns:
     choices: Sequence[str] = ()
     choice_seed: int | None = None
 
-    def check_map(self, name: str) -> None:
-        """Raise ValueError, starting with `name`, for a map that no row could satisfy."""
+    def map_faults(self) -> Iterator[str]:
+        """Yield why no row could satisfy the map."""
         for key in ("columns", "forms", "constants", "extract", "slices", "erase"):
-            unknown = sorted(set(getattr(self, key)) - set(FIELDS))
-            if unknown:
-                hint = "".join(f"; did you mean {near!r}?" for near in get_close_matches(unknown[0], FIELDS, n=1))
-                raise ValueError(f"{name}: {key}.{unknown[0]}: no such field; accepted: {', '.join(FIELDS)}{hint}")
+            for unknown in sorted(set(getattr(self, key)) - set(FIELDS)):
+                hint = "".join(f"; did you mean {near!r}?" for near in get_close_matches(unknown, FIELDS, n=1))
+                yield f"{key}.{unknown}: no such field; accepted: {', '.join(FIELDS)}{hint}"
         for key in ("extract", "erase"):
             for field_name, pattern in getattr(self, key).items():
                 try:
                     groups = regex.compile(pattern).groups
                 except regex.error as error:
-                    raise ValueError(f"{name}: {key}.{field_name}={pattern!r}: not a pattern: {error}") from error
+                    yield f"{key}.{field_name}={pattern!r}: not a pattern: {error}"
+                    continue
                 if key == "extract" and not groups:
-                    raise ValueError(f"{name}: extract.{field_name}={pattern!r}: needs a group, the text to take")
+                    yield f"extract.{field_name}={pattern!r}: needs a group, the text to take"
         for column, ends in self.dates.items():
             if len(ends) != 2 or not all(end is None or (_ISO.fullmatch(str(end)) and _moment(end)) for end in ends):
                 accepted = "two dates as YYYY-MM-DD, also with a time but no zone, or null for either"
-                raise ValueError(f"{name}: dates.{column}={list(ends)!r}: accepted: {accepted}")
+                yield f"dates.{column}={list(ends)!r}: accepted: {accepted}"
         for field_name, columns in self.slices.items():
             if len(columns) != 3:
-                accepted = "columns of text, start, end"
-                raise ValueError(f"{name}: slices.{field_name}={list(columns)!r}: accepted: {accepted}")
-        tags = self.thought_tags
+                yield f"slices.{field_name}={list(columns)!r}: accepted: columns of text, start, end"
+        tags, shuffles = self.thought_tags, self.choice_seed is not None
         if tags and (len(tags) != 2 or not all(tags)):
-            raise ValueError(f"{name}: thought_tags={list(tags)!r}: accepted: an opening and a closing tag, or none")
-        if ("response" in self.columns) != bool(self.thought_tags):
-            raise ValueError(f"{name}: columns.response and thought_tags go together; one of them is missing")
+            yield f"thought_tags={list(tags)!r}: accepted: an opening and a closing tag, or none"
+        if ("response" in self.columns) != bool(tags):
+            yield "columns.response and thought_tags go together; one of them is missing"
         if self.labels and "label" in self.constants and "label" not in self.columns:
-            raise ValueError(f"{name}: labels map a column, and constants.label replaces it; leave one of them out")
-        shuffles = self.choice_seed is not None
+            yield "labels map a column, and constants.label replaces it; leave one of them out"
         if shuffles and not self.choices:
-            raise ValueError(f"{name}: choice_seed={self.choice_seed}: there are no choices to put in order")
+            yield f"choice_seed={self.choice_seed}: there are no choices to put in order"
         golds = {"columns.gold": "gold" in self.columns, "golds": bool(self.golds), "choice_seed": shuffles}
         if sum(golds.values()) > 1:
-            keys = " and ".join(key for key, value in golds.items() if value)
-            raise ValueError(f"{name}: {keys} each say what the gold is; give one of them")
+            yield f"{' and '.join(key for key in golds if golds[key])} each say what the gold is; give one of them"
 
-    def passes(self, raw: Mapping[str, Any], place: str) -> bool:
+    def passes(self, raw: Mapping[str, Any]) -> bool:
         """Return whether a row passes `where` and `dates`. Raises ValueError if it lacks a column, or its date."""
         for column, accepted in self.where.items():
-            value = _filtered_by(raw, column, place)
+            value = _value(raw, column, "to filter by")
             if value not in (accepted if isinstance(accepted, list | tuple) else [accepted]):
                 return False
         for column, ends in self.dates.items():
-            value = _filtered_by(raw, column, place)
+            value = _value(raw, column, "to filter by")
             if (moment := _moment(value)) is None:
-                raise ValueError(f"{place}: {column}={value!r} is no ISO date to filter by")
+                raise ValueError(f"{column}={value!r} is no ISO date to filter by")
             first, last = (end and _moment(end) for end in ends)
             if (first and moment < first) or (last and moment > last):
                 return False
         return True
 
-    def convert(self, raw: Mapping[str, Any], place: str, default_id: str, source: str) -> Example | Rejected:
-        """Return a row's Example, or why it is rejected. Raises ValueError, naming `place`, for a malformed row."""
+    def convert(self, raw: Mapping[str, Any], default_id: str, source: str) -> dict[str, Any] | Rejected:
+        """Return the fields of a row's Example, or why it is rejected. Raises ValueError for a malformed row."""
         own_id = next((value for name in _names(self.columns.get("id", "id")) for value in _at(raw, name)), None)
         row_id = default_id if own_id is None else str(own_id)
         try:
             response = {}
             if "response" in self.columns:
-                text = _value(raw, _names(self.columns["response"]), "response", place)
+                text = _value(raw, self.columns["response"], "for response")
                 if text is None:
                     raise Unusable("no response")
                 thought, answer = split_response(str(text), self.thought_tags, self.shapes)
                 raw = {**raw, "shape": shape_of(bool(thought), bool(answer))}  # the label may depend on it
                 response = {name: text for name, text in (("thought", thought), ("answer", answer)) if text}
-            fields = {"id": row_id} | self._fields(raw, place) | response | {"source": source}
+            fields = {"id": row_id} | self._fields(raw) | response | {"source": source}
             fields["id"] = row_id if fields["id"] is None else str(fields["id"])
             if fields.get("prompt", "") is None:
                 raise Unusable("no prompt")  # in JailbreakBench's artifacts: the attack found none
-            self._apply_patterns(fields, place)
+            self._apply_patterns(fields)
             if "thought" in fields and not str(fields["thought"]).strip():
                 raise Unusable("the thought is empty")
         except Unusable as reason:
             return Rejected(row_id, str(reason))
         for name, value in fields.items():
             if any(map(_HALF_PAIR.search, _texts(value))):
-                raise ValueError(f"{place}: the {name} holds half a surrogate pair, which is no character")
+                raise ValueError(f"the {name} holds half a surrogate pair, which is no character")
+        if not str(fields["prompt"]).strip():
+            raise ValueError("the prompt is empty")
         if "thought" in fields:
             fields["thought"] = [{"step": "reasoning", "text": fields["thought"], "origin": "trace"}]
-        example = build(fields, Example, place)
-        if not example.prompt.strip():
-            raise ValueError(f"{place}: the prompt is empty")
-        return example
+        return fields
 
-    def _fields(self, raw: Mapping[str, Any], place: str) -> dict[str, Any]:
+    def _fields(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         fields = {name: raw[name] for name in FIELDS if name in raw and name not in ("thought", "response", "dialogue")}
         if "response" not in self.columns and isinstance(text := raw.get("thought"), str) and text.strip():
             fields["thought"] = text  # not a list of steps, which a run writes
         fields |= self.constants
         for name, column in self.columns.items():
             if name != "response":
-                fields[name] = _value(raw, _names(column), name, place)
+                fields[name] = _value(raw, column, f"for {name}")
         for name, forms in self.forms.items():
-            fill = partial(_filled, raw=raw, field_name=name, place=place)
+            fill = partial(_filled, raw=raw, field_name=name)
             fields[name] = _COLUMN.sub(fill, _form(_names(forms), raw))
         for name, columns in self.slices.items():
-            text, start, end = (_value(raw, [column], name, place) for column in columns)
+            text, start, end = (_value(raw, column, f"for {name}") for column in columns)
             if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(str(text))):
-                bounds = f"{columns[1]}={start!r}, {columns[2]}={end!r}"
-                raise ValueError(f"{place}: {bounds}: not characters of {columns[0]}")
+                raise ValueError(f"{columns[1]}={start!r}, {columns[2]}={end!r}: not characters of {columns[0]}")
             fields[name] = str(text)[start:end].strip()
         for name in ("category", "phrasing"):
             value = fields.get(name)
             first = _number(next(iter(value), "") if isinstance(value, list | tuple) else value)
             fields[name] = str(first) if isinstance(first, int | float) else first
-        golds = [_number(_value(raw, [column], "gold", place)) for column in self.golds]
+        golds = [_number(_value(raw, column, "for gold")) for column in self.golds]
         if None in golds:
             raise Unusable("no gold")
         golds = [json.dumps(gold) if isinstance(gold, list | tuple | Mapping) else str(gold) for gold in golds]
@@ -198,30 +193,30 @@ class Columns:
         if "dialogue" in fields:
             turns = fields.pop("dialogue")
             if not isinstance(turns, list | tuple) or not turns:
-                raise ValueError(f"{place}: the dialogue is no list of the user's turns")
+                raise ValueError("the dialogue is no list of the user's turns")
             fields |= {"turns": turns[:-1], "prompt": turns[-1]}
         if self.choices:
             if (question := fields.get("prompt", "")) is None:
                 raise Unusable("no prompt")
-            fields |= self._multiple_choice(raw, str(question).strip(), place)
+            fields |= self._multiple_choice(raw, str(question).strip())
         if self.labels and ("label" in self.columns or ("label" in fields and "label" not in self.constants)):
             found = _number(fields["label"])
             value = str(found)
             if value not in self.labels and (found is None or "*" not in self.labels):
-                raise ValueError(f"{place}: label {value!r} is not mapped; accepted: {', '.join(self.labels)}")
+                raise ValueError(f"label {value!r} is not mapped; accepted: {', '.join(self.labels)}")
             fields["label"] = self.labels.get(value, self.labels.get("*"))
         if absent := [name for name in ("prompt", "label") if name not in fields]:
             remedy = f"set columns.{absent[0]} to one of the columns, or constants.{absent[0]} for all rows"
-            raise ValueError(f"{place}: no {' and no '.join(absent)}; columns: {', '.join(raw)}; {remedy}")
+            raise ValueError(f"no {' and no '.join(absent)}; columns: {', '.join(raw)}; {remedy}")
         optional = ("category", "phrasing", "thought", "answer", "gold", "goal")
         return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
-    def _multiple_choice(self, raw: Mapping[str, Any], question: str, place: str) -> dict[str, Any]:
+    def _multiple_choice(self, raw: Mapping[str, Any], question: str) -> dict[str, Any]:
         """Return the prompt with its lettered options, one per line, and the gold letter if they are shuffled.
 
         A null option is left out; the others keep their letters unless they are shuffled.
         """
-        values = [_value(raw, [column], "a choice", place) for column in self.choices]
+        values = [_value(raw, column, "for a choice") for column in self.choices]
         options = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
         order = list(range(len(options)))
         gold = {}
@@ -238,31 +233,28 @@ class Columns:
         ]
         return {"prompt": "\n".join([question, "", *lines]), **gold}
 
-    def _apply_patterns(self, fields: dict[str, Any], place: str) -> None:
+    def _apply_patterns(self, fields: dict[str, Any]) -> None:
         """Apply `extract` and `erase` to `fields`. Raises Unusable, or ValueError if a pattern takes too long."""
         for name, pattern in self.extract.items():
             texts, search = _texts(fields.get(name, "")), regex.compile(pattern, regex.DOTALL).search
-            matches = [_timed(search, text, f"{place}: extract.{name}={pattern!r}") for text in texts]
+            matches = [_timed(search, text, f"extract.{name}={pattern!r}") for text in texts]
             groups = [match[1].strip() for match in matches if match and match[1] is not None]
             if len(groups) < len(texts):
                 raise Unusable(f"no {name} where extract.{name} looks for it")
             fields[name] = groups if name == "gold" else "".join(groups)
         for name, pattern in self.erase.items():
             texts, erase = _texts(fields.get(name, "")), partial(regex.compile(pattern).sub, "")
-            texts = [_timed(erase, text, f"{place}: erase.{name}={pattern!r}") for text in texts]
+            texts = [_timed(erase, text, f"erase.{name}={pattern!r}") for text in texts]
             fields[name] = texts if name == "gold" else "".join(texts)
 
 
-def _timed(apply: Callable[..., Any], text: str, where: str) -> Any:
-    """Return what a pattern's search or substitution gives for a text. Raises ValueError after `PATTERN_SECONDS`.
-
-    `where` names the pattern and its place.
-    """
+def _timed(apply: Callable[..., Any], text: str, pattern: str) -> Any:
+    """Return what a pattern's search or substitution gives for a text. Raises ValueError after `PATTERN_SECONDS`."""
     try:
         return apply(text, timeout=PATTERN_SECONDS)
     except TimeoutError as error:
         fault = f"took more than {PATTERN_SECONDS:g} s on a text of {len(text):,} characters"
-        raise ValueError(f"{where}: {fault}; accepted: a pattern without nested repetitions") from error
+        raise ValueError(f"{pattern}: {fault}; accepted: a pattern without nested repetitions") from error
 
 
 def split_response(text: str, thought_tags: Sequence[str], shapes: Sequence[Shape] = WHOLE) -> tuple[str, str]:
@@ -305,20 +297,16 @@ def _at(raw: Any, path: str) -> Iterator[Any]:
         yield from _at(raw[int(head)], rest) if rest else [raw[int(head)]]
 
 
-def _value(raw: Mapping[str, Any], columns: Sequence[str], field_name: str, place: str) -> Any:
-    """Return the value of the first of several columns that the row has. Raises ValueError if it has none."""
-    values = [value for column in columns for value in _at(raw, column)]
-    if not values:
-        missing = " or ".join(map(repr, columns))
-        raise ValueError(f"{place}: missing field {missing} (the column for {field_name}); columns: {', '.join(raw)}")
-    return values[0]
+def _value(raw: Mapping[str, Any], columns: str | Sequence[str], use: str) -> Any:
+    """Return the value of a column, or of the first of several that the row has.
 
-
-def _filtered_by(raw: Mapping[str, Any], column: str, place: str) -> Any:
-    """Return the value of a column that a filter names. Raises ValueError if the row lacks it."""
-    for value in _at(raw, column):
-        return value
-    raise ValueError(f"{place}: no column {column!r} to filter by; columns: {', '.join(raw)}")
+    Raises ValueError, saying what the column is used for, if it has none.
+    """
+    for column in _names(columns):
+        for value in _at(raw, column):
+            return value
+    missing = " or ".join(map(repr, _names(columns)))
+    raise ValueError(f"missing field {missing} (the column {use}); columns: {', '.join(raw)}")
 
 
 def _moment(value: Any) -> datetime | None:
@@ -337,11 +325,11 @@ def _form(forms: Sequence[str], raw: Mapping[str, Any]) -> str:
     return forms[-1]
 
 
-def _filled(match: re.Match[str], raw: Mapping[str, Any], field_name: str, place: str) -> str:
+def _filled(match: re.Match[str], raw: Mapping[str, Any], field_name: str) -> str:
     """Return the value of the column that a {column} of `forms` names. Raises ValueError if it is no text or number."""
-    value = _value(raw, [match[1]], field_name, place)
+    value = _value(raw, match[1], f"for {field_name}")
     if not isinstance(value, str | int | float):
-        raise ValueError(f"{place}: {field_name} needs a text or number in {match[1]!r}, found {value!r:.60}")
+        raise ValueError(f"{field_name} needs a text or number in {match[1]!r}, found {value!r:.60}")
     return str(value)
 
 

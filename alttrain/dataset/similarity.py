@@ -327,7 +327,7 @@ def contaminated(
     texts = [text for _, text in rows]
     row_words = [words(text) for text in texts]
     lookalikes = Lookalikes(texts) if "similar" in ways else None
-    matches: list[tuple[int, Match]] = []
+    first: dict[tuple[str, str], tuple[int, Match]] = {}  # by row and benchmark, with the index of the turn
     for name, prompts in against.items():
         numbered = [*enumerate(prompts)][::-1]  # from the last one, so that the first of equal ones is found
         prompt_words = [(number, words(prompt)) for number, prompt in numbered]
@@ -353,11 +353,9 @@ def contaminated(
                 how, number, passage = "ngram", ngrams[run], " ".join(run)
             else:
                 continue
-            matches.append((index, Match(row, name, number + 1, how, similarity, prompts[number], passage)))
-    first: dict[tuple[str, str], Match] = {}
-    for _, match in sorted(matches, key=lambda entry: entry[0]):
-        first.setdefault((match.id, match.benchmark), match)
-    return [*first.values()]
+            match = Match(row, name, number + 1, how, similarity, prompts[number], passage)
+            first.setdefault((row, name), (index, match))
+    return [match for _, match in sorted(first.values(), key=lambda entry: entry[0])]
 
 
 def _ngrams(spoken: Words, length: int) -> list[Words]:

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Protocol, cast
 
@@ -24,7 +23,7 @@ from annotated_types import Gt
 
 from alttrain import hub
 from alttrain.dataset.columns import Columns
-from alttrain.records import Example, Rejected, known_checksum
+from alttrain.records import Example, Rejected, build, known_checksum
 
 _LONGEST_CELL = 1 << 27  # characters of a CSV cell; long traces exceed the csv module's own limit of 128 K
 _UNREADABLE = (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError)  # as UTF-8 text
@@ -102,7 +101,8 @@ class Rows(Columns):
     def __post_init__(self) -> None:
         if bool(self.path) == bool(self.hub or self.file):
             raise ValueError(f"rows {self.name}: give either path, or hub or file (or these two), and not none")
-        self.check_map(f"rows {self.name}")
+        if fault := next(self.map_faults(), ""):
+            raise ValueError(f"rows {self.name}: {fault}")
 
     def examples(self, seed: int | None) -> list[Example]:
         """Return the usable rows, shuffled by `seed` before `limit` cuts them; in file order for None."""
@@ -146,9 +146,14 @@ class Rows(Columns):
             origin, folder = f"{self.hub}@{commit or 'unknown'}", ""
             stem = str(self.hub).split("/")[-1]
             rows = ((f"{self.hub}:{self.split}: row {n}", f"{stem}-{n}", raw) for n, raw in enumerate(loaded, 1))
-        passing = (row for row in rows if self.passes(row[2], row[0]))
-        for place, default_id, raw in islice(passing, self.first):
-            example = self.convert(raw, place, default_id, place.removeprefix(folder))
+        for place, default_id, raw in rows:
+            try:
+                if not self.passes(raw):
+                    continue
+                fields = self.convert(raw, default_id, place.removeprefix(folder))
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from error
+            example = fields if isinstance(fields, Rejected) else build(fields, Example, place)
             if example.id in place_of:
                 raise ValueError(f"{place}: id {example.id!r} is already at {place_of[example.id]}; ids must be unique")
             place_of[example.id] = place
@@ -156,6 +161,8 @@ class Rows(Columns):
                 rejected.append(example)
             else:
                 examples.append(example)
+            if len(place_of) == self.first:
+                break
         if not examples:
             reason = f"; the first of {len(rejected)} left out: {rejected[0].reason}" if rejected else ""
             filters = {**self.where, **self.dates}
@@ -300,9 +307,9 @@ def read_raw(path: Path, rows_at: str | None = None, header: Sequence[str] = ())
         lines = enumerate(_lines(path), 1)
         rows = ((f"{path}:{number}", _parse(f"{path}:{number}", line)) for number, line in lines if line.strip())
     elif kind == "json":
-        rows = _json(path, _text(path), rows_at)
+        rows = _json(path, "".join(_lines(path)), rows_at)
     elif kind in ("csv", "tsv"):
-        rows = _csv(path, _text(path), "," if kind == "csv" else "\t", header)
+        rows = _csv(path, "".join(_lines(path)), "," if kind == "csv" else "\t", header)
     else:
         accepted = "jsonl, json, csv, tsv, each also as .gz, and parquet"
         raise ValueError(f"{path}: unknown kind of data file {kind!r}; accepted: {accepted}")
@@ -320,15 +327,6 @@ def _lines(path: Path) -> Iterator[str]:
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="\n") as file:
             yield from file
-    except _UNREADABLE as error:
-        raise ValueError(f"{path}: not readable as UTF-8 text: {error}") from error
-
-
-def _text(path: Path) -> str:
-    """Return a text file's content, without a byte-order mark."""
-    data = path.read_bytes()
-    try:
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
     except _UNREADABLE as error:
         raise ValueError(f"{path}: not readable as UTF-8 text: {error}") from error
 

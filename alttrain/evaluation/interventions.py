@@ -24,7 +24,7 @@ import base64
 import codecs
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from string import ascii_lowercase
@@ -341,6 +341,13 @@ class Around(Intervention):
         return self.form.replace("{prompt}", message)
 
 
+_CIPHERS: Mapping[str, Callable[[str], str]] = {
+    "rot13": lambda message: codecs.encode(message, "rot13"),
+    "base64": lambda message: base64.b64encode(message.encode()).decode(),
+    "reversed": lambda message: message[::-1],
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Encoded(Around):
     """The message in a cipher, within `form`, which says how to read it.
@@ -356,17 +363,9 @@ class Encoded(Around):
             raise ValueError(f"form={self.form!r}: accepted: a text with {{table}} in it if cipher=table, else without")
 
     def message(self, message: str, row: Example, context: InterventionContext) -> str:
-        if self.cipher == "table":
-            return self._with_table(message, row)
-        if self.cipher == "rot13":
-            message = codecs.encode(message, "rot13")
-        elif self.cipher == "base64":
-            message = base64.b64encode(message.encode()).decode()
-        else:
-            message = message[::-1]
-        return super().message(message, row, context)
+        if self.cipher != "table":
+            return super().message(_CIPHERS[self.cipher](message), row, context)
 
-    def _with_table(self, message: str, row: Example) -> str:
         def place(letter: str) -> bytes:
             return hashlib.sha256(f"{self.seed}\x1f{row.id}\x1f{letter}".encode()).digest()
 

@@ -3,20 +3,19 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
 from alttrain.english import sentences
-from alttrain.records import Example, Segment
+from alttrain.english.refusal import judge_refusal
+from alttrain.records import Example, Rejected, Segment
 from alttrain.rewrite.parser import render
 
 SLOT = "{prompt}"  # the placeholder for the user's message in a form
 CUT = "the backbone's answer did not end within the cap"
 THOUGHT_CUT = "the backbone's thought did not end within the cap"
-ANSWER_CUT = "the backbone's answer was cut after its last whole sentence within the cap"
 
 _ENDED = re.compile(r"[.!?…][\"'”’)\]*_]*\Z")
 _END_MARK = re.compile(r"(?<!\d)[.!?][\"'”’)]*(?=\s|$)")
@@ -27,7 +26,6 @@ _NUMBERED = re.compile(r"\W*(?:\d{1,3}|[A-Za-z])[.)]")
 class Original:
     """The backbone's reply to one prompt."""
 
-    id: str
     thought: str
     answer: str
     ended: bool  # whether it stopped by itself
@@ -92,29 +90,25 @@ def trace_hash(example: Example) -> str:
 
 
 def with_original(
-    example: Example,
-    original: Original,
-    is_refusal: Callable[[str, str], bool | None],
-    keep_sentences: bool = False,
-    origin: str = "backbone",
-) -> tuple[Example | None, str]:
-    """Return (the example with the backbone's thought and answer, ""), or (None, the reason it cannot be used).
+    example: Example, original: Original, recipe: SelfTrace, origin: str = "backbone"
+) -> Example | Rejected:
+    """Return the example with the backbone's thought and answer, or why they cannot be used.
 
-    `is_refusal(answer, prompt)` is a refusal judge. With `keep_sentences` a cut answer is used, and the reason says so.
-    `origin` is the origin of the thought; it is "trace:backbone" if the backbone reasoned by itself.
+    With `recipe.keep_sentences`, an answer that did not end is used up to its last complete sentence. `origin` is the
+    origin of the thought; it is "trace:backbone" if the backbone reasoned by itself. A refusal is found by the packaged
+    judge of refusals.
     """
-    answer, reason = original.answer.strip(), ""
-    if not original.closed:
-        return None, THOUGHT_CUT
-    if not answer:
-        return None, "the backbone's answer is empty"
+    answer = usable = original.answer.strip()
     if not original.ended:
-        answer, reason = whole_sentences(answer) if keep_sentences else "", ANSWER_CUT
-        if not answer:
-            return None, CUT
-    if not original.thought.strip():
-        return None, "the backbone wrote no thought"
-    if is_refusal(answer, example.prompt):
-        return None, "the backbone refused a benign prompt"
-    thought = (Segment("reasoning", original.thought, origin),)
-    return replace(example, thought=thought, answer=answer), reason
+        usable = whole_sentences(answer) if recipe.keep_sentences else ""
+    drops_refusals = example.label == "benign" and not recipe.keep_refusals
+    faults = {
+        THOUGHT_CUT: not original.closed,
+        "the backbone's answer is empty": not answer,
+        CUT: not usable,
+        "the backbone wrote no thought": not original.thought.strip(),
+        "the backbone refused a benign prompt": drops_refusals and judge_refusal(usable, example.prompt),
+    }
+    if fault := next((fault for fault, applies in faults.items() if applies), ""):
+        return Rejected(example.id, fault)
+    return replace(example, thought=(Segment("reasoning", original.thought, origin),), answer=usable)

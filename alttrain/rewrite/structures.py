@@ -74,12 +74,10 @@ _SHAPES: dict[Shape, str] = {
 class Guard(Protocol):
     """A judge that says which responses are unsafe."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def servers(self) -> Sequence[str]: ...
-    @property
-    def says(self) -> Literal["refused", "unsafe", "correct"]: ...
+    name: str
+    servers: Sequence[str]
+    says: Literal["refused", "unsafe", "correct"]
+
     def check(self, where: str, model_fault: Any) -> None: ...
     def judge(self, generations: Sequence[Generation], context: Any) -> Iterator[Judgement]: ...
 
@@ -99,6 +97,13 @@ class Structure(Protocol):
     prompt_form: str = SLOT  # a text containing {prompt}, in which the user's message is asked
     before: Sequence[str] = ()  # turns asked before the user's message; the model answers each
     shapes: Sequence[Shape] = ()  # rows of other shapes are rejected; empty accepts all
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if the backbone is to be asked for originals and nothing says how."""
+        if self.traces == "backbone" and self.original is None:
+            raise ValueError(
+                "rewrite.traces=backbone: the backbone is asked for them by rewrite.original, which is null"
+            )
 
     def prompt(self, message: str) -> str:
         """Return the user's message as the model gets it."""
@@ -158,7 +163,7 @@ class AltTrain(Structure):
     may_lose: Share = 0.1
 
     def __post_init__(self) -> None:
-        _check_traces(self)
+        super().__post_init__()
         if not self.steps or len(set(self.steps)) < len(self.steps):
             raise ValueError(f"rewrite.steps={list(self.steps)}: one or more steps are needed, each once")
         for step, writer in (("assessment", "teacher"), ("understanding", "understander")):
@@ -191,21 +196,18 @@ class AltTrain(Structure):
             return Rejected(example.id, NO_THOUGHT)
         if not harmful and not (example.answer and (example.thought or "reasoning" not in self.steps)):
             return Rejected(example.id, "a benign example needs an original trace and answer")
-        thought: list[Segment] = []
-        for step in self.steps:
-            if step == "understanding":
-                thought.append(understanding or self.understanding(example))
-            elif step == "assessment" and assessment is not None:
-                thought.append(assessment)
-            elif step == "reasoning" and harmful:
-                thought.append(Segment("refusal", choose(self._stops, "stop", example.id, seed), "template"))
-            elif step == "reasoning":
-                thought += self.understanding.rest(example)
+        stop = Segment("refusal", choose(self._stops, "stop", example.id, seed), "template")
+        segments: dict[StepSwitch, Sequence[Segment]] = {
+            "understanding": (understanding or self.understanding(example),),
+            "assessment": (assessment,) if assessment else (),
+            "reasoning": (stop,) if harmful else self.understanding.rest(example),
+        }
+        thought = tuple(segment for step in self.steps for segment in segments[step])
         if not thought:
             return Rejected(example.id, "the trace holds nothing but its understanding")
         refusals = CARE if example.category == "suicide_self_harm" else REFUSALS
         answer = choose(refusals, "answer", example.id, seed) if harmful else example.answer
-        return replace(example, thought=tuple(thought), answer=answer, trace_hash=trace_hash(example))
+        return replace(example, thought=thought, answer=answer, trace_hash=trace_hash(example))
 
 
 @dataclass(frozen=True)
@@ -221,9 +223,6 @@ class Plain(Structure):
     traces: Traces = "dataset"
     shapes: Sequence[Shape] = ("thought_and_answer",)
     may_lose: Share = 0.1
-
-    def __post_init__(self) -> None:
-        _check_traces(self)
 
     @property
     def continues(self) -> Sequence[Label]:  # type: ignore[override]
@@ -310,8 +309,3 @@ class Untouched(Structure):
     """Examples unchanged, with or without traces."""
 
     name: str
-
-
-def _check_traces(structure: AltTrain | Plain) -> None:
-    if structure.traces == "backbone" and structure.original is None:
-        raise ValueError("rewrite.traces=backbone: the backbone is asked for them by rewrite.original, which is null")

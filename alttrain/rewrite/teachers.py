@@ -376,31 +376,24 @@ def clean(reply: str) -> str:
 
 def sentence_fault(step: Step, text: str, label: Label, max_words: int) -> str:
     """Return why a cleaned text is no valid sentence of this step for a request with this label; "" if it is."""
-    assesses, stated_verdict, words = step == "assessment", verdict(text), len(text.split())
-    if not text:
-        return "it is empty"
-    if "<think>" in text:
-        return "its thought does not end"
-    task, scores = "judging" if assesses else "saying what the user wants", score_sentences(text)
-    if any(sentence.refusal >= LIKELY for sentence in scores):
-        return f"it refuses instead of {task}"
-    if words > max_words:
-        return f"it has more than {max_words} words"
-    if words < FEWEST_WORDS:
-        return f"it has fewer than {FEWEST_WORDS} words"
-    if "\n" in text or len(list(sentences(text))) > 1:
-        return "it is more than one sentence"
-    if not _END.search(text):
-        return "it does not end like a sentence"
-    if any(sentence.going_on >= LIKELY for sentence in scores):
-        return f"it answers instead of {task}"
-    stated = _VERDICT.findall(_REASON.split(text, maxsplit=1)[0])
-    if assesses and len({words.lower() == "harmful" for words in stated}) > 1:
-        return "it gives two verdicts"
-    if assesses and stated_verdict is None:
-        return "it states no verdict"
-    if assesses:
-        return DISAGREES if stated_verdict != label else ""
-    if stated_verdict is not None:
-        return "it judges the request"
-    return "" if read_thought(text).opening else "it does not say what the user wants"
+    task = "judging" if step == "assessment" else "saying what the user wants"
+    scores, words, stated = score_sentences(text), len(text.split()), verdict(text)
+    faults = {
+        "it is empty": not text,
+        "its thought does not end": "<think>" in text,
+        f"it refuses instead of {task}": any(sentence.refusal >= LIKELY for sentence in scores),
+        f"it has more than {max_words} words": words > max_words,
+        f"it has fewer than {FEWEST_WORDS} words": words < FEWEST_WORDS,
+        "it is more than one sentence": "\n" in text or len(list(sentences(text))) > 1,
+        "it does not end like a sentence": not _END.search(text),
+        f"it answers instead of {task}": any(sentence.going_on >= LIKELY for sentence in scores),
+    }
+    if step == "assessment":
+        before_reason = _VERDICT.findall(_REASON.split(text, maxsplit=1)[0])
+        faults["it gives two verdicts"] = len({words.lower() == "harmful" for words in before_reason}) > 1
+        faults["it states no verdict"] = stated is None
+        faults[DISAGREES] = stated != label
+    else:
+        faults["it judges the request"] = stated is not None
+        faults["it does not say what the user wants"] = not read_thought(text).opening
+    return next((fault for fault, applies in faults.items() if applies), "")

@@ -14,8 +14,7 @@ from alttrain.records import Example, Generation, cache_folder
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
 
-Sample = tuple[Example, int]  # a prompt and the number of its sample
-BenchmarkSample = tuple[Benchmark, Example, int]  # the same with its benchmark
+BenchmarkSample = tuple[Benchmark, Example, int]  # a prompt, with its benchmark and the number of its sample
 SampleKey = tuple[str, int]  # a prompt's id and the number of its sample
 NO_ROOM = "the prompt leaves no room for a response in the backbone's context"
 """The error of a prompt that an intervention, or the answers before it, made too long. It is not asked again."""

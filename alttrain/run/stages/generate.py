@@ -26,14 +26,13 @@ from alttrain.evaluation import Benchmark
 from alttrain.evaluation.interventions import Cut, InterventionContext
 from alttrain.generation.engine import Engine
 from alttrain.llm import NEARLY_ALL, Failure
-from alttrain.records import DamagedError, Generation
+from alttrain.records import DamagedError, Example, Generation
 from alttrain.run.asking import (
     NO_ROOM,
     BeginningRow,
     BenchmarkSample,
     Chunk,
     PreparedIntervention,
-    Sample,
     SampleKey,
     thought_mode,
 )
@@ -90,22 +89,22 @@ def check_trained(run: Run) -> None:
         )
 
 
-def benchmark_samples(run: Run, benchmark: Benchmark) -> list[Sample]:
-    """Return each prompt of a benchmark once for each sample; if known, only those its intervention applies to."""
+def benchmark_samples(run: Run, benchmark: Benchmark) -> dict[SampleKey, Example]:
+    """Return the prompt of each sample of a benchmark; if known, only those that its intervention applies to."""
     samples = range(run.protocol.decoding_for(benchmark).samples)
-    prompts = [(row, sample) for row in benchmark.examples for sample in samples]
+    prompts = {(row.id, sample): row for row in benchmark.examples for sample in samples}
     begun = evaluation_folder(run, benchmark) / BEGUN_FILE
     if benchmark.intervention is None or not begun.exists():
         return prompts
     applies = {(row.id, row.sample) for row in records.iterate_rows(begun, BeginningRow)}
-    return [(row, sample) for row, sample in prompts if (row.id, sample) in applies]
+    return {name: row for name, row in prompts.items() if name in applies}
 
 
 def _missing_sources(run: Run, benchmark: Benchmark) -> str:
     """Return which generations an intervention reads and still lacks; "" if none. Refused ones are not lacking."""
-    due = {(row.id, sample) for row, sample in benchmark_samples(run, benchmark.without_intervention)}
+    due = benchmark_samples(run, benchmark.without_intervention)
     for path in generations_read_by(run, benchmark):
-        if lacking := len(due - {name for name, _ in records.named_lines(path)}):
+        if lacking := len(due.keys() - {name for name, _ in records.named_lines(path)}):
             return f"{benchmark.name}: {path} lacks {lacking} of {len(due)} generations, which it is made from"
     return ""
 
@@ -124,7 +123,7 @@ def _begin(run: Run, benchmark: Benchmark) -> PreparedIntervention | None:
     generations = [_generations(file, lambda row: row.finish != "error") for file in files] or [{}]
     plain, source = generations[0], generations[-1]
     context = InterventionContext(run.backbone.template, thought_mode(run, benchmark), source)
-    rows = {(row.id, sample): row for row, sample in benchmark_samples(run, benchmark.without_intervention)}
+    rows = benchmark_samples(run, benchmark.without_intervention)
     readable = plain.keys() & source.keys() if intervention.reads else rows.keys()
     answered = {name: row for name, row in rows.items() if name in readable}
     beginnings = {} if is_new else {(row.id, row.sample): row for row in records.iterate_rows(path, BeginningRow)}
@@ -180,12 +179,12 @@ def incomplete_chunks(run: Run, *group: Benchmark) -> list[list[BenchmarkSample]
     positions = {row.id: position for position, row in enumerate(group[0].examples)}
     done, due = set[tuple[str, SampleKey]](), list[BenchmarkSample]()
     for benchmark in group:
-        path, rows = evaluation_folder(run, benchmark) / "generations.jsonl", benchmark_samples(run, benchmark)
-        answered = _answered(path)
-        if unknown := answered - {(row.id, sample) for row, sample in rows}:
+        rows, answered = benchmark_samples(run, benchmark), _answered(run, benchmark)
+        if unknown := answered - rows.keys():
+            path = evaluation_folder(run, benchmark) / "generations.jsonl"
             raise DamagedError(path, f"holds a row that the benchmark has not, {min(unknown)!r}")
         done |= {(benchmark.name, name) for name in answered}
-        due += [(benchmark, row, sample) for row, sample in rows]
+        due += [(benchmark, row, sample) for (_, sample), row in rows.items()]
     due.sort(key=lambda prompt: (positions[prompt[1].id], prompt[2]))
     chunks = [due[start : start + run.generation.chunk] for start in range(0, len(due), run.generation.chunk)]
     return [chunk for chunk in chunks if any((each.name, (row.id, sample)) not in done for each, row, sample in chunk)]
@@ -193,19 +192,18 @@ def incomplete_chunks(run: Run, *group: Benchmark) -> list[list[BenchmarkSample]
 
 def count_unanswered(run: Run, benchmark: Benchmark) -> int:
     """Return how many of a benchmark's prompts have no answer."""
-    return len(benchmark_samples(run, benchmark)) - len(
-        _answered(evaluation_folder(run, benchmark) / "generations.jsonl")
-    )
+    return len(benchmark_samples(run, benchmark)) - len(_answered(run, benchmark))
 
 
-def _answered(path: Path) -> set[SampleKey]:
+def _answered(run: Run, benchmark: Benchmark) -> set[SampleKey]:
     """Return the prompts with an answer, and those that can never have one (`NO_ROOM`).
 
     Refused ones are asked again.
     """
     refused = b'"finish": "error"'  # no text can contain it: JSON escapes quotes in a text
     no_room = f'"error": "{NO_ROOM}"'.encode()
-    return {name for name, line in records.named_lines(path) if refused not in line or no_room in line}
+    lines = records.named_lines(evaluation_folder(run, benchmark) / "generations.jsonl")
+    return {name for name, line in lines if refused not in line or no_room in line}
 
 
 def _generate(session: Session, engine: Engine, group: Sequence[Benchmark]) -> list[str]:
@@ -269,7 +267,7 @@ class _File:
         self.run, self.benchmark = run, benchmark
         self.path, self.due = evaluation_folder(run, benchmark) / "generations.jsonl", benchmark_samples(run, benchmark)
         records.repair_rows(self.path)
-        self.done, self.refused = _answered(self.path), _generations(self.path, _is_refused)
+        self.done, self.refused = _answered(run, benchmark), _generations(self.path, _is_refused)
         self.rows, self.unanswered, self.tokens = list[Generation](), list[str](), 0
         if self.refused:  # without a reply, the old refusal stays
             with records.replacing(self.path) as file:
@@ -294,7 +292,7 @@ class _File:
     def finish(self, total: int) -> str:
         """Sort the file. Returns a line about the prompts without an answer, of `total` that were asked, or ""."""
         benchmark, due = self.benchmark, self.due
-        positions = {(row.id, sample): position for position, (row, sample) in enumerate(due)}
+        positions = {name: position for position, name in enumerate(due)}
         records.sort_rows(self.path, records.GenerationKey, lambda row: positions[row.id, row.sample])
         if self.unanswered:
             count, reason = len(self.unanswered), self.unanswered[0]

@@ -81,7 +81,7 @@ def needs_of(run: Run, rows: Sequence[Example], device: Device, sizes: Sizes | N
         longest = [max((len(row.prompt) for row in prompts), default=0) for prompts in (examples, rows)]
         lengths = guessed_rows(rows, run.training.max_length) if run.training.trains else ()
         sizes = Sizes(longest[0] // CHARACTERS_PER_TOKEN, longest[1] // CHARACTERS_PER_TOKEN, lengths)
-    needs: list[Need | None] = []
+    needs: list[Need] = []
     if run.needs_training and run.adapter.trains:
         if run.structure.original is not None and lacks_originals(run, rows):
             caps = {tokens_key(run): run.structure.original.tokens}
@@ -93,7 +93,7 @@ def needs_of(run: Run, rows: Sequence[Example], device: Device, sizes: Sizes | N
             for benchmark in run.benchmarks
         }
         needs.append(_generation_need(run, shape, "generate", sizes.benchmark_prompt, caps, device))
-    return [need for need in needs if need is not None]
+    return [need for need in needs if need.parts]
 
 
 def _training_need(run: Run, shape: Shape, sizes: Sizes, device: Device) -> Need:
@@ -134,10 +134,8 @@ def _training_need(run: Run, shape: Shape, sizes: Sizes, device: Device) -> Need
     return Need("train", parts(run.hardware, run.backbone.quantization), remedies, certain=sizes.counted)
 
 
-def _generation_need(
-    run: Run, shape: Shape, stage: str, prompt: int, caps: Mapping[str, int], device: Device
-) -> Need | None:
-    """Return the engine's memory need; None if it does not use this process's memory.
+def _generation_need(run: Run, shape: Shape, stage: str, prompt: int, caps: Mapping[str, int], device: Device) -> Need:
+    """Return the engine's memory need, without parts if it does not use this process's memory.
 
     `caps` maps config keys to their maximum of new tokens.
     """
@@ -157,8 +155,7 @@ def _generation_need(
             yield " ".join(lowered), sum(parts(fewer, current).values())
             fewer //= 2
 
-    memory = parts(most_tokens, current)
-    return Need(stage, memory, remedies) if memory else None
+    return Need(stage, parts(most_tokens, current), remedies)
 
 
 def tokens_key(run: Run) -> str:

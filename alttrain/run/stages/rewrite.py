@@ -24,7 +24,6 @@ from typing import Any
 from alttrain import records
 from alttrain.config import RunError
 from alttrain.dataset.selection import stratified
-from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation import JudgeContext
 from alttrain.evaluation.judges import NO_REPLY
 from alttrain.evaluation.statistics import rate
@@ -33,7 +32,7 @@ from alttrain.generation.engine import Completion, Engine, Prompt, ignore_progre
 from alttrain.llm import NEARLY_ALL, Failure
 from alttrain.records import Example, Generation, Rejected, Segment, cache_folder
 from alttrain.rewrite import Original, SelfTrace, TeacherContext, lacks_original, lacks_understanding, render
-from alttrain.rewrite.original import ANSWER_CUT, CUT, THOUGHT_CUT, with_original
+from alttrain.rewrite.original import CUT, THOUGHT_CUT, with_original
 from alttrain.rewrite.structures import NO_THOUGHT, Guard
 from alttrain.rewrite.teachers import DISAGREES, Sentences
 from alttrain.run.assembly import Run
@@ -42,6 +41,7 @@ from alttrain.run.progress import bar
 from alttrain.run.session import Session, clear_shelf, free_memory
 from alttrain.run.stages.needs import tokens_key
 from alttrain.run.stages.train import warn_edited
+from alttrain.tokenization import Renderer
 
 log = logging.getLogger(__name__)
 
@@ -211,11 +211,7 @@ def _write_sentences(
 
 
 def _answers(
-    session: Session,
-    engine: Engine,
-    texts: Mapping[str, str],
-    decoding: Decoding,
-    advance: Callable[[int], None] = ignore_progress,
+    session: Session, engine: Engine, texts: Mapping[str, str], decoding: Decoding, advance: Callable[[int], None]
 ) -> list[Completion]:
     """Return what the engine writes for each named text; the names decide what is sampled.
 
@@ -249,22 +245,15 @@ def _with_originals(session: Session, rows: list[Example]) -> tuple[list[Example
         raise RunError(f"rewrite={structure.name}: {message}")
     originals = _originals(session, recipe, lacking)
     origin = "trace:backbone" if run.backbone.untrained_thought == "open" else "backbone"
-    reasons: dict[str, str] = {}
-    filled: dict[str, Example] = {}
-    for row in lacking:
-        drops_refusals = row.label == "benign" and not recipe.keep_refusals
-        is_refusal = judge_refusal if drops_refusals else lambda answer, prompt: None
-        completed, reason = with_original(row, originals[row.id], is_refusal, recipe.keep_sentences, origin)
-        if completed is None:
-            reasons[row.id] = reason
-        else:
-            filled[row.id] = completed
-            report["answers_cut"] += [row.id] if reason == ANSWER_CUT else []
+    results = [with_original(row, originals[row.id], recipe, origin) for row in lacking]
+    filled = {row.id: row for row in results if isinstance(row, Example)}
+    rejected = [row for row in results if isinstance(row, Rejected)]
+    report["answers_cut"] = [name for name in filled if not originals[name].ended]
     if structure.guard is not None:
         unsafe, report["guard"] = _guard_verdicts(session, structure.guard, list(filled.values()))
-        reasons |= dict.fromkeys(unsafe, UNSAFE)
-    usable = [filled.get(row.id, row) for row in rows if row.id not in reasons]
-    return usable, [Rejected(name, reason) for name, reason in reasons.items()], report
+        rejected += [Rejected(name, UNSAFE) for name in unsafe]
+    lost = {row.id for row in rejected}
+    return [filled.get(row.id, row) for row in rows if row.id not in lost], rejected, report
 
 
 def _guard_verdicts(session: Session, guard: Guard, rows: Sequence[Example]) -> tuple[list[str], dict[str, Any]]:
@@ -300,21 +289,25 @@ def _originals(session: Session, recipe: SelfTrace, rows: list[Example]) -> dict
     examples = sorted(rows, key=lambda example: example.id)  # the seed must not change which are decoded together
     size, originals = recipe.chunk or len(examples), dict[str, Original]()
     decoding = Decoding(recipe.tokens, recipe.temperature, recipe.top_p, top_k=recipe.top_k)
-    render_prompt = session.renderer.prompt_text
     log.info("rewrite   %d original traces and answers are the backbone's own", len(examples))
     with bar("originals", len(examples)) as advance, session.untrained() as engine:
         for start in range(0, len(examples), size):
             chunk = examples[start : start + size]
-            texts = {
-                row.id: render_prompt(recipe.message(row), mode, system=recipe.system_prompt, turns=row.turns)
-                for row in chunk
-            }
+            texts = {row.id: original_prompt(run, session.renderer, row) for row in chunk}
             for row, written in zip(chunk, _answers(session, engine, texts, decoding, advance), strict=True):
                 thought, answer, closed = run.backbone.template.split(written.text, mode)
                 trace = thought if mode == "open" else recipe.opening
-                originals[row.id] = Original(row.id, trace, answer, closed and written.finish == "stop", closed)
+                originals[row.id] = Original(trace, answer, closed and written.finish == "stop", closed)
     free_memory()
     return originals
+
+
+def original_prompt(run: Run, renderer: Renderer, row: Example) -> str:
+    """Return the prompt in which the untrained backbone is asked for a row's thought and answer."""
+    recipe = run.structure.original
+    assert recipe is not None
+    mode, system = run.backbone.untrained_thought, recipe.system_prompt
+    return renderer.prompt_text(recipe.message(row), mode, system=system, turns=row.turns)
 
 
 def review_sheet(rewritten: Sequence[Example], originals: Mapping[str, Example], seed: int) -> str:
