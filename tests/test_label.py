@@ -65,6 +65,17 @@ def test_runs_are_drawn_together_or_as_many_of_each(tmp_path: Path) -> None:
     assert {float(row["weight"]) for row in rows} == {2.0}
 
 
+def test_what_two_runs_answered_alike_is_labelled_for_each(tmp_path: Path) -> None:
+    runs = make_run(tmp_path, SETS), make_run(tmp_path, SETS, seed=1)
+    rows = draw(tmp_path / "a.csv", *runs, "--n", 148)
+    assert len({row["hash"] for row in rows}) == 74
+    (tmp_path / "a.csv").write_text((tmp_path / "a.csv").read_text().replace(",\n", ",no\n"))
+    labels = read_labels(tmp_path / "a.csv")
+    for run in runs:
+        found, others = labels.join({(row["id"], 0): row["hash"] for row in rows}, run.name)
+        assert (len(found), len(others), {label.run for label in found.values()}) == (74, 74, {run.name})
+
+
 def test_a_filled_sheet_is_read_back(tmp_path: Path) -> None:
     draw(tmp_path / "a.csv", make_run(tmp_path, SETS), "--n", 3, "--by", "verdict")
     sheet = tmp_path / "a.csv"

@@ -1092,6 +1092,17 @@ def test_a_paper_inputs_every_table_as_it_is(tmp_path: Path, columns: str) -> No
     assert "Underfull \\hbox" not in done
 
 
+def test_a_label_is_no_markup_on_the_console(tmp_path: Path) -> None:
+    make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, label="Our\x1b[own] [/b]")
+    shown = made(tmp_path)["overview"].assign(called="harm [done]")
+    screen = Console(width=80)
+    with screen.capture() as captured:
+        for part in console("runs", shown):
+            screen.print(part)
+    assert "Our [own] [/b]" in captured.get()
+    assert "[done]" in captured.get()
+
+
 def test_the_console_fits_80_columns(tmp_path: Path) -> None:
     benchmarks = {"embedded_harmful": "harmful_rate", "embedded_benign": "over_refusal_rate"}
     benchmarks |= {"embedded_short_answer": "accuracy"}

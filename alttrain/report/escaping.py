@@ -4,6 +4,8 @@ import re
 from typing import Any
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+TERMINAL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Characters that a terminal may obey; line breaks and tabs are none."""
 MARKUP = re.compile(r"[\\`|<\[*]|(?<![^\W_])_|_(?![^\W_])")
 """Characters that Markdown reads as markup; an underscore within a word is not one."""
 MARKDOWN_CELL = re.compile(r"[|<`\[]")

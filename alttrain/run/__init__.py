@@ -10,12 +10,15 @@ work, and imports torch only if a model has work to do.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from hydra.errors import HydraException
+from rich.console import Console
+from rich.text import Text
 
 from alttrain.config import RunError
+from alttrain.report.escaping import TERMINAL
 
 INTERRUPTED = 130
 """The exit code of a console script that Ctrl-C ended."""
@@ -32,3 +35,10 @@ def console_script() -> Iterator[None]:
     except KeyboardInterrupt:
         exec("")  # without it, CPython ends by SIGINT if the interrupt came while a string was executed
         sys.exit(INTERRUPTED)
+
+
+def print_texts(console: Console, texts: Iterable[Text]) -> None:
+    """Print texts of models and rows. What a terminal would obey in them is shown as a replacement character."""
+    for text in texts:
+        text.plain = TERMINAL.sub("\ufffd", text.plain)
+        console.print(text)

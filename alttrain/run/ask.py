@@ -26,7 +26,7 @@ from alttrain.evaluation import Benchmark, Intervention, RefusalJudge
 from alttrain.llm import Failure
 from alttrain.records import DamagedError, Example, Generation, RunDocument, Segment, Step, json_or_none, read_utf8
 from alttrain.rewrite import parse
-from alttrain.run import console_script
+from alttrain.run import console_script, print_texts
 from alttrain.run.asking import NO_ROOM, Chunk
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import refuse_links
@@ -153,8 +153,7 @@ def main() -> None:
     take_trusted(trusting)  # only these: a prompt may begin with "trusted=" too
     arguments = parser.parse_args(words[len(trusting) :])
     for answer in load(arguments.run).ask(arguments.prompts):
-        for text in styled_answer(answer):
-            console.print(text)
+        print_texts(console, styled_answer(answer))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def _texts(run: Path, benchmark: str | None, protocol: str | None) -> tuple[str,
     for generation in evaluation.generations():
         if generation.finish != "error":
             prompt, answer = request(generation, "prompt"), seen_by_judge(generation, deciding.part).answer
-            row: Row = {"run": run.name, "id": generation.id, "sample": generation.sample}
+            row: Row = {"run": evaluation.run, "id": generation.id, "sample": generation.sample}
             row |= {"hash": text_hash(prompt, answer), "prompt": prompt, "answer": answer}
             rows.append(row | {"verdict": texts[generation.id, generation.sample].verdict})
     return benchmark, protocol, "harmful" if deciding.says == "unsafe" else deciding.says, rows

@@ -74,7 +74,7 @@ def main() -> None:
     arguments = parser.parse_args(take_trusted(sys.argv[1:]))
     out = arguments.out or arguments.run / FILE
     table = probe_run(arguments.run, arguments.benchmark, arguments.permutations, out)
-    console = Console()
+    console = Console(markup=False)
     console.print(result_table(table))
     if table.auroc.isna().any():
         console.print(f"–: fewer than {FEWEST} prompts of a class")

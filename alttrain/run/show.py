@@ -21,7 +21,7 @@ from rich.text import Text
 from alttrain.config.trust import take_trusted
 from alttrain.records import Example, iterate_rows, read_rows
 from alttrain.rewrite import render
-from alttrain.run import console_script
+from alttrain.run import console_script, print_texts
 from alttrain.run.status import config_file
 from alttrain.tokenization import IGNORED, Renderer, Sequence
 
@@ -39,9 +39,8 @@ def main() -> None:
     choice.add_argument("--row", metavar="ID", help="a row's original thought against the rewritten one")
     console = Console(soft_wrap=True, highlight=False)
     arguments = parser.parse_args(take_trusted(sys.argv[1:]))
-    run, row = arguments.run, arguments.row
-    for text in show_row(run, row) if row else show_batch(run, arguments.batch, console.is_terminal):
-        console.print(text)
+    run, row, step = arguments.run, arguments.row, arguments.batch
+    print_texts(console, show_row(run, row) if step is None else show_batch(run, step, console.is_terminal))
 
 
 def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
