@@ -191,7 +191,7 @@ def test_labels_are_read_from_json_lines_and_from_csv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ({"id": 3, "refused": True}, "expected a string 'id'"),
+        ({"id": 3, "refused": True}, "expected a string 'id', among the columns 'id', 'refused'"),
         (row("b"), "jsonl:2: id 'b': expected one of refused, harmful, correct; found none"),
         (row("b", refused=True, harmful=False), "found refused and harmful"),
         (row("b", refused="perhaps"), "jsonl:2: id 'b': 'refused' is 'perhaps'; expected true, false or null"),

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_runs import judge_benchmark, make_run, mend
+from made_runs import change_rows, judge_benchmark, make_run, mend
 
 from alttrain.evaluation.labels import read_labels, text_hash
 from alttrain.run import label
@@ -153,3 +153,12 @@ def test_a_sheet_that_is_there_is_not_written_over(tmp_path: Path, capsys: pytes
     with pytest.raises(SystemExit):
         draw(tmp_path / "b.csv", tmp_path / "nowhere")
     assert "no judged benchmark there" in capsys.readouterr().err
+
+
+def test_a_benchmark_without_a_text_is_no_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path, SETS)
+    change_rows(run / "evaluation" / "strongreject.alttrain", lambda row, n: {"finish": "error"}, "generations")
+    with pytest.raises(SystemExit):
+        draw(tmp_path / "a.csv", run)
+    assert "no text of strongreject was generated" in capsys.readouterr().err
+    assert not (tmp_path / "a.csv").exists()

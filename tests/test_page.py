@@ -887,6 +887,9 @@ def test_two_runs_stand_side_by_side(show: Any, outputs: Path) -> None:
     assert boxes[0] == boxes[1]
     page.click("[data-filter=differs]")
     assert page.texts(".row b") == ["b1", "b2", "b3", "b5"]  # b0 has no other, b4 was refused by both
+    for fragment in ("run=one&benchmark=b&other=one", "run=one&benchmark=b&differs=1"):
+        page.go(fragment)  # with nothing beside it, a run is shown whole
+        assert (page.text("#status"), page.run("return byId('other').value")) == ("6 of 6 samples", "")
 
 
 def test_two_protocols_of_a_run_are_told_apart(show: Any, outputs: Path) -> None:

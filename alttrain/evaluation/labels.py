@@ -109,7 +109,7 @@ def read_labels(path: Path) -> HumanLabels:
 def _label(row: Mapping[str, Any]) -> tuple[Kind, Label | None]:
     """(kind, label) of one row; the label is None if its cell is empty."""
     if not isinstance(row.get("id"), str):
-        raise ValueError("expected a string 'id'")
+        raise ValueError(f"expected a string 'id', among the columns {', '.join(map(repr, row))}")
     name = f"id {row['id']!r}"
     kinds: list[Kind] = [kind for kind in get_args(Kind) if kind in row]
     if len(kinds) != 1:

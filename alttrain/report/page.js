@@ -121,6 +121,8 @@ const shown = { all: false, samples: new Set() };
 let refs = [], at = -1, turn = 0, height = 0; // height of a row of the list in pixels, as in page.css
 
 async function refresh(wanted = null) {
+  if (state.other === state.run) state.other = byId("other").value = ""; // beside itself there would be no sample
+  if (!state.other) state.differs = false;
   const mine = ++turn, before = wanted === null ? refs[at] : undefined, keep = (before ? address(before) : wanted) ?? "";
   section.setAttribute("aria-busy", "true");
   const of = (run, benchmark) => blocks.filter((block) => block.of === undefined &&
@@ -540,7 +542,6 @@ function chip(name, label, count, title, tone) {
 }
 
 function changed() {
-  if (!state.other) state.differs = false;
   refresh().then(remember);
 }
 

@@ -13,6 +13,7 @@ import argparse
 import random
 from collections import defaultdict
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pandas as pd
@@ -71,7 +72,7 @@ def sample(arguments: argparse.Namespace) -> str:
     return (
         f"{out}: {len(sampled)} of {total} texts. Fill the column {column} with yes, no or unclear, and run the "
         f"runs' command again, by the same protocol ({protocol}), with "
-        f"+evaluation.benchmarks.{benchmark}.human_labels={out.resolve()}"
+        + quote(f"+evaluation.benchmarks.{benchmark}.human_labels={out.resolve()}")
     )
 
 
@@ -101,4 +102,6 @@ def _texts(run: Path, benchmark: str | None, protocol: str | None) -> tuple[str,
             row: Row = {"run": evaluation.run, "id": generation.id, "sample": generation.sample}
             row |= {"hash": text_hash(prompt, answer), "prompt": prompt, "answer": answer}
             rows.append(row | {"verdict": texts[generation.id, generation.sample].verdict})
+    if not rows:
+        raise ValueError(f"{run}: no text of {benchmark} was generated")
     return benchmark, protocol, "harmful" if deciding.says == "unsafe" else deciding.says, rows
