@@ -145,7 +145,8 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_turns_of_a_defence_are_asked_first(tiny_arguments: list[str], tmp_path: Path) -> None:
     kept = [one for one in tiny_arguments if not one.startswith(("training", "dataset", "rewrite"))]
-    processes.alttrain([*kept, "method=intention_analysis", "stages=[generate]"]).check_returncode()
+    command = [*kept, "method=intention_analysis", "training.thought=open", "stages=[generate]"]
+    processes.alttrain(command).check_returncode()
     (folder,) = (tmp_path / "outputs" / "runs").iterdir()
     rows = read_rows(folder / "evaluation" / "embedded_harmful" / "generations.jsonl", Generation)
     assert all(row.earlier for row in rows)
