@@ -92,7 +92,7 @@ def test_a_filled_sheet_is_read_back(tmp_path: Path) -> None:
         (["--n", "2", "--by", "verdict"], "--n 2: expected at least 3, one of each verdict"),
         (["--n", "0"], "--n 0: expected at least 1"),
         (["--benchmark", "other"], "--benchmark other: .* has strongreject, xstest_safe"),
-        ([], "--benchmark None: .* has strongreject, xstest_safe"),
+        ([], "--benchmark NAME: .* has strongreject, xstest_safe"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(
@@ -110,7 +110,7 @@ def test_texts_by_one_of_two_protocols_are_drawn(tmp_path: Path, capsys: pytest.
     judge_benchmark(folder, "strongreject", "harmful_rate", "yn", "brief", "h", 10)
     with pytest.raises(SystemExit, match="2"):
         draw(tmp_path / "a.csv", run)
-    assert re.search("--protocol None: .* has strongreject by alttrain, brief$", capsys.readouterr().err.strip())
+    assert re.search("--protocol NAME: .* has strongreject by alttrain, brief$", capsys.readouterr().err.strip())
     assert len(draw(tmp_path / "a.csv", run, "--protocol", "alttrain")) == 74
     assert len(draw(tmp_path / "b.csv", run, "--protocol", "brief")) == 2
     told = capsys.readouterr().out
