@@ -42,10 +42,13 @@ TOO_FEW = (
     "seeds (5 %, before Holm) would miss it more than one time in five."
 )
 MANY = f"undecided, truncated: texts without a verdict, and cut by the token cap, where over {100 * WORTH_SAYING:g} %."
-KAPPA = "agreement: Cohen's kappa with its 95 % interval, over the texts that both judges decided."
+KAPPA = (
+    "agreement: Cohen's kappa with its 95 % interval, over the texts that both judges decided; undefined if both judge "
+    "all of them alike."
+)
 BY_LABELS = (
     "corrected: the share of all texts, undecided ones too, as people judge them, estimated from the judge's verdicts "
-    "and the n texts that people labelled."
+    "and the n texts that people labelled; undefined if no text with a verdict of one kind has a label."
 )
 SEEDS_APART = (
     "Agreements, corrected rates and what thoughts recognise are, of several seeds, the means of the seeds' values and "
