@@ -338,8 +338,7 @@ def draw_losses(variants: Sequence[Variant], path: Path) -> bool:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     with figure(6.6, max(3.2, 0.8 + 0.19 * len(curves)), path) as (fig, (axes,)):
-        numbers = [len(variant.folders) for variant, _ in curves]
-        ends = [f", {number} seeds" if number > 1 else "" for number in numbers]
+        ends = [f", {len(variant.folders)} seeds" if len(variant.folders) > 1 else "" for variant, _ in curves]
         names = show_names(fig, [variant.name for variant, _ in curves], ends)
         for index, (name, (_, seed_curves)) in enumerate(zip(names, curves, strict=True)):
             colour, dashes = COLOURS[index % len(COLOURS)], STYLES[index // len(COLOURS) % len(STYLES)]

@@ -72,9 +72,8 @@ def cell_lines(cell: Any, why: bool = False) -> list[str]:
     """
     texts = [MISSING] if cell.missing else []
     if cell.known:
-        texts.append(
-            format_value(cell.value, cell.unit) + (DIFFERS if cell.differs else "") + (FEW if cell.few else "")
-        )
+        marks = (DIFFERS if cell.differs else "") + (FEW if cell.few else "")
+        texts.append(format_value(cell.value, cell.unit) + marks)
         if not math.isnan(cell.low):
             texts.append(f"{format_value(cell.low, cell.unit)}–{format_value(cell.high, cell.unit)}")
         if cell.n:

@@ -47,11 +47,8 @@ NUMBERS = {
     "tokens": ("Tokens of a query, by outcome", "docs/guide.md"),
 }
 """CSV file -> its title, and the document that says what its columns mean."""
-SHOWN = [
-    "run", "benchmark", "metric", "value", "low", "high", "n", "undecided", "truncated", "judge", "protocol",
-    "protocol_hash",
-]  # fmt: skip
-"""The columns of metrics.csv that the page has."""
+OF_RUN = ["backbone", "dataset", "rewrite", "training", "seed", "method", "changed"]
+"""The columns of metrics.csv that the page leaves out."""
 APART = ("overview", "interventions", "published")  # tables that have a section of their own
 FIRST = ("tradeoff", "main")  # name prefixes of the figures that come first
 _UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
@@ -116,7 +113,7 @@ def write_page(output_dir: Path, texts: Texts, report: Report, draw: Callable[[]
         starred=star_meaning(compared.seeds[compared.differs].tolist() or [1]),
         ours=_beside_published(report.tables),
         published=report.tables["published"],
-        numbers=metrics[SHOWN],
+        numbers=metrics.drop(columns=OF_RUN),
         data={name: Markup(embed(value)) for name, value in data.items()},
     )
     write_text(output_dir / "report" / "page.html", text)

@@ -12,7 +12,6 @@ docs/judges.md shows the whole path.
 import argparse
 import random
 from collections import defaultdict
-from collections.abc import Collection
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -88,9 +87,13 @@ def _texts(run: Path, benchmark: str | None, protocol: str | None) -> tuple[str,
             evaluations[evaluation.benchmark][evaluation.protocol] = evaluation
     if not evaluations:
         raise FileNotFoundError(f"{run}: no judged benchmark there; run the judge stage first")
-    benchmark = _chosen(f"--benchmark {benchmark or 'NAME'}: {run} has", benchmark, evaluations)
+    benchmark = next(iter(evaluations)) if benchmark is None and len(evaluations) == 1 else benchmark or "NAME"
+    if benchmark not in evaluations:
+        raise ValueError(f"--benchmark {benchmark}: {run} has {', '.join(evaluations)}")
     by_protocol = evaluations[benchmark]
-    protocol = _chosen(f"--protocol {protocol or 'NAME'}: {run} has {benchmark} by", protocol, by_protocol)
+    protocol = next(iter(by_protocol)) if protocol is None and len(by_protocol) == 1 else protocol or "NAME"
+    if protocol not in by_protocol:
+        raise ValueError(f"--protocol {protocol}: {run} has {benchmark} by {', '.join(by_protocol)}")
     evaluation, rows = by_protocol[protocol], list[Row]()
     texts, deciding = evaluation.texts(), evaluation.decider
     for generation in evaluation.generations():
@@ -102,11 +105,3 @@ def _texts(run: Path, benchmark: str | None, protocol: str | None) -> tuple[str,
     if not rows:
         raise ValueError(f"{run}: no text of {benchmark} was generated")
     return benchmark, protocol, "harmful" if deciding.says == "unsafe" else deciding.says, rows
-
-
-def _chosen(refused: str, name: str | None, known: Collection[str]) -> str:
-    """Return the name that was given, or the only one. Raises ValueError with `refused` and the known ones."""
-    name = next(iter(known)) if name is None and len(known) == 1 else name
-    if name is None or name not in known:
-        raise ValueError(f"{refused} {', '.join(known)}")
-    return name

@@ -146,15 +146,9 @@ def _texts(run: Run, renderer: Any, benchmark: Benchmark, evaluation: Evaluation
     texts = evaluation.texts()
     for row in evaluation.generations():
         if row.finish != "error":
+            refused, prompt = texts[row.id, row.sample].refused, " ".join((row.goal or row.prompt).lower().split())
             ids, places = locate_positions(run, renderer, benchmark, row)
-            yield Text(
-                ids,
-                places,
-                texts[row.id, row.sample].refused,
-                row.label == "harmful",
-                " ".join((row.goal or row.prompt).lower().split()),
-                row.truncated,
-            )
+            yield Text(ids, places, refused, row.label == "harmful", prompt, row.truncated)
 
 
 def locate_positions(
