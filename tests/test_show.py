@@ -107,7 +107,7 @@ def test_row_without_an_original_says_so(
 def test_a_terminal_obeys_nothing_in_a_row(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
-    write_rows(run / "train.jsonl", [replace(NEW, prompt="\x1b[2J\x9bm\nHi")] * 2)
+    write_rows(run / "train.jsonl", [replace(NEW, id=name, prompt="\x1b[2J\x9bm\nHi") for name in "ab"])
     code, text = printed(capsys, monkeypatch, str(run), *arguments)
     assert code == 0
     assert "\ufffd[2J\ufffdm\nHi" in text

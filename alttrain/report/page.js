@@ -542,9 +542,7 @@ function chip(name, label, count, title, tone) {
     } }, label, count === null ? null : make("span", { class: "count" }, count.toLocaleString("en")));
 }
 
-function changed() {
-  refresh().then(remember);
-}
+const changed = () => refresh().then(remember);
 
 /** Show or cover the current sample. */
 function toggle() {

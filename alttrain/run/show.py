@@ -104,9 +104,8 @@ def show_row(run: Path, name: str) -> Iterator[Text]:
         yield Text(old.answer)
     if not unchanged:
         yield Text("\nnew answer", style="bold")
-        yield Text(
-            new.answer or f"none: the {'thought goes on by itself' if new.partial else 'turn ends with the thought'}"
-        )
+        none = f"none: the {'thought goes on by itself' if new.partial else 'turn ends with the thought'}"
+        yield Text(new.answer or none)
 
 
 def _row(path: Path, name: str) -> Example | None:
