@@ -25,6 +25,8 @@ from bench_report import write_evaluation
 from alttrain.evaluation import Adherence
 from alttrain.records import Generation, Judgement, write_json
 from alttrain.report.page import write_page
+from alttrain.report.results import evaluations
+from alttrain.report.tables import report_of
 
 WORDS = """the user asks about a plan and wants it to be clear so that every step is checked before it is made of small
 parts which hold when water wind or time pull at them while nobody looks and the answer stays as plain as it was asked
@@ -123,10 +125,8 @@ def main() -> None:
         folder = given.out or Path(temporary)
         fill(folder, given.samples, given.runs, given.benchmarks)
         before = time.perf_counter()
-        page = write_page(folder)
+        page = write_page(folder, "all", report_of(evaluations(folder / "runs")))
         took = time.perf_counter() - before
-        if page is None:
-            raise SystemExit("no samples: give more of them")
         rows = folder.glob("runs/*/evaluation/*/generations.jsonl")
         found: dict[str, Any] = {"samples": given.samples, "generations_mb": sum(p.stat().st_size for p in rows) / 1e6}
         found |= {"page_mb": page.stat().st_size / 1e6, "write": took}

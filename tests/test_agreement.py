@@ -191,7 +191,7 @@ def test_labels_are_read_from_json_lines_and_from_csv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ({"id": 3, "refused": True}, "expected a string 'id'"),
+        ({"id": 3, "refused": True}, "expected a string 'id', among the columns 'id', 'refused'"),
         (row("b"), "jsonl:2: id 'b': expected one of refused, harmful, correct; found none"),
         (row("b", refused=True, harmful=False), "found refused and harmful"),
         (row("b", refused="perhaps"), "jsonl:2: id 'b': 'refused' is 'perhaps'; expected true, false or null"),
@@ -225,11 +225,24 @@ def test_labels_are_joined_by_prompt_and_text() -> None:
     labels = HumanLabels(
         "refused", (Label(("b", 0), "same", True), Label(("c", 0), "old", False), Label(("elsewhere", 7), "x", None))
     )
-    found, others = labels.join(hashes)
+    found, others = labels.join(hashes, "run")
     assert {name: label.verdict for name, label in found.items()} == {("b", 0): True, ("a", 0): None}
     assert others == ["c"]
     with pytest.raises(ValueError, match="none of 3 labels, such as that of 'b', is of a text of this run"):
-        labels.join({("b", 0): "older"})
+        labels.join({("b", 0): "older"}, "run")
+
+
+def test_a_label_is_of_the_run_that_wrote_the_text(tmp_path: Path) -> None:
+    """Two runs that gave a prompt the same answer have a label each, and they may differ."""
+    rows = [row("a", refused=verdict, run=run) for run, verdict in (("one", True), ("two", False))]
+    labels = read_labels(write(tmp_path / "labels.jsonl", *rows))
+    for run, verdict in (("one", True), ("two", False)):
+        found, others = labels.join({("a", 0): "h-a"}, run)
+        assert ({name: label.verdict for name, label in found.items()}, others) == ({("a", 0): verdict}, ["a"])
+    with pytest.raises(ValueError, match="none of 2 labels"):
+        labels.join({("a", 0): "h-a"}, "three")
+    with pytest.raises(ValueError, match="id 'a' again"):
+        read_labels(write(tmp_path / "labels.jsonl", *rows, rows[0]))
 
 
 # --- against human labels ---

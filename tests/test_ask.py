@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_module
 import alttrain
 from alttrain.config import RunError, register
 from alttrain.config.trust import TRUSTED
-from alttrain.records import DamagedError, Generation, read_rows
+from alttrain.records import DamagedError, Generation, Segment, read_rows
 from alttrain.run import ask
 from alttrain.run.assembly import assemble
 from alttrain.run.folder import open_folder
@@ -103,6 +103,17 @@ def test_a_prompt_may_begin_like_a_setting(monkeypatch: pytest.MonkeyPatch, caps
     assert TRUSTED not in os.environ
 
 
+def test_a_terminal_obeys_nothing_in_an_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = (Segment("refusal", "I\x1b[2Jcannot.", "parser"),)
+    told = ask.Answer("Hi?", "I\x1b[2Jcannot.", "No\x1b]52;c;eA==\x1b\\.", steps, closed=True, cut=False)
+    monkeypatch.setattr(ask, "load", lambda folder: SimpleNamespace(ask=lambda prompts: [told]))
+    monkeypatch.setattr(sys, "argv", ["alttrain-ask", "a-run", "Hi?"])
+    ask.main()
+    assert capsys.readouterr().out == "Hi?\n[refusal]\nI\ufffd[2Jcannot.\n[answer]\nNo\ufffd]52;c;eA==\ufffd\\.\n"
+
+
 def test_a_run_of_a_users_method_has_the_name_that_it_was_given(tiny_arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "own" / "method").mkdir(parents=True)
     text = "# @package _global_\ndefaults: [custom, override /training: demo]\nmethod: {name: mine, label: Mine}\n"
@@ -134,7 +145,8 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_turns_of_a_defence_are_asked_first(tiny_arguments: list[str], tmp_path: Path) -> None:
     kept = [one for one in tiny_arguments if not one.startswith(("training", "dataset", "rewrite"))]
-    processes.alttrain([*kept, "method=intention_analysis", "stages=[generate]"]).check_returncode()
+    command = [*kept, "method=intention_analysis", "training.thought=open", "stages=[generate]"]
+    processes.alttrain(command).check_returncode()
     (folder,) = (tmp_path / "outputs" / "runs").iterdir()
     rows = read_rows(folder / "evaluation" / "embedded_harmful" / "generations.jsonl", Generation)
     assert all(row.earlier for row in rows)

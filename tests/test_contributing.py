@@ -13,6 +13,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from alttrain.config import expand_arguments, preview, register
+from alttrain.config.identity import SEARCH_PATH
 from alttrain.config.trust import TRUSTED, take_trusted
 from alttrain.generation import Decoding
 from alttrain.generation.engine import Completion, Prompt
@@ -40,7 +41,9 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     register()
     (command,) = [shlex.split(command) for command in COMMANDS if request.param in command]
     _, *overrides = take_trusted(command)
-    found, configs = preview([f"hydra.searchpath=[file://{tmp_path / 'mine'}]", *overrides])
+    search = f"hydra.searchpath=[file://{tmp_path / 'mine'}]"
+    monkeypatch.setenv(SEARCH_PATH, search)
+    found, configs = preview([search, *overrides])
     assert [str(fault) for fault in found] == []
     return assemble(configs[0])
 
@@ -68,13 +71,19 @@ def chosen(part: str) -> Any:
 
 
 def test_every_part_is_tried() -> None:
-    assert len(COMMANDS) == 6
-    assert len(FILES) == 11
+    assert len(COMMANDS) == 7
+    assert len(FILES) == 12
 
 
 @chosen("backbone=")
 def test_a_backbone(run: Run) -> None:
     assert (run.backbone.name, run.backbone.source, run.backbone.template.end) == ("my_model", "ORG/NAME", "<|im_end|>")
+
+
+@chosen("method=careful")
+def test_a_method(run: Run) -> None:
+    assert (run.name, run.method.label) == ("smollm2_135m-careful-s0", "AltTrain, two epochs")
+    assert (run.training.epochs, run.structure.name, dict(run.changed.treatment)) == (2, "alttrain", {})
 
 
 @chosen("+benchmark@")

@@ -1,6 +1,7 @@
 """Figures: what is drawn is what the tables hold, and the files are what they say they are."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -234,6 +235,8 @@ def test_the_colour_bar_shows_accuracies_also_if_the_last_point_has_none(drawn: 
     cells = [*both("a", "h", "o"), rate("a", "accuracy", "x", 0.5), *both("b", "h", "o")]
     assert draw_tradeoff(table(cells), tmp_path / "x")
     assert drawn[0].axes[-1].get_ylim() == pytest.approx((50, 70))
+    assert draw_tradeoff(table([*both("a", "h", "o"), rate("a", "accuracy", "x", 0.9)]), tmp_path / "x")
+    assert drawn[1].axes[-1].get_ylim() == pytest.approx((80, 100))
     assert drawn[0].axes[-1].get_ylabel() == "accuracy ↑, %, x"  # without a number of texts, which methods differ in
 
 
@@ -301,6 +304,17 @@ def test_a_long_name_leaves_room_for_the_bars(found: dict[str, pd.DataFrame], dr
     axes = drawn[0].axes[0]
     assert {len(label.get_text()) for label in axes.get_yticklabels()} <= {*range(61)}
     assert axes.get_position().width > 0.03
+
+
+def test_a_long_name_leaves_room_for_titles(
+    runs: Path, found: dict[str, pd.DataFrame], drawn: list[Any], tmp_path: Path
+) -> None:
+    more = ", changed: training.epochs=null, training.max_steps=3"
+    assert draw_adherence(found["adherence"].assign(method=lambda frame: frame.method + more), tmp_path / "x")
+    own = [replace(one, name=one.name + more) for one in variants(evaluations(runs)) if one.method == "plain"]
+    assert draw_losses(own, tmp_path / "x")
+    inches = [fig.axes[0].get_position().width * fig.get_figwidth() for fig in drawn]
+    assert min(inches) > 2.4
 
 
 def test_a_cut_name_keeps_its_end_and_names_that_would_be_the_same_are_whole() -> None:
@@ -383,6 +397,16 @@ def test_losses_are_the_logs(runs: Path, drawn: list[Any], tmp_path: Path) -> No
     assert draw_losses(own, tmp_path / "x")
     lines = drawn[0].axes[0].lines
     assert [[tuple(point) for point in line.get_xydata()] for line in lines] == 2 * [[(10, 2.0), (20, 1.5)]]
+    assert {line.get_marker() for line in lines} == {"None"}
+
+
+def test_a_loss_that_was_logged_once_is_seen(drawn: list[Any], tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"h": ("harmful_rate", "yn")})
+    (run / "logs").mkdir()
+    (run / "logs" / "metrics.csv").write_text("\n".join(LOSSES.splitlines()[:2]) + "\n")
+    assert draw_losses(variants(evaluations(tmp_path)), tmp_path / "x")
+    (line,) = drawn[0].axes[0].lines
+    assert (len(line.get_xydata()), line.get_marker()) == (1, ".")
 
 
 def test_lengths_are_the_generations(runs: Path, drawn: list[Any], tmp_path: Path) -> None:

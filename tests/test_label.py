@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_runs import judge_benchmark, make_run, mend
+from made_runs import change_rows, judge_benchmark, make_run, mend
 
 from alttrain.evaluation.labels import read_labels, text_hash
 from alttrain.run import label
@@ -65,6 +65,17 @@ def test_runs_are_drawn_together_or_as_many_of_each(tmp_path: Path) -> None:
     assert {float(row["weight"]) for row in rows} == {2.0}
 
 
+def test_what_two_runs_answered_alike_is_labelled_for_each(tmp_path: Path) -> None:
+    runs = make_run(tmp_path, SETS), make_run(tmp_path, SETS, seed=1)
+    rows = draw(tmp_path / "a.csv", *runs, "--n", 148)
+    assert len({row["hash"] for row in rows}) == 74
+    (tmp_path / "a.csv").write_text((tmp_path / "a.csv").read_text().replace(",\n", ",no\n"))
+    labels = read_labels(tmp_path / "a.csv")
+    for run in runs:
+        found, others = labels.join({(row["id"], 0): row["hash"] for row in rows}, run.name)
+        assert (len(found), len(others), {label.run for label in found.values()}) == (74, 74, {run.name})
+
+
 def test_a_filled_sheet_is_read_back(tmp_path: Path) -> None:
     draw(tmp_path / "a.csv", make_run(tmp_path, SETS), "--n", 3, "--by", "verdict")
     sheet = tmp_path / "a.csv"
@@ -81,7 +92,7 @@ def test_a_filled_sheet_is_read_back(tmp_path: Path) -> None:
         (["--n", "2", "--by", "verdict"], "--n 2: expected at least 3, one of each verdict"),
         (["--n", "0"], "--n 0: expected at least 1"),
         (["--benchmark", "other"], "--benchmark other: .* has strongreject, xstest_safe"),
-        ([], "--benchmark None: .* has strongreject, xstest_safe"),
+        ([], "--benchmark NAME: .* has strongreject, xstest_safe"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(
@@ -99,7 +110,7 @@ def test_texts_by_one_of_two_protocols_are_drawn(tmp_path: Path, capsys: pytest.
     judge_benchmark(folder, "strongreject", "harmful_rate", "yn", "brief", "h", 10)
     with pytest.raises(SystemExit, match="2"):
         draw(tmp_path / "a.csv", run)
-    assert re.search("--protocol None: .* has strongreject by alttrain, brief$", capsys.readouterr().err.strip())
+    assert re.search("--protocol NAME: .* has strongreject by alttrain, brief$", capsys.readouterr().err.strip())
     assert len(draw(tmp_path / "a.csv", run, "--protocol", "alttrain")) == 74
     assert len(draw(tmp_path / "b.csv", run, "--protocol", "brief")) == 2
     told = capsys.readouterr().out
@@ -142,3 +153,12 @@ def test_a_sheet_that_is_there_is_not_written_over(tmp_path: Path, capsys: pytes
     with pytest.raises(SystemExit):
         draw(tmp_path / "b.csv", tmp_path / "nowhere")
     assert "no judged benchmark there" in capsys.readouterr().err
+
+
+def test_a_benchmark_without_a_text_is_no_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path, SETS)
+    change_rows(run / "evaluation" / "strongreject.alttrain", lambda row, n: {"finish": "error"}, "generations")
+    with pytest.raises(SystemExit):
+        draw(tmp_path / "a.csv", run)
+    assert "no text of strongreject was generated" in capsys.readouterr().err
+    assert not (tmp_path / "a.csv").exists()

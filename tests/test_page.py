@@ -158,11 +158,9 @@ class Parsed(HTMLParser):
         return next(text for own, text in self.sources if own == name)
 
 
-def written(outputs: Path, **arguments: Any) -> Path:
+def written(outputs: Path, texts: Texts = "all") -> Path:
     """The page of an output folder."""
-    page = write_page(outputs, **arguments)
-    assert page
-    return page
+    return write_page(outputs, texts, report_of(evaluations(outputs / "runs")))
 
 
 def section(page: Path, name: str) -> str:
@@ -193,16 +191,11 @@ def _inflated(letters: str) -> Any:
 
 
 def test_the_same_folders_give_the_same_bytes(outputs: Path) -> None:
-    first = write_page(outputs)
+    first = written(outputs)
     assert first == outputs / "report" / "page.html"
     content = first.read_bytes()
-    write_page(outputs)
+    written(outputs)
     assert first.read_bytes() == content
-
-
-def test_nothing_judged_is_no_page(tmp_path: Path) -> None:
-    assert write_page(tmp_path) is None
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_policy_names_the_one_script_and_style(outputs: Path) -> None:
@@ -887,6 +880,9 @@ def test_two_runs_stand_side_by_side(show: Any, outputs: Path) -> None:
     assert boxes[0] == boxes[1]
     page.click("[data-filter=differs]")
     assert page.texts(".row b") == ["b1", "b2", "b3", "b5"]  # b0 has no other, b4 was refused by both
+    for fragment in ("run=one&benchmark=b&other=one", "run=one&benchmark=b&differs=1"):
+        page.go(fragment)  # with nothing beside it, a run is shown whole
+        assert (page.text("#status"), page.run("return byId('other').value")) == ("6 of 6 samples", "")
 
 
 def test_two_protocols_of_a_run_are_told_apart(show: Any, outputs: Path) -> None:

@@ -197,7 +197,9 @@ def test_the_command_probes_a_run(
     monkeypatch.setattr(command, "_texts", lambda *given: map(decided, texts_of(*given)))
     monkeypatch.setattr(sys, "argv", ["alttrain-probe", str(run), "--permutations", "2"])
     command.main()
-    assert "probe.csv: 8 probes" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "probe.csv: 8 probes" in told
+    assert [told.count(f" {position} ") for position in command.POSITIONS] == [2, 2, 2, 2]  # each in one piece
     table = pd.read_csv(run / "probe.csv")
     assert set(probes(variants(evaluations(run.parent))).run) == {run.name}
     assert list(table.position[:4]) == list(command.POSITIONS)

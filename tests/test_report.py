@@ -61,7 +61,7 @@ from alttrain.report.measures import MEASURES
 from alttrain.report.page import write_page
 from alttrain.report.processes import second_process
 from alttrain.report.results import COLUMNS, METRICS, evaluations, read_csv, results, tidy, write_csv
-from alttrain.report.tables import finish_table
+from alttrain.report.tables import finish_table, report_of
 from alttrain.report.variants import Column, variants
 from alttrain.run.stages.report import report, show, write_report
 
@@ -319,8 +319,7 @@ def test_thoughts_and_answers_that_one_judge_judged_are_paired(tmp_path: Path) -
     judged, not_judged = (tmp_path / "x.csv").read_text().splitlines()[1:]
     assert ",3,2,1," in judged
     assert "," * len(JUDGED) in not_judged
-    page = write_page(tmp_path)
-    assert page
+    page = write_page(tmp_path, "all", report_of(evaluations(runs)))
     assert "NA" not in page.read_text().partition("Whether thought and answer agree")[2].partition("</table>")[0]
 
 

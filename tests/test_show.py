@@ -103,9 +103,20 @@ def test_row_without_an_original_says_so(
     assert "no old thought: the row had no trace before the rewrite" in text
 
 
+@pytest.mark.parametrize("arguments", [["--row", "a"], ["--batch"]])
+def test_a_terminal_obeys_nothing_in_a_row(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    write_rows(run / "train.jsonl", [replace(NEW, id=name, prompt="\x1b[2J\x9bm\nHi") for name in "ab"])
+    code, text = printed(capsys, monkeypatch, str(run), *arguments)
+    assert code == 0
+    assert "\ufffd[2J\ufffdm\nHi" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--row", ""], "train.jsonl has no row with id ''"),
         (["--row", "zz"], "train.jsonl has no row with id 'zz'"),
         (["--batch", "9"], "--batch 9: this run has steps 0 to 1"),
     ],

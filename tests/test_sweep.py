@@ -744,7 +744,7 @@ def test_a_folder_in_use_is_refused_and_who_has_it_is_told(tmp_path: Path) -> No
     status.ended(None)
     assert state_of(tmp_path).state == "done"
     status.ended(RunError("first line\nlast line"))
-    assert (state_of(tmp_path).state, state_of(tmp_path).error) == ("failed", "last line")
+    assert (state_of(tmp_path).state, state_of(tmp_path).error) == ("failed", "first line last line")
 
 
 def test_a_killed_run_is_shown_as_stopped(tmp_path: Path) -> None:

@@ -1092,6 +1092,28 @@ def test_a_paper_inputs_every_table_as_it_is(tmp_path: Path, columns: str) -> No
     assert "Underfull \\hbox" not in done
 
 
+def test_a_number_that_nothing_undecided_explains_is_undefined(tmp_path: Path) -> None:
+    """Of judges that judge all texts alike there is no kappa."""
+    run = make_run(tmp_path, {"strongreject": ("harmful_rate", "yyyy")})
+    beside(run, "strongreject", "yyyy", "o", 0.5)
+    unknown = dict.fromkeys(("value", "low", "high"))
+    mend(run / "evaluation" / "strongreject.alttrain", lambda record: record["metrics"][-1].update(unknown))
+    shown = made(tmp_path)["judges"]
+    assert cell(shown, "AltTrain", "kappa").notes == ["undefined"]
+    assert any("undefined if both judge all of them alike" in line for line in legend(shown))
+
+
+def test_a_label_is_no_markup_on_the_console(tmp_path: Path) -> None:
+    make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, label="Our\x1b[own] [/b]")
+    shown = made(tmp_path)["overview"].assign(called="harm [done]")
+    screen = Console(width=80)
+    with screen.capture() as captured:
+        for part in console("runs", shown):
+            screen.print(part)
+    assert "Our [own] [/b]" in captured.get()
+    assert "[done]" in captured.get()
+
+
 def test_the_console_fits_80_columns(tmp_path: Path) -> None:
     benchmarks = {"embedded_harmful": "harmful_rate", "embedded_benign": "over_refusal_rate"}
     benchmarks |= {"embedded_short_answer": "accuracy"}

@@ -4,6 +4,7 @@
 
 - `id`, `sample`  id and sample of the generation
 - `hash`          `text_hash` of prompt and text
+- `run`           name of the run that wrote the text; without it, a label is for any run
 - `weight`        number of judged texts that this one represents: 1 / probability of being drawn; default 1
 - `refused`, `harmful` or `correct`  the label, of one kind in the whole file: true, false, or null if the annotator
   could not tell (CSV: yes, no, unclear); an empty CSV cell is not labelled yet
@@ -29,12 +30,13 @@ Name = tuple[str, int]  # a generation's id and sample
 
 
 class Label(NamedTuple):
-    """A label of one text. The verdict is None if the annotator could not tell."""
+    """A label of one text. The verdict is None if the annotator could not tell. Without a `run` it is for any."""
 
     name: Name
     hash: str
     verdict: bool | None
     weight: float = 1.0
+    run: str = ""
 
 
 class HumanLabels(NamedTuple):
@@ -44,11 +46,13 @@ class HumanLabels(NamedTuple):
     labels: tuple[Label, ...]
     unlabelled: int = 0
 
-    def join(self, hashes: Mapping[Name, str]) -> tuple[dict[Name, Label], list[str]]:
-        """Match labels to generations by text hash. Returns (label by generation, ids of labels that match no text).
+    def join(self, hashes: Mapping[Name, str], run: str) -> tuple[dict[Name, Label], list[str]]:
+        """Match labels to a run's generations by text hash.
 
-        If several generations have the same prompt and text, a label goes to the one it names, else to the first.
-        Raises ValueError if no label matches.
+        Returns (label by generation, ids of labels that match no text). A label of another run matches none, not even
+        the same text: what two runs wrote alike would be labelled more often than its weight says. If several
+        generations have the same prompt and text, a label goes to the one it names, else to the first. Raises
+        ValueError if no label matches.
         """
         by_hash = defaultdict[str, list[Name]](list)
         for name, digest in hashes.items():
@@ -56,7 +60,8 @@ class HumanLabels(NamedTuple):
         matched: dict[Name, Label] = {}
         unmatched = []
         for label in self.labels:
-            free = [name for name in by_hash[label.hash] if name not in matched]
+            here = label.run in ("", run)
+            free = [name for name in by_hash[label.hash] if here and name not in matched]
             if free:
                 matched[label.name if label.name in free else free[0]] = label
             else:
@@ -76,7 +81,7 @@ def text_hash(prompt: str, text: str) -> str:
 
 def read_labels(path: Path) -> HumanLabels:
     """Read the labels in a file. Raises ValueError, naming bad rows, or FileNotFoundError."""
-    labels: dict[tuple[Name, str], Label] = {}
+    labels: dict[tuple[str, Name, str], Label] = {}
     kinds: dict[Kind, str] = {}
     faults, unlabelled = [], 0
     for location, row in read_raw(path):
@@ -85,7 +90,7 @@ def read_labels(path: Path) -> HumanLabels:
             kinds.setdefault(kind, location)
             if label is None:
                 unlabelled += 1
-            elif labels.setdefault((label.name, label.hash), label) is not label:
+            elif labels.setdefault((label.run, label.name, label.hash), label) is not label:
                 raise ValueError(f"id {label.name[0]!r} again")
         except ValueError as error:
             faults.append(f"{location}: {error}")
@@ -104,7 +109,7 @@ def read_labels(path: Path) -> HumanLabels:
 def _label(row: Mapping[str, Any]) -> tuple[Kind, Label | None]:
     """(kind, label) of one row; the label is None if its cell is empty."""
     if not isinstance(row.get("id"), str):
-        raise ValueError("expected a string 'id'")
+        raise ValueError(f"expected a string 'id', among the columns {', '.join(map(repr, row))}")
     name = f"id {row['id']!r}"
     kinds: list[Kind] = [kind for kind in get_args(Kind) if kind in row]
     if len(kinds) != 1:
@@ -124,4 +129,4 @@ def _label(row: Mapping[str, Any]) -> tuple[Kind, Label | None]:
         sample, weight = 0, 0.0
     if not 0 < weight < float("inf"):
         raise ValueError(f"{name}: sample {sample_cell!r}, weight {weight_cell!r}: expected numbers above 0")
-    return kinds[0], Label((row["id"], sample), str(row["hash"]), verdict, weight)
+    return kinds[0], Label((row["id"], sample), str(row["hash"]), verdict, weight, str(row.get("run") or ""))

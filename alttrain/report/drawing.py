@@ -28,7 +28,8 @@ LOOK = {
 }
 FORMS = ("png", "svg", "pdf")
 DOTS = 200  # dots per inch
-ROOM = 60  # maximum number of characters of a row's name
+ROOM = 60  # maximum number of characters of a name
+PLAIN, LETTER = 20, 0.06  # characters of a name for which a figure has room; width of each further one in inches
 
 
 @contextmanager
@@ -69,16 +70,23 @@ def error_bars(cells: Sequence[Any]) -> list[list[float]]:
     return [[0.0 if length < 0 else length for length in side] for side in zip(*lengths, strict=True)]
 
 
-def name_rows(panels: Any, names: Sequence[str], ends: Sequence[str] = ()) -> None:
-    """Label the rows of bars, from top to bottom, with these names, each followed by its end if there are `ends`.
+def show_names(fig: Any, names: Sequence[str], ends: Sequence[str] = ()) -> list[str]:
+    """Make a figure wider for long names beside its panels, and return them, each with its end if there are `ends`.
 
-    Longer names would leave no room for the bars. They are cut before the end, unless two would then be the same.
+    Names that are too long are cut before the end, unless two would then be the same.
     """
     ends = ends or [""] * len(names)
     room = ROOM - max(map(len, ends))
     cut = [name if len(name) <= room else f"{name[: room - 1]}…" for name in names]
-    shown = names if len({*cut}) < len({*names}) else cut
-    panels[0].set_yticks(range(len(names)), [f"{name}{end}" for name, end in zip(shown, ends, strict=True)])
+    whole = names if len({*cut}) < len({*names}) else cut
+    shown = [f"{name}{end}" for name, end in zip(whole, ends, strict=True)]
+    fig.set_figwidth(fig.get_figwidth() + LETTER * max(0, max(map(len, shown)) - PLAIN))
+    return shown
+
+
+def name_rows(panels: Any, names: Sequence[str], ends: Sequence[str] = ()) -> None:
+    """Label the rows of bars, from top to bottom, with these names (`show_names`)."""
+    panels[0].set_yticks(range(len(names)), show_names(panels[0].figure, names, ends))
     panels[0].set_ylim(len(names) - 0.4, -0.6)
 
 

@@ -39,6 +39,7 @@ from alttrain.report.drawing import (
     look,
     name_bars,
     name_rows,
+    show_names,
     stack,
 )
 from alttrain.report.estimates import FLOWS
@@ -337,13 +338,15 @@ def draw_losses(variants: Sequence[Variant], path: Path) -> bool:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     with figure(6.6, max(3.2, 0.8 + 0.19 * len(curves)), path) as (fig, (axes,)):
-        for index, (variant, seed_curves) in enumerate(curves):
-            name = variant.name + (f", {len(variant.folders)} seeds" if len(variant.folders) > 1 else "")
+        ends = [f", {len(variant.folders)} seeds" if len(variant.folders) > 1 else "" for variant, _ in curves]
+        names = show_names(fig, [variant.name for variant, _ in curves], ends)
+        for index, (name, (_, seed_curves)) in enumerate(zip(names, curves, strict=True)):
             colour, dashes = COLOURS[index % len(COLOURS)], STYLES[index // len(COLOURS) % len(STYLES)]
             opacity = 1.0 if len(seed_curves) == 1 else 0.75
             style = {"color": colour, "linestyle": dashes, "linewidth": 1.2, "alpha": opacity}
             for number, points in enumerate(seed_curves):
-                axes.plot(*zip(*points, strict=True), **style, label=None if number else name)
+                marker = "." if len(points) == 1 else None  # a line of one point would not be seen
+                axes.plot(*zip(*points, strict=True), **style, marker=marker, label=None if number else name)
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter("{x:g}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -41,10 +42,13 @@ TOO_FEW = (
     "seeds (5 %, before Holm) would miss it more than one time in five."
 )
 MANY = f"undecided, truncated: texts without a verdict, and cut by the token cap, where over {100 * WORTH_SAYING:g} %."
-KAPPA = "agreement: Cohen's kappa with its 95 % interval, over the texts that both judges decided."
+KAPPA = (
+    "agreement: Cohen's kappa with its 95 % interval, over the texts that both judges decided; undefined if both judge "
+    "all of them alike."
+)
 BY_LABELS = (
     "corrected: the share of all texts, undecided ones too, as people judge them, estimated from the judge's verdicts "
-    "and the n texts that people labelled."
+    "and the n texts that people labelled; undefined if no text with a verdict of one kind has a label."
 )
 SEEDS_APART = (
     "Agreements, corrected rates and what thoughts recognise are, of several seeds, the means of the seeds' values and "
@@ -68,9 +72,8 @@ def cell_lines(cell: Any, why: bool = False) -> list[str]:
     """
     texts = [MISSING] if cell.missing else []
     if cell.known:
-        texts.append(
-            format_value(cell.value, cell.unit) + (DIFFERS if cell.differs else "") + (FEW if cell.few else "")
-        )
+        marks = (DIFFERS if cell.differs else "") + (FEW if cell.few else "")
+        texts.append(format_value(cell.value, cell.unit) + marks)
         if not math.isnan(cell.low):
             texts.append(f"{format_value(cell.low, cell.unit)}–{format_value(cell.high, cell.unit)}")
         if cell.n:
@@ -234,9 +237,8 @@ def _tabular(grid: pd.DataFrame) -> str:
 
 def _broken(line: str, width: int, underscore: str) -> list[str]:
     """A line broken at blanks and underscores. `underscore` replaces the latter: " ", or "_ " to keep it."""
-    return [
-        part.replace("_ ", "_") for part in wrap(one_line(line).replace("_", underscore), width, break_long_words=False)
-    ]
+    spaced = one_line(line).replace("_", underscore)
+    return [part.replace("_ ", "_") for part in wrap(spaced, width, break_long_words=False)]
 
 
 def _latex_cell(cell: Any) -> str:
@@ -261,12 +263,12 @@ def console(title: str, frame: pd.DataFrame) -> list[Table | Text]:
         table.title = f"{name}, protocol {protocol}" if protocol else name
         for index, heading in enumerate([("method",), *grid.columns]):
             short = [part for line in heading for part in _broken(line, NARROW, " ")]
-            table.add_column("\n".join(short), justify="right" if index else "left", no_wrap=True)
+            table.add_column(escape("\n".join(short)), justify="right" if index else "left", no_wrap=True)
         for backbone, rows in by_backbone:
             if len(by_backbone) > 1:
                 table.add_row(Text(str(backbone), style="italic"))
             for (_, method), *cells in rows.itertuples():
-                table.add_row("\n".join(_broken(method, TITLE, " ")), *map(_console_cell, cells))
+                table.add_row(escape("\n".join(_broken(method, TITLE, " "))), *map(_console_cell, cells))
                 table.add_section()
         parts.append(table)
     return [*parts, Text("\n".join(marks_legend(frame)), style="dim")]

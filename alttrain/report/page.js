@@ -121,6 +121,8 @@ const shown = { all: false, samples: new Set() };
 let refs = [], at = -1, turn = 0, height = 0; // height of a row of the list in pixels, as in page.css
 
 async function refresh(wanted = null) {
+  if (state.other === state.run) state.other = byId("other").value = ""; // beside itself there would be no sample
+  if (!state.other) state.differs = false;
   const mine = ++turn, before = wanted === null ? refs[at] : undefined, keep = (before ? address(before) : wanted) ?? "";
   section.setAttribute("aria-busy", "true");
   const of = (run, benchmark) => blocks.filter((block) => block.of === undefined &&
@@ -458,13 +460,15 @@ function why(ways, names) {
 const percent = (share) => ((100 * share) % 1 === 0.25 ? 100 * share - 0.05 : 100 * share).toFixed(1);
 const signed = (share) => `${share < 0 ? "−" : "+"}${percent(Math.abs(share))}`;
 
+/** Cells of words. */
+const worded = (...texts) => texts.map((text) => make("td", { class: "words", "data-key": text }, text));
+
 /** The table's rows of a benchmark, each with whether the two are compared in it. */
 function comparison(benchmark, ways, chosen, data) {
   const same = ways[0].filter((way) => ways[1].includes(way));
-  const named = (...words) => words.map((text) => make("td", { class: "words", "data-key": text }, text));
   const row = (same, ...cells) => ({ same, row: make("tr", {}, make("th", { scope: "row", "data-key": benchmark }, benchmark), ...cells) });
   const empty = () => make("td", {});
-  const unlike = (reason, protocol = "") => row(false, ...named(protocol, ""), empty(), empty(),
+  const unlike = (reason, protocol = "") => row(false, ...worded(protocol, ""), empty(), empty(),
     make("td", { class: "words" }, `not compared: ${reason}`), empty(), empty());
   if (!same.length) return [unlike(why(ways, chosen.map((one) => one.name)))];
   return same.map((way) => {
@@ -476,7 +480,7 @@ function comparison(benchmark, ways, chosen, data) {
     const judges = new Set(ways.flat().filter((one) => one.protocol === way.protocol).map((one) => one.decides.judge));
     const seeds = arms.map((own, arm) => own.length + (own.length < chosen[arm].runs.length ? ` of ${chosen[arm].runs.length}` : ""));
     const whole = single && arms.every((own, arm) => own.length === chosen[arm].runs.length);
-    return row(true, ...named(way.protocol, way.decides.measure + (judges.size > 1 ? ` by ${way.decides.judge}` : "")),
+    return row(true, ...worded(way.protocol, way.decides.measure + (judges.size > 1 ? ` by ${way.decides.judge}` : "")),
       ...found.rates.map((rate) => make("td", { "data-key": rate }, percent(rate))),
       make("td", { "data-key": found.difference }, make("b", {}, signed(found.difference)), " ",
         make("span", { class: "interval" }, ends.map(signed).join(" to "))),
@@ -501,8 +505,7 @@ async function compareTwo() {
     return ways.some((own) => own.length) ? comparison(benchmark, ways, chosen, data) : [];
   });
   const settings = chosen.map(({ runs }) => data.settings[index.runs[runs[0]]]), names = chosen.map((one) => one.name);
-  const differ = differing(...settings).map(([name, ...values]) => make("tr", {}, make("th", { scope: "row", "data-key": name }, name),
-    ...values.map((value) => make("td", { class: "words", "data-key": value }, value))));
+  const differ = differing(...settings).map(([name, ...values]) => make("tr", {}, make("th", { scope: "row", "data-key": name }, name), ...worded(...values)));
   const compared = rows.filter(({ same }) => same).length;
   byId("compared").textContent = `${compared} of ${rows.length} rows compared. Settings that differ: ${differ.length}.`;
   byId("versus").replaceChildren(
@@ -539,10 +542,7 @@ function chip(name, label, count, title, tone) {
     } }, label, count === null ? null : make("span", { class: "count" }, count.toLocaleString("en")));
 }
 
-function changed() {
-  if (!state.other) state.differs = false;
-  refresh().then(remember);
-}
+const changed = () => refresh().then(remember);
 
 /** Show or cover the current sample. */
 function toggle() {

@@ -35,8 +35,7 @@ from alttrain.report.estimates import SMALL
 from alttrain.report.evaluation import BenchmarkKey, Decider
 from alttrain.report.formats import legend, star_meaning
 from alttrain.report.measures import MEASURES, WORTH_SAYING, format_value
-from alttrain.report.results import evaluations
-from alttrain.report.tables import LEVEL, TABLES, Report, pivot, report_of
+from alttrain.report.tables import LEVEL, TABLES, Report, pivot
 from alttrain.report.variants import Variant
 
 MOST_NUMBERS = 4_000  # maximum number of rows of the table of all numbers; larger reports have them only in metrics.csv
@@ -48,6 +47,8 @@ NUMBERS = {
     "tokens": ("Tokens of a query, by outcome", "docs/guide.md"),
 }
 """CSV file -> its title, and the document that says what its columns mean."""
+OF_RUN = ["backbone", "dataset", "rewrite", "training", "seed", "method", "changed"]
+"""The columns of metrics.csv that the page leaves out."""
 APART = ("overview", "interventions", "published")  # tables that have a section of their own
 FIRST = ("tradeoff", "main")  # name prefixes of the figures that come first
 _UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
@@ -55,18 +56,13 @@ _UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u202
 Way = tuple[BenchmarkKey, Decider]  # how a benchmark was made and judged; numbers made in one way can be compared
 
 
-def write_page(
-    output_dir: Path, texts: Texts = "all", report: Report | None = None, draw: Callable[[], Any] = list
-) -> Path | None:
-    """Write the page over all runs of an output folder. Returns its path, or None if no run was judged.
+def write_page(output_dir: Path, texts: Texts, report: Report, draw: Callable[[], Any] = list) -> Path:
+    """Write the page of a report over all runs of an output folder, which `draw` adds the figures to. Returns its path.
 
     `texts` selects whose prompts and outputs the page shows; with "benign", samples with a harmful prompt appear only
-    in counts and verdicts. `report` is computed if it is None, and `draw` draws its figures.
+    in counts and verdicts.
     """
-    report = report or report_of(evaluations(output_dir / "runs"))
     judged = report.evaluations
-    if not judged:
-        return None
     prompts: dict[str, Prompts] = {evaluation.benchmark: {} for evaluation in judged}
     places: dict[Way, Places] = {(evaluation.key, evaluation.decider): {} for evaluation in judged}
     blocks = [
@@ -117,7 +113,7 @@ def write_page(
         starred=star_meaning(compared.seeds[compared.differs].tolist() or [1]),
         ours=_beside_published(report.tables),
         published=report.tables["published"],
-        numbers=metrics,
+        numbers=metrics.drop(columns=OF_RUN),
         data={name: Markup(embed(value)) for name, value in data.items()},
     )
     write_text(output_dir / "report" / "page.html", text)
@@ -255,7 +251,7 @@ def _environment() -> Environment:
     environment.filters |= {"written": format_value}
     environment.filters["points"] = lambda change: f"{100 * change:+.1f}".replace("-", "−")
     environment.filters["p"] = lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"
-    environment.filters |= {"tidy": _tidy, "cells": lambda row: Markup("").join(map(_cell, row))}
+    environment.filters |= {"cells": lambda row: Markup("").join(map(_cell, row))}
     environment.tests["nan"] = lambda value: value is None or (isinstance(value, float) and math.isnan(value))
     return environment
 

@@ -378,7 +378,7 @@ def _notes(known: bool, n: int, undecided: int, truncated: int, lacking: str) ->
         return [f"without {', '.join(sets[:NAMED])}{more}"]
     texts = n + undecided
     if not known and texts:
-        return [f"undecided {undecided}/{texts}"]
+        return [f"undecided {undecided}/{texts}" if undecided else "undefined"]
     counts = {"undecided": undecided, "truncated": truncated}
     return [f"{name} {count}" for name, count in counts.items() if count > measures.WORTH_SAYING * texts]
 

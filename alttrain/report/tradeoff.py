@@ -56,7 +56,8 @@ def draw_tradeoff(cells: pd.DataFrame | None, path: Path) -> bool:
 
     accuracies = list(methods.accuracy.dropna())
     levels = [100 * cell.value for cell in accuracies]
-    scale = Normalize(min(levels), max(max(levels), min(levels) + SPAN)) if levels else Normalize()
+    lowest = min(*levels, 100 - SPAN) if levels else 0
+    scale = Normalize(lowest, max([*levels, lowest + SPAN]))
     backbones = list(methods.groupby("backbone", sort=False))
     across = min(2, len(backbones))
     down = -(-len(backbones) // across)

@@ -22,7 +22,7 @@ from rich.text import Text
 from alttrain.config import RunError, name_fault, register
 from alttrain.config.trust import take_trusted
 from alttrain.dataset import embedded_rows
-from alttrain.evaluation import Benchmark, Intervention, RefusalJudge
+from alttrain.evaluation import Benchmark, RefusalJudge
 from alttrain.llm import Failure
 from alttrain.records import DamagedError, Example, Generation, RunDocument, Segment, Step, json_or_none, read_utf8
 from alttrain.rewrite import parse
@@ -60,7 +60,6 @@ class RunModel:
     def __init__(self, run: Run) -> None:
         self.run, self._session = run, Session(run)
         self._trained = run.trained_folder if run.training.trains else None
-        self._thought = run.training.thought if self._trained else run.backbone.untrained_thought
         if self._trained is not None:
             check_trained(run)
 
@@ -76,9 +75,8 @@ class RunModel:
         decoding = replace(run.protocol.decoding, samples=1)
         # the models that the session has loaded stay loaded; only its run's protocol is another
         self._session.run = replace(run, protocol=replace(run.protocol, decoding=decoding, settings={}))
-        intervention = Intervention(mode=self._thought)
         rows, judge = embedded_rows("harmful"), RefusalJudge()  # which a benchmark needs, and asking does not look at
-        benchmark = Benchmark("asked", "harm", "harmful_rate", rows, judge, intervention=intervention)
+        benchmark = Benchmark("asked", "harm", "harmful_rate", rows, judge)
         chunk = [(benchmark, Example(f"asked-{number}", prompt, "benign"), 0) for number, prompt in enumerate(prompts)]
         generations = dict[int, Generation]()
         with (

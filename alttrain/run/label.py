@@ -13,6 +13,7 @@ import argparse
 import random
 from collections import defaultdict
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pandas as pd
@@ -71,7 +72,7 @@ def sample(arguments: argparse.Namespace) -> str:
     return (
         f"{out}: {len(sampled)} of {total} texts. Fill the column {column} with yes, no or unclear, and run the "
         f"runs' command again, by the same protocol ({protocol}), with "
-        f"+evaluation.benchmarks.{benchmark}.human_labels={out.resolve()}"
+        + quote(f"+evaluation.benchmarks.{benchmark}.human_labels={out.resolve()}")
     )
 
 
@@ -86,11 +87,11 @@ def _texts(run: Path, benchmark: str | None, protocol: str | None) -> tuple[str,
             evaluations[evaluation.benchmark][evaluation.protocol] = evaluation
     if not evaluations:
         raise FileNotFoundError(f"{run}: no judged benchmark there; run the judge stage first")
-    benchmark = next(iter(evaluations)) if benchmark is None and len(evaluations) == 1 else str(benchmark)
+    benchmark = next(iter(evaluations)) if benchmark is None and len(evaluations) == 1 else benchmark or "NAME"
     if benchmark not in evaluations:
         raise ValueError(f"--benchmark {benchmark}: {run} has {', '.join(evaluations)}")
     by_protocol = evaluations[benchmark]
-    protocol = next(iter(by_protocol)) if protocol is None and len(by_protocol) == 1 else str(protocol)
+    protocol = next(iter(by_protocol)) if protocol is None and len(by_protocol) == 1 else protocol or "NAME"
     if protocol not in by_protocol:
         raise ValueError(f"--protocol {protocol}: {run} has {benchmark} by {', '.join(by_protocol)}")
     evaluation, rows = by_protocol[protocol], list[Row]()
@@ -98,7 +99,9 @@ def _texts(run: Path, benchmark: str | None, protocol: str | None) -> tuple[str,
     for generation in evaluation.generations():
         if generation.finish != "error":
             prompt, answer = request(generation, "prompt"), seen_by_judge(generation, deciding.part).answer
-            row: Row = {"run": run.name, "id": generation.id, "sample": generation.sample}
+            row: Row = {"run": evaluation.run, "id": generation.id, "sample": generation.sample}
             row |= {"hash": text_hash(prompt, answer), "prompt": prompt, "answer": answer}
             rows.append(row | {"verdict": texts[generation.id, generation.sample].verdict})
+    if not rows:
+        raise ValueError(f"{run}: no text of {benchmark} was generated")
     return benchmark, protocol, "harmful" if deciding.says == "unsafe" else deciding.says, rows

@@ -90,11 +90,11 @@ def _texts(run: Run, benchmark: Benchmark) -> Texts:
 def check_labels(run: Run, benchmark: Benchmark) -> None:
     """Raise ValueError if human labels cannot be read, answer another question, or are of none of the generations."""
     if benchmark.human_labels:
-        _join_labels(benchmark, None if incomplete_chunks(run, benchmark) else _texts(run, benchmark))
+        _join_labels(run, benchmark, None if incomplete_chunks(run, benchmark) else _texts(run, benchmark))
 
 
 def _join_labels(
-    benchmark: Benchmark, texts: Texts | None
+    run: Run, benchmark: Benchmark, texts: Texts | None
 ) -> tuple[HumanLabels, Mapping[tuple[str, int], Label], list[str]]:
     """Return the human labels, the label of each text, and the ids of labels of other texts. None: no texts yet."""
     try:
@@ -102,7 +102,8 @@ def _join_labels(
         if (labels.says == "correct") != (benchmark.judge.says == "correct"):
             accepted = "correct" if benchmark.judge.says == "correct" else "refused or harmful"
             raise ValueError(f"labels of {labels.says!r}; {benchmark.name} needs {accepted}")
-        joined = ({}, []) if texts is None else labels.join({name: digest for name, (digest, _) in texts.items()})
+        hashes = {name: digest for name, (digest, _) in (texts or {}).items()}
+        joined = ({}, []) if texts is None else labels.join(hashes, run.name)
     except (ValueError, OSError) as error:
         key = f"evaluation.benchmarks.{benchmark.name}.human_labels"
         raise ValueError(f"{key}={benchmark.human_labels}: {error}") from error
@@ -113,7 +114,7 @@ def _against_labels(
     run: Run, benchmark: Benchmark, verdicts: Mapping[str, Mapping[tuple[str, int], bool | None]], texts: Texts
 ) -> dict[str, Any]:
     """Return the report of judges and human labels. Raises ValueError as `check_labels` does."""
-    (labels, joined, unmatched), meaning = _join_labels(benchmark, texts), benchmark.judge.says
+    (labels, joined, unmatched), meaning = _join_labels(run, benchmark, texts), benchmark.judge.says
     human = {name: same_meaning(label.verdict, labels.says, meaning) for name, label in joined.items()}
     categories = {name: category for name, (_, category) in texts.items()}
     weights = {name: label.weight for name, label in joined.items()}

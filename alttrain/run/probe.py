@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from alttrain.backbone import Rendered
@@ -37,7 +36,7 @@ from alttrain.report.estimates import SAFETY
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.probes import FILE, made_from
 from alttrain.report.results import write_csv
-from alttrain.run import console_script
+from alttrain.run import console_script, print_whole
 from alttrain.run.ask import load
 from alttrain.run.asking import prompt_text
 from alttrain.run.assembly import Run
@@ -74,11 +73,10 @@ def main() -> None:
     arguments = parser.parse_args(take_trusted(sys.argv[1:]))
     out = arguments.out or arguments.run / FILE
     table = probe_run(arguments.run, arguments.benchmark, arguments.permutations, out)
-    console = Console()
-    console.print(result_table(table))
+    print_whole(result_table(table))
     if table.auroc.isna().any():
-        console.print(f"–: fewer than {FEWEST} prompts of a class")
-    console.print(f"{out}: {len(table)} probes", soft_wrap=True)
+        print(f"–: fewer than {FEWEST} prompts of a class")
+    print(f"{out}: {len(table)} probes")
 
 
 def probe_run(folder: Path, names: Sequence[str], permutations: int, out: Path) -> pd.DataFrame:
@@ -148,15 +146,9 @@ def _texts(run: Run, renderer: Any, benchmark: Benchmark, evaluation: Evaluation
     texts = evaluation.texts()
     for row in evaluation.generations():
         if row.finish != "error":
+            refused, prompt = texts[row.id, row.sample].refused, " ".join((row.goal or row.prompt).lower().split())
             ids, places = locate_positions(run, renderer, benchmark, row)
-            yield Text(
-                ids,
-                places,
-                texts[row.id, row.sample].refused,
-                row.label == "harmful",
-                " ".join((row.goal or row.prompt).lower().split()),
-                row.truncated,
-            )
+            yield Text(ids, places, refused, row.label == "harmful", prompt, row.truncated)
 
 
 def locate_positions(

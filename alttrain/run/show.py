@@ -40,8 +40,8 @@ def main() -> None:
     choice.add_argument("--row", metavar="ID", help="a row's original thought against the rewritten one")
     console = Console(soft_wrap=True, highlight=False)
     arguments = parser.parse_args(take_trusted(sys.argv[1:]))
-    run, row = arguments.run, arguments.row
-    print_texts(console, show_row(run, row) if row else show_batch(run, arguments.batch, console.is_terminal))
+    run, row, step = arguments.run, arguments.row, arguments.batch
+    print_texts(console, show_row(run, row) if step is None else show_batch(run, step, console.is_terminal))
 
 
 def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
@@ -105,9 +105,8 @@ def show_row(run: Path, name: str) -> Iterator[Text]:
         yield Text(old.answer)
     if not unchanged:
         yield Text("\nnew answer", style="bold")
-        yield Text(
-            new.answer or f"none: the {'thought goes on by itself' if new.partial else 'turn ends with the thought'}"
-        )
+        none = f"none: the {'thought goes on by itself' if new.partial else 'turn ends with the thought'}"
+        yield Text(new.answer or none)
 
 
 def _row(path: Path, name: str) -> Example | None:

@@ -48,7 +48,7 @@ ENDED = Path(".sweep") / "ended"
 
 @dataclass(frozen=True)
 class Status:
-    """The state of one run. Times are UTC, ISO 8601; `note` is the stage's progress, `error` the error's last line."""
+    """The state of one run. Times are UTC, ISO 8601; `note` is the stage's progress, `error` the error on one line."""
 
     state: State
     stage: str = ""
@@ -72,8 +72,8 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _last_line(text: str) -> str:
-    return text.strip().rpartition("\n")[2][:500]
+def _on_one_line(error: str) -> str:
+    return " ".join(error.split())[:500]
 
 
 def read_status(folder: Path) -> Status | None:
@@ -113,7 +113,7 @@ class Log:
             return
         state: State = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         message = mask_secrets(str(error).strip()) or type(error).__name__
-        self._write(replace(self._status, state=state, error=_last_line(message)))
+        self._write(replace(self._status, state=state, error=_on_one_line(message)))
 
     def _another_failed(self) -> bool:
         """Return whether another process of the training has failed. Its error is kept, since others follow from it."""
@@ -183,7 +183,7 @@ def statuses(output_dir: Path) -> dict[str, Status]:
     for path in ended:
         with suppress(OSError):  # another sweep is planned
             ended_at = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
-            status, error = states.get(path.stem, Status("failed")), _last_line(read_utf8(path))
+            status, error = states.get(path.stem, Status("failed")), _on_one_line(read_utf8(path))
             if error and status.state != "running" and status.changed <= ended_at:  # the run has not begun again since
                 states[path.stem] = replace(status, state="failed", error=error, changed=ended_at)
     jobs_ended = Counter(path.stem for path in ended)

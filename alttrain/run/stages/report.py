@@ -29,9 +29,6 @@ from pathlib import Path
 from typing import TypedDict
 
 import pandas as pd
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
 
 from alttrain import __version__
 from alttrain import report as report_package
@@ -45,13 +42,13 @@ from alttrain.report.output import STAMP, file_states, files, inputs, put, tempo
 from alttrain.report.page import write_page
 from alttrain.report.results import evaluations, leave_out, read_csv, write_csv
 from alttrain.report.tables import CELLS, TABLES, add_marks, report_of
+from alttrain.run import print_whole
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
 
 log = logging.getLogger(__name__)
 
 AGAIN = 20  # how often a report is begun again because a run or evaluation was written to meanwhile
-WIDEST = 10_000  # maximum width of a table on the console, in characters
 SHOWN = ("overview", "interventions")  # the tables that the console shows, if there are any
 IF_ANY = ("interventions", "decided", "thoughts", "probes", "structure_agreement")
 """CSV files that are only written with a row."""
@@ -196,11 +193,6 @@ def show(output_dir: Path, texts: Texts = "all") -> bool:
     by_table = table.groupby("table", sort=False)
     for name, cells in by_table:
         for part in console(titles.get(str(name), str(name)), cells):
-            screen = Console(markup=False, emoji=False)  # names are free text
-            if isinstance(part, Table):
-                # let a narrow console wrap the lines: rich would drop columns
-                needed = Measurement.get(screen, screen.options.update(max_width=WIDEST), part).maximum
-                screen.width = max(screen.width, needed)
-            screen.print(part, crop=False)
+            print_whole(part)
     log.info("report    %s", output_dir / "report")
     return True
