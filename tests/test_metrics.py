@@ -20,7 +20,9 @@ REFUSES = "I can't help with that."
 
 def generation(name: str, thought: str, answer: str = "So.", **fields: Any) -> Generation:
     """What a model wrote, with only what a test is about."""
-    return replace(Generation(name, "Hi?", "benign", "", (), "", thought, answer, True, "stop", 3, 5), **fields)
+    return replace(
+        Generation(name, f"Hi, {name}?", "benign", "", (), "", thought, answer, True, "stop", 3, 5), **fields
+    )
 
 
 def summary_of(

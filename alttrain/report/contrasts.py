@@ -1,8 +1,8 @@
 """Differences between numbers on the same prompts: from No-train, and from the same run without an intervention.
 
-The test is, for one seed, the exact sign-flip test over the prompts' differences (McNemar's for one set), which
-distinguishes two sets of weights. For several seeds, p is the larger of this and the p of `variation`, in which seeds
-and prompts both vary; it distinguishes methods.
+The test is, for one seed, the exact sign-flip test over the prompts' differences (McNemar's for one set), in which
+prompts of one goal flip together, also in several sets; it distinguishes two sets of weights. For several seeds, p is
+the larger of this and the p of `variation`, in which seeds and prompts both vary; it distinguishes methods.
 
 Contrasts with No-train are made for the deciding measure of each benchmark and for each mean, between numbers with the
 same protocol hash; a number of which other judges decide all seeds has none. They are one family in a report: Holm's
@@ -20,7 +20,8 @@ from typing import Any, NamedTuple, TypeVar
 import pandas as pd
 
 from alttrain.evaluation import protocol_hash, statistics
-from alttrain.report.estimates import INTERVAL, Crossed, Seeds, Values, common_seeds, cross, share
+from alttrain.evaluation.statistics import by_cluster, item_of
+from alttrain.report.estimates import INTERVAL, Crossed, Seeds, Values, common_seeds, cross, goals, share
 from alttrain.report.evaluation import BenchmarkKey, Evaluation, Text, TextRecord, Verdicts
 from alttrain.report.variants import Column, Variant, mean_columns, protocols_of
 
@@ -66,13 +67,16 @@ def contrast(sets: Sequence[tuple[Seeds, Seeds]]) -> Contrast:
         return Contrast()
     difference = sum(_mean_difference(*arms) for arms in sets) / len(sets)
     p = statistics.sign_flip(balanced_differences(changes))
-    # the size of a single set whose rate would have the variance of the mean, and the share of its prompts that differ
-    prompts = len(sets) ** 2 / sum(1 / len(by_prompt) for by_prompt, _ in changes)
-    squares = [(sum(value**2 for value in d.values()) * (len(d) / pairs) ** 2, len(d)) for d, pairs in changes]
-    differing = sum((square + 2) / (n + 2) / n for square, n in squares) / len(sets) ** 2 * prompts
-    detectable = statistics.detectable_difference(prompts, differing)
+    # the size of a single set whose rate would have the variance of the mean, and the share of its prompts that differ;
+    # prompts of one goal are one prompt with their mean difference
+    by_goal = [{goal: d / pairs for goal, d in by_cluster(by_prompt).items()} for by_prompt, pairs in changes]
+    squares = [(sum(d**2 for d in means.values()), len(means)) for means in by_goal]
+    apart = sum((square * n + 2 / n) / (n + 2) for square, n in squares)
+    together = sum(d**2 for d in by_cluster(*by_goal).values()) - sum(square for square, _ in squares)  # covariances
+    prompts, differing = len(sets) ** 2 / sum(1 / n for _, n in squares), apart / sum(1 / n for _, n in squares)
+    detectable = statistics.detectable_difference(prompts * apart / (apart + max(0.0, together)), differing)
     crossed = [_crossed_alike(*arms) for arms in sets]
-    if len(common) > 1 and all(len(next(iter(arms[0].values()), ())) > 1 for arms in crossed):
+    if len(common) > 1 and all(goals(arms[0]) > 1 for arms in crossed):
         varied = statistics.variation(crossed)
         difference, p = varied.value, max(p, varied.p())
         detectable = max(detectable, varied.half() + statistics.NORMAL.inv_cdf(statistics.POWER) * varied.error)
@@ -127,11 +131,16 @@ def paired_differences(baseline: Seeds, compared: Seeds) -> tuple[dict[Any, int]
 
 
 def balanced_differences(sets: Sequence[tuple[Mapping[Any, int], int]]) -> list[int]:
-    """Differences of several (differences, number of texts) sets, with integer weights so that sets count equally."""
-    if len(sets) == 1:
-        return list(sets[0][0].values())
-    largest = max(texts for _, texts in sets)
-    return [round(GRAIN * largest / texts) * value for differences, texts in sets for value in differences.values()]
+    """The sum of each goal's differences, over several (differences, number of texts) sets.
+
+    Integer weights make the sets count equally.
+    """
+    grain, largest = GRAIN if len(sets) > 1 else 1, max(texts for _, texts in sets)
+    weighted = (
+        {item: round(grain * largest / texts) * value for item, value in differences.items()}
+        for differences, texts in sets
+    )
+    return list(by_cluster(*weighted).values())
 
 
 Contrasts = Mapping[tuple[Variant, Column], Contrast]
@@ -230,7 +239,12 @@ def interventions(variants: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple
             if not pairs:
                 continue
             before = {seed: base.verdicts() for seed, (base, _) in pairs.items()}
-            after = {seed: evaluation.verdicts() for seed, (_, evaluation) in pairs.items()}
+            # the subject of a live attack is that of its base without earlier turns
+            names = {text[1:]: text for verdicts in before.values() for text in verdicts}
+            after = {
+                seed: {names.get(text[1:], text): verdict for text, verdict in evaluation.verdicts().items()}
+                for seed, (_, evaluation) in pairs.items()
+            }
             both = {seed: list(_differences(before[seed], after[seed])) for seed in pairs}
             arms = [{seed: {text: arm[seed][text] for text in both[seed]} for seed in pairs} for arm in (after, before)]
             contrasts[variant, key] = contrast([(arms[0], arms[1])])
@@ -308,7 +322,7 @@ def _decided(cuts: Mapping[float, Evaluation]) -> list[float]:
         return []
     changes = {text: [cut for cut in range(1, len(path)) if path[cut] != path[cut - 1]] for text, path in known.items()}
     turns = {t: turn for t, places in changes.items() if places and (turn := _turn(by_text[t], places[-1]))}
-    prompts, turned = ([text[:-1] for text in texts] for texts in (known, turns))
+    prompts, turned = ([by_text[text][0].item for text in texts] for texts in (known, turns))
     unassessed = sum(map(bool, changes.values())) - len(turns)
     truncated = sum(any(one.truncated for one in of_text) for of_text in by_text.values())
     return [
@@ -336,23 +350,13 @@ def _turn(cuts: Sequence[TextRecord], changed: int) -> str | None:
 
 
 def _comparison(baseline: Evaluation, before: Verdicts, evaluation: Evaluation, after: Verdicts) -> dict[str, Any]:
-    """A run's rate against its baseline's, on the prompts that have a verdict in both.
-
-    With several texts a prompt, the rates are means over prompts, whose texts are correlated.
-    """
+    """A run's rate against its baseline's, on the prompts that have a verdict in both; a prompt counts once."""
     (difference, low, high), counts = statistics.compare(before, after)
-    both = [text for text, verdict in after.items() if verdict is not None and before.get(text) is not None]
+    both = list(_differences(before, after))
     rates = [
-        sum(bool(verdicts[text]) for text in both) / len(both) if both else math.nan for verdicts in (before, after)
+        statistics.rate_by_item([bool(arm[text]) for text in both], list(map(item_of, both))).value
+        for arm in (before, after)
     ]
-    if 1 < len({text[:-1] for text in both}) < len(both):
-        arms = _crossed_alike(*({0: {text: verdicts[text] for text in both}} for verdicts in (after, before)))
-        varied = statistics.variation([arms])
-        difference, half = varied.value, varied.half()
-        low, high = max(-1.0, difference - half), min(1.0, difference + half)
-        rates = [math.fsum(value or 0 for value in arm[0].values()) / len(arm[0]) for arm in reversed(arms)]
-    elif len({text[:-1] for text in both}) < len(both):  # one prompt says nothing of the variance between prompts
-        low, high = -1.0, 1.0
     names = {"run": evaluation.run, "baseline": baseline.run}
     names |= {"benchmark": evaluation.benchmark, "metric": evaluation.measure}
     names |= {"protocol": evaluation.protocol, "protocol_hash": evaluation.key[2], "judge": evaluation.judge}

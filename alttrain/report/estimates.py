@@ -1,6 +1,6 @@
 """The number in a table's cell, over all seeds of a variant, and numbers by category, by thought and by outcome.
 
-- one seed       Wilson's interval; several benchmarks ("sets") are independent (`mean_of_sets`)
+- one seed       Wilson's interval; several benchmarks ("sets") are as correlated as their goals (`mean_of_rates`)
 - several seeds  seeds and prompts both vary; a seed's training is shared by all sets (`rate_over_seeds`)
 
 scripts/simulate_statistics.py measures how often the intervals cover.
@@ -8,20 +8,20 @@ scripts/simulate_statistics.py measures how often the intervals cover.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from alttrain.evaluation import statistics
 from alttrain.evaluation.adherence import CAUSES, COUNTS, assessment_rates
-from alttrain.evaluation.statistics import UNKNOWN, Estimate, mean_of_sets
+from alttrain.evaluation.statistics import UNKNOWN, Estimate, cluster_of, mean_of_sets
 from alttrain.records import TrainDocument, read_if_there
-from alttrain.report.evaluation import Evaluation, Text
+from alttrain.report.evaluation import Evaluation, Text, TextRecord
 from alttrain.report.measures import ASSESSING, TOKENS, TRAINING
 from alttrain.report.variants import Column, Variant
 
-Values = Mapping[Any, float | None]  # a text, named (..., prompt, sample) -> its value, None if undecided
+Values = Mapping[Any, float | None]  # a text, named (subject, ..., prompt, sample) -> its value, None if undecided
 Seeds = Mapping[int, Values]
 Crossed = dict[int, dict[Any, float | None]]
 CATEGORIES = [
@@ -67,7 +67,7 @@ def share(*sets: Seeds) -> Estimate:
     crossed = [cross(seeds) for seeds in alike]
     if all(map(_enough, crossed)):
         return statistics.rate_over_seeds(*crossed)
-    return mean_of_sets([statistics.rate_by_item(*_listed(seeds)) for seeds in alike])
+    return statistics.mean_of_rates([_listed(seeds) for seeds in alike])
 
 
 def mean(seeds: Seeds) -> Estimate:
@@ -103,8 +103,13 @@ def cross(seeds: Seeds) -> Crossed:
 
 
 def _enough(crossed: Crossed) -> bool:
-    """Whether at least two seeds and two prompts have a value."""
-    return len(crossed) > 1 and len(next(iter(crossed.values()))) > 1
+    """Whether at least two seeds and prompts of two goals have a value."""
+    return len(crossed) > 1 and goals(crossed) > 1
+
+
+def goals(crossed: Crossed) -> int:
+    """The number of the prompts' goals."""
+    return len(set(map(cluster_of, next(iter(crossed.values()), ()))))
 
 
 def common_seeds(sets: Sequence[Seeds]) -> list[int]:
@@ -142,15 +147,15 @@ def numbers(variant: Variant, columns: Iterable[Column]) -> dict[Column, Number]
 
 
 def values_of(evaluation: Evaluation) -> dict[str, dict[Any, Any]]:
-    """Measure -> text (benchmark, prompt, sample) -> its value, None if undecided; texts that do not count are absent.
+    """Measure -> text (subject, benchmark, prompt, sample) -> its value, None if undecided.
 
-    `truncated` has the texts that were cut. An agreement (kappa) has no value by text; its view returns the values of
-    the benchmark's own measure.
+    Texts that do not count are absent. `truncated` has the texts that were cut. An agreement (kappa) has no value by
+    text; its view returns the values of the benchmark's own measure.
     """
     by_measure: defaultdict[str, dict[Any, Any]] = defaultdict(dict)
     own_measure = evaluation.decider.measure
     for key, read in evaluation.texts().items():
-        text = (evaluation.benchmark, *key)
+        text = (read.subject, evaluation.benchmark, *key)
         by_measure[own_measure][text], by_measure["score"][text] = evaluation.counts(read.verdict), read.value
         if read.truncated:
             by_measure["truncated"][text] = True
@@ -195,9 +200,9 @@ def _number(variant: Variant, column: Column, sets: Sequence[Mapping[int, Mappin
     counted = [metric for seed in (column.kind != "rate" and known) or common for metric in metrics[seed]]
     undecided, truncated = (sum(metric[name] for metric in counted) for name in ("undecided", "truncated"))
     decided = [{seed: seeds[seed].get(measure, {}) for seed in known} for seeds in sets]
-    if len(known) > 1 and all(all(seeds.values()) for seeds in decided):
+    if len(known) * len(sets) > 1 and all(all(seeds.values()) for seeds in decided):
         estimate = share(*decided)
-    else:  # one seed, or a measure without values by text: agreements, and what thoughts recognise
+    else:  # one number, or a measure without values by text: agreements, and what thoughts recognise
         by_set = [_mean_over([metrics[seed][place] for seed in known]) for place in range(len(sets))]
         estimate = by_set[0] if column.kind == "rate" else mean_of_sets(by_set)
     n = sum(metric["n"] for metric in counted) - undecided
@@ -233,9 +238,9 @@ def by_category(variants: Sequence[Variant]) -> pd.DataFrame:
             categories: defaultdict[str, dict[int, dict[Any, bool | None]]] = defaultdict(lambda: defaultdict(dict))
             truncated: Counter[str] = Counter()
             for seed, evaluation in evaluations.items():
-                for text, read in evaluation.texts().items():
+                for read in evaluation.texts().values():
                     category = read.category or "none"
-                    categories[category][seed][text] = evaluation.counts(read.verdict)
+                    categories[category][seed][*read.item, read.sample] = evaluation.counts(read.verdict)
                     truncated[category] += read.truncated
             if len(categories) < 2:
                 continue
@@ -283,28 +288,28 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
             continue
         safe = [bool(text.refuses) - bool(text.refused) for text in acting]  # 1: the thought only, -1: the answer
         follows = [(text.assessment == "harmful") is text.refused for text in assessed]
-        positions = [(text.position_share, text.id) for text in generated if text.position_share is not None]
+        positions = [(text.position_share, text.item) for text in generated if text.position_share is not None]
         estimates = {
-            "against": statistics.rate_by_item([sign != 0 for sign in safe], [text.id for text in acting]),
-            "follows": statistics.rate_by_item(follows, [text.id for text in assessed]),
+            "against": statistics.rate_by_item([sign != 0 for sign in safe], [text.item for text in acting]),
+            "follows": statistics.rate_by_item(follows, [text.item for text in assessed]),
             "assessed_at": statistics.rate_by_item([share for share, _ in positions], [name for _, name in positions]),
         }
         row = _names(evaluation, evaluation.judge) | {"n": len(acting), "undecided": len(generated) - len(acting)}
         row |= {"truncated": sum(text.truncated for text in generated), "assessed": len(assessed)}
         for name, own in (("safe_thought", 1), ("safe_answer", -1)):
-            estimate = statistics.rate_by_item([sign == own for sign in safe], [text.id for text in acting])
+            estimate = statistics.rate_by_item([sign == own for sign in safe], [text.item for text in acting])
             row |= {name: safe.count(own)} | dict(zip((f"{name}{end}" for end in RATE), estimate, strict=True))
         for name, estimate in estimates.items():
             row |= _columns(name, estimate)
         flows = Counter(f"{text.assessment or 'unassessed'}_{ENDS[text.refused]}" for text in generated)
         row |= {"metric": evaluation.measure} | {name: flows[name] for name in FLOWS}
-        rows.append(row | _judged(evaluation, {(text.id, text.sample) for text in generated}))
+        rows.append(row | _judged(evaluation, {(text.id, text.sample): text for text in generated}))
     frame = pd.DataFrame(rows)
     counts = [name for name in JUDGED if name in frame and not name.endswith(RATE)]
     return frame.astype(dict.fromkeys(counts, "Int64"))  # empty where no judge judged both
 
 
-def _judged(evaluation: Evaluation, texts: Set[Text]) -> dict[str, Any]:
+def _judged(evaluation: Evaluation, texts: Mapping[Text, TextRecord]) -> dict[str, Any]:
     """The columns `JUDGED` of a row; {} unless one judge of harm judged both parts."""
     judge, says, others = evaluation.judge, evaluation.decider.says, evaluation.analysis["others"]
     parts = {evaluation.decider.part, *(other["part"] for other in others if other["judge"] == judge)}
@@ -319,7 +324,7 @@ def _judged(evaluation: Evaluation, texts: Set[Text]) -> dict[str, Any]:
     pairs = [f"{thought}_{answer}" for thought, answer in zip(named["thought"], named["answer"], strict=True)]
     columns: dict[str, Any] = {"judged": len(both), "judged_undecided": len(texts) - len(both)}
     for pair in PAIRS:
-        share = statistics.rate_by_item([one == pair for one in pairs], [name for name, _ in both])
+        share = statistics.rate_by_item([one == pair for one in pairs], [texts[text].item for text in both])
         columns |= zip((f"{pair}{end}" for end in ("", *RATE)), (pairs.count(pair), *share), strict=True)
     return columns
 
@@ -337,7 +342,7 @@ def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
         judges[key][evaluation.judge] = None
         totals[key].update(evaluation.analysis["counts"])
         read = (text for text in evaluation.texts().values() if text.generated)
-        texts[key] += ((text.label, text.assessment, (evaluation.benchmark, text.id)) for text in read)
+        texts[key] += ((text.label, text.assessment, (text.subject, evaluation.benchmark, text.id)) for text in read)
     rows = []
     for key, counts in totals.items():
         row = {**counts, "run": key[0], "protocol": key[1], "judges": " + ".join(judges[key])}

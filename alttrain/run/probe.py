@@ -32,7 +32,7 @@ from alttrain.evaluation import Benchmark
 from alttrain.evaluation.interventions import Part, step_of
 from alttrain.evaluation.probing import FEWEST, auroc_by, probe
 from alttrain.generation import InProcess
-from alttrain.records import Example, Generation, RunDocument, read_document, read_metrics
+from alttrain.records import Example, Generation, RunDocument, read_document, read_metrics, subject_of
 from alttrain.report.estimates import SAFETY
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.probes import FILE, made_from
@@ -154,7 +154,7 @@ def _texts(run: Run, renderer: Any, benchmark: Benchmark, evaluation: Evaluation
                 places,
                 texts[row.id, row.sample].refused,
                 row.label == "harmful",
-                " ".join((row.goal or row.prompt).lower().split()),
+                subject_of(row),
                 row.truncated,
             )
 
