@@ -135,9 +135,12 @@ def goals(rng: np.random.Generator, repeats: int) -> Iterator[str]:
                         for arm in arms
                     ]
                     one, mean = share(*texts[0]), share(*texts[2])
-                    found = variation([tuple(cross(arm) for arm in (texts[0][0], texts[1][0]))])
-                    kept = one.low <= 0.5 <= one.high, mean.low <= 0.5 <= mean.high
-                    held[alone] += (*kept, abs(found.value) <= found.half())
+                    if seeds == 1:
+                        _, low, high = compare(texts[1][0][0], texts[0][0][0])[0]
+                    else:
+                        varied = variation([(cross(texts[0][0]), cross(texts[1][0]))])
+                        low, high = varied.value - varied.half(), varied.value + varied.half()
+                    held[alone] += one.low <= 0.5 <= one.high, mean.low <= 0.5 <= mean.high, low <= 0 <= high
                     pairs_ = [list(zip(*texts[at : at + 2], strict=True)) for at in (0, 2)]
                     stars_[alone] += [contrast(pair).p < 0.05 for pair in pairs_]
             told = [
