@@ -235,7 +235,9 @@ def test_sign_flipping_counts_every_flip_of_larger_differences() -> None:
 def test_differences_are_of_prompts_decided_in_both_summed_over_seeds() -> None:
     baseline = {0: {("a", 0): True, ("b", 0): True, ("c", 0): None}}
     own = {0: {("a", 0): False, ("b", 0): None, ("c", 0): False}, 1: {("a", 0): False, ("b", 0): True, ("d", 0): True}}
-    assert paired_differences(baseline, own) == ({("a",): -2, ("b",): 0}, 4)  # b has one text, and counts as two
+    found = paired_differences(baseline, own)
+    assert found == {("a",): [-1, -1], ("b",): [0]}
+    assert balanced_differences([found]) == [-2, 0]  # b has one text, and counts as two
 
 
 def test_a_prompt_with_more_decided_texts_counts_as_often_in_p_as_in_the_difference() -> None:
@@ -256,8 +258,9 @@ def test_a_means_difference_is_over_the_seeds_of_either_mean() -> None:
 
 
 def test_sets_count_alike_whatever_their_size() -> None:
-    assert balanced_differences([({"a": 1, "b": -1}, 2)]) == [1, -1]
-    assert balanced_differences([({"a": 1}, 100), ({"b": -2}, 50)]) == [8, -32]
+    assert balanced_differences([{"a": [1], "b": [-1, -1]}]) == [2, -2]
+    first, second = {f"a{n}": [1] for n in range(100)}, {f"b{n}": [-1] for n in range(50)}
+    assert balanced_differences([first, second]) == [8] * 100 + [-16] * 50
 
 
 def test_the_mean_of_sets_of_one_seed_adds_squares() -> None:

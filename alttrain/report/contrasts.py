@@ -11,10 +11,11 @@ how often the test errs.
 """
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import chain
+from statistics import fmean
 from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
@@ -63,18 +64,19 @@ def contrast(sets: Sequence[tuple[Seeds, Seeds]]) -> Contrast:
         return Contrast()
     sets = [({seed: own[seed] for seed in common}, {seed: base[seed] for seed in shared}) for own, base in sets]
     changes = [paired_differences(baseline, seeds) for seeds, baseline in sets]
-    if not all(pairs for _, pairs in changes):
+    if not all(changes):
         return Contrast()
-    difference = sum(_mean_difference(*arms) for arms in sets) / len(sets)
     p = statistics.sign_flip(balanced_differences(changes))
+    by_goal = [by_cluster({prompt: fmean(d) / len(own) for prompt, d in own.items()}) for own in changes]
+    difference = sum(fmean(map(fmean, own.values())) for own in changes) / len(sets)
     # the size of a single set whose rate would have the variance of the mean, and the share of its prompts that differ;
     # prompts of one goal are one prompt with their mean difference
-    by_goal = [{goal: d / pairs for goal, d in by_cluster(by_prompt).items()} for by_prompt, pairs in changes]
     squares = [(sum(d**2 for d in means.values()), len(means)) for means in by_goal]
     apart = sum((square * n + 2 / n) / (n + 2) for square, n in squares)
     together = sum(d**2 for d in by_cluster(*by_goal).values()) - sum(square for square, _ in squares)  # covariances
-    prompts, differing = len(sets) ** 2 / sum(1 / n for _, n in squares), apart / sum(1 / n for _, n in squares)
-    detectable = statistics.detectable_difference(prompts * apart / (apart + max(0.0, together)), differing)
+    inverse = sum(1 / n for _, n in squares)
+    prompts = len(sets) ** 2 / inverse * apart / (apart + max(0.0, together))
+    detectable = statistics.detectable_difference(prompts, apart / inverse)
     crossed = [_crossed_alike(*arms) for arms in sets]
     if len(common) > 1 and all(goals(arms[0]) > 1 for arms in crossed):
         varied = statistics.variation(crossed)
@@ -94,51 +96,35 @@ def _crossed_alike(*arms: Seeds) -> tuple[Crossed, ...]:
     return tuple({seed: v for seed, v in arm.items() if any(x is not None for x in v.values())} for arm in alike)
 
 
-def _mean_difference(compared: Seeds, baseline: Seeds) -> float:
-    """The mean over seeds and prompts of a prompt's mean difference, of texts with a verdict in both."""
-    cells = cross({seed: _differences(_matched(baseline, seed), after) for seed, after in compared.items()})
-    known = [value for by_prompt in cells.values() for value in by_prompt.values() if value is not None]
-    return math.fsum(known) / len(known)
+def paired_differences(baseline: Seeds, compared: Seeds) -> dict[Any, list[int]]:
+    """By prompt, the differences of its texts with a verdict in both, over all seeds.
 
-
-def _matched(baseline: Seeds, seed: int) -> Values:
-    """The baseline's values of the same seed, or of its first seed if that is absent."""
-    return baseline.get(seed) or next(iter(baseline.values()))
-
-
-def _differences(before: Values, after: Values) -> dict[Any, int]:
-    """Difference by text, of texts with a verdict in both."""
-    return {
-        text: int(verdict) - int(earlier)
-        for text, verdict in after.items()
-        if verdict is not None and (earlier := before.get(text)) is not None
-    }
-
-
-def paired_differences(baseline: Seeds, compared: Seeds) -> tuple[dict[Any, int], int]:
-    """(difference by prompt, summed over seeds and samples; number of texts with a verdict in both).
-
-    A seed is matched with the same seed of the baseline, or with its first seed if that is absent. If prompts have
-    different numbers of such texts, each is scaled to their least common multiple: a prompt counts once.
+    A seed is matched with the same seed of the baseline, or with its first seed if that is absent.
     """
-    differences, counts = defaultdict[Any, int](int), Counter[Any]()
+    differences = defaultdict[Any, list[int]](list)
     for seed, after in compared.items():
-        for text, difference in _differences(_matched(baseline, seed), after).items():
-            differences[text[:-1]] += difference
-            counts[text[:-1]] += 1
-    texts = min(MOST_TEXTS, math.lcm(*counts.values()))
-    return {prompt: round(d * texts / counts[prompt]) for prompt, d in differences.items()}, texts * len(counts)
+        before = baseline.get(seed) or next(iter(baseline.values()))
+        for text in _in_both(before, after):
+            differences[text[:-1]].append(int(after[text] or 0) - int(before[text] or 0))
+    return differences
 
 
-def balanced_differences(sets: Sequence[tuple[Mapping[Any, int], int]]) -> list[int]:
-    """The sum of each goal's differences, over several (differences, number of texts) sets.
+def _in_both(before: Values, after: Values) -> list[Any]:
+    """The texts with a verdict in both."""
+    return [text for text, verdict in after.items() if verdict is not None and before.get(text) is not None]
 
-    Integer weights make the sets count equally.
+
+def balanced_differences(sets: Sequence[Mapping[Any, Sequence[int]]]) -> list[int]:
+    """The sum of each goal's differences, over several sets of `paired_differences`.
+
+    Integer weights make prompts count equally, up to `MOST_TEXTS`, and sets, up to `GRAIN`.
     """
-    grain, largest = GRAIN if len(sets) > 1 else 1, max(texts for _, texts in sets)
+    texts = [min(MOST_TEXTS, math.lcm(*map(len, own.values()))) for own in sets]  # to which each prompt is scaled
+    sizes = [number * len(own) for number, own in zip(texts, sets, strict=True)]
+    weights = [round(GRAIN * max(sizes) / size) if len(sets) > 1 else 1 for size in sizes]
     weighted = (
-        {item: round(grain * largest / texts) * value for item, value in differences.items()}
-        for differences, texts in sets
+        {prompt: weight * round(sum(d) * number / len(d)) for prompt, d in own.items()}
+        for own, number, weight in zip(sets, texts, weights, strict=True)
     )
     return list(by_cluster(*weighted).values())
 
@@ -245,7 +231,7 @@ def interventions(variants: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple
                 seed: {names.get(text[1:], text): verdict for text, verdict in evaluation.verdicts().items()}
                 for seed, (_, evaluation) in pairs.items()
             }
-            both = {seed: list(_differences(before[seed], after[seed])) for seed in pairs}
+            both = {seed: _in_both(before[seed], after[seed]) for seed in pairs}
             arms = [{seed: {text: arm[seed][text] for text in both[seed]} for seed in pairs} for arm in (after, before)]
             contrasts[variant, key] = contrast([(arms[0], arms[1])])
             for seed, (base, evaluation) in pairs.items():
@@ -352,7 +338,7 @@ def _turn(cuts: Sequence[TextRecord], changed: int) -> str | None:
 def _comparison(baseline: Evaluation, before: Verdicts, evaluation: Evaluation, after: Verdicts) -> dict[str, Any]:
     """A run's rate against its baseline's, on the prompts that have a verdict in both; a prompt counts once."""
     (difference, low, high), counts = statistics.compare(before, after)
-    both = list(_differences(before, after))
+    both = _in_both(before, after)
     rates = [
         statistics.rate_by_item([bool(arm[text]) for text in both], list(map(item_of, both))).value
         for arm in (before, after)
