@@ -232,9 +232,10 @@ def test_ten_thousand_generations_are_judged_again_and_summarised(tmp_path: Path
     assert {metric.n for metric in metrics} == {10_000}
 
 
-def test_a_score_below_zero_is_refused_by_its_judge_and_row() -> None:
-    judged = [Judgement("a", "mine", None, value=-0.5)]
-    with pytest.raises(ValueError, match=r"judge mine: value -0\.5 for 'a'; accepted: 0 to 1"):
+@pytest.mark.parametrize("score", [-0.5, 1.5, math.inf])
+def test_a_score_that_is_no_share_is_refused_by_its_judge_and_row(score: float) -> None:
+    judged = [Judgement("a", "mine", None, value=score)]
+    with pytest.raises(ValueError, match=rf"judge mine: value {score:g} for 'a'; accepted: 0 to 1"):
         summarise("accuracy", [generation("a", "So.")], judged, says="correct")
 
 

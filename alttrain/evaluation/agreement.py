@@ -318,8 +318,8 @@ class StructureAgreement:
     def __init__(self) -> None:
         self._undecided = 0
         fields = ("understanding", "assessment", "sentence", "decision")
-        self._pairs: dict[str, list[tuple[str, str]]] = {name: [] for name in fields}
-        self._prompts: dict[str, list[tuple[str, str]]] = {name: [] for name in fields}
+        # of each thought: what both say, and its prompt
+        self._rows: dict[str, list[tuple[tuple[str, str], tuple[str, str]]]] = {name: [] for name in fields}
 
     def add(self, judgement: Judgement, adherence: Adherence, generation: Generation) -> None:
         if judgement.error or not judgement.evidence.startswith("{"):
@@ -339,8 +339,7 @@ class StructureAgreement:
         if reply["sentence"] is not None and sentence is not None:
             pairs["sentence"] = "named", "same" if reply["sentence"] == sentence else "other"
         for name, pair in pairs.items():
-            self._pairs[name].append(pair)
-            self._prompts[name].append((subject_of(generation), generation.id))
+            self._rows[name].append((pair, (subject_of(generation), generation.id)))
 
     def report(self) -> dict[str, Any]:
         """{undecided, fields}; by field: the thoughts `n`, the share `agreed` on which both agree, kappa, and counts.
@@ -349,8 +348,8 @@ class StructureAgreement:
         which both find an assessment. Undecided replies enter no field.
         """
         fields = {}
-        for name, pairs in self._pairs.items():
-            prompts = self._prompts[name]
+        for name, rows in self._rows.items():
+            pairs, prompts = [pair for pair, _ in rows], [prompt for _, prompt in rows]
             agreed = [judge == parser or parser == "same" for judge, parser in pairs]
             coefficient = UNKNOWN if name == "sentence" else kappa(pairs, prompts)
             fields[name] = {

@@ -92,7 +92,7 @@ class Summary:
                 f"expected the judgement of {generation.id!r}, found that of {judgement.id!r}: judge again"
             )
         verdict, score, assessment = judgement.verdict, judgement.value, adherence.assessment
-        if score is not None and score < 0:
+        if score is not None and not 0 <= score <= 1:
             raise ValueError(f"judge {judgement.judge}: value {score:g} for {judgement.id!r}; accepted: 0 to 1")
         hit = None if verdict is None else verdict is self.counting
         values: dict[str, float | None] = {

@@ -127,7 +127,7 @@ def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[floa
     """(mean, half the width of its t interval, the clusters' deviations); half is 0 if unknown."""
     if not values:
         return math.nan, 0.0, {}
-    means = _item_means(values, items)
+    means = item_means(values, items)
     mean = sum(means.values()) / len(means)
     deviations = by_cluster({item: (value - mean) / len(means) for item, value in means.items()})
     squares, clusters = sum(deviation**2 for deviation in deviations.values()), len(deviations)
@@ -135,8 +135,12 @@ def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[floa
     return mean, student(clusters - 1) * math.sqrt(variance) if variance else 0.0, deviations
 
 
-def _item_means(values: Sequence[float], items: Sequence[Hashable]) -> dict[Hashable, float]:
-    totals, sizes = defaultdict[Hashable, float](float), Counter(items)
+def item_means(values: Sequence[Any], items: Sequence[Hashable]) -> dict[Hashable, Any]:
+    """The mean of each item's values."""
+    sizes = Counter(items)
+    if len(sizes) == len(items):
+        return dict(zip(items, values, strict=True))
+    totals = defaultdict[Hashable, float](float)
     for value, item in zip(values, items, strict=True):
         totals[item] += value
     return {item: total / sizes[item] for item, total in totals.items()}
@@ -185,7 +189,7 @@ def compare(first: Verdicts, second: Verdicts) -> tuple[Estimate, dict[str, int]
     counts = {"n": n, "gained": gained, "lost": lost, "undecided": len(pairs) - n}
     if not n:
         return UNKNOWN, counts
-    changes = _item_means([float(bool(after)) - bool(before) for before, after in found], list(map(item_of, decided)))
+    changes = item_means([float(bool(after)) - bool(before) for before, after in found], list(map(item_of, decided)))
     totals = by_cluster(changes).values()
     clusters, scale = len(totals) + 2, len(totals) / len(changes)
     centre = sum(totals) * scale / clusters

@@ -239,10 +239,8 @@ def interventions(variants: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple
                 _, low, high = share({seed: arms[0][seed]})
                 row |= {"intervention": intervention["name"], "left_out": intervention["left_out"]}
                 row |= {"share": kept_share(evaluation), "rate_low": low, "rate_high": high, "of_hash": base.key[2]}
-                row |= {"settings": _other_settings(evaluation)}
-                rows.append(
-                    ((variant, key), row | {"benchmark": base.benchmark, "seeds": max(1, len(common_seeds(arms)))})
-                )
+                row |= {"settings": _other_settings(evaluation), "benchmark": base.benchmark}
+                rows.append(((variant, key), row | {"seeds": max(1, len(common_seeds(arms)))}))
     return _family(rows, contrasts, INTERVENTION_COLUMNS)
 
 

@@ -219,11 +219,6 @@ class Evaluation:
     def judgements(self) -> list[Judgement]:
         return self._rows("judgements.jsonl", Judgement)
 
-    def deciding(self) -> dict[Text, Judgement]:
-        """The judgement of each text that decides the measure."""
-        decides = self.decider.judge, self.decider.part
-        return {(row.id, row.sample): row for row in self.judgements() if (row.judge, row.part) == decides}
-
     def counts(self, verdict: bool | None) -> bool | None:
         """Whether a text with this verdict of the deciding judge counts towards the measure; None if undecided."""
         return verdict if verdict is None else verdict is self.decider.counted
@@ -244,7 +239,8 @@ class Evaluation:
     def pack_texts(self) -> bytes:
         """What `texts` returns, in the form that `packed_texts` holds."""
         thoughts = {(row.id, row.sample): row for row in self._rows("adherence.jsonl", Adherence)}
-        judgements = self.deciding()
+        decides = self.decider.judge, self.decider.part
+        judgements = {(row.id, row.sample): row for row in self.judgements() if (row.judge, row.part) == decides}
         rows = {(row.id, row.sample): row for row in self.asked()}
         for name, file_rows in (("judgements.jsonl", judgements), ("adherence.jsonl", thoughts)):
             if lacking := rows.keys() - file_rows.keys():
