@@ -59,7 +59,7 @@ class Text:
     places: tuple[int | None, ...]  # the index of each position's token in `ids`; None if the thought lacks it
     refuses: bool | None  # None if the judge is undecided
     harmful: bool
-    prompt: str  # the attack's goal or else the prompt, by which folds are made
+    prompt: str  # what the user is after (`subject_of`), by which folds are made
     truncated: bool
 
 
