@@ -308,7 +308,7 @@ def split(run: dict[Any, bool], part: int, parts: int) -> dict[Any, bool]:
 def test_equal_runs_get_a_star_in_at_most_6_percent_where_prompts_share_a_goal(sets: int, seeds: int) -> None:
     """50 goals that fare differently in either run, each with four prompts, in one set or in four of a mean.
 
-    As if prompts were independent, 18 % of the single seeds would have a star.
+    As if prompts were independent, 16 % of the single seeds would have a star.
     """
     rng, stars = np.random.default_rng(0), 0
     for _ in range(300):
@@ -770,6 +770,32 @@ def test_texts_of_one_prompt_say_no_more_than_one_of_them(tmp_path: Path) -> Non
     (row,) = compared(tmp_path)
     (_, low, high), _ = compare({"a": False}, {"a": True})
     assert (row.difference, row.low, row.high, row.p) == (1, low, high, 1)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_mean_of_sets_with_the_same_goals_is_as_wide_as_one_of_them(tmp_path: Path, seeds: int) -> None:
+    sets = dict.fromkeys("ab", ("harmful_rate", "y" * 10 + "n" * 20))
+    runs = [make_run(tmp_path, sets, seed=seed, means={"harmful_rate": ["a", "b"]}) for seed in range(seeds)]
+    apart = cell(made(tmp_path)["main"], "AltTrain", "harmful_rate", "mean")
+    for folder in (run / "evaluation" / f"{name}.alttrain" for run in runs for name in sets):
+        change_rows(folder, lambda row, n: {"goal": f"Goal {n}."}, "generations")
+    main = made(tmp_path)["main"]
+    found = cell(main, "AltTrain", "harmful_rate", "mean")
+    one = next(main.query("kind == 'rate' and known").itertuples())
+    assert found.value == apart.value == one.value
+    assert (found.low, found.high) == pytest.approx((one.low, one.high))
+    assert apart.high - apart.low < 0.8 * (found.high - found.low)
+
+
+def test_a_live_attack_on_dialogues_is_compared_with_these(tmp_path: Path) -> None:
+    """Its goal is the dialogue's last message."""
+    run = make_run(tmp_path, {"h": ("harmful_rate", "ynyn"), "h+crescendo": ("harmful_rate", "yyyy")})
+    base, attacked = (run / "evaluation" / f"{name}.alttrain" for name in ("h", "h+crescendo"))
+    change_rows(base, lambda row, n: {"turns": ("Hi.",), "prompt": f"Prompt {n}?"}, "generations")
+    change_rows(attacked, lambda row, n: {"goal": f"Prompt {n}?"}, "generations")
+    intervene(attacked, "h", "crescendo", _target_="x.Crescendo")
+    (row,) = report_of(evaluations(tmp_path)).frames["interventions"].itertuples()
+    assert (row.n, row.gained, row.value) == (4, 2, 1.0)
 
 
 def test_a_mean_of_sets_that_other_seeds_decided_is_unknown(tmp_path: Path) -> None:
