@@ -826,6 +826,18 @@ def test_texts_of_two_runs_are_paired_and_a_prompt_counts_once(show: Any, output
     assert pick(show(), *names) == [["h", "alttrain", "harmful", *numbers, "4", "9"]]
 
 
+def test_methods_whose_seeds_never_differ_are_no_more_certain_than_one_seed(show: Any, outputs: Path) -> None:
+    shutil.rmtree(outputs / "runs")
+    for method, letter in (("plain", "n"), ("alttrain", "n"), ("star1", "y")):
+        for seed in (0, 1):
+            make_run(outputs / "runs", {"h": ("harmful_rate", letter * 8)}, method=method, seed=seed)
+    page, never = show(), dict.fromkeys("abcdefgh", False)
+    for name, hit in (("AltTrain", False), ("STAR-1", True)):
+        (difference, low, high), _ = statistics.compare(never, dict.fromkeys(never, hit))
+        found = pick(page, "r1_llama_8b, plain", f"r1_llama_8b, {name}")[0]
+        assert found[3:6] == told((0.0, float(hit)), difference, low, high)
+
+
 def test_prompts_of_one_goal_are_a_cluster_on_the_page_as_in_the_tables(show: Any, outputs: Path) -> None:
     """Twelve prompts with four goals, in two runs and over two seeds of either method."""
     shutil.rmtree(outputs / "runs")

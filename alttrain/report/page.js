@@ -396,6 +396,13 @@ const grouped = (values, clusters) => values.reduce((totals, value, place) => {
   return totals;
 }, Array(Math.max(...clusters) + 1).fill(0));
 
+/** The centre of Bonett and Price's interval and half its width, from the sums by cluster of n prompts' differences. */
+function spread(totals, n) {
+  const clusters = totals.length + 2, scale = totals.length / n, centre = sum(totals) * scale / clusters;
+  const square = (sum(totals.map((total) => total ** 2)) * scale ** 2 + 2) / clusters;
+  return { centre, half: Z * Math.sqrt((square - centre ** 2) / clusters) };
+}
+
 /** The second run's rate minus the first's: `statistics.compare`. `goals` has the number of each prompt's goal. */
 function ofRuns(first, second, { prompts, goals }) {
   const places = [...first].map((_, place) => place).filter((place) => first[place] !== "-" && (second[place] ?? "-") !== "-");
@@ -405,12 +412,13 @@ function ofRuns(first, second, { prompts, goals }) {
   const items = numbered(decided.map((place) => prompts[place])), texts = grouped(items.map(() => 1), items);
   const arms = [first, second].map((letters) => grouped(decided.map((place) => Number(letters[place])), items).map((hits, item) => hits / texts[item]));
   const rates = arms.map((own) => sum(own) / n), totals = grouped(arms[1].map((rate, item) => rate - arms[0][item]), numbered(there.map((prompt) => goals[prompt])));
-  const clusters = totals.length + 2, scale = totals.length / n, centre = sum(totals) * scale / clusters;
-  const square = (sum(totals.map((total) => total ** 2)) * scale ** 2 + 2) / clusters;
-  return { n, rates, difference: sum(totals) / n, centre, half: Z * Math.sqrt((square - centre ** 2) / clusters), undecided };
+  return { n, rates, difference: sum(totals) / n, ...spread(totals, n), undecided };
 }
 
-/** The same over several seeds of either, in which seeds and prompts vary: `statistics.variation` of one set. */
+/**
+ * The same over several seeds of either, in which seeds and prompts vary: `statistics.variation` of one set. If nothing
+ * varies, which would be an interval of no width, it is that of one seed.
+ */
 function ofMethods(arms, { prompts, goals }, { students, bound }) {
   const tables = arms.map((seeds) => seeds.map((letters) => {
     const own = Array.from({ length: Math.max(...prompts) + 1 }, () => []);
@@ -431,7 +439,8 @@ function ofMethods(arms, { prompts, goals }, { students, bound }) {
   }
   const squares = parts.map(([own, freedom, most]) => Math.min(own * student(freedom, students) ** 2, Math.max(own, most) * Z ** 2));
   const rates = fits.map((fit) => fit.mean), difference = rates[1] - rates[0];
-  return { n, rates, difference, centre: difference, half: Math.sqrt(sum(squares)), undecided };
+  const half = Math.sqrt(sum(squares)), flat = Array(freedom + 1).fill(difference * n / (freedom + 1));
+  return { n, rates, difference, ...(half > 1e-9 ? { centre: difference, half } : spread(flat, n)), undecided };
 }
 
 /** The mean over prompts of their means over seeds, the deviations of seeds and clusters, and the residual variance: `statistics._crossed`. */
