@@ -10,6 +10,10 @@ the results of `--repeats` experiments. A share of 400 has a standard error of a
 - means       the 95 % interval of a rate over seeds and of the mean of six sets: how many contain the truth, how wide
 - pairs       the interval of a paired difference where few prompts differ: how many contain the truth
 - detectable  how often McNemar's test sees a difference of the size that the dagger calls detectable (wanted: 80 %)
+- goals       200 prompts, four of each goal, in one set or in a mean of four: how many 95 % intervals of a rate, of a
+              mean and of a difference contain the truth, and how many stars equal procedures get; with goals that have
+              no effect, and that say nearly all (2.5 logits, of which half differs between procedures). In brackets,
+              as if prompts were independent
 - corrected   rates corrected by 100 labels of 313 texts whose undecided ones depend on the truth: the bias, and how
               many intervals contain the truth
 """
@@ -22,9 +26,9 @@ from typing import Any
 import numpy as np
 
 from alttrain.evaluation.agreement import corrected_rate
-from alttrain.evaluation.statistics import compare, detectable_difference, sign_flip
+from alttrain.evaluation.statistics import compare, detectable_difference, sign_flip, variation
 from alttrain.report.contrasts import balanced_differences, contrast, paired_differences
-from alttrain.report.estimates import share
+from alttrain.report.estimates import cross, share
 
 DIFFICULTY = 1.5
 SETS = (-3, -2, -1, 0, 1, 2)
@@ -32,10 +36,10 @@ SETS = (-3, -2, -1, 0, 1, 2)
 Verdicts = dict[int, dict[Any, bool | None]]
 
 
-def runs_of(rng: np.random.Generator, skill: np.ndarray, offsets: np.ndarray) -> Verdicts:
-    """Verdicts by seed and text; each offset gives one run."""
+def runs_of(rng: np.random.Generator, skill: np.ndarray, offsets: np.ndarray, name: object = "") -> Verdicts:
+    """Verdicts by seed and text; each offset gives one run. `name` begins the names of a set's prompts."""
     rows = rng.random((len(offsets), len(skill))) < 1 / (1 + np.exp(-(skill + offsets[:, None])))
-    return {seed: {(f"p{n}", 0): bool(verdict) for n, verdict in enumerate(row)} for seed, row in enumerate(rows)}
+    return {seed: {(f"{name}p{n}", 0): bool(verdict) for n, verdict in enumerate(row)} for seed, row in enumerate(rows)}
 
 
 def stars(rng: np.random.Generator, repeats: int) -> Iterator[str]:
@@ -63,7 +67,7 @@ def means(rng: np.random.Generator, repeats: int) -> Iterator[str]:
             one, six, averaged = np.zeros(2), np.zeros(2), np.zeros(2)
             for _ in range(repeats):
                 offsets = rng.normal(0, runs, seeds)
-                sets = [runs_of(rng, rng.normal(centre, DIFFICULTY, 100), offsets) for centre in SETS]
+                sets = [runs_of(rng, rng.normal(centre, DIFFICULTY, 100), offsets, centre) for centre in SETS]
                 mean = sum(truth.values()) / len(SETS)
                 singles = [share(own) for own in sets]
                 one += _held(singles[0].low, singles[0].high, truth[SETS[0]])
@@ -110,6 +114,46 @@ def detectable(rng: np.random.Generator, repeats: int) -> Iterator[str]:
             yield f"{prompts} prompts, {differing:.0%} differ: {size:.1%} is seen in {seen / repeats:5.1%}"
 
 
+def goals(rng: np.random.Generator, repeats: int) -> Iterator[str]:
+    names = [(f"g{n}", part) for n in range(50) for part in range(4)]
+    sets = [range(200)], [range(part, 200, 4) for part in range(4)]
+    for effect in (0.0, 2.5):
+        for seeds in (1, 3):
+            held, stars_ = np.zeros((2, 3)), np.zeros((2, 2))
+            for _ in range(repeats):
+                shared = rng.normal(0, effect / 2**0.5, 50)
+                arms = []
+                for _ in range(2):
+                    skill = np.repeat(shared + rng.normal(0, effect / 2**0.5, 50), 4)
+                    rows = rng.random((seeds, 200)) < 1 / (1 + np.exp(-skill))
+                    arms.append({seed: list(map(bool, row)) for seed, row in enumerate(rows)})
+                for alone in (0, 1):
+                    keys = [(f"{goal}-{part}", "s", 0) if alone else (goal, f"s{part}", 0) for goal, part in names]
+                    texts = [
+                        [{seed: {keys[n]: row[n] for n in own} for seed, row in arm.items()} for own in split]
+                        for split in sets
+                        for arm in arms
+                    ]
+                    one, mean = share(*texts[0]), share(*texts[2])
+                    if seeds == 1:
+                        _, low, high = compare(texts[1][0][0], texts[0][0][0])[0]
+                    else:
+                        varied = variation([(cross(texts[0][0]), cross(texts[1][0]))])
+                        low, high = varied.value - varied.half(), varied.value + varied.half()
+                    held[alone] += one.low <= 0.5 <= one.high, mean.low <= 0.5 <= mean.high, low <= 0 <= high
+                    pairs_ = [list(zip(*texts[at : at + 2], strict=True)) for at in (0, 2)]
+                    stars_[alone] += [contrast(pair).p < 0.05 for pair in pairs_]
+            told = [
+                f"{name} {held[0][at] / repeats:5.1%} ({held[1][at] / repeats:5.1%})"
+                for at, name in enumerate(("rate", "mean", "difference"))
+            ]
+            told += [
+                f"{name} {stars_[0][at] / repeats:5.1%} ({stars_[1][at] / repeats:5.1%})"
+                for at, name in enumerate(("stars", "of a mean"))
+            ]
+            yield f"goals {effect:.1f}, {seeds} seeds: {', '.join(told)}"
+
+
 def corrected(rng: np.random.Generator, repeats: int) -> Iterator[str]:
     texts, labels = 313, 100
     for rate in (0.05, 0.2, 0.5):
@@ -131,7 +175,7 @@ def corrected(rng: np.random.Generator, repeats: int) -> Iterator[str]:
             yield f"rate {rate:.0%}, undecided {opened[0]:.0%} of the true and {opened[1]:.0%} of the others: {told}"
 
 
-SIMULATIONS = {one.__name__: one for one in (stars, means, pairs, detectable, corrected)}
+SIMULATIONS = {one.__name__: one for one in (stars, means, pairs, detectable, goals, corrected)}
 
 
 def main() -> None:

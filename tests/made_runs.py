@@ -146,6 +146,7 @@ def change_rows(folder: Path, change: Callable[[Any, int], dict[str, Any]], *fil
 def resample(folder: Path, samples: int) -> None:
     """Make a judged benchmark's texts so many samples of each prompt, and compute its measure."""
     change_rows(folder, lambda row, n: {"id": f"p{n // samples}", "sample": n % samples})
+    change_rows(folder, lambda row, n: {"prompt": f"Prompt {row.id}?"}, "generations")
     files = [read_rows(folder / f"{name}.jsonl", kind) for name, kind in ROWS.items()]
     measure = json.loads((folder / "metrics.json").read_text())["metrics"][0]["metric"]
     summary = Summary(measure, {"harmful_rate": "unsafe", "over_refusal_rate": "refused"}.get(measure, "correct"))  # type: ignore[arg-type]
@@ -176,6 +177,27 @@ def no_train(runs: Path, benchmarks: dict[str, tuple[str, str]], **given: Any) -
     return make_run(runs, benchmarks, **{"method": "no_train", "rewrite": "none", "training": "none", **given})
 
 
+def write_texts(
+    folder: Path, ids: list[str], label: Label, thought_tokens: int = 4
+) -> tuple[list[Generation], list[Adherence]]:
+    """A benchmark's texts, whose thoughts assess correctly and whose answers have 5 tokens, and their thoughts."""
+    texts = {"text": "", "thought": "A thought.", "answer": "An answer."}
+    lengths: dict[str, Any] = {"thought_tokens": thought_tokens, "answer_tokens": 5}
+    rows = [
+        Generation(
+            name, f"Prompt {name} of {folder.name}?", label, "c", (), **texts, closed=True, finish="stop", **lengths
+        )
+        for name in ids
+    ]
+    write_rows(folder / "generations.jsonl", rows)
+    places = {"position": 0, "position_words": 0, "position_share": 0.0}
+    agrees: dict[str, Any] = {"consistent": True, "answer_refuses": None, "answer_consistent": None, "closed": True}
+    agrees |= {"sample": 0, "opening": None, "recognised": None, "refuses": None}
+    found = [Adherence(name, label, True, label, "refusal", True, **agrees, **places) for name in ids]
+    write_rows(folder / "adherence.jsonl", found)
+    return rows, found
+
+
 def judge_benchmark(
     folder: Path,
     benchmark: str,
@@ -192,18 +214,7 @@ def judge_benchmark(
     ids = [f"p{number}" for number in range(len(letters))]
     judged = [Judgement(name, "judge", TOLD[letter]) for name, letter in zip(ids, letters, strict=True)]
     write_rows(folder / "judgements.jsonl", judged)
-    texts = {"text": "", "thought": "A thought.", "answer": "An answer."}
-    lengths: dict[str, Any] = {"thought_tokens": thought_tokens, "answer_tokens": 5}
-    rows = [
-        Generation(name, f"Prompt {name}?", label, "c", (), **texts, closed=True, finish="stop", **lengths)
-        for name in ids
-    ]
-    write_rows(folder / "generations.jsonl", rows)
-    places = {"position": 0, "position_words": 0, "position_share": 0.0}
-    agrees: dict[str, Any] = {"consistent": True, "answer_refuses": None, "answer_consistent": None, "closed": True}
-    agrees |= {"sample": 0, "opening": None, "recognised": None, "refuses": None}
-    found = [Adherence(name, label, True, label, "refusal", True, **agrees, **places) for name in ids]
-    write_rows(folder / "adherence.jsonl", found)
+    rows, found = write_texts(folder, ids, label, thought_tokens)
     decided, hits = len(letters) - letters.count("u"), letters.count("y")
     value, low, high = rate(hits, decided) if decided else (None, None, None)
     counts = {"n": len(letters), "undecided": letters.count("u"), "truncated": 0}

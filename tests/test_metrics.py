@@ -20,7 +20,9 @@ REFUSES = "I can't help with that."
 
 def generation(name: str, thought: str, answer: str = "So.", **fields: Any) -> Generation:
     """What a model wrote, with only what a test is about."""
-    return replace(Generation(name, "Hi?", "benign", "", (), "", thought, answer, True, "stop", 3, 5), **fields)
+    return replace(
+        Generation(name, f"Hi, {name}?", "benign", "", (), "", thought, answer, True, "stop", 3, 5), **fields
+    )
 
 
 def summary_of(
@@ -230,7 +232,7 @@ def test_ten_thousand_generations_are_judged_again_and_summarised(tmp_path: Path
     assert {metric.n for metric in metrics} == {10_000}
 
 
-@pytest.mark.parametrize("value", [-0.5, 1.5, math.nan])
+@pytest.mark.parametrize("value", [-0.5, 1.5, math.nan, math.inf])
 def test_a_score_that_is_no_share_is_refused_by_its_judge_and_row(value: float) -> None:
     """Also if the mean with the others is one."""
     scored = [Judgement("a", "mine", None, value=0.1), Judgement("b", "mine", None, value=value)]

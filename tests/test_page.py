@@ -17,6 +17,7 @@ import pytest
 from made_runs import (
     TOLD,
     UNNAMED,
+    change_rows,
     compared,
     decided_by_another,
     judge_benchmark,
@@ -815,7 +816,41 @@ def test_texts_of_two_runs_are_paired_and_a_prompt_counts_once(show: Any, output
     assert (row.baseline_value, row.value, row.difference) == (0.875, 0.25, -0.625)
     numbers = told((row.baseline_value, row.value), row.difference, row.low, row.high)
     names = "r1_llama_8b-no_train-s0", "r1_llama_8b-alttrain-s0"
-    assert pick(show(), *names) == [["h", "alttrain", "harmful", *numbers, "4, 1 and 1 seeds", "9"]]
+    assert pick(show(), *names) == [["h", "alttrain", "harmful", *numbers, "4", "9"]]
+
+
+def test_methods_whose_seeds_never_differ_are_no_more_certain_than_one_seed(show: Any, outputs: Path) -> None:
+    shutil.rmtree(outputs / "runs")
+    for method, letter in (("plain", "n"), ("alttrain", "n"), ("star1", "y")):
+        for seed in (0, 1):
+            make_run(outputs / "runs", {"h": ("harmful_rate", letter * 8)}, method=method, seed=seed)
+    page, never = show(), dict.fromkeys("abcdefgh", False)
+    for name, hit in (("AltTrain", False), ("STAR-1", True)):
+        (difference, low, high), _ = statistics.compare(never, dict.fromkeys(never, hit))
+        found = pick(page, "r1_llama_8b, plain", f"r1_llama_8b, {name}")[0]
+        assert found[3:6] == told((0.0, float(hit)), difference, low, high)
+
+
+def test_prompts_of_one_goal_are_a_cluster_on_the_page_as_in_the_tables(show: Any, outputs: Path) -> None:
+    """Twelve prompts with four goals, in two runs and over two seeds of either method."""
+    shutil.rmtree(outputs / "runs")
+    letters = {"no_train": ("yyynynyynnny", "yyyyynynnnny"), "alttrain": ("nnnynyyynuny", "nnnnynyynnny")}
+    arms = []
+    for method, own in letters.items():
+        given = {"rewrite": "none", "training": "none"} if method == "no_train" else {}
+        for seed, marks in enumerate(own):
+            run = make_run(outputs / "runs", {"h": ("harmful_rate", marks)}, method=method, seed=seed, **given)
+            change_rows(run / "evaluation" / "h.alttrain", lambda row, n: {"goal": f"Goal {n // 3}."}, "generations")
+        arms.append({s: {(f"g{n // 3}", n): TOLD[mark] for n, mark in enumerate(own[s])} for s in (0, 1)})
+    row = next(row for row in compared(outputs / "runs") if row.run.endswith("s0"))
+    assert row.high - row.low > 0.7  # 0.63 as if prompts were independent
+    page = show()
+    found = pick(page, "r1_llama_8b-no_train-s0", "r1_llama_8b-alttrain-s0")[0]
+    assert found[3:6] == told((row.baseline_value, row.value), row.difference, row.low, row.high)
+    varied, rates = statistics.variation([(arms[1], arms[0])]), [statistics.variation([(arm,)]).value for arm in arms]
+    ends = max(-1.0, varied.value - varied.half()), min(1.0, varied.value + varied.half())
+    found = pick(page, "r1_llama_8b, No-train", "r1_llama_8b, AltTrain")[0]
+    assert found[3:6] == told((rates[0], rates[1]), varied.value, *ends)
 
 
 def test_what_was_not_made_in_the_same_way_is_not_compared_and_says_why(pair: Opened) -> None:

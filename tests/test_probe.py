@@ -16,7 +16,7 @@ from processes import alttrain
 from alttrain.backbone import Backbone, ChatTemplate
 from alttrain.evaluation import probing
 from alttrain.evaluation.probing import ProbeResult, auroc_of, interval, probe
-from alttrain.records import Generation, read_rows
+from alttrain.records import Generation, read_rows, subject_of
 from alttrain.report.probes import draw_probes, made_from, probes
 from alttrain.report.results import evaluations, evaluations_of, read_csv, write_csv
 from alttrain.report.variants import variants
@@ -220,10 +220,10 @@ def test_the_command_probes_a_run(
     ]
     said = {(row.text, row.finish) for row in rows}
     assert len(said) > 1
-    assert {text.prompt for text in kept["texts"]} == {" ".join(row.prompt.lower().split()) for row in rows}
-    first = {row.prompt.lower(): row.text for row in rows}
+    first = {subject_of(row): row.text for row in rows}
+    assert {text.prompt for text in kept["texts"]} == first.keys()
     for text, token in zip(kept["texts"], kept["last"], strict=True):
-        written = next(value for prompt, value in first.items() if " ".join(prompt.split()) == text.prompt)
+        written = first[text.prompt]
         if not written.startswith("\ufffd"):  # bytes that are no text do not come back as what they were
             assert tokenizer.encode(written, add_special_tokens=False)[:1] in ([token], [])
 

@@ -31,6 +31,7 @@ from alttrain.records import (
     read_document,
     read_rows,
     repair_rows,
+    subject_of,
     write_json,
     write_rows,
     write_text,
@@ -415,3 +416,11 @@ def test_an_unchanged_file_is_hashed_once_and_a_changed_one_again(
     assert known_checksum(path) == checksum(path) != first
     with pytest.raises(FileNotFoundError):
         known_checksum(tmp_path / "none")
+
+
+def test_rows_with_the_same_goal_or_the_same_prompt_have_the_same_subject() -> None:
+    row = Generation("a", "Bake  bread.", "harmful", "", (), "", "", "", True, "stop", 0, 0)
+    same = [replace(row, prompt="bake bread."), replace(row, prompt="Sir, ...", turns=("Hi.",), goal="Bake bread.\n")]
+    other = [replace(row, turns=("Hi.",)), replace(row, goal="Bake rolls."), replace(row, prompt="Bake")]
+    assert {subject_of(one) for one in same} == {subject_of(row)}
+    assert len({subject_of(one) for one in (row, *other)}) == 4

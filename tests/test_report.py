@@ -21,7 +21,18 @@ from typing import Any, cast
 
 import pandas as pd
 import pytest
-from made_runs import UNNAMED, change_rows, compared, intervene, make_run, mend, metrics_of, no_train, write_metrics
+from made_runs import (
+    UNNAMED,
+    change_rows,
+    compared,
+    intervene,
+    make_run,
+    mend,
+    metrics_of,
+    no_train,
+    write_metrics,
+    write_texts,
+)
 
 import alttrain
 from alttrain.config import RunError, preview, register
@@ -454,6 +465,7 @@ def judge_run(runs: Path, run: str, verdicts: str, hashed: str = "h", **named: A
     rows = [Judgement(f"p{n}", "phrases", told[letter]) for n, letter in enumerate(verdicts)]
     others = [Judgement(row.id, "other", True) for row in rows] + [replace(row, part="thought") for row in rows]
     write_rows(folder / "judgements.jsonl", [*others, *rows])
+    write_texts(folder, [row.id for row in rows], "harmful")
     counts = {"harmful_as_harmful": verdicts.count("r"), "harmful_as_benign": verdicts.count("a")}
     counts |= {"harmful_unassessed": verdicts.count("u"), "answered_misjudged": verdicts.count("a")}
     counts |= {"answered_disobeyed": 1, "harmful_n": 8, "undecided": 2}
@@ -478,7 +490,7 @@ def test_runs_are_compared_with_the_untrained_backbone_prompt_by_prompt(tmp_path
     assert (safe.gained, safe.lost, safe.undecided) == (0, 20, 2)
     assert safe.p == pytest.approx(2 * 0.5**20)
     assert safe.p_holm == pytest.approx(2 * safe.p)
-    assert (safe.seeds, safe.detectable) == (1, detectable_difference(20, 1.0))
+    assert (safe.seeds, safe.detectable) == (1, pytest.approx(detectable_difference(20, 1.0)))
     assert (same.value, same.lost, same.p, same.p_holm) == (20 / 21, 1, 1.0, 1.0)
 
 
@@ -511,7 +523,8 @@ def assessed(run: Path, benchmark: str, verdicts: list[Any], texts: int = 1) -> 
     def named(rows: list[Any]) -> list[Any]:
         return [replace(row, id=f"p{n // texts}", sample=n % texts) for n, row in enumerate(rows)]
 
-    made, told = named(judged.generations()), named(judged.judgements())
+    made = [replace(row, prompt=f"Prompt {row.id} of {benchmark}?") for row in named(judged.generations())]
+    told = named(judged.judgements())
     rows = named(read_rows(folder / "adherence.jsonl", Adherence))
     read = [replace(row, assessment=verdict) for row, verdict in zip(rows, verdicts, strict=True)]
     for name, content in (("generations", made), ("judgements", told), ("adherence", read)):
@@ -649,15 +662,15 @@ def test_a_row_that_is_none_is_told_with_its_file(tmp_path: Path) -> None:
     path = folder / "generations.jsonl"
     whole = path.read_text()
     (one,) = evaluations(tmp_path)
-    for bad in (whole.replace("Prompt p1?", "\\ud83d"), whole.splitlines()[0] + '\n{"id": 3}\n'):
+    for bad in (whole.replace("Prompt p1 of x.alttrain?", "\\ud83d"), whole.splitlines()[0] + '\n{"id": 3}\n'):
         path.write_text(bad)
         one.metrics_json["made_from"][path.name] = checksum(path)
         with pytest.raises(ValueError, match=r"generations\.jsonl line 2: .*run the same command again"):
-            one.tokens()
+            one.asked()
     path.write_text(whole.splitlines()[0] + "\n" + whole)
     one.metrics_json["made_from"][path.name] = checksum(path)
     with pytest.raises(ValueError, match=r"generations\.jsonl line 2: the row of line 1 again"):
-        one.tokens()
+        one.asked()
 
 
 # --- in two processes ---

@@ -15,6 +15,7 @@ from alttrain.evaluation.statistics import (
     detectable_difference,
     holm,
     mean_by_item,
+    mean_of_rates,
     mean_of_sets,
     mean_over_seeds,
     rate,
@@ -147,6 +148,74 @@ def test_clustered_intervals_cover() -> None:
     assert 0.925 <= held / 400 <= 0.975
 
 
+def goals_and_prompts(goals: int, each: int) -> list[tuple[str, str]]:
+    return [(f"g{goal}", f"p{part}") for goal in range(goals) for part in range(each)]
+
+
+def test_prompts_that_repeat_a_goal_add_nothing() -> None:
+    """Four prompts of each of 50 goals that fare alike are as good as one, up to t and the clusters' n - 1."""
+    hits = [goal < 15 for goal in range(50) for _ in range(4)]
+    once, found = rate(15, 50), rate_by_item(hits, goals_and_prompts(50, 4))
+    assert found.value == once.value
+    assert list(found[1:]) == pytest.approx(once[1:], abs=0.006)
+    assert rate_by_item([False] * 8, goals_and_prompts(2, 4)) == Estimate(0.0, *wilson(0, 2))
+    assert mean_by_item([5.0, 5.0, 9.0, 9.0], goals_and_prompts(2, 2)) == pytest.approx(mean_interval([5.0, 9.0]))
+    seeds = {seed: dict(zip(goals_and_prompts(50, 4), hits, strict=True)) for seed in (0, 1)}
+    several = {seed: {f"g{goal}": goal < 15 for goal in range(50)} for seed in (0, 1)}
+    assert rate_over_seeds(seeds) == pytest.approx(rate_over_seeds(several))
+
+
+@pytest.mark.parametrize("effect", [0.0, 2.5])
+def test_intervals_cover_where_prompts_share_a_goal(effect: float) -> None:
+    """50 goals of four prompts: a rate, a difference, and a mean of four sets that have each goal once.
+
+    As if prompts were independent, 76 % of the rates' and 82 % of the differences' would hold it with such goals.
+    """
+    rng, items, held = np.random.default_rng(5), goals_and_prompts(50, 4), np.zeros(3)
+    for _ in range(400):
+        shared = rng.normal(0, effect / 2**0.5, 50)
+        skills = [np.repeat(shared + rng.normal(0, effect / 2**0.5, 50), 4) for _ in range(2)]
+        first, second = ([bool(v) for v in rng.random(200) < 1 / (1 + np.exp(-skill))] for skill in skills)
+        _, low, high = rate_by_item(first, items)
+        held[0] += low <= 0.5 <= high
+        runs = ({(*item, 0): v for item, v in zip(items, own, strict=True)} for own in (first, second))
+        _, low, high = compare(*runs)[0]
+        held[1] += low <= 0 <= high
+        _, low, high = mean_of_rates([(first[part::4], items[part::4]) for part in range(4)])
+        held[2] += low <= 0.5 <= high
+    assert all(held / 400 >= 0.925)
+    assert all(held / 400 <= 0.985)
+
+
+def test_sets_of_the_same_goals_are_as_correlated_as_these() -> None:
+    """The mean of three equal sets is one of them; sets that are unlike on their goals count as independent."""
+    hits = [goal < 15 for goal in range(50)]
+    items = [[(f"g{goal}", name) for goal in range(50)] for name in "abc"]
+    alone = rate(15, 50)
+    assert mean_of_rates([(hits, own) for own in items]) == pytest.approx(alone)
+    apart = [[(f"{name}{goal}", name) for goal in range(50)] for name in "abc"]
+    assert mean_of_rates([(hits, own) for own in apart]) == pytest.approx(mean_of_sets([alone] * 3))
+    unlike = [(hits, items[0]), ([not hit for hit in hits], items[1])]
+    assert mean_of_rates(unlike) == pytest.approx(mean_of_sets([alone, rate(35, 50)]))
+    never = [False] * 50
+    assert mean_of_rates([(never, items[0]), (never, items[1])]) == pytest.approx(rate(0, 50))
+    assert mean_of_rates([(never, items[0]), (never, apart[1])]) == pytest.approx(mean_of_sets([rate(0, 50)] * 2))
+
+
+def test_sets_of_the_same_goals_are_as_correlated_over_seeds() -> None:
+    rng = np.random.default_rng(3)
+    tables = [[bool(v) for v in rng.random(50) < 0.3] for _ in range(3)]
+    one, other, apart = (
+        {seed: {(f"{name}{n}", part): v for n, v in enumerate(row)} for seed, row in enumerate(tables)}
+        for name, part in (("g", "a"), ("g", "b"), ("h", "c"))
+    )
+    alone = rate_over_seeds(one)
+    assert list(rate_over_seeds(one, other)) == pytest.approx(list(alone), abs=0.02)
+    assert rate_over_seeds(one, apart).high < alone.high < rate_over_seeds(one, other).high
+    both = variation([(one, {0: one[1]}), (other, {0: other[1]})])
+    assert both.half() == pytest.approx(variation([(one, {0: one[1]})]).half(), rel=0.1)
+
+
 # --- two runs ---
 
 
@@ -172,6 +241,17 @@ def test_paired_difference_is_within_its_interval(gained: int, lost: int, same: 
     assert (counts["gained"], counts["lost"]) == (gained, lost)
     assert found.value == pytest.approx((gained - lost) / (gained + lost + same))
     assert -1 <= found.low <= found.value <= found.high <= 1
+
+
+@pytest.mark.parametrize("gained", [0, 1, 7])
+def test_texts_that_repeat_a_prompt_or_a_goal_leave_a_difference_as_it_is(gained: int) -> None:
+    """Where nothing differs the interval has a width, too."""
+    first, second = verdicts(x="-" * 60), verdicts(x="+" * gained + "-" * (60 - gained))
+    expected, _ = compare(first, second)
+    assert expected.high > expected.value
+    for texts in ([("p", 0), ("p", 1)], [("p", 0), ("q", 0), ("r", 0)]):
+        arms = ({(name, *text): v for name, v in own.items() for text in texts} for own in (first, second))
+        assert compare(*arms)[0] == pytest.approx(expected)
 
 
 def test_comparison_without_decided_pairs_is_nan() -> None:
@@ -260,14 +340,15 @@ def test_seeds_that_all_agree_are_one_sample_of_items() -> None:
 @pytest.mark.parametrize("letter", "-+")
 def test_a_mean_of_sets_that_never_vary_is_as_wide_with_more_seeds(letter: str) -> None:
     """The set of 10 counts as much as that of 100, and its prompts are no more with a second seed."""
-    sets = [{seed: verdicts(x=letter * size) for seed in (0, 1)} for size in (10, 100)]
+    sets = [{seed: verdicts(**{name: letter * size}) for seed in (0, 1)} for name, size in (("x", 10), ("y", 100))]
     alone = [rate(size * (letter == "+"), size) for size in (10, 100)]
     assert rate_over_seeds(*sets) == pytest.approx(mean_of_sets(alone))
 
 
 def test_a_mean_with_a_set_that_never_varies_is_at_least_as_wide_with_more_seeds() -> None:
     sets = [
-        {seed: verdicts(x="+" * count + "-" * (size - count)) for seed in (0, 1)} for count, size in ((0, 10), (1, 100))
+        {seed: verdicts(**{name: "+" * count + "-" * (size - count)}) for seed in (0, 1)}
+        for name, count, size in (("x", 0, 10), ("y", 1, 100))
     ]
     alone, found = mean_of_sets([rate(0, 10), rate(1, 100)]), rate_over_seeds(*sets)
     assert found.value == pytest.approx(alone.value)
@@ -279,7 +360,7 @@ def test_the_mean_of_sets_covers_where_seeds_agree() -> None:
     rng, held = np.random.default_rng(2), 0
     for _ in range(300):
         drawn = [rng.random(size) < 0.05 for size in (20, 200)]
-        sets = [{seed: {str(i): bool(v) for i, v in enumerate(row)} for seed in (0, 1)} for row in drawn]
+        sets = [{seed: {f"{len(row)}-{i}": bool(v) for i, v in enumerate(row)} for seed in (0, 1)} for row in drawn]
         low, high = rate_over_seeds(*sets)[1:]
         held += low <= 0.05 <= high
     assert held / 300 >= 0.95
@@ -333,7 +414,7 @@ def test_the_mean_of_sets_over_seeds_covers_and_is_no_wider_than_it_must_be(seed
         for centre in (-3, -2, -1, 0, 1, 2):
             skill = rng.normal(centre, 1.5, 100)
             parts = (simulated(rng, 1, skill + run, 0.0)[0] for run in runs)
-            sets.append(dict(enumerate(parts)))
+            sets.append({seed: {f"{centre} {name}": v for name, v in part.items()} for seed, part in enumerate(parts)})
         low, high = rate_over_seeds(*sets)[1:]
         held += low <= sum(shares) / 6 <= high
     assert 0.93 <= held / 300 <= 0.975

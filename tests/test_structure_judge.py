@@ -107,9 +107,10 @@ def test_agreement_is_counted_by_field() -> None:
         RIGHT | {"sentence": 2, "understanding": None},
     )
     for reply in said:
-        counted.add(Judgement("g", "structure", True, json.dumps(reply)), found, THOUGHT)
-    counted.add(Judgement("g", "structure", None, error="no reply: so"), found, THOUGHT)
-    counted.add(Judgement("g", "structure", None, "empty thought"), Adherence.of(replace(GENERATION, thought="")), "")
+        counted.add(Judgement("g", "structure", True, json.dumps(reply)), found, GENERATION)
+    counted.add(Judgement("g", "structure", None, error="no reply: so"), found, GENERATION)
+    empty = replace(GENERATION, thought="")
+    counted.add(Judgement("g", "structure", None, "empty thought"), Adherence.of(empty), empty)
     report = counted.report()
     assert report["undecided"] == 1
     shares = {
@@ -118,7 +119,7 @@ def test_agreement_is_counted_by_field() -> None:
     assert shares == {"understanding": (3, 2), "assessment": (3, 2), "decision": (3, 2), "sentence": (2, 1)}
     assert report["fields"]["assessment"]["kappa"]["value"] == 0.0
     same = StructureAgreement()
-    same.add(Judgement("g", "structure", True, json.dumps(RIGHT)), found, THOUGHT)
+    same.add(Judgement("g", "structure", True, json.dumps(RIGHT)), found, GENERATION)
     assert same.report()["fields"]["decision"]["kappa"] is None
 
 
@@ -128,7 +129,7 @@ def test_agreement_takes_texts_of_a_prompt_as_one_cluster() -> None:
     for prompt in range(10):
         reply = json.dumps(RIGHT if prompt < 5 else RIGHT | {"verdict": "none", "sentence": None})
         for sample in range(8):
-            read = replace(found, id=f"p{prompt}", sample=sample)
-            counted.add(Judgement(read.id, "structure", True, reply, sample=sample), read, THOUGHT)
+            made = replace(GENERATION, id=f"p{prompt}", prompt=f"Prompt {prompt}", sample=sample)
+            counted.add(Judgement(made.id, "structure", True, reply, sample=sample), found, made)
     agreed = counted.report()["fields"]["assessment"]["agreed"]
     assert list(agreed.values()) == pytest.approx([0.5, 0.20, 0.80], abs=0.01)

@@ -28,6 +28,7 @@ from scipy import stats
 
 from alttrain.evaluation.statistics import (
     Estimate,
+    compare,
     detectable_difference,
     holm,
     mean_of_sets,
@@ -35,6 +36,7 @@ from alttrain.evaluation.statistics import (
     sign_flip,
     wilson,
 )
+from alttrain.records import subject_of
 from alttrain.report.contrasts import balanced_differences, contrast, paired_differences
 from alttrain.report.escaping import latex_text
 from alttrain.report.estimates import mean, share, values_of
@@ -233,7 +235,9 @@ def test_sign_flipping_counts_every_flip_of_larger_differences() -> None:
 def test_differences_are_of_prompts_decided_in_both_summed_over_seeds() -> None:
     baseline = {0: {("a", 0): True, ("b", 0): True, ("c", 0): None}}
     own = {0: {("a", 0): False, ("b", 0): None, ("c", 0): False}, 1: {("a", 0): False, ("b", 0): True, ("d", 0): True}}
-    assert paired_differences(baseline, own) == ({("a",): -2, ("b",): 0}, 4)  # b has one text, and counts as two
+    found = paired_differences(baseline, own)
+    assert found == {("a",): [-1, -1], ("b",): [0]}
+    assert balanced_differences([found]) == [-2, 0]  # b has one text, and counts as two
 
 
 def test_a_prompt_with_more_decided_texts_counts_as_often_in_p_as_in_the_difference() -> None:
@@ -247,15 +251,16 @@ def test_a_prompt_with_more_decided_texts_counts_as_often_in_p_as_in_the_differe
 def test_a_means_difference_is_over_the_seeds_of_either_mean() -> None:
     """The baseline's mean is over its seed 0 alone, which its second set lacks a seed 1 for."""
     quarter, most = ({(n, 0): n < share for n in range(4)} for share in (1, 3))
-    a, b = ({("a", *text): v for text, v in quarter.items()} for _ in range(2))
-    more = {("a", *text): v for text, v in most.items()}
+    a, b = ({(f"{name}{text[0]}", *text): v for text, v in quarter.items()} for name in "ab")
+    more = {(f"a{text[0]}", *text): v for text, v in most.items()}
     assert contrast([({0: a, 1: a}, {0: a, 1: more}), ({0: b, 1: b}, {0: b})]).difference == 0
     assert math.isnan(contrast([({0: a}, {0: a}), ({0: b}, {1: b})]).difference)
 
 
 def test_sets_count_alike_whatever_their_size() -> None:
-    assert balanced_differences([({"a": 1, "b": -1}, 2)]) == [1, -1]
-    assert balanced_differences([({"a": 1}, 100), ({"b": -2}, 50)]) == [8, -32]
+    assert balanced_differences([{"a": [1], "b": [-1, -1]}]) == [2, -2]
+    first, second = {f"a{n}": [1] for n in range(100)}, {f"b{n}": [-1] for n in range(50)}
+    assert balanced_differences([first, second]) == [8] * 100 + [-16] * 50
 
 
 def test_the_mean_of_sets_of_one_seed_adds_squares() -> None:
@@ -264,17 +269,19 @@ def test_the_mean_of_sets_of_one_seed_adds_squares() -> None:
     assert mean_of_sets([sets[0], sets[0]]) == pytest.approx((0.5, 0.5 - 0.02**0.5 / 2, 0.5 + 0.08**0.5 / 2))
 
 
-def drawn(rng: np.random.Generator, skill: Any, spread: float, seeds: int) -> dict[int, dict[Any, bool | None]]:
+def drawn(
+    rng: np.random.Generator, skill: Any, spread: float, seeds: int, name: str = "p"
+) -> dict[int, dict[Any, bool | None]]:
     """Verdicts by seed and text of a procedure whose runs differ by `spread` logits."""
     chance = 1 / (1 + np.exp(-(skill + rng.normal(0, spread, (seeds, 1)))))
     rows = rng.random(chance.shape) < chance
-    return {seed: {(f"p{i}", 0): bool(v) for i, v in enumerate(row)} for seed, row in enumerate(rows)}
+    return {seed: {(f"{name}{i}", 0): bool(v) for i, v in enumerate(row)} for seed, row in enumerate(rows)}
 
 
 def test_the_mean_of_sets_over_seeds_is_of_all_sets_together() -> None:
     """Sets that vary apart vary less in the mean: half the variance, where averaged bounds had it all."""
     rng = np.random.default_rng(0)
-    sets = [drawn(rng, rng.normal(0, 1.5, 200), 0.0, 5) for _ in range(4)]
+    sets = [drawn(rng, rng.normal(0, 1.5, 200), 0.0, 5, name) for name in "abcd"]
     apart, together = mean_of_sets([share(one) for one in sets]), share(*sets)
     assert together.value == pytest.approx(apart.value)
     assert together.high - together.low < 1.3 * (apart.high - apart.low)
@@ -289,6 +296,42 @@ def test_equal_procedures_get_a_star_in_at_most_6_percent(seeds: int, prompts: i
         skill = rng.normal(0, 1.5, prompts)
         stars += contrast([(drawn(rng, skill, spread, seeds), drawn(rng, skill, spread, seeds))]).p < 0.05
     assert stars / 100 <= 0.06
+
+
+def split(run: dict[Any, bool], part: int, parts: int) -> dict[Any, bool]:
+    """One of so many parts of a run, each with its share of every goal."""
+    return dict(list(run.items())[part::parts])
+
+
+@pytest.mark.parametrize("sets", [1, 4])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_equal_runs_get_a_star_in_at_most_6_percent_where_prompts_share_a_goal(sets: int, seeds: int) -> None:
+    """50 goals that fare differently in either run, each with four prompts, in one set or in four of a mean.
+
+    As if prompts were independent, 16 % of the single seeds would have a star.
+    """
+    rng, stars = np.random.default_rng(0), 0
+    for _ in range(300):
+        arms = []
+        for _ in range(2):
+            skill = np.repeat(rng.normal(0, 2, 50), 4)
+            rows = rng.random((seeds, 200)) < 1 / (1 + np.exp(-skill))
+            runs = [{(n // 4, n, 0): bool(verdict) for n, verdict in enumerate(row)} for row in rows]
+            arms.append([dict(enumerate(split(run, k, sets) for run in runs)) for k in range(sets)])
+        stars += contrast(list(zip(*arms, strict=True))).p < 0.05
+    assert stars / 300 <= 0.06
+
+
+def test_prompts_of_a_goal_flip_together() -> None:
+    """Six goals that all changed say as much in one prompt each, in four, and in two sets with two of each."""
+    before = {(n // 4, n, 0): True for n in range(24)}
+    one = contrast([({0: {(n, 0): False for n in range(6)}}, {0: {(n, 0): True for n in range(6)}})])
+    assert one.p == 2 * 0.5**6
+    for sets in (1, 2):
+        parts = [split(before, k, sets) for k in range(sets)]
+        found = contrast([({0: dict.fromkeys(part, False)}, {0: part}) for part in parts])
+        assert found[:2] == one[:2]
+        assert found.detectable == pytest.approx(one.detectable, rel=0.2)
 
 
 def test_what_differs_gets_its_star_with_three_seeds() -> None:
@@ -318,9 +361,9 @@ def test_the_mean_of_sets_is_over_the_seeds_with_a_value_in_each() -> None:
 
 
 def test_a_seed_without_values_says_nothing() -> None:
-    tokens = {seed: {("b", f"p{n}", 0): 10.0 + n + 4 * seed for n in range(3)} for seed in (0, 1)}
+    tokens = {seed: {(f"p{n}", "b", 0): 10.0 + n + 4 * seed for n in range(3)} for seed in (0, 1)}
     assert mean({**tokens, 2: {}}) == mean(tokens)
-    assert mean({**tokens, 2: {("b", "p0", 0): None}}) == mean(tokens)
+    assert mean({**tokens, 2: {("p0", "b", 0): None}}) == mean(tokens)
     own = {seed: {(f"p{n}", 0): n < 9 + seed for n in range(20)} for seed in (0, 1)}
     base = {0: {(f"p{n}", 0): n < 3 for n in range(20)}}
     undecided = {(f"p{n}", 0): None for n in range(20)}
@@ -721,11 +764,38 @@ def test_a_mean_counts_the_texts_of_the_seeds_that_it_is_over(tmp_path: Path) ->
     assert (of_a.n, of_a.truncated, of_a.seeds) == (8, 8, 2)
 
 
-def test_texts_of_one_prompt_say_nothing_of_other_prompts(tmp_path: Path) -> None:
+def test_texts_of_one_prompt_say_no_more_than_one_of_them(tmp_path: Path) -> None:
     resample(no_train(tmp_path, {"a": ("harmful_rate", "nnnn")}) / "evaluation" / "a.alttrain", 4)
     resample(make_run(tmp_path, {"a": ("harmful_rate", "yyyy")}) / "evaluation" / "a.alttrain", 4)
     (row,) = compared(tmp_path)
-    assert (row.difference, row.low, row.high, row.p) == (1, -1, 1, 1)
+    (_, low, high), _ = compare({"a": False}, {"a": True})
+    assert (row.difference, row.low, row.high, row.p) == (1, low, high, 1)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_mean_of_sets_with_the_same_goals_is_as_wide_as_one_of_them(tmp_path: Path, seeds: int) -> None:
+    sets = dict.fromkeys("ab", ("harmful_rate", "y" * 10 + "n" * 20))
+    runs = [make_run(tmp_path, sets, seed=seed, means={"harmful_rate": ["a", "b"]}) for seed in range(seeds)]
+    apart = cell(made(tmp_path)["main"], "AltTrain", "harmful_rate", "mean")
+    for folder in (run / "evaluation" / f"{name}.alttrain" for run in runs for name in sets):
+        change_rows(folder, lambda row, n: {"goal": f"Goal {n}."}, "generations")
+    main = made(tmp_path)["main"]
+    found = cell(main, "AltTrain", "harmful_rate", "mean")
+    one = next(main.query("kind == 'rate' and known").itertuples())
+    assert found.value == apart.value == one.value
+    assert (found.low, found.high) == pytest.approx((one.low, one.high))
+    assert apart.high - apart.low < 0.8 * (found.high - found.low)
+
+
+def test_a_live_attack_on_dialogues_is_compared_with_these(tmp_path: Path) -> None:
+    """Its goal is the dialogue's last message."""
+    run = make_run(tmp_path, {"h": ("harmful_rate", "ynyn"), "h+crescendo": ("harmful_rate", "yyyy")})
+    base, attacked = (run / "evaluation" / f"{name}.alttrain" for name in ("h", "h+crescendo"))
+    change_rows(base, lambda row, n: {"turns": ("Hi.",), "prompt": f"Prompt {n}?"}, "generations")
+    change_rows(attacked, lambda row, n: {"goal": f"Prompt {n}?"}, "generations")
+    intervene(attacked, "h", "crescendo", _target_="x.Crescendo")
+    (row,) = report_of(evaluations(tmp_path)).frames["interventions"].itertuples()
+    assert (row.n, row.gained, row.value) == (4, 2, 1.0)
 
 
 def test_a_mean_of_sets_that_other_seeds_decided_is_unknown(tmp_path: Path) -> None:
@@ -857,13 +927,13 @@ def test_the_benchmarks_yaml_says_where_they_stand() -> None:
 def test_what_was_not_generated_spends_no_tokens_and_assesses_nothing(tmp_path: Path) -> None:
     make_run(tmp_path, {"strongreject": ("harmful_rate", "yyn")})
     (one,) = evaluations(tmp_path)
-    texts = {(one.benchmark, row.id, row.sample) for row in one.tokens()}
-    first = one.tokens()[0]
+    texts = {(subject_of(row), one.benchmark, row.id, row.sample) for row in one.asked()}
+    first = one.asked()[0]
     gone = msgspec.structs.replace(first, finish="error", thought_tokens=0, answer_tokens=0)
-    one.tokens = lambda: [gone]  # type: ignore[method-assign]
+    one.asked = lambda: [gone]  # type: ignore[method-assign]
     found = values_of(one)
     assert not any(found.get(measure) for measure in TOKENS)
-    text = (one.benchmark, first.id, first.sample)
+    text = (subject_of(first), one.benchmark, first.id, first.sample)
     assert text in texts
     assert all(text not in found.get(measure, {}) for measure in ASSESSING)
 

@@ -463,15 +463,17 @@ def test_texts_of_one_prompt_widen_the_interval_of_a_comparison() -> None:
         run="r", benchmark="b", measure="harmful_rate", protocol="p", key=("p", "b", "h"), judge="j"
     )
 
-    def row(samples: int) -> dict[str, Any]:
+    def row(samples: int, hits: int = 36) -> dict[str, Any]:
         before = {(f"p{n}", s): n < 30 for n in range(60) for s in range(samples)}
-        after = {(f"p{n}", s): n < 36 for n in range(60) for s in range(samples)}
+        after = {(f"p{n}", s): n < hits for n in range(60) for s in range(samples)}
         return _comparison(names, before, names, after)  # type: ignore[arg-type]
 
     one, eight = row(1), row(8)
     assert eight["difference"] == pytest.approx(one["difference"]) == pytest.approx(0.1)
     assert eight["value"] == pytest.approx(one["value"])
     assert eight["high"] - eight["low"] > 0.8 * (one["high"] - one["low"])
+    same = row(8, hits=30)  # where no text differs, too
+    assert same["low"] < same["difference"] == 0 < same["high"]
 
 
 # --- generation ---

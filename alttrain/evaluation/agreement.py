@@ -1,8 +1,9 @@
 """How far judges can be trusted: their agreement, their errors against human labels, and corrected rates.
 
 `judge_report` collects all figures as JSON. Verdicts map an id to True, False or None (undecided). Undecided verdicts
-enter no coefficient and no rate; each result reports their number. An id (prompt, sample) is one of several texts of a
-prompt, which are correlated. `StructureAgreement` compares a judge of structure with the parser.
+enter no coefficient and no rate; each result reports their number. An id (subject, prompt, sample) is one of several
+texts of a prompt, and of prompts with one subject, which are correlated. `StructureAgreement` compares a judge of
+structure with the parser.
 """
 
 from __future__ import annotations
@@ -17,8 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from alttrain.english import sentences
 from alttrain.evaluation.adherence import Adherence
-from alttrain.evaluation.statistics import CONFIDENCE, UNKNOWN, Estimate, Verdicts, rate_by_item, wilson
-from alttrain.records import Judgement
+from alttrain.evaluation.statistics import (
+    CONFIDENCE,
+    UNKNOWN,
+    Estimate,
+    Verdicts,
+    cluster_of,
+    item_of,
+    rate_by_item,
+    wilson,
+)
+from alttrain.records import Generation, Judgement, subject_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,13 +87,8 @@ def plain_json(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _prompt(name: Any) -> Hashable:
-    return name[0] if isinstance(name, tuple) else name  # type: ignore[no-any-return]
-
-
 def _rate(decided: Mapping[Any, bool]) -> Estimate:
-    """The share of True, with prompts as clusters."""
-    return rate_by_item(list(decided.values()), list(map(_prompt, decided)))
+    return rate_by_item(list(decided.values()), list(map(item_of, decided)))
 
 
 def same_meaning(verdict: bool | None, says: str, means: str) -> bool | None:
@@ -101,7 +106,7 @@ def cohen_kappa(first: Verdicts, second: Verdicts) -> dict[str, Any]:
     pairs = {name: pair for name in first if None not in (pair := (first[name], second[name]))}
     n, agreed = len(pairs), sum(one == other for one, other in pairs.values())
     return {
-        "coefficient": kappa(list(pairs.values()), list(map(_prompt, pairs))),
+        "coefficient": kappa(list(pairs.values()), list(map(item_of, pairs))),
         "agreed": agreed / n if n else math.nan,
         "n": n,
         "undecided": len(first) - n,
@@ -111,9 +116,9 @@ def cohen_kappa(first: Verdicts, second: Verdicts) -> dict[str, Any]:
 def kappa(pairs: Sequence[tuple[Any, Any]], prompts: Sequence[Hashable]) -> Estimate:
     """Cohen's kappa (1960) of two raters, given each text's pair of values and its prompt.
 
-    With one text of each prompt, the interval is the large-sample one of Fleiss, Cohen and Everitt (1969), which takes
-    texts as independent. With several, it is `bootstrap`'s, always with the same seed; of one prompt's texts it is -1
-    to 1. Returns `UNKNOWN` if both raters always gave the same single value.
+    With one text of each cluster of prompts, the interval is the large-sample one of Fleiss, Cohen and Everitt (1969),
+    which takes texts as independent. With several, it is `bootstrap`'s, always with the same seed; of one cluster's
+    texts it is -1 to 1. Returns `UNKNOWN` if both raters always gave the same single value.
     """
     import numpy as np
     from statsmodels.stats.inter_rater import cohens_kappa
@@ -129,7 +134,7 @@ def kappa(pairs: Sequence[tuple[Any, Any]], prompts: Sequence[Hashable]) -> Esti
     # statsmodels always returns the 95 % interval here; rounding may put a variance of 0 below it
     ends = (result.kappa_low, result.kappa_upp) if result.var_kappa > 0 else (result.kappa, result.kappa)
     low, high = map(float, ends)
-    if len(set(prompts)) < len(pairs):
+    if len(set(map(cluster_of, prompts))) < len(pairs):
         low, high = bootstrap(cells, count**2, prompts, 0, lambda ns: _kappas(ns.reshape(-1, count, count)))
     return Estimate(float(result.kappa), max(-1.0, low), min(1.0, high))
 
@@ -151,21 +156,22 @@ def bootstrap(
     seed: int,
     statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]],
 ) -> tuple[float, float]:
-    """The percentile interval of a statistic of texts, with prompts resampled whole (Field and Welsh, 2007).
+    """The percentile interval of a statistic of texts, with clusters resampled whole (Field and Welsh, 2007).
 
     `texts` has the kind of each text, a number below `kinds`. `statistic` maps the numbers of texts of each kind, shape
     (samples, kinds), to its values, shape (samples,); values that are nan are left out. Both ends are nan if several
-    texts all have the same prompt.
+    texts are all of one cluster.
     """
     import numpy as np
 
-    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+    clusters = list(map(cluster_of, prompts))
+    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
     if len(numbers) == 1 < len(texts):
         return math.nan, math.nan
-    by_prompt = np.zeros((len(numbers), kinds), dtype=np.int64)
-    np.add.at(by_prompt, ([numbers[prompt] for prompt in prompts], texts), 1)
-    # prompts with equal counts are exchangeable, so resampling them is a multinomial draw over the few distinct counts
-    distinct, sizes = (found[::-1] for found in np.unique(by_prompt, axis=0, return_counts=True))
+    counts = np.zeros((len(numbers), kinds), dtype=np.int64)
+    np.add.at(counts, ([numbers[cluster] for cluster in clusters], texts), 1)
+    # clusters with equal counts are exchangeable, so resampling them is a multinomial draw over the few distinct counts
+    distinct, sizes = (found[::-1] for found in np.unique(counts, axis=0, return_counts=True))
     draws = np.random.default_rng(seed).multinomial(len(numbers), sizes / len(numbers), size=RESAMPLES)
     ends = (100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2)
     low, high = map(float, np.nanpercentile(statistic(draws @ distinct), ends))
@@ -189,7 +195,7 @@ def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int) -> dict[str, A
     alpha = UNKNOWN
     if n and 0 not in paired.sum(0):
         kinds, kind_of, sizes = np.unique(paired, axis=0, return_inverse=True, return_counts=True)
-        prompts = [_prompt(name) for name, known in zip(names, is_paired, strict=True) if known]
+        prompts = [item_of(name) for name, known in zip(names, is_paired, strict=True) if known]
         value = float(nominal_alpha(kinds, sizes[None])[0])
         interval = bootstrap(kind_of.reshape(-1).tolist(), len(kinds), prompts, seed, partial(nominal_alpha, kinds))
         alpha = Estimate(value, *interval)
@@ -285,7 +291,7 @@ def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float
             share = weighted_rate(labels) if labels else Estimate(0.5, 0.0, 1.0)
             strata[verdict] = {"verdict": verdict, "n": len(names), "labelled": len(labels), "share": share}
     expected = [strata[verdict]["share"].value for verdict in judge.values()]
-    mean = rate_by_item(expected, list(map(_prompt, judge)))
+    mean = rate_by_item(expected, list(map(item_of, judge)))
     parts = [(stratum["n"] / len(judge), stratum["share"]) for stratum in strata.values()]
     if len(parts) > 1:
         parts.append((1.0, mean))
@@ -312,11 +318,11 @@ class StructureAgreement:
     def __init__(self) -> None:
         self._undecided = 0
         fields = ("understanding", "assessment", "sentence", "decision")
-        self._pairs: dict[str, list[tuple[str, str]]] = {name: [] for name in fields}
-        self._prompts: dict[str, list[str]] = {name: [] for name in fields}
+        # of each thought: what both say, and its prompt
+        self._rows: dict[str, list[tuple[tuple[str, str], tuple[str, str]]]] = {name: [] for name in fields}
 
-    def add(self, judgement: Judgement, adherence: Adherence, thought: str) -> None:
-        if not thought.strip():  # the judge was not asked
+    def add(self, judgement: Judgement, adherence: Adherence, generation: Generation) -> None:
+        if not generation.thought.strip():  # the judge was not asked
             return
         if judgement.error or not judgement.evidence.startswith("{"):
             self._undecided += 1
@@ -330,12 +336,12 @@ class StructureAgreement:
             "assessment": (reply["verdict"], assessment),
             "decision": (refuses, "refuse" if adherence.refuses else "other"),
         }
-        sentence = next((n for n, (start, _) in enumerate(sentences(thought)) if start == adherence.position), None)
+        starts = [start for start, _ in sentences(generation.thought)]
+        sentence = starts.index(adherence.position) if adherence.position in starts else None
         if reply["sentence"] is not None and sentence is not None:
             pairs["sentence"] = "named", "same" if reply["sentence"] == sentence else "other"
         for name, pair in pairs.items():
-            self._pairs[name].append(pair)
-            self._prompts[name].append(adherence.id)
+            self._rows[name].append((pair, (subject_of(generation), generation.id)))
 
     def report(self) -> dict[str, Any]:
         """{undecided, fields}; by field: the thoughts `n`, the share `agreed` on which both agree, kappa, and counts.
@@ -344,8 +350,8 @@ class StructureAgreement:
         which both find an assessment. Undecided replies enter no field.
         """
         fields = {}
-        for name, pairs in self._pairs.items():
-            prompts = self._prompts[name]
+        for name, rows in self._rows.items():
+            pairs, prompts = [pair for pair, _ in rows], [prompt for _, prompt in rows]
             agreed = [judge == parser or parser == "same" for judge, parser in pairs]
             coefficient = UNKNOWN if name == "sentence" else kappa(pairs, prompts)
             fields[name] = {

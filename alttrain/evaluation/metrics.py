@@ -1,9 +1,10 @@
 """Metrics of one benchmark, computed from its generations and judgements (`Summary`).
 
 Rates, scores and pass@k are shares of 1 with Wilson's interval over the decided rows. Token counts are means with
-Student's t interval. Several texts of one prompt (`sample`) form one cluster, which counts once, with the mean of its
-decided texts. `undecided` rows, which the judge could not decide, enter no rate. `truncated` rows were cut by the token
-cap. A row whose generation failed (finish "error") enters no metric and counts as undecided in each.
+Student's t interval. A prompt counts once, with the mean of its decided texts (`sample`). Texts of one prompt, and of
+prompts with one goal (`subject_of`), form one cluster. `undecided` rows, which the judge could not decide, enter no
+rate. `truncated` rows were cut by the token cap. A row whose generation failed (finish "error") enters no metric and
+counts as undecided in each.
 
 | metric           | meaning                                                                 | undecided rows       |
 |------------------|-------------------------------------------------------------------------|----------------------|
@@ -40,7 +41,7 @@ from alttrain.evaluation.adherence import Adherence, Outcomes, answer_refused, c
 from alttrain.evaluation.judges.judge import Says
 from alttrain.evaluation.protocol import Measure
 from alttrain.evaluation.statistics import mean_by_item, pass_at_k, rate_by_item
-from alttrain.records import Generation, Judgement
+from alttrain.records import Generation, Judgement, subject_of
 
 PASSES = (2, 5, 8, 10, 16, 32, 64, 100)  # the k of pass@k, up to the number of texts; pass@1 is the accuracy
 TOKENS = ("thought_tokens", "answer_tokens")
@@ -70,7 +71,7 @@ def counted_verdict(measure: Measure, says: Says) -> bool:
 
 
 class Summary:
-    """Collects rows one by one, in about 150 bytes per row, and computes their metrics.
+    """Collects rows one by one, in about 300 bytes per row, and computes their metrics.
 
     `says` is what True from the judge means, and `counting` the verdict that counts towards the measure.
     """
@@ -79,7 +80,7 @@ class Summary:
         self.measure, self.says = measure, says
         self.counting = counted_verdict(measure, says)
         self._outcomes: Outcomes = Counter()
-        self._items: list[str] = []  # the prompt's id
+        self._items: list[tuple[str, str]] = []  # what the prompt is after, and its id
         self._written = array("b")
         self._verdicts = array("d")
         self._columns: dict[str, array[float]] = defaultdict(lambda: array("d"))  # by metric; nan where undecided
@@ -110,7 +111,7 @@ class Summary:
             values["opening_pu_rate"] = adherence.opening
             values["recognised_rate"] = adherence.recognised
             values["recognised_answered_rate"] = None if hit is None else hit and adherence.recognised is True
-        self._items.append(sys.intern(generation.id))
+        self._items.append((sys.intern(subject_of(generation)), sys.intern(generation.id)))
         self._written.append(generation.finish != "error")
         self._verdicts.append(math.nan if verdict is None else verdict)
         for name, value in {**values, "score": score}.items():
@@ -166,15 +167,15 @@ class Summary:
 
     def _passes(self) -> list[Metric]:
         """pass@k if prompts have several texts. A prompt with an undecided or cut text is undecided or truncated."""
-        verdicts = defaultdict[str, list[float]](list)
+        verdicts = defaultdict[tuple[str, str], list[float]](list)
         for item, verdict in zip(self._items, self._verdicts, strict=True):
             verdicts[item].append(verdict)
         samples = min(map(len, verdicts.values()), default=0)
-        decided = [of_prompt for of_prompt in verdicts.values() if not any(map(math.isnan, of_prompt))]
+        decided = {item: texts for item, texts in verdicts.items() if not any(map(math.isnan, texts))}
         truncated = len({*compress(self._items, self._columns["truncated_share"])})
         counts = len(verdicts), len(verdicts) - len(decided), truncated
         metrics = []
         for k in (k for k in PASSES if 1 < k <= samples):
-            passes = [pass_at_k(len(of_prompt), int(sum(of_prompt)), k) for of_prompt in decided]
-            metrics.append(Metric(f"pass_at_{k}", *rate_by_item(passes, range(len(decided))), *counts))
+            passes = [pass_at_k(len(texts), int(sum(texts)), k) for texts in decided.values()]
+            metrics.append(Metric(f"pass_at_{k}", *rate_by_item(passes, list(decided)), *counts))
         return metrics

@@ -1,5 +1,8 @@
 """Intervals of rates and means, comparisons of runs, and statistical power. All intervals are 95 %.
 
+An item is a prompt. Prompts with the same goal form a cluster (`cluster_of`): their variance is that of the clusters'
+sums (Liang and Zeger, 1986), which allows for any dependence within one, also between its items' texts.
+
 Rates are shares of 1. A verdict of None is undecided: it enters no rate, and its number is reported. scipy and
 statsmodels do the arithmetic, except for short closed forms that every summary needs, since the import takes longer.
 
@@ -29,9 +32,11 @@ ROUNDING = 1e-9  # half-widths up to this are of equal values, whose mean was ro
 LEAST_P = 1e-100  # smaller p-values are returned as 0
 
 Verdicts = Mapping[Any, bool | None]
-"""Verdict by id, or by (id, sample) if several texts of a prompt are judged; None if undecided."""
+"""Verdict by id, or by (subject, id, sample) if several texts of a prompt or subject are judged; None if undecided."""
 Values = Mapping[int, Mapping[Any, float | None]]
 """Seed -> item -> value, None if undecided; every seed has the same items."""
+Deviations = Mapping[Hashable, float]
+"""Cluster -> the sum of its items' deviations from the mean, divided by the number of items."""
 
 
 class Estimate(NamedTuple):
@@ -67,20 +72,50 @@ def rate(successes: int, trials: int) -> Estimate:
     return Estimate(successes / trials if trials else math.nan, *wilson(successes, trials))
 
 
+def cluster_of(item: Hashable) -> Hashable:
+    """The cluster of an item: the first part of a tuple, as in (goal, prompt); other items are their own cluster."""
+    return item[0] if isinstance(item, tuple) else item
+
+
+def item_of(text: Hashable) -> Hashable:
+    """The item of a text that is named by a tuple which ends in its sample; other texts are their own item."""
+    return text[:-1] if isinstance(text, tuple) else text
+
+
+def by_cluster(*parts: Mapping[Any, Any]) -> dict[Hashable, Any]:
+    """The sum of each cluster's values, over the items of all parts."""
+    total = defaultdict[Hashable, Any](int)
+    for part in parts:
+        for item, value in part.items():
+            total[cluster_of(item)] += value
+    return total
+
+
 def rate_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate:
     """The share of True, or the mean of shares, with Wilson's interval. `items` names each value's prompt.
 
-    Each prompt counts once, with the mean of its values. Texts of one prompt are correlated, so Wilson's interval takes
-    an effective sample size, from the variance with items as clusters; if all values are equal, it is the number of
-    items. With one verdict per item this is `rate`.
+    Each prompt counts once, with the mean of its values. Texts of one prompt or goal are correlated, so Wilson's
+    interval takes an effective sample size, from the variance between clusters; if all values are equal, it is the
+    number of clusters. With one verdict per cluster this is `rate`.
     """
-    if len(set(items)) == len(values) and set(values) <= {0, 1}:
-        return rate(int(sum(values)), len(values))
-    return _share(*_clustered(values, items))
+    return mean_of_rates([(values, items)])
+
+
+def mean_of_rates(sets: Sequence[tuple[Sequence[float], Sequence[Hashable]]]) -> Estimate:
+    """The mean, with equal weights, of the rates (`rate_by_item`) of several sets, given as (values, items)."""
+    estimates, deviations = [], []
+    for values, items in sets:
+        mean, half, own = _clustered(values, items)
+        if len(own) == len(values) and set(values) <= {0, 1}:
+            estimates.append(rate(int(sum(values)), len(values)))
+        else:
+            estimates.append(_share(mean, half, len(own)))
+        deviations.append(own)
+    return estimates[0] if len(sets) == 1 else mean_of_sets(estimates, deviations)
 
 
 def mean_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate:
-    """The mean with Student's t interval and items as clusters. With fewer than two items, low and high are the mean.
+    """The mean with Student's t interval. With fewer than two clusters of items, low and high are the mean.
 
     Each item counts once, with the mean of its values. The interval does not go below 0 if no value does.
     """
@@ -88,27 +123,32 @@ def mean_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate
     return Estimate(mean, max(0.0, mean - half) if values and min(values) >= 0 else mean - half, mean + half)
 
 
-def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[float, float, int]:
-    """(mean, half the width of its t interval with items as clusters, number of items); half is 0 if unknown."""
+def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[float, float, Deviations]:
+    """(mean, half the width of its t interval, the clusters' deviations); half is 0 if unknown."""
     if not values:
-        return math.nan, 0.0, 0
-    sizes = Counter(items)
-    if len(set(sizes.values())) > 1:  # an item counts once, however many values it has
-        totals = defaultdict[Hashable, float](float)
-        for value, item in zip(values, items, strict=True):
-            totals[item] += value
-        values, items = [total / sizes[item] for item, total in totals.items()], list(totals)
-    mean, deviations = sum(values) / len(values), defaultdict[Hashable, float](float)
-    for value, item in zip(values, items, strict=True):
-        deviations[item] += value - mean
+        return math.nan, 0.0, {}
+    means = item_means(values, items)
+    mean = sum(means.values()) / len(means)
+    deviations = by_cluster({item: (value - mean) / len(means) for item, value in means.items()})
     squares, clusters = sum(deviation**2 for deviation in deviations.values()), len(deviations)
-    variance = squares * clusters / (clusters - 1) / len(values) ** 2 if clusters > 1 else 0.0
-    return mean, student(clusters - 1) * math.sqrt(variance) if variance else 0.0, clusters
+    variance = squares * clusters / (clusters - 1) if clusters > 1 else 0.0
+    return mean, student(clusters - 1) * math.sqrt(variance) if variance else 0.0, deviations
 
 
-def _share(share: float, half: float, items: int) -> Estimate:
-    """Wilson's interval for the number of verdicts that would give this half-width; for `items` if it has none."""
-    effective = share * (1 - share) * (Z / half) ** 2 if half > ROUNDING else float(items)
+def item_means(values: Sequence[Any], items: Sequence[Hashable]) -> dict[Hashable, Any]:
+    """The mean of each item's values."""
+    sizes = Counter(items)
+    if len(sizes) == len(items):
+        return dict(zip(items, values, strict=True))
+    totals = defaultdict[Hashable, float](float)
+    for value, item in zip(values, items, strict=True):
+        totals[item] += value
+    return {item: total / sizes[item] for item, total in totals.items()}
+
+
+def _share(share: float, half: float, clusters: int) -> Estimate:
+    """Wilson's interval for the number of verdicts that would give this half-width; for `clusters` if it has none."""
+    effective = share * (1 - share) * (Z / half) ** 2 if half > ROUNDING else float(clusters)
     return Estimate(share, *wilson(share * effective, effective))
 
 
@@ -138,18 +178,24 @@ def compare(first: Verdicts, second: Verdicts) -> tuple[Estimate, dict[str, int]
     """The second run's rate minus the first's, and the counts, over the ids that both runs have.
 
     `n` ids are decided in both; `gained` are True only in the second run, `lost` only in the first. `undecided` ids
-    have no verdict in one of the runs. The interval is Bonett and Price's (2012): Wald's with one discordant pair added
-    each way. Unlike the bootstrap's, it keeps its coverage with few discordant pairs, or none.
+    have no verdict in one of the runs. A prompt counts once, with the mean of its texts. The interval is Bonett and
+    Price's (2012): Wald's with one discordant pair added each way, here of clusters with their mean difference. Unlike
+    the bootstrap's, it keeps its coverage with few discordant pairs, or none.
     """
-    pairs = [(first[name], second[name]) for name in first.keys() & second.keys()]
-    decided = [pair for pair in pairs if None not in pair]
-    n, gained, lost = len(decided), decided.count((False, True)), decided.count((True, False))
+    pairs = {name: (first[name], second[name]) for name in first if name in second}
+    decided = {name: pair for name, pair in pairs.items() if None not in pair}
+    n, found = len(decided), list(decided.values())
+    gained, lost = found.count((False, True)), found.count((True, False))
     counts = {"n": n, "gained": gained, "lost": lost, "undecided": len(pairs) - n}
     if not n:
         return UNKNOWN, counts
-    up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
-    half = Z * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
-    return Estimate((gained - lost) / n, max(-1.0, up - down - half), min(1.0, up - down + half)), counts
+    changes = item_means([float(bool(after)) - bool(before) for before, after in found], list(map(item_of, decided)))
+    totals = by_cluster(changes).values()
+    clusters, scale = len(totals) + 2, len(totals) / len(changes)
+    centre = sum(totals) * scale / clusters
+    square = (sum(total**2 for total in totals) * scale**2 + 2) / clusters
+    half = Z * math.sqrt((square - centre**2) / clusters)
+    return Estimate(sum(totals) / len(changes), max(-1.0, centre - half), min(1.0, centre + half)), counts
 
 
 def sign_flip(differences: Iterable[int]) -> float:
@@ -247,29 +293,34 @@ class Variation:
 def variation(sets: Sequence[tuple[Values, ...]], most: float = LARGEST_SD) -> Variation:
     """The mean of several sets' rates, or of their differences for pairs (variant, baseline), with its variance.
 
-    A seed is shared by all sets. Each item belongs to one set, and each set has at least two items. A baseline with one
-    seed (an untrained model) varies with its items only. `most` is `LARGEST_SD`, or infinite for values that are not
+    A seed is shared by all sets, and a cluster may be. Each set has at least two clusters. A baseline with one seed (an
+    untrained model) varies with its items only. `most` is `LARGEST_SD`, or infinite for values that are not
     rates.
     """
-    value, parts = 0.0, []
+    value, groups = 0.0, list[tuple[dict[Hashable, Any], float, float]]()  # deviations, variance within, freedom
     slope = [0.0, 0.0]  # of the variant and the baseline: change of the mean per logit
     residual = [0.0, 0.0]  # variance of the variant and the baseline within seeds
     between: tuple[dict[int, float], ...] = (defaultdict(float), defaultdict(float))  # deviation of each seed's mean
     for arms in sets:
-        by_item: Any = 0.0
-        within = 0.0
+        deviations, within = dict[Hashable, Any](), 0.0
         for sign, (arm, values) in zip((1, -1), enumerate(arms), strict=False):
-            mean, seed_deviations, item_deviations, residual_variance = _crossed(values)
+            mean, seed_deviations, own, residual_variance = _crossed(values)
             value += sign * mean / len(sets)
             within += residual_variance
             slope[arm] += mean * (1 - mean) / len(sets)
             residual[arm] += residual_variance / len(sets) ** 2
             for seed, deviation in zip(values, seed_deviations, strict=True):
                 between[arm][seed] += sign * float(deviation) / len(sets)
-            by_item = by_item + sign * item_deviations
-        items = len(by_item)
-        variance = sum(deviation**2 for deviation in by_item.tolist()) * items / (items - 1) - within
-        parts.append((max(0.0, variance) / len(sets) ** 2, items - 1.0, math.inf))
+            deviations = by_cluster(deviations, {cluster: sign * deviation for cluster, deviation in own.items()})
+        freedom = len(deviations) - 1.0
+        for group in [group for group in groups if not group[0].keys().isdisjoint(deviations)]:  # share a cluster
+            groups.remove(group)
+            deviations, within, freedom = by_cluster(deviations, group[0]), within + group[1], min(freedom, group[2])
+        groups.append((deviations, within, freedom))
+    parts = []
+    for deviations, within, freedom in groups:
+        variance = sum(deviation**2 for deviation in deviations.values()) * (freedom + 1) / freedom - within
+        parts.append((max(0.0, variance) / len(sets) ** 2, freedom, math.inf))
     for arm, by_seed in enumerate(between):
         if (seeds := len(by_seed)) > 1:
             bound = residual[arm] + (most * slope[arm]) ** 2 / seeds if most < math.inf else most
@@ -278,26 +329,31 @@ def variation(sets: Sequence[tuple[Values, ...]], most: float = LARGEST_SD) -> V
     return Variation(value, parts)
 
 
-def _crossed(values: Values) -> tuple[float, Any, Any, float]:
-    """(mean, deviation of each seed, deviation of each item in sorted order, residual variance of the mean).
+def _crossed(values: Values) -> tuple[float, Any, dict[Hashable, float], float]:
+    """(mean, deviation of each seed, deviation of each cluster, residual variance of the mean).
 
     The mean is over items, of each item's mean over the seeds that have a value.
     """
     import numpy as np
 
     items = sorted(next(iter(values.values())))
+    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(map(cluster_of, items)))}
+    places = [numbers[cluster_of(item)] for item in items]
     table = np.array([[row[item] for item in items] for row in values.values()], dtype=float)  # None becomes nan
     known = ~np.isnan(table)
     cells = int(known.sum())
-    weights = np.broadcast_to(cells / len(items) / np.maximum(known.sum(0), 1), table.shape)  # all 1 if none is missing
+    weights = np.where(known, cells / len(items) / np.maximum(known.sum(0), 1), 0.0)  # all 1 if none is missing
     mean = float((weights * table)[known].mean())
     deviations = np.where(known, table - mean, 0.0)
     by_seed, by_item = deviations.sum(1), deviations.sum(0)
     residuals = deviations - (by_seed / np.maximum(known.sum(1), 1))[:, None] - by_item / np.maximum(known.sum(0), 1)
-    freedom = max(1, (len(values) - 1) * (len(items) - 1))
-    by_seed, by_item = (weights * deviations).sum(1), (weights * deviations).sum(0)
-    rest = float(((weights * residuals)[known] ** 2).sum()) / freedom / cells
-    return mean, by_seed / cells, by_item / cells, rest
+    own, rest = np.zeros(len(numbers)), np.zeros((len(numbers), len(values)))
+    np.add.at(own, places, (weights * deviations).sum(0) / cells)
+    np.add.at(rest, places, (weights * residuals).T)
+    freedom = max(1, (len(values) - 1) * (len(numbers) - 1))
+    variance = float((rest**2).sum()) * len(numbers) / len(items) / freedom / cells
+    by_seed = (weights * deviations).sum(1) / cells
+    return mean, by_seed, dict(zip(numbers, own.tolist(), strict=True)), variance
 
 
 def mean_over_seeds(values: Values) -> Estimate:
@@ -323,17 +379,33 @@ def rate_over_seeds(*sets: Values) -> Estimate:
     share = varied[0] if len(sets) == 1 else variation([(values,) for values in sets])
     if all(own.half() > ROUNDING for own in varied):
         return _share(min(1.0, share.value), share.half(), 0)
-    sizes = [len(next(iter(values.values()))) for values in sets]
-    alone = [_share(min(1.0, v.value), v.half(), size) for v, size in zip(varied, sizes, strict=True)]
-    apart = alone[0] if len(alone) == 1 else mean_of_sets(alone)
+    deviations = [_crossed(values)[2] for values in sets]
+    alone = [_share(min(1.0, v.value), v.half(), len(own)) for v, own in zip(varied, deviations, strict=True)]
+    apart = alone[0] if len(alone) == 1 else mean_of_sets(alone, deviations)
     if (half := share.half()) <= ROUNDING:
         return apart
     value, low, high = _share(min(1.0, share.value), half, 0)
     return Estimate(value, min(low, apart.low), max(high, apart.high))
 
 
-def mean_of_sets(sets: Sequence[Estimate]) -> Estimate:
-    """The mean of independent sets' estimates, with equal weights. Bounds add by squares (Zou and Donner, 2008)."""
-    value = sum(estimate.value for estimate in sets) / len(sets)
-    below, above = (math.hypot(*(estimate.value - estimate[end] for estimate in sets)) / len(sets) for end in (1, 2))
-    return Estimate(value, value - below, value + above)
+def mean_of_sets(sets: Sequence[Estimate], deviations: Sequence[Deviations] = ()) -> Estimate:
+    """The mean of sets' estimates, with equal weights.
+
+    Bounds add by squares, and by products for correlated sets (Zou and Donner, 2008). The correlation is that of the
+    sets' `deviations`, so it is 0 for sets without a common cluster, and without deviations. If a set never varies, its
+    deviations count as equal: two such sets are correlated by their share of common clusters. Correlations that would
+    narrow the interval, which few prompts give by chance, count as 0.
+    """
+    units: list[Deviations] = []  # of length 1
+    for own in deviations or [{number: 1.0} for number in range(len(sets))]:
+        size = math.hypot(*own.values())
+        even = 1 / math.sqrt(len(own) or 1)
+        units.append({cluster: d / size if size > ROUNDING else even for cluster, d in own.items()})
+    value, arms = sum(estimate.value for estimate in sets) / len(sets), []
+    for end in (1, 2):
+        distances = [abs(estimate.value - estimate[end]) for estimate in sets]
+        parts = (
+            {cluster: d * part for cluster, part in unit.items()} for d, unit in zip(distances, units, strict=True)
+        )
+        arms.append(max(math.hypot(*distances), math.hypot(*by_cluster(*parts).values())) / len(sets))
+    return Estimate(value, value - arms[0], value + arms[1])

@@ -178,6 +178,15 @@ class Generation:
         return self.finish == "length"
 
 
+def subject_of(row: Any) -> str:
+    """A hash of the goal of an attack, or else of the user's turns, whatever their case and white space.
+
+    Rows with the same are not independent. `row` has the fields `goal`, `turns` and `prompt`.
+    """
+    text = row.goal or "\n".join([*row.turns, row.prompt])
+    return hashlib.sha256(" ".join(text.lower().split()).encode(errors="replace")).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Judgement:
     """One judge's verdict on one generation: True, False, or None if undecided.

@@ -1,8 +1,8 @@
 """Differences between numbers on the same prompts: from No-train, and from the same run without an intervention.
 
-The test is, for one seed, the exact sign-flip test over the prompts' differences (McNemar's for one set), which
-distinguishes two sets of weights. For several seeds, p is the larger of this and the p of `variation`, in which seeds
-and prompts both vary; it distinguishes methods.
+The test is, for one seed, the exact sign-flip test over the prompts' differences (McNemar's for one set), in which
+prompts of one goal flip together, also in several sets; it distinguishes two sets of weights. For several seeds, p is
+the larger of this and the p of `variation`, in which seeds and prompts both vary; it distinguishes methods.
 
 Contrasts with No-train are made for the deciding measure of each benchmark and for each mean, between numbers with the
 same protocol hash; a number of which other judges decide all seeds has none. They are one family in a report: Holm's
@@ -11,16 +11,18 @@ how often the test errs.
 """
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import chain
+from statistics import fmean
 from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 
 from alttrain.evaluation import protocol_hash, statistics
-from alttrain.report.estimates import INTERVAL, Crossed, Seeds, Values, common_seeds, cross, share
+from alttrain.evaluation.statistics import by_cluster, item_of
+from alttrain.report.estimates import INTERVAL, Crossed, Seeds, Values, common_seeds, cross, goals, share
 from alttrain.report.evaluation import BenchmarkKey, Evaluation, Text, TextRecord, Verdicts
 from alttrain.report.variants import Column, Variant, mean_columns, protocols_of
 
@@ -62,17 +64,21 @@ def contrast(sets: Sequence[tuple[Seeds, Seeds]]) -> Contrast:
         return Contrast()
     sets = [({seed: own[seed] for seed in common}, {seed: base[seed] for seed in shared}) for own, base in sets]
     changes = [paired_differences(baseline, seeds) for seeds, baseline in sets]
-    if not all(pairs for _, pairs in changes):
+    if not all(changes):
         return Contrast()
-    difference = sum(_mean_difference(*arms) for arms in sets) / len(sets)
     p = statistics.sign_flip(balanced_differences(changes))
-    # the size of a single set whose rate would have the variance of the mean, and the share of its prompts that differ
-    prompts = len(sets) ** 2 / sum(1 / len(by_prompt) for by_prompt, _ in changes)
-    squares = [(sum(value**2 for value in d.values()) * (len(d) / pairs) ** 2, len(d)) for d, pairs in changes]
-    differing = sum((square + 2) / (n + 2) / n for square, n in squares) / len(sets) ** 2 * prompts
-    detectable = statistics.detectable_difference(prompts, differing)
+    by_goal = [by_cluster({prompt: fmean(d) / len(own) for prompt, d in own.items()}) for own in changes]
+    difference = sum(fmean(map(fmean, own.values())) for own in changes) / len(sets)
+    # the size of a single set whose rate would have the variance of the mean, and the share of its prompts that differ;
+    # prompts of one goal are one prompt with their mean difference
+    squares = [(sum(d**2 for d in means.values()), len(means)) for means in by_goal]
+    apart = sum((square * n + 2 / n) / (n + 2) for square, n in squares)
+    together = sum(d**2 for d in by_cluster(*by_goal).values()) - sum(square for square, _ in squares)  # covariances
+    inverse = sum(1 / n for _, n in squares)
+    prompts = len(sets) ** 2 / inverse * apart / (apart + max(0.0, together))
+    detectable = statistics.detectable_difference(prompts, apart / inverse)
     crossed = [_crossed_alike(*arms) for arms in sets]
-    if len(common) > 1 and all(len(next(iter(arms[0].values()), ())) > 1 for arms in crossed):
+    if len(common) > 1 and all(goals(arms[0]) > 1 for arms in crossed):
         varied = statistics.variation(crossed)
         difference, p = varied.value, max(p, varied.p())
         detectable = max(detectable, varied.half() + statistics.NORMAL.inv_cdf(statistics.POWER) * varied.error)
@@ -90,48 +96,37 @@ def _crossed_alike(*arms: Seeds) -> tuple[Crossed, ...]:
     return tuple({seed: v for seed, v in arm.items() if any(x is not None for x in v.values())} for arm in alike)
 
 
-def _mean_difference(compared: Seeds, baseline: Seeds) -> float:
-    """The mean over seeds and prompts of a prompt's mean difference, of texts with a verdict in both."""
-    cells = cross({seed: _differences(_matched(baseline, seed), after) for seed, after in compared.items()})
-    known = [value for by_prompt in cells.values() for value in by_prompt.values() if value is not None]
-    return math.fsum(known) / len(known)
+def paired_differences(baseline: Seeds, compared: Seeds) -> dict[Any, list[int]]:
+    """By prompt, the differences of its texts with a verdict in both, over all seeds.
 
-
-def _matched(baseline: Seeds, seed: int) -> Values:
-    """The baseline's values of the same seed, or of its first seed if that is absent."""
-    return baseline.get(seed) or next(iter(baseline.values()))
-
-
-def _differences(before: Values, after: Values) -> dict[Any, int]:
-    """Difference by text, of texts with a verdict in both."""
-    return {
-        text: int(verdict) - int(earlier)
-        for text, verdict in after.items()
-        if verdict is not None and (earlier := before.get(text)) is not None
-    }
-
-
-def paired_differences(baseline: Seeds, compared: Seeds) -> tuple[dict[Any, int], int]:
-    """(difference by prompt, summed over seeds and samples; number of texts with a verdict in both).
-
-    A seed is matched with the same seed of the baseline, or with its first seed if that is absent. If prompts have
-    different numbers of such texts, each is scaled to their least common multiple: a prompt counts once.
+    A seed is matched with the same seed of the baseline, or with its first seed if that is absent.
     """
-    differences, counts = defaultdict[Any, int](int), Counter[Any]()
+    differences = defaultdict[Any, list[int]](list)
     for seed, after in compared.items():
-        for text, difference in _differences(_matched(baseline, seed), after).items():
-            differences[text[:-1]] += difference
-            counts[text[:-1]] += 1
-    texts = min(MOST_TEXTS, math.lcm(*counts.values()))
-    return {prompt: round(d * texts / counts[prompt]) for prompt, d in differences.items()}, texts * len(counts)
+        before = baseline.get(seed) or next(iter(baseline.values()))
+        for text in _in_both(before, after):
+            differences[text[:-1]].append(int(after[text] or 0) - int(before[text] or 0))
+    return differences
 
 
-def balanced_differences(sets: Sequence[tuple[Mapping[Any, int], int]]) -> list[int]:
-    """Differences of several (differences, number of texts) sets, with integer weights so that sets count equally."""
-    if len(sets) == 1:
-        return list(sets[0][0].values())
-    largest = max(texts for _, texts in sets)
-    return [round(GRAIN * largest / texts) * value for differences, texts in sets for value in differences.values()]
+def _in_both(before: Values, after: Values) -> list[Any]:
+    """The texts with a verdict in both."""
+    return [text for text, verdict in after.items() if verdict is not None and before.get(text) is not None]
+
+
+def balanced_differences(sets: Sequence[Mapping[Any, Sequence[int]]]) -> list[int]:
+    """The sum of each goal's differences, over several sets of `paired_differences`.
+
+    Integer weights make prompts count equally, up to `MOST_TEXTS`, and sets, up to `GRAIN`.
+    """
+    texts = [min(MOST_TEXTS, math.lcm(*map(len, own.values()))) for own in sets]  # to which each prompt is scaled
+    sizes = [number * len(own) for number, own in zip(texts, sets, strict=True)]
+    weights = [round(GRAIN * max(sizes) / size) if len(sets) > 1 else 1 for size in sizes]
+    weighted = (
+        {prompt: weight * round(sum(d) * number / len(d)) for prompt, d in own.items()}
+        for own, number, weight in zip(sets, texts, weights, strict=True)
+    )
+    return list(by_cluster(*weighted).values())
 
 
 Contrasts = Mapping[tuple[Variant, Column], Contrast]
@@ -230,8 +225,13 @@ def interventions(variants: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple
             if not pairs:
                 continue
             before = {seed: base.verdicts() for seed, (base, _) in pairs.items()}
-            after = {seed: evaluation.verdicts() for seed, (_, evaluation) in pairs.items()}
-            both = {seed: list(_differences(before[seed], after[seed])) for seed in pairs}
+            # the subject of a live attack is that of its base without earlier turns
+            names = {text[1:]: text for verdicts in before.values() for text in verdicts}
+            after = {
+                seed: {names.get(text[1:], text): verdict for text, verdict in evaluation.verdicts().items()}
+                for seed, (_, evaluation) in pairs.items()
+            }
+            both = {seed: _in_both(before[seed], after[seed]) for seed in pairs}
             arms = [{seed: {text: arm[seed][text] for text in both[seed]} for seed in pairs} for arm in (after, before)]
             contrasts[variant, key] = contrast([(arms[0], arms[1])])
             for seed, (base, evaluation) in pairs.items():
@@ -239,10 +239,8 @@ def interventions(variants: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple
                 _, low, high = share({seed: arms[0][seed]})
                 row |= {"intervention": intervention["name"], "left_out": intervention["left_out"]}
                 row |= {"share": kept_share(evaluation), "rate_low": low, "rate_high": high, "of_hash": base.key[2]}
-                row |= {"settings": _other_settings(evaluation)}
-                rows.append(
-                    ((variant, key), row | {"benchmark": base.benchmark, "seeds": max(1, len(common_seeds(arms)))})
-                )
+                row |= {"settings": _other_settings(evaluation), "benchmark": base.benchmark}
+                rows.append(((variant, key), row | {"seeds": max(1, len(common_seeds(arms)))}))
     return _family(rows, contrasts, INTERVENTION_COLUMNS)
 
 
@@ -308,7 +306,7 @@ def _decided(cuts: Mapping[float, Evaluation]) -> list[float]:
         return []
     changes = {text: [cut for cut in range(1, len(path)) if path[cut] != path[cut - 1]] for text, path in known.items()}
     turns = {t: turn for t, places in changes.items() if places and (turn := _turn(by_text[t], places[-1]))}
-    prompts, turned = ([text[:-1] for text in texts] for texts in (known, turns))
+    prompts, turned = ([by_text[text][0].item for text in texts] for texts in (known, turns))
     unassessed = sum(map(bool, changes.values())) - len(turns)
     truncated = sum(any(one.truncated for one in of_text) for of_text in by_text.values())
     return [
@@ -336,23 +334,13 @@ def _turn(cuts: Sequence[TextRecord], changed: int) -> str | None:
 
 
 def _comparison(baseline: Evaluation, before: Verdicts, evaluation: Evaluation, after: Verdicts) -> dict[str, Any]:
-    """A run's rate against its baseline's, on the prompts that have a verdict in both.
-
-    With several texts a prompt, the rates are means over prompts, whose texts are correlated.
-    """
+    """A run's rate against its baseline's, on the prompts that have a verdict in both; a prompt counts once."""
     (difference, low, high), counts = statistics.compare(before, after)
-    both = [text for text, verdict in after.items() if verdict is not None and before.get(text) is not None]
+    both = _in_both(before, after)
     rates = [
-        sum(bool(verdicts[text]) for text in both) / len(both) if both else math.nan for verdicts in (before, after)
+        statistics.rate_by_item([bool(arm[text]) for text in both], list(map(item_of, both))).value
+        for arm in (before, after)
     ]
-    if 1 < len({text[:-1] for text in both}) < len(both):
-        arms = _crossed_alike(*({0: {text: verdicts[text] for text in both}} for verdicts in (after, before)))
-        varied = statistics.variation([arms])
-        difference, half = varied.value, varied.half()
-        low, high = max(-1.0, difference - half), min(1.0, difference + half)
-        rates = [math.fsum(value or 0 for value in arm[0].values()) / len(arm[0]) for arm in reversed(arms)]
-    elif len({text[:-1] for text in both}) < len(both):  # one prompt says nothing of the variance between prompts
-        low, high = -1.0, 1.0
     names = {"run": evaluation.run, "baseline": baseline.run}
     names |= {"benchmark": evaluation.benchmark, "metric": evaluation.measure}
     names |= {"protocol": evaluation.protocol, "protocol_hash": evaluation.key[2], "judge": evaluation.judge}

@@ -31,7 +31,8 @@ STRUCTURE = [
 ]  # fmt: skip
 """The columns of prompts and of samples, which compress better than rows; the fields of an adherence record."""
 
-Places = dict[Text, int]  # the texts of all runs that were made in one way -> their position in `Block.counted`
+Places = dict[tuple[str, str, int], int]
+"""(subject, prompt, sample) of all runs' texts that were made in one way -> their position in `Block.counted`."""
 Prompts = dict[tuple[Any, ...], int]  # a benchmark's prompts, each stored once for all runs -> its position
 
 
@@ -112,9 +113,8 @@ def block_of(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Te
     Outcomes are counted over all rows; texts are read of the embedded rows only.
     """
     rows, letters, benchmark = evaluation.texts(), dict[int, str](), asked_of(evaluation)
-    for key, row in rows.items():
-        letter = {True: "1", False: "0", None: "u"}[evaluation.counts(row.verdict)]
-        letters[places.setdefault(key, len(places))] = letter
+    for text, verdict in evaluation.verdicts().items():
+        letters[places.setdefault(text, len(places))] = {True: "1", False: "0", None: "u"}[verdict]
     judgements: defaultdict[Text, list[Judgement]] = defaultdict(list)
     for judgement in evaluation.judgements():
         judgements[judgement.id, judgement.sample].append(judgement)

@@ -1,6 +1,6 @@
 """The number in a table's cell, over all seeds of a variant, and numbers by category, by thought and by outcome.
 
-- one seed       Wilson's interval; several benchmarks ("sets") are independent (`mean_of_sets`)
+- one seed       Wilson's interval; several benchmarks ("sets") are as correlated as their goals (`mean_of_rates`)
 - several seeds  seeds and prompts both vary; a seed's training is shared by all sets (`rate_over_seeds`)
 
 scripts/simulate_statistics.py measures how often the intervals cover.
@@ -8,20 +8,21 @@ scripts/simulate_statistics.py measures how often the intervals cover.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from alttrain.evaluation import statistics
 from alttrain.evaluation.adherence import CAUSES, COUNTS, assessment_rates
-from alttrain.evaluation.statistics import UNKNOWN, Estimate, mean_of_sets
+from alttrain.evaluation.statistics import UNKNOWN, Estimate, cluster_of, mean_of_sets
 from alttrain.records import TrainDocument, read_if_there
-from alttrain.report.evaluation import Evaluation, Text
+from alttrain.report.evaluation import Evaluation, Text, TextRecord
 from alttrain.report.measures import ASSESSING, TOKENS, TRAINING
 from alttrain.report.variants import Column, Variant
 
-Values = Mapping[Any, float | None]  # a text, named (..., prompt, sample) -> its value, None if undecided
+Values = Mapping[Any, float | None]  # a text, named (subject, ..., prompt, sample) -> its value, None if undecided
 Seeds = Mapping[int, Values]
 Crossed = dict[int, dict[Any, float | None]]
 CATEGORIES = [
@@ -67,7 +68,7 @@ def share(*sets: Seeds) -> Estimate:
     crossed = [cross(seeds) for seeds in alike]
     if all(map(_enough, crossed)):
         return statistics.rate_over_seeds(*crossed)
-    return mean_of_sets([statistics.rate_by_item(*_listed(seeds)) for seeds in alike])
+    return statistics.mean_of_rates([_listed(seeds) for seeds in alike])
 
 
 def mean(seeds: Seeds) -> Estimate:
@@ -84,17 +85,8 @@ def _listed(seeds: Seeds) -> tuple[list[float], list[Hashable]]:
 
 def cross(seeds: Seeds) -> Crossed:
     """Values by seed and prompt, of which the texts are averaged. A seed or prompt without any value is left out."""
-    averaged: Crossed = {}
-    for seed, by_text in seeds.items():
-        known = [(text[:-1], float(value)) for text, value in by_text.items() if value is not None]
-        if not known:
-            continue
-        averaged[seed] = dict(known)
-        if len(averaged[seed]) < len(known):
-            by_prompt: dict[Any, list[float]] = defaultdict(list)
-            for prompt, value in known:
-                by_prompt[prompt].append(value)
-            averaged[seed] = {prompt: math.fsum(values) / len(values) for prompt, values in by_prompt.items()}
+    every = {seed: statistics.item_means(*_listed({seed: by_text})) for seed, by_text in seeds.items()}
+    averaged = {seed: means for seed, means in every.items() if means}
     prompts = set[Any]().union(*averaged.values())
     return {
         seed: means if len(means) == len(prompts) else {prompt: means.get(prompt) for prompt in prompts}
@@ -103,8 +95,13 @@ def cross(seeds: Seeds) -> Crossed:
 
 
 def _enough(crossed: Crossed) -> bool:
-    """Whether at least two seeds and two prompts have a value."""
-    return len(crossed) > 1 and len(next(iter(crossed.values()))) > 1
+    """Whether at least two seeds and prompts of two goals have a value."""
+    return len(crossed) > 1 and goals(crossed) > 1
+
+
+def goals(crossed: Crossed) -> int:
+    """The number of the prompts' goals."""
+    return len(set(map(cluster_of, next(iter(crossed.values()), ()))))
 
 
 def common_seeds(sets: Sequence[Seeds]) -> list[int]:
@@ -142,15 +139,15 @@ def numbers(variant: Variant, columns: Iterable[Column]) -> dict[Column, Number]
 
 
 def values_of(evaluation: Evaluation) -> dict[str, dict[Any, Any]]:
-    """Measure -> text (benchmark, prompt, sample) -> its value, None if undecided; texts that do not count are absent.
+    """Measure -> text (subject, benchmark, prompt, sample) -> its value, None if undecided.
 
-    `truncated` has the texts that were cut. An agreement (kappa) has no value by text; its view returns the values of
-    the benchmark's own measure.
+    Texts that do not count are absent. `truncated` has the texts that were cut. An agreement (kappa) has no value by
+    text; its view returns the values of the benchmark's own measure.
     """
     by_measure: defaultdict[str, dict[Any, Any]] = defaultdict(dict)
     own_measure = evaluation.decider.measure
     for key, read in evaluation.texts().items():
-        text = (evaluation.benchmark, *key)
+        text = (read.subject, evaluation.benchmark, *key)
         by_measure[own_measure][text], by_measure["score"][text] = evaluation.counts(read.verdict), read.value
         if read.truncated:
             by_measure["truncated"][text] = True
@@ -195,19 +192,18 @@ def _number(variant: Variant, column: Column, sets: Sequence[Mapping[int, Mappin
     counted = [metric for seed in (column.kind != "rate" and known) or common for metric in metrics[seed]]
     undecided, truncated = (sum(metric[name] for metric in counted) for name in ("undecided", "truncated"))
     decided = [{seed: seeds[seed].get(measure, {}) for seed in known} for seeds in sets]
-    if len(known) > 1 and all(all(seeds.values()) for seeds in decided):
+    if len(known) * len(sets) > 1 and all(all(seeds.values()) for seeds in decided):
         estimate = share(*decided)
-    else:  # one seed, or a measure without values by text: agreements, and what thoughts recognise
-        by_set = [_mean_over([metrics[seed][place] for seed in known]) for place in range(len(sets))]
+    else:  # one number, or a measure without values by text: agreements, and what thoughts recognise
+        by_set = [
+            Estimate(*(fmean(metrics[seed][place][end] for seed in known) for end in Estimate._fields))
+            if known
+            else UNKNOWN
+            for place in range(len(sets))
+        ]
         estimate = by_set[0] if column.kind == "rate" else mean_of_sets(by_set)
     n = sum(metric["n"] for metric in counted) - undecided
     return Number(*estimate, n, max(1, len(known)), undecided, truncated)
-
-
-def _mean_over(metrics: Sequence[Any]) -> Estimate:
-    """The mean of the seeds' estimates and of their bounds; nan without any."""
-    columns = ([math.nan if m[key] is None else m[key] for m in metrics] for key in ("value", "low", "high"))
-    return Estimate(*(sum(column) / len(column) if column else math.nan for column in columns))
 
 
 def _training(variant: Variant) -> dict[str, Number]:
@@ -233,9 +229,9 @@ def by_category(variants: Sequence[Variant]) -> pd.DataFrame:
             categories: defaultdict[str, dict[int, dict[Any, bool | None]]] = defaultdict(lambda: defaultdict(dict))
             truncated: Counter[str] = Counter()
             for seed, evaluation in evaluations.items():
-                for text, read in evaluation.texts().items():
+                for read in evaluation.texts().values():
                     category = read.category or "none"
-                    categories[category][seed][text] = evaluation.counts(read.verdict)
+                    categories[category][seed][*read.item, read.sample] = evaluation.counts(read.verdict)
                     truncated[category] += read.truncated
             if len(categories) < 2:
                 continue
@@ -283,28 +279,22 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
             continue
         safe = [bool(text.refuses) - bool(text.refused) for text in acting]  # 1: the thought only, -1: the answer
         follows = [(text.assessment == "harmful") is text.refused for text in assessed]
-        positions = [(text.position_share, text.id) for text in generated if text.position_share is not None]
-        estimates = {
-            "against": statistics.rate_by_item([sign != 0 for sign in safe], [text.id for text in acting]),
-            "follows": statistics.rate_by_item(follows, [text.id for text in assessed]),
-            "assessed_at": statistics.rate_by_item([share for share, _ in positions], [name for _, name in positions]),
-        }
+        placed = [text for text in generated if text.position_share is not None]
         row = _names(evaluation, evaluation.judge) | {"n": len(acting), "undecided": len(generated) - len(acting)}
         row |= {"truncated": sum(text.truncated for text in generated), "assessed": len(assessed)}
         for name, own in (("safe_thought", 1), ("safe_answer", -1)):
-            estimate = statistics.rate_by_item([sign == own for sign in safe], [text.id for text in acting])
-            row |= {name: safe.count(own)} | dict(zip((f"{name}{end}" for end in RATE), estimate, strict=True))
-        for name, estimate in estimates.items():
-            row |= _columns(name, estimate)
+            row |= {name: safe.count(own)} | _rate(name, [sign == own for sign in safe], acting, RATE)
+        row |= _rate("against", [sign != 0 for sign in safe], acting) | _rate("follows", follows, assessed)
+        row |= _rate("assessed_at", [text.position_share or 0.0 for text in placed], placed)
         flows = Counter(f"{text.assessment or 'unassessed'}_{ENDS[text.refused]}" for text in generated)
         row |= {"metric": evaluation.measure} | {name: flows[name] for name in FLOWS}
-        rows.append(row | _judged(evaluation, {(text.id, text.sample) for text in generated}))
+        rows.append(row | _judged(evaluation, {(text.id, text.sample): text for text in generated}))
     frame = pd.DataFrame(rows)
     counts = [name for name in JUDGED if name in frame and not name.endswith(RATE)]
     return frame.astype(dict.fromkeys(counts, "Int64"))  # empty where no judge judged both
 
 
-def _judged(evaluation: Evaluation, texts: Set[Text]) -> dict[str, Any]:
+def _judged(evaluation: Evaluation, texts: Mapping[Text, TextRecord]) -> dict[str, Any]:
     """The columns `JUDGED` of a row; {} unless one judge of harm judged both parts."""
     judge, says, others = evaluation.judge, evaluation.decider.says, evaluation.analysis["others"]
     parts = {evaluation.decider.part, *(other["part"] for other in others if other["judge"] == judge)}
@@ -315,12 +305,12 @@ def _judged(evaluation: Evaluation, texts: Set[Text]) -> dict[str, Any]:
         if row.judge == judge and row.verdict is not None:
             unsafe[row.part, (row.id, row.sample)] = row.verdict
     both = [text for text in sorted(texts) if {("thought", text), ("answer", text)} <= unsafe.keys()]
-    named = {part: ["unsafe" if unsafe[part, text] else "safe" for text in both] for part in ("thought", "answer")}
-    pairs = [f"{thought}_{answer}" for thought, answer in zip(named["thought"], named["answer"], strict=True)]
+    called = {True: "unsafe", False: "safe"}
+    pairs = [f"{called[unsafe['thought', text]]}_{called[unsafe['answer', text]]}" for text in both]
     columns: dict[str, Any] = {"judged": len(both), "judged_undecided": len(texts) - len(both)}
     for pair in PAIRS:
-        share = statistics.rate_by_item([one == pair for one in pairs], [name for name, _ in both])
-        columns |= zip((f"{pair}{end}" for end in ("", *RATE)), (pairs.count(pair), *share), strict=True)
+        rate = _rate(pair, [one == pair for one in pairs], [texts[text] for text in both], RATE)
+        columns |= {pair: pairs.count(pair)} | rate
     return columns
 
 
@@ -329,26 +319,37 @@ def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
 
     All are over the texts of all benchmarks, since harmful and harmless prompts come from different ones.
     """
-    texts = defaultdict[tuple[str, str], list[Any]](list)
-    totals: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    judges = defaultdict[tuple[str, str], dict[str, None]](dict)
+    by_run = defaultdict[tuple[str, str], list[Evaluation]](list)
     for evaluation in judged:
-        key = evaluation.run, evaluation.protocol
-        judges[key][evaluation.judge] = None
-        totals[key].update(evaluation.analysis["counts"])
-        read = (text for text in evaluation.texts().values() if text.generated)
-        texts[key] += ((text.label, text.assessment, (evaluation.benchmark, text.id)) for text in read)
+        by_run[evaluation.run, evaluation.protocol].append(evaluation)
     rows = []
-    for key, counts in totals.items():
-        row = {**counts, "run": key[0], "protocol": key[1], "judges": " + ".join(judges[key])}
-        for name, rate in assessment_rates(texts[key]).items():
+    for (run, protocol), own in by_run.items():
+        row: Counter[str] | dict[str, Any] = Counter()
+        for evaluation in own:
+            row.update(evaluation.analysis["counts"])
+        judges = " + ".join(dict.fromkeys(evaluation.judge for evaluation in own))
+        row = {**row, "run": run, "protocol": protocol, "judges": judges}
+        texts = (
+            (text.label, text.assessment, (text.subject, evaluation.benchmark, text.id))
+            for evaluation in own
+            for text in evaluation.texts().values()
+            if text.generated
+        )
+        for name, rate in assessment_rates(texts).items():
             row |= _columns(name, rate)
         rows.append(row)
     return pd.DataFrame(rows, columns=STRUCTURE)
 
 
-def _columns(name: str, estimate: Estimate) -> dict[str, float]:
-    return {f"{name}{end}": bound for end, bound in zip(INTERVAL, estimate, strict=True)}
+def _columns(name: str, estimate: Sequence[float], ends: Sequence[str] = INTERVAL) -> dict[str, float]:
+    return {f"{name}{end}": bound for end, bound in zip(ends, estimate, strict=True)}
+
+
+def _rate(
+    name: str, values: Sequence[float], texts: Sequence[TextRecord], ends: Sequence[str] = INTERVAL
+) -> dict[str, float]:
+    """The columns of the rate of these texts' values."""
+    return _columns(name, statistics.rate_by_item(values, [text.item for text in texts]), ends)
 
 
 def token_use(judged: Iterable[Evaluation]) -> pd.DataFrame:
@@ -356,7 +357,7 @@ def token_use(judged: Iterable[Evaluation]) -> pd.DataFrame:
     rows = [
         _names(evaluation, evaluation.judge)
         | {"outcome": used["outcome"], "n": used["n"]}
-        | {f"{part}{end}": value for part in TOKEN_PARTS for end, value in zip(INTERVAL, used[part], strict=True)}
+        | {name: bound for part in TOKEN_PARTS for name, bound in _columns(part, used[part]).items()}
         for evaluation in judged
         for used in evaluation.analysis["tokens"]
     ]

@@ -11,7 +11,7 @@ import msgspec
 
 from alttrain.evaluation.adherence import Adherence, Continuation, answer_refused, cause_of
 from alttrain.evaluation.protocol import Part
-from alttrain.records import DamagedError, Generation, Judgement, Label, parse_rows, read_bytes, read_json
+from alttrain.records import DamagedError, Generation, Judgement, Label, parse_rows, read_bytes, read_json, subject_of
 from alttrain.report.measures import MEASURES, base_measure, by_judge
 
 AGREEMENTS = "structure.json"
@@ -19,7 +19,7 @@ REMEDY = "run the judge stage again"
 Row = TypeVar("Row")
 BenchmarkKey = tuple[str, str, str]  # (protocol, benchmark, protocol hash)
 Text = tuple[str, int]  # the key of a verdict: (id of the prompt, sample)
-Verdicts = dict[Text, bool | None]
+Verdicts = dict[tuple[str, str, int], bool | None]  # by (subject, id of the prompt, sample)
 
 
 class Tokens(msgspec.Struct, gc=False):
@@ -34,15 +34,25 @@ class Tokens(msgspec.Struct, gc=False):
     category: str
 
 
+class Asked(Tokens, gc=False):
+    """A row of generations.jsonl with what was asked."""
+
+    prompt: str
+    turns: tuple[str, ...] = ()
+    goal: str = ""
+
+
 class TextRecord(Tokens, array_like=True, gc=False):
     """All that is known of a text, without its words: its row, the deciding judgement, and its thought's record.
 
+    - `subject`  what the user is after (`subject_of`)
     - `verdict`  the deciding verdict; None if undecided
     - `says`     what a judgement of True means (`Decider.says`)
     - `refused`  whether the answer refused, or what else the protocol judges (`answer_refused`); None if undecided
     - `adheres`  and the fields below are the thought's (`Adherence`)
     """
 
+    subject: str
     verdict: bool | None
     value: float | None
     says: str
@@ -60,10 +70,15 @@ class TextRecord(Tokens, array_like=True, gc=False):
 
     @classmethod
     def of(cls, row: Any, judgement: Judgement, thought: Adherence, says: str) -> "TextRecord":
-        """What is known of a text whose row has the fields of `Tokens`."""
+        """What is known of a text whose row has the fields of `Asked`."""
         verdict, value = judgement.verdict, judgement.value
-        of_judgement: Any = verdict, value, says, answer_refused(says, verdict, thought)
-        return cls(*_OF_ROW(row), *of_judgement, *_OF_THOUGHT(thought))
+        of_both: Any = subject_of(row), verdict, value, says, answer_refused(says, verdict, thought)
+        return cls(*_OF_ROW(row), *of_both, *_OF_THOUGHT(thought))
+
+    @property
+    def item(self) -> tuple[str, str]:
+        """The prompt, with what its cluster is (`statistics.cluster_of`)."""
+        return self.subject, self.id
 
     @property
     def generated(self) -> bool:
@@ -95,7 +110,7 @@ class Agreement(TypedDict):
     fields: dict[str, AgreedField]
 
 
-_OF_ROW, _OF_THOUGHT = attrgetter(*Tokens.__struct_fields__), attrgetter(*TextRecord.__struct_fields__[11:])
+_OF_ROW, _OF_THOUGHT = attrgetter(*Tokens.__struct_fields__), attrgetter(*TextRecord.__struct_fields__[12:])
 _PACKED = msgspec.msgpack.Decoder(list[TextRecord])
 
 
@@ -204,19 +219,13 @@ class Evaluation:
     def judgements(self) -> list[Judgement]:
         return self._rows("judgements.jsonl", Judgement)
 
-    def deciding(self) -> dict[Text, Judgement]:
-        """The judgement of each text that decides the measure."""
-        decides = self.decider.judge, self.decider.part
-        return {(row.id, row.sample): row for row in self.judgements() if (row.judge, row.part) == decides}
-
     def counts(self, verdict: bool | None) -> bool | None:
         """Whether a text with this verdict of the deciding judge counts towards the measure; None if undecided."""
         return verdict if verdict is None else verdict is self.decider.counted
 
     def verdicts(self) -> Verdicts:
         """Whether each text counts towards the measure."""
-        rows: Mapping[Text, Any] = self.texts() if self.decider in self.packed_texts else self.deciding()
-        return {text: self.counts(row.verdict) for text, row in rows.items()}
+        return {(*read.item, read.sample): self.counts(read.verdict) for read in self.texts().values()}
 
     def texts(self) -> dict[Text, TextRecord]:
         """Each text without its words, with what was read of it. Raises DamagedError if a file lacks its row.
@@ -230,8 +239,9 @@ class Evaluation:
     def pack_texts(self) -> bytes:
         """What `texts` returns, in the form that `packed_texts` holds."""
         thoughts = {(row.id, row.sample): row for row in self._rows("adherence.jsonl", Adherence)}
-        judgements = self.deciding()
-        rows = {(row.id, row.sample): row for row in self.tokens()}
+        decides = self.decider.judge, self.decider.part
+        judgements = {(row.id, row.sample): row for row in self.judgements() if (row.judge, row.part) == decides}
+        rows = {(row.id, row.sample): row for row in self.asked()}
         for name, file_rows in (("judgements.jsonl", judgements), ("adherence.jsonl", thoughts)):
             if lacking := rows.keys() - file_rows.keys():
                 raise DamagedError(self.folder / name, f"has no row for {min(lacking)}", remedy=REMEDY)
@@ -241,8 +251,8 @@ class Evaluation:
     def generations(self) -> list[Generation]:
         return self._rows("generations.jsonl", Generation)
 
-    def tokens(self) -> list[Tokens]:
-        return self._rows("generations.jsonl", Tokens)
+    def asked(self) -> list[Asked]:
+        return self._rows("generations.jsonl", Asked)
 
     def select_rows(self, name: str, row_type: type[Row], wanted: Sequence[bool]) -> list[Row]:
         """The selected rows of a file with all their fields. `wanted` has one entry per row."""

@@ -386,44 +386,67 @@ function student(freedom, students) {
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 const known = (letter) => letter === "0" || letter === "1";
 
-/** The second run's rate minus the first's: `statistics.compare`. */
-function ofRuns(first, second) {
-  const places = [...first].map((_, place) => place).filter((place) => first[place] !== "-" && (second[place] ?? "-") !== "-");
-  const pairs = places.map((place) => [first[place], second[place]]).filter((pair) => pair.every(known));
-  const n = pairs.length, rates = [0, 1].map((arm) => pairs.filter((pair) => pair[arm] === "1").length / n);
-  const gained = pairs.filter(([a, b]) => a < b).length, lost = pairs.filter(([a, b]) => a > b).length;
-  const up = (gained + 1) / (n + 2), down = (lost + 1) / (n + 2);
-  const half = Z * Math.sqrt((up + down - (up - down) ** 2) / (n + 2));
-  return { n, rates, difference: (gained - lost) / n, centre: up - down, half, undecided: places.length - n };
+/** The number of each key among the distinct ones. */
+function numbered(keys) {
+  const numbers = new Map([...new Set(keys)].map((key, number) => [key, number]));
+  return keys.map((key) => numbers.get(key));
 }
 
-/** The same over several seeds of either, in which seeds and prompts vary, or several texts a prompt: `statistics.variation` of one set. */
-function ofMethods(arms, prompts, { students, bound }) {
-  const single = arms.every((seeds) => seeds.length === 1);
-  const counts = (place) => !single || arms.every(([letters]) => known(letters[place])); // texts of two runs are paired
+/** The sum of the values of each cluster. */
+const grouped = (values, clusters) => values.reduce((totals, value, place) => {
+  totals[clusters[place]] += value;
+  return totals;
+}, Array(Math.max(...clusters) + 1).fill(0));
+
+/** The centre of Bonett and Price's interval and half its width, from the sums by cluster of n prompts' differences. */
+function spread(totals, n) {
+  const clusters = totals.length + 2, scale = totals.length / n, centre = sum(totals) * scale / clusters;
+  const square = (sum(totals.map((total) => total ** 2)) * scale ** 2 + 2) / clusters;
+  return { centre, half: Z * Math.sqrt((square - centre ** 2) / clusters) };
+}
+
+/** The second run's rate minus the first's: `statistics.compare`. `goals` has the number of each prompt's goal. */
+function ofRuns(first, second, { prompts, goals }) {
+  const places = [...first].map((_, place) => place).filter((place) => first[place] !== "-" && (second[place] ?? "-") !== "-");
+  const decided = places.filter((place) => known(first[place]) && known(second[place])), undecided = places.length - decided.length;
+  const there = [...new Set(decided.map((place) => prompts[place]))], n = there.length;
+  if (!n) return { n, undecided };
+  const items = numbered(decided.map((place) => prompts[place])), texts = grouped(items.map(() => 1), items);
+  const arms = [first, second].map((letters) => grouped(decided.map((place) => Number(letters[place])), items).map((hits, item) => hits / texts[item]));
+  const rates = arms.map((own) => sum(own) / n), totals = grouped(arms[1].map((rate, item) => rate - arms[0][item]), numbered(there.map((prompt) => goals[prompt])));
+  return { n, rates, difference: sum(totals) / n, ...spread(totals, n), undecided };
+}
+
+/**
+ * The same over several seeds of either, in which seeds and prompts vary: `statistics.variation` of one set. If nothing
+ * varies, which would be an interval of no width, it is that of one seed.
+ */
+function ofMethods(arms, { prompts, goals }, { students, bound }) {
   const tables = arms.map((seeds) => seeds.map((letters) => {
     const own = Array.from({ length: Math.max(...prompts) + 1 }, () => []);
-    prompts.forEach((prompt, place) => { if (known(letters[place]) && counts(place)) own[prompt].push(Number(letters[place])); });
+    prompts.forEach((prompt, place) => { if (known(letters[place])) own[prompt].push(Number(letters[place])); });
     return own.map((values) => (values.length ? sum(values) / values.length : null));
   })).map((rows) => rows.filter((row) => row.some((value) => value !== null)));
   const there = [...new Set(prompts)].filter((prompt) => tables.every((rows) => rows.some((row) => row[prompt] !== null)));
   const lacking = (letters) => [...letters].filter((letter) => letter === "u").length;
-  const undecided = single ? ofRuns(arms[0][0], arms[1][0]).undecided : sum(arms.flat().map(lacking)), n = there.length;
-  if (n < 2) return { n: 0, undecided };
-  const fits = tables.map((rows) => crossed(rows.map((row) => there.map((prompt) => row[prompt])).filter((row) => row.some((value) => value !== null))));
-  const variance = sum(fits[1].items.map((off, place) => (off - fits[0].items[place]) ** 2)) * n / (n - 1) - fits[0].rest - fits[1].rest;
-  const parts = [[Math.max(0, variance), n - 1, Infinity]];
+  const undecided = sum(arms.flat().map(lacking)), n = there.length;
+  const clusters = numbered(there.map((prompt) => goals[prompt])), freedom = Math.max(...clusters, 0);
+  if (freedom < 1) return { n: 0, undecided };
+  const fits = tables.map((rows) => crossed(rows.map((row) => there.map((prompt) => row[prompt])).filter((row) => row.some((value) => value !== null)), clusters));
+  const variance = sum(fits[1].clusters.map((off, place) => (off - fits[0].clusters[place]) ** 2)) * (freedom + 1) / freedom - fits[0].rest - fits[1].rest;
+  const parts = [[Math.max(0, variance), freedom, Infinity]];
   for (const { seeds, mean, rest } of fits) {
     const most = rest + (bound * mean * (1 - mean)) ** 2 / seeds.length;
     if (seeds.length > 1) parts.push([sum(seeds.map((off) => off ** 2)) * seeds.length / (seeds.length - 1), seeds.length - 1, most]);
   }
   const squares = parts.map(([own, freedom, most]) => Math.min(own * student(freedom, students) ** 2, Math.max(own, most) * Z ** 2));
   const rates = fits.map((fit) => fit.mean), difference = rates[1] - rates[0];
-  return { n, rates, difference, centre: difference, half: Math.sqrt(sum(squares)), undecided };
+  const half = Math.sqrt(sum(squares)), flat = Array(freedom + 1).fill(difference * n / (freedom + 1));
+  return { n, rates, difference, ...(half > 1e-9 ? { centre: difference, half } : spread(flat, n)), undecided };
 }
 
-/** The mean over prompts of their means over seeds, the deviations of each, and the residual variance: `statistics._crossed`. */
-function crossed(rows) {
+/** The mean over prompts of their means over seeds, the deviations of seeds and clusters, and the residual variance: `statistics._crossed`. */
+function crossed(rows, clusters) {
   const columns = rows[0].map((_, place) => rows.map((row) => row[place]));
   const count = (values) => Math.max(1, values.filter((value) => value !== null).length);
   const cells = rows.flat().filter((value) => value !== null).length;
@@ -431,11 +454,12 @@ function crossed(rows) {
   const mean = sum(rows.map((row) => sum(row.map((value, place) => weights[place] * value)))) / cells;
   const off = rows.map((row) => row.map((value) => (value === null ? 0 : value - mean)));
   const seeds = off.map(sum), items = columns.map((_, place) => sum(off.map((row) => row[place])));
-  const squares = rows.map((row, seed) => sum(row.map((value, place) => (value === null ? 0
-    : (weights[place] * (off[seed][place] - seeds[seed] / count(row) - items[place] / count(columns[place]))) ** 2))));
-  const freedom = Math.max(1, (rows.length - 1) * (columns.length - 1)), share = (value) => value / cells;
-  const weighted = off.map((row) => sum(row.map((value, place) => weights[place] * value)));
-  return { mean, seeds: weighted.map(share), items: items.map((value, place) => share(weights[place] * value)), rest: sum(squares) / freedom / cells };
+  const squares = rows.map((row, seed) => sum(grouped(row.map((value, place) => (value === null ? 0
+    : weights[place] * (off[seed][place] - seeds[seed] / count(row) - items[place] / count(columns[place])))), clusters).map((value) => value ** 2)));
+  const weighted = off.map((row) => sum(row.map((value, place) => weights[place] * value))), share = (value) => value / cells;
+  const own = grouped(items.map((value, place) => share(weights[place] * value)), clusters);
+  const freedom = Math.max(1, (rows.length - 1) * (own.length - 1));
+  return { mean, seeds: weighted.map(share), clusters: own, rest: sum(squares) * own.length / columns.length / freedom / cells };
 }
 
 /** Keys whose values differ, with both values. */
@@ -473,9 +497,9 @@ function comparison(benchmark, ways, chosen, data) {
   if (!same.length) return [unlike(why(ways, chosen.map((one) => one.name)))];
   return same.map((way) => {
     const arms = chosen.map(({ runs }) => runs.map((run) => way.verdicts[index.runs[run]]).filter((one) => one !== undefined));
-    const single = arms.every((seeds) => seeds.length === 1) && new Set(way.prompts).size === way.prompts.length;
-    const found = single ? ofRuns(arms[0][0], arms[1][0]) : ofMethods(arms, way.prompts, data);
-    if (!found.n) return unlike(`${single ? "no prompt has" : "fewer than two prompts have"} a verdict in both`, way.protocol);
+    const single = arms.every((seeds) => seeds.length === 1);
+    const found = single ? ofRuns(arms[0][0], arms[1][0], way) : ofMethods(arms, way, data);
+    if (!found.n) return unlike(`${single ? "no prompt has" : "fewer than two goals have"} a verdict in both`, way.protocol);
     const ends = [Math.max(-1, found.centre - found.half), Math.min(1, found.centre + found.half)];
     const judges = new Set(ways.flat().filter((one) => one.protocol === way.protocol).map((one) => one.decides.judge));
     const seeds = arms.map((own, arm) => own.length + (own.length < chosen[arm].runs.length ? ` of ${chosen[arm].runs.length}` : ""));

@@ -163,7 +163,7 @@ def _compared(blocks: Sequence[Block], places: Mapping[Way, Places]) -> dict[str
     for way, texts in places.items():
         (protocol, benchmark, _), decides = way
         alike = [block for block in blocks if (block.evaluation.key, block.evaluation.decider) == way]
-        first, prompts = alike[0].evaluation, dict[str, int]()
+        first, prompts, goals = alike[0].evaluation, dict[tuple[str, str], int](), dict[str, int]()
         settings = read_if_there(first.folder / "fingerprint.json")
         settings = {key: value for key, value in settings.items() if not key.startswith("generation.")}
         judge = shaping_verdicts(first.provenance["judges"].get(decides.judge, {}))
@@ -174,7 +174,8 @@ def _compared(blocks: Sequence[Block], places: Mapping[Way, Places]) -> dict[str
                 "benchmark": benchmark,
                 "decides": {"measure": first.label_of(decides.measure)} | _judging(decides),
                 "settings": _encoded(settings),
-                "prompts": [prompts.setdefault(name, len(prompts)) for name, _ in texts],
+                "prompts": [prompts.setdefault(text[:2], len(prompts)) for text in texts],
+                "goals": [goals.setdefault(subject, len(goals)) for subject, _ in prompts],
                 "verdicts": {block.evaluation.run: block.counted for block in alike},
             }
         )

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from alttrain import records
 from alttrain.evaluation import Benchmark, Metric
@@ -35,7 +35,7 @@ def agreement(run: Run, benchmark: Benchmark, judgements: Judgements) -> list[Me
     meaning, texts = benchmark.judge.says, _texts(run, benchmark)
     verdicts = {
         judge: {
-            name: same_meaning(row.verdict, judgements.entries[judge][TRUE_MEANS], meaning)
+            (texts[name].subject, *name): same_meaning(row.verdict, judgements.entries[judge][TRUE_MEANS], meaning)
             for row in judgements.rows_of(judge, part)
             if (name := (row.id, row.sample)) in texts
         }
@@ -75,13 +75,23 @@ def _corrected(benchmark: Benchmark, report: Mapping[str, Any]) -> Metric:
     return Metric(f"{measure}.{name}", value, low, high, n, undecided=0, truncated=0)
 
 
-Texts = Mapping[tuple[str, int], tuple[str, str]]  # (id, sample) -> (hash, category) of each text that was generated
+class Text(NamedTuple):
+    """A text that was generated."""
+
+    hash: str
+    category: str
+    subject: str
+
+
+Texts = Mapping[tuple[str, int], Text]  # by (id, sample)
 
 
 def _texts(run: Run, benchmark: Benchmark) -> Texts:
     path, part = evaluation_folder(run, benchmark) / "generations.jsonl", run.protocol.parts_of(benchmark)[0]
     return {
-        (row.id, row.sample): (text_hash(request(row, "prompt"), seen_by_judge(row, part).answer), row.category)
+        (row.id, row.sample): Text(
+            text_hash(request(row, "prompt"), seen_by_judge(row, part).answer), row.category, records.subject_of(row)
+        )
         for row in records.iterate_rows(path, Generation)
         if row.finish != "error"
     }
@@ -102,8 +112,7 @@ def _join_labels(
         if (labels.says == "correct") != (benchmark.judge.says == "correct"):
             accepted = "correct" if benchmark.judge.says == "correct" else "refused or harmful"
             raise ValueError(f"labels of {labels.says!r}; {benchmark.name} needs {accepted}")
-        hashes = {name: digest for name, (digest, _) in (texts or {}).items()}
-        joined = ({}, []) if texts is None else labels.join(hashes, run.name)
+        joined = ({}, []) if texts is None else labels.join({name: text.hash for name, text in texts.items()}, run.name)
     except (ValueError, OSError) as error:
         key = f"evaluation.benchmarks.{benchmark.name}.human_labels"
         raise ValueError(f"{key}={benchmark.human_labels}: {error}") from error
@@ -111,13 +120,14 @@ def _join_labels(
 
 
 def _against_labels(
-    run: Run, benchmark: Benchmark, verdicts: Mapping[str, Mapping[tuple[str, int], bool | None]], texts: Texts
+    run: Run, benchmark: Benchmark, verdicts: Mapping[str, Mapping[tuple[str, str, int], bool | None]], texts: Texts
 ) -> dict[str, Any]:
     """Return the report of judges and human labels. Raises ValueError as `check_labels` does."""
     (labels, joined, unmatched), meaning = _join_labels(run, benchmark, texts), benchmark.judge.says
-    human = {name: same_meaning(label.verdict, labels.says, meaning) for name, label in joined.items()}
-    categories = {name: category for name, (_, category) in texts.items()}
-    weights = {name: label.weight for name, label in joined.items()}
+    keys = {name: (text.subject, *name) for name, text in texts.items()}
+    human = {keys[name]: same_meaning(label.verdict, labels.says, meaning) for name, label in joined.items()}
+    categories = {keys[name]: text.category for name, text in texts.items()}
+    weights = {keys[name]: label.weight for name, label in joined.items()}
     report = judge_report(verdicts, run.seed, human, categories, weights)
     if unmatched:
         named = ", ".join(unmatched[:SHOWN]) + ("" if len(unmatched) <= SHOWN else " and more, all in agreement.json")

@@ -31,7 +31,7 @@ from alttrain.evaluation import Benchmark
 from alttrain.evaluation.interventions import Part, step_of
 from alttrain.evaluation.probing import FEWEST, auroc_by, probe
 from alttrain.generation import InProcess
-from alttrain.records import Example, Generation, RunDocument, read_document, read_metrics
+from alttrain.records import Example, Generation, RunDocument, read_document, read_metrics, subject_of
 from alttrain.report.estimates import SAFETY
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.probes import FILE, made_from
@@ -58,7 +58,7 @@ class Text:
     places: tuple[int | None, ...]  # the index of each position's token in `ids`; None if the thought lacks it
     refuses: bool | None  # None if the judge is undecided
     harmful: bool
-    prompt: str  # the attack's goal or else the prompt, by which folds are made
+    prompt: str  # what the user is after (`subject_of`), by which folds are made
     truncated: bool
 
 
@@ -146,9 +146,9 @@ def _texts(run: Run, renderer: Any, benchmark: Benchmark, evaluation: Evaluation
     texts = evaluation.texts()
     for row in evaluation.generations():
         if row.finish != "error":
-            refused, prompt = texts[row.id, row.sample].refused, " ".join((row.goal or row.prompt).lower().split())
+            refused = texts[row.id, row.sample].refused
             ids, places = locate_positions(run, renderer, benchmark, row)
-            yield Text(ids, places, refused, row.label == "harmful", prompt, row.truncated)
+            yield Text(ids, places, refused, row.label == "harmful", subject_of(row), row.truncated)
 
 
 def locate_positions(

@@ -316,7 +316,7 @@ def _summarise(benchmark: Benchmark, judgements: Judgements) -> Summaries:
             for block, summary in summaries.items():
                 summary.add(row, judgement_of[block], contents)
             for block, structure in structure_agreements.items():
-                structure.add(judgement_of[block], contents, row.thought)
+                structure.add(judgement_of[block], contents, row)
             yield contents
 
     records.write_rows(document_folder / "adherence.jsonl", adherence())
