@@ -472,6 +472,8 @@ def test_free_memory_is_what_system_and_control_group_leave(tmp_path: Path) -> N
 
 def test_lora_names_what_the_backbone_has(tiny_folder: Path) -> None:
     model = load_model(Weights(tiny_folder, "local"), torch.float32, "cpu")
+    with pytest.raises(ValueError, match=r"'lm_head', which .* it has \['down_proj'"):  # the loss would not train it
+        add_lora(model, replace(LORA, target_modules=["q_proj", "lm_head"]), seed=0)
     with pytest.raises(ValueError, match=r"'wq', which this backbone has not; it has .*q_proj"):
         add_lora(model, replace(LORA, target_modules=("wq",)), seed=0)
 
@@ -853,16 +855,17 @@ def test_an_estimate_is_of_what_the_adapter_trains() -> None:
     ("strategy", "weights", "rest"),
     [
         ("ddp", 6000, 100),
-        ("deepspeed_stage_3", 1500 + int(6000 * 1056 / 1496), 25),
         ("fsdp", 1500 + int(6000 * 1056 / 1496) + int(4500 * 440 / 1496), 25),
     ],
 )
 def test_several_devices_divide_what_their_strategy_shards(strategy: Any, weights: int, rest: int) -> None:
     """Of two layers, which are whole at a time."""
-    parts = {"weights": 6000, "gradients": 100, "optimizer": 100, "activations": 7}
+    parts = {"weights": 6000, "adapter": 100, "gradients": 100, "optimizer": 100, "activations": 7}
     own = device_bytes(parts, BY_HAND, strategy, 4)
-    assert own == {"weights": weights, "gradients": rest, "optimizer": rest, "activations": 7}
+    assert own == {"weights": weights, "adapter": rest, "gradients": rest, "optimizer": rest, "activations": 7}
     assert device_bytes(parts, BY_HAND, strategy, 1) == parts
+    whole = device_bytes(parts | {"adapter": 0, "gradients": 6000}, BY_HAND, strategy, 4)
+    assert whole == own | {"adapter": 0, "gradients": weights}  # those of what is whole are whole, too
 
 
 @pytest.mark.parametrize(

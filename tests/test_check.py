@@ -387,7 +387,7 @@ def test_a_step_is_divided_among_devices_and_passes(
         assert need().parts == whole
     run.adapter, run.training = FullFineTuning("float32"), RECIPE
     free(monkeypatch, 60, "GPU")
-    remedy = r"set trainer\.devices=4 trainer\.strategy=deepspeed_stage_3 trainer\.recompute=true"
+    remedy = r"set trainer\.devices=4 trainer\.strategy=fsdp trainer\.recompute=true"
     with pytest.raises(RunError, match=remedy):
         needs.refuse_too_large(run, [TRACED], run.stages, sizes)
 

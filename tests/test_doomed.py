@@ -167,7 +167,6 @@ def refuses(alttrain: Alttrain, line: str, *words: str) -> str:
         # what is installed, and devices
         ("generation=vllm_in_process", ["generation=vllm_in_process needs vLLM", "choose generation=in_process"]),
         ("generation=vllm", ["generation.command: 'vllm' cannot be started", "install it"]),
-        ("trainer.devices=2 trainer.strategy=deepspeed_stage_3", ["trainer.strategy=deepspeed_stage_3", "install"]),
         ("backbone.quantization=nf4", ["backbone.quantization=nf4", "alttrain[quantization]", "=none"]),
         ("training.optimizer=adamw_8bit", ["training.optimizer=adamw_8bit", "alttrain[quantization]", "=adamw"]),
         ("backbone.attention=flash_attention_2", ["backbone.attention=flash_attention_2", "=packed"]),
@@ -276,7 +275,6 @@ def test_a_doomed_run_is_refused(
     other.mkdir(parents=True)
     (other / "fingerprint.json").write_text(json.dumps({"adapter.rank": 99}))
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    monkeypatch.setitem(sys.modules, "deepspeed", None)
     refuses(alttrain, line.replace("{url}", offered.url), *words)
 
 

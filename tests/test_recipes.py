@@ -178,10 +178,6 @@ def test_steps_on_the_published_data(name: str, examples: int, steps: int, warmu
             ["training.optimizer=adamw_8bit", "trainer.devices=2", "trainer.strategy=fsdp"],
             r"training\.optimizer=adamw_8bit does not train shards: choose another, or trainer\.strategy=ddp",
         ),
-        (
-            ["training=safekey", "trainer.devices=2", "trainer.strategy=fsdp"],
-            r"training/objective=safekey does not train shards",
-        ),
         (["adapter=full", "backbone.quantization=nf4"], r"adapter=full with backbone\.quantization=nf4"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from alttrain.backbone.memory import Attention, Footprint, Quantization, Shape, Strategy
+from alttrain.backbone.memory import Attention, Footprint, Quantization, Shape
 from alttrain.backbone.source import Wheel, local_folder
 from alttrain.backbone.template import ChatTemplate, ThoughtMode
 
@@ -48,7 +48,6 @@ class Trainable:
     trains: ClassVar[bool] = False
     folder: ClassVar[str] = "adapter"  # the run's folder of the trained weights
     freezes: ClassVar[bool] = True  # whether the backbone's own weights stay as they are
-    sharding: ClassVar[Strategy] = "fsdp"  # the strategy that shards a training over several devices
 
     def __str__(self) -> str:
         return ""
@@ -103,7 +102,6 @@ class FullFineTuning(Trainable):
     trains: ClassVar[bool] = True
     folder: ClassVar[str] = "model"
     freezes: ClassVar[bool] = False
-    sharding: ClassVar[Strategy] = "deepspeed_stage_3"
 
     def __str__(self) -> str:
         return "all weights"

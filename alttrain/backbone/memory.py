@@ -13,7 +13,7 @@ from annotated_types import Gt
 Quantization = Literal["none", "nf4"]
 Attention = Literal["packed", "sdpa", "eager", "flash_attention_2"]
 Optimizer = Literal["adamw", "adamw_8bit"]
-Strategy = Literal["ddp", "fsdp", "deepspeed_stage_3", "deepspeed_stage_3_offload"]
+Strategy = Literal["ddp", "fsdp"]
 Positive = Annotated[int, Gt(0)]
 
 # per weight: 4 bits, an 8-bit scale per 64 weights, and a float32 scale per 256 scales (QLoRA)
@@ -138,18 +138,16 @@ def training_bytes(
 def device_bytes(parts: Mapping[str, int], shape: Shape, strategy: Strategy, devices: int) -> dict[str, int]:
     """Return the memory of a training step on each of several devices, which divide the sharded parts among them.
 
-    Sharded weights are gathered two layers at a time; with fsdp, embeddings and head are always whole. Offloaded
-    weights and optimizer state are in system memory.
+    Sharded weights are gathered two layers at a time, embeddings and head for the whole step; so are the gradients of
+    those that are trained.
     """
     sharded = () if strategy == "ddp" else ("weights", "adapter", "gradients", "optimizer")
     sizes = {name: size // devices if name in sharded else size for name, size in parts.items()}
     if sharded and devices > 1:
         layer_share = shape.linear_parameters / shape.parameters
-        sizes["weights"] += int(2 * parts["weights"] * layer_share / shape.layers)
-        if strategy == "fsdp":
-            sizes["weights"] += int(parts["weights"] * (1 - layer_share) * (1 - 1 / devices))
-    if strategy == "deepspeed_stage_3_offload":
-        sizes |= {"weights": sizes["weights"] - parts["weights"] // devices, "optimizer": 0}
+        for name in ("weights",) if parts["adapter"] else ("weights", "gradients"):
+            sizes[name] += int(2 * parts[name] * layer_share / shape.layers)
+            sizes[name] += int(parts[name] * (1 - layer_share) * (1 - 1 / devices))
     return sizes
 
 

@@ -106,13 +106,14 @@ def choose_dtype(requested: str, device: str) -> torch.dtype:
 def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
     """Add LoRA layers in float32 to the model, initialised from `seed` alone. Linear layers are fused where possible.
 
-    Raises ValueError if the model has no module of a target's name.
+    Raises ValueError if the model's layers have no module of a target's name. Embeddings and head are in no layer.
     """
     from peft import LoraConfig, get_peft_model
 
     from alttrain.backbone.fused import fuse
 
-    kinds = {name.rpartition(".")[2]: type(module) for name, module in model.named_modules()}
+    layers = model.get_decoder().layers.named_modules()  # type: ignore[operator]
+    kinds = {name.rpartition(".")[2]: type(module) for name, module in layers}
     if absent := [name for name in lora.target_modules if name not in kinds]:
         linear = sorted(name for name, kind in kinds.items() if issubclass(kind, torch.nn.Linear))
         raise ValueError(f"adapter.target_modules names {absent[0]!r}, which this backbone has not; it has {linear}")

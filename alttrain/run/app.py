@@ -52,7 +52,7 @@ from alttrain.run.stages.generate import incomplete_benchmarks
 from alttrain.run.stages.needs import fit_hardware
 from alttrain.run.status import PLAN, Log, lock_folder, read_status
 from alttrain.run.sweep import Sweep, config_shown, plan, run_job, search_override
-from alttrain.training.distributed import follow, is_follower, lead, verify
+from alttrain.training.distributed import follow, is_follower, lead, take_own_gpu, verify
 from hydra_plugins.alttrain_jobs import PARENT, absent, end_with_parent, is_worker, of_hydra
 
 log = logging.getLogger("alttrain")
@@ -165,6 +165,8 @@ def _check(overrides: list[str], multirun: bool) -> Sweep | None:
     from hydra_plugins.alttrain_jobs import JobSweeper  # here: Hydra loads the module anew as it looks for plugins
 
     log_to_console()
+    if is_follower():
+        take_own_gpu()
     if (swept := plan(overrides, multirun)) is not None:
         if swept.run.stages == ("check",):  # the plan has done it
             print((swept.run.output_dir / PLAN).with_suffix(".md").read_text(encoding="utf-8"))

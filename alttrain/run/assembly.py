@@ -325,8 +325,6 @@ def _refuse_combinations(run: Run) -> None:
         return
     if not run.adapter.trains:
         raise RunError("adapter=none with training that trains: choose adapter=lora, or training=none")
-    if run.hardware.sharded and not run.adapter.freezes:
-        raise RunError("trainer.strategy=fsdp shards a frozen backbone: choose adapter=lora, or a deepspeed strategy")
     if run.training.objective.needs_key_sentence and run.backbone.attention == "flash_attention_2":
         raise RunError(
             "backbone.attention=flash_attention_2 with training/objective=safekey: it finds where sequences begin by "
@@ -334,7 +332,6 @@ def _refuse_combinations(run: Run) -> None:
         )
     unsharded = {
         "training.optimizer=adamw_8bit": run.training.optimizer == "adamw_8bit",
-        "training/objective=safekey": run.training.objective.needs_key_sentence,
         f"backbone.quantization={run.backbone.quantization}": run.backbone.quantization != "none",
     }
     for setting, is_set in unsharded.items():

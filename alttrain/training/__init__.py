@@ -124,10 +124,10 @@ class Hardware:
     """The devices that models run on.
 
     `devices` on each of `nodes` machines train together. With `strategy` "ddp" each device has a copy of the backbone,
-    "fsdp" shards it (adapters only), and "deepspeed_*" uses DeepSpeed. The recipe's batch is split over the devices,
-    and on each device into passes of at most `examples_per_pass` examples (gradient accumulation). If a training does
-    not fit into `memory_gib`, these are applied in order until it does: `recompute` (activation checkpointing: a third
-    more computation, for rows several times as long), one example per pass, sharding over up to `most_devices`.
+    and "fsdp" shards it, what is trained, and its optimizer. The recipe's batch is split over the devices, and on each
+    device into passes of at most `examples_per_pass` examples (gradient accumulation). If a training does not fit into
+    `memory_gib`, these are applied in order until it does: `recompute` (activation checkpointing: a third more
+    computation, for rows several times as long), one example per pass, sharding over up to `most_devices`.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -156,15 +156,11 @@ class Hardware:
         return self.strategy == "fsdp" and self.world_size > 1
 
     def check(self) -> None:
-        """Raise ValueError if DeepSpeed is not installed, or if sample answers need weights that are sharded."""
-        if self.samples_every and self.world_size > 1 and self.strategy != "ddp":
+        """Raise ValueError if sample answers need weights that are sharded."""
+        if self.samples_every and self.sharded:
             fault = f"no device has all weights with trainer.strategy={self.strategy}"
             accepted = "accepted: null there, or strategy=ddp"
             raise ValueError(f"trainer.samples_every={self.samples_every}: {fault}; {accepted}")
-        deepspeed = self.world_size > 1 and self.strategy.startswith("deepspeed")
-        if deepspeed and importlib.util.find_spec("deepspeed") is None:
-            remedy = "pip install 'alttrain[deepspeed]', or choose fsdp"
-            raise ValueError(f"trainer.strategy={self.strategy} needs DeepSpeed: {remedy}")
 
     def check_gpus(self) -> None:
         """Raise ValueError if this machine, which is to train, has fewer GPUs than `devices`."""

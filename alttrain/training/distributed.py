@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Literal
 
+from alttrain.backbone.device import has_gpu_driver
+
 log = logging.getLogger(__name__)
 
 BEGIN = timedelta(minutes=10)  # how long a follower waits for the leader to start
@@ -34,6 +36,16 @@ def is_follower() -> bool:
     """Return whether this process is a follower."""
     ranks = {"torchrun": ("RANK",), "slurm": ("SLURM_PROCID",), "own": ("NODE_RANK", "LOCAL_RANK")}
     return any(int(os.environ.get(name, 0)) for name in ranks[started_by()])
+
+
+def take_own_gpu() -> None:
+    """Make this device's GPU the current one: a follower else would measure and fill the leader's, the first."""
+    if not has_gpu_driver():
+        return
+    import torch
+
+    if (rank := environment().local_rank()) < torch.cuda.device_count():
+        torch.cuda.set_device(rank)
 
 
 def verify(devices: int, nodes: int) -> None:

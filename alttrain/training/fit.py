@@ -42,8 +42,16 @@ DIVERGED = 1.5
 ENDS = 10  # number of steps compared at each end of a training; with fewer than twice as many steps, half of them
 
 
+def _ends_step(trainer: pl.Trainer, batch_index: int) -> bool:
+    """Return whether this was the last pass of its step."""
+    return (batch_index + 1) % trainer.accumulate_grad_batches == 0  # type: ignore[no-any-return]
+
+
 class _StopAfterStep(pl.Callback):  # type: ignore[misc]
-    """On Ctrl-C or SIGTERM, finish the step, save a checkpoint and stop. A second signal stops at once."""
+    """On Ctrl-C or SIGTERM, finish the step, save a checkpoint and stop. A second signal stops at once.
+
+    All devices stop after the same step, whichever of them got the signal: saving a checkpoint takes all of them.
+    """
 
     def __init__(self, last: Path) -> None:
         self.last, self.stopping = last, False
@@ -54,8 +62,8 @@ class _StopAfterStep(pl.Callback):  # type: ignore[misc]
             signals = (signal.SIGINT, signal.SIGTERM)
             self._earlier_handlers = {number: signal.signal(number, self._handle) for number in signals}
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *unused: Any) -> None:
-        if self.stopping:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
+        if _ends_step(trainer, batch_index) and trainer.strategy.reduce_boolean_decision(self.stopping, all=False):
             trainer.save_checkpoint(self.last)
             raise KeyboardInterrupt
 
@@ -74,46 +82,45 @@ class _StopAfterStep(pl.Callback):  # type: ignore[misc]
 
 
 class _AfterStep(pl.Callback):  # type: ignore[misc]
-    """What follows each complete step, from `step` on.
+    """What follows each complete step.
 
     - logs the first step of a training: Lightning logs every `log_every`-th step, so the first row would be late
     - calls `samples` after the first step and every `samples_every` steps, with the model in evaluation mode
     """
 
-    def __init__(self, step: int, samples: Callable[[int], None] | None, samples_every: int | None) -> None:
-        self.step, self.samples, self.samples_every = step, samples, samples_every
+    def __init__(self, samples: Callable[[int], None] | None, samples_every: int | None) -> None:
+        self.samples, self.samples_every = samples, samples_every
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *unused: Any) -> None:
-        if trainer.global_step == self.step:
-            return  # a pass of a step that is not complete
-        self.step = trainer.global_step
-        if self.step == 1 and trainer.log_every_n_steps > 1:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
+        if not _ends_step(trainer, batch_index):
+            return
+        step = trainer.global_step
+        if step == 1 and trainer.log_every_n_steps > 1:
             numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
             for logger in trainer.loggers:
                 logger.log_metrics(numbers | {"epoch": trainer.current_epoch}, 0)
-        due = self.samples_every and (self.step == 1 or self.step % self.samples_every == 0)
+        due = self.samples_every and (step == 1 or step % self.samples_every == 0)
         if self.samples and due and trainer.is_global_zero:
             module.eval()
-            self.samples(self.step)
+            self.samples(step)
             module.train()
 
 
 class _Progress(pl.Callback):  # type: ignore[misc]
     """Advances a bar, with loss, tokens per second and memory, after each step and its checkpoint."""
 
-    def __init__(self, step: int, advance: Callable[[int, str], None]) -> None:
-        self.step, self.advance = step, advance
+    def __init__(self, advance: Callable[[int, str], None]) -> None:
+        self.advance = advance
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *unused: Any) -> None:
-        if trainer.global_step == self.step:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
+        if not _ends_step(trainer, batch_index):
             return
-        last_step, self.step = self.step, trainer.global_step
         on_gpu = module.device.type == "cuda"
         unit = 1 if sys.platform == "darwin" else 1024
         peak = torch.cuda.max_memory_allocated() if on_gpu else unit * getrusage(RUSAGE_SELF).ru_maxrss
         speed = float(trainer.callback_metrics.get("tokens_per_second", 0))
         note = f"loss {float(module.losses[-1]):.3f}, {speed:.0f} tokens/s, {peak / GIB:.1f} GiB"
-        self.advance(self.step - last_step, note)
+        self.advance(1, note)
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc]
@@ -182,14 +189,14 @@ def _first_step(last: Path, made_from: str) -> int:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The record for train.json, and the trained weights by name."""
+    """The record for train.json, and the trained weights by name, which only the first device has."""
 
     record: dict[str, Any]
     weights: dict[str, torch.Tensor]
 
 
 class _Sharded(ModelParallelStrategy):  # type: ignore[misc]
-    """FSDP2 over all devices, for adapters of backbones too large for one device.
+    """FSDP2 over all devices, for trainings too large for one device.
 
     A checkpoint is one file with only the trainable weights, as on a single device.
     """
@@ -203,13 +210,11 @@ class _Sharded(ModelParallelStrategy):  # type: ignore[misc]
 def _strategy(hardware: Hardware, recipe: SupervisedFineTuning) -> Any:
     if hardware.world_size == 1:
         return "auto"
-    if hardware.strategy == "ddp":
-        heads = isinstance(recipe.objective, SafeKeyLoss)  # unused except in the last epochs
-        return DDPStrategy(find_unused_parameters=heads, gradient_as_bucket_view=True)
-    if hardware.strategy == "fsdp":
+    if hardware.sharded:
         devices = hardware.world_size
         return _Sharded(data_parallel_size=devices, tensor_parallel_size=1, save_distributed_checkpoint=False)
-    return hardware.strategy
+    heads = isinstance(recipe.objective, SafeKeyLoss)  # unused except in the last epochs
+    return DDPStrategy(find_unused_parameters=heads, gradient_as_bucket_view=True)
 
 
 def fit(
@@ -240,10 +245,9 @@ def fit(
     device_batch = -(-recipe.batch_size // devices)  # examples of a step on each device
     passes = -(-device_batch // (hardware.examples_per_pass or device_batch))
     torch.manual_seed(seed)
-    module = SFTModule(model, recipe, steps, passes)
+    module = SFTModule(model, recipe, steps, passes, seed)
     made_from = _identity(module, sequences, seed, bfloat16, weights)
-    by_deepspeed = hardware.strategy.startswith("deepspeed")  # its checkpoint is a folder of its own kind, and not read
-    start = 0 if by_deepspeed else _first_step(last, made_from)
+    start = _first_step(last, made_from)
     if hardware.recompute:
         recompute_layers(model)
     if compiled:
@@ -263,13 +267,13 @@ def fit(
             save_top_k=0,
             enable_version_counter=False,  # otherwise a run whose folder was moved would start a second file
         )
-        after_step = _AfterStep(start, samples, hardware.samples_every)
+        after_step = _AfterStep(samples, hardware.samples_every)
         trainer = pl.Trainer(
-            accelerator=hardware.accelerator,
+            accelerator="cuda" if on_cuda else "cpu",  # Lightning's own choice may be MPS, on which nothing else runs
             devices=hardware.devices,
             num_nodes=hardware.nodes,
             strategy=_strategy(hardware, recipe),
-            plugins=[environment(), *([] if by_deepspeed else [_AtomicCheckpoints(made_from)])],
+            plugins=[environment(), _AtomicCheckpoints(made_from)],
             precision="bf16-mixed" if mixed else "32-true",  # adapters compute in the backbone's dtype
             max_steps=steps,
             max_epochs=-1,
@@ -289,14 +293,19 @@ def fit(
         try:
             with bar("training", steps, start) if bar else nullcontext() as advance:
                 if advance:
-                    trainer.callbacks.append(_Progress(start, advance))  # after the one that writes checkpoints
+                    trainer.callbacks.append(_Progress(advance))  # after the one that writes checkpoints
                 trainer.fit(module, stream, ckpt_path=last if start else None, weights_only=True)
         except SystemExit as exit_:  # Lightning turns Ctrl-C into SystemExit
             raise KeyboardInterrupt from exit_
     if trainer.global_step < steps:
         raise KeyboardInterrupt(f"training stopped at step {trainer.global_step} of {steps}")
     record = _record(module, stream, bfloat16)
-    trained = {name: unsharded(p) for name, p in module.model.named_parameters() if p.requires_grad}
+    trained = {}
+    for name, parameter in module.model.named_parameters():
+        if parameter.requires_grad:
+            whole = unsharded(parameter)  # by all devices
+            if trainer.is_global_zero:  # the others' copies would fill the machine's memory
+                trained[name] = whole
     module.check_finite(trained)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

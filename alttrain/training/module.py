@@ -1,15 +1,16 @@
 """The Lightning module of supervised fine-tuning. Its checkpoints hold only the trainable weights."""
 
 import math
+import random
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import DeepSpeedStrategy, ModelParallelStrategy
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn import functional
 
 from alttrain.backbone.attention import PackedSequences, row_masks
@@ -88,18 +89,18 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
     Logs `loss` in nats, `learning_rate`, `gradient_norm` before clipping, and `tokens_per_second` of this device.
     """
 
-    def __init__(self, model: Any, recipe: SupervisedFineTuning, total_steps: int, passes: int = 1) -> None:
+    def __init__(
+        self, model: Any, recipe: SupervisedFineTuning, total_steps: int, passes: int = 1, seed: int = 0
+    ) -> None:
         super().__init__()
         self.strict_loading = False  # the frozen backbone is not in the checkpoints
-        self.model, self.recipe, self.total_steps, self.passes = model, recipe, total_steps, passes
+        self.model, self.recipe, self.total_steps, self.passes, self.seed = model, recipe, total_steps, passes, seed
         self.heads: SafetyHeads | None = None
         if isinstance(recipe.objective, SafeKeyLoss):
             self.heads = SafetyHeads(causal_lm(model).config.hidden_size)
         self.losses: list[Any] = []  # of every complete step, in nats
         self._step_loss: Any = 0.0
         self._step_tokens, self._step_began = 0, time.monotonic()
-        self._sharded = False
-        self._random: dict[str, Tensor] | None = None
         self._earlier_seconds, self._began = 0.0, time.monotonic()
 
     @property
@@ -108,22 +109,24 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         return self._earlier_seconds + time.monotonic() - self._began
 
     def configure_model(self) -> None:
-        """Shard every decoder layer's weights over the devices if the strategy does (FSDP2).
+        """Shard all weights over the devices if the strategy does (FSDP2).
 
-        A layer's weights are gathered when it runs. Embeddings, head and final norm are whole on every device.
+        A layer's weights are gathered when it runs, embeddings, head and final norm for the whole step.
         """
-        if not isinstance(self.trainer.strategy, ModelParallelStrategy) or self._sharded:
+        if not isinstance(self.trainer.strategy, ModelParallelStrategy) or isinstance(self, FSDPModule):
             return
-        mesh, decoder = self.device_mesh["data_parallel"], causal_lm(self.model).get_decoder()
-        layers = {parameter for layer in decoder.layers for parameter in layer.parameters()}
-        others = {parameter for parameter in decoder.parameters() if parameter not in layers}
-        for layer in decoder.layers:
+        mesh = self.device_mesh["data_parallel"]
+        for layer in causal_lm(self.model).get_decoder().layers:
             fully_shard(layer, mesh=mesh)
-        fully_shard(decoder, mesh=mesh, ignored_params=others)
-        self._sharded = True
+        fully_shard(self, mesh=mesh)
+        register_fsdp_forward_method(self, "loss")
 
     def training_step(self, batch: PackedBatch, batch_index: int) -> Tensor:
-        """Return this pass's contribution to the step's mean loss, in nats."""
+        """Return this pass's contribution to the step's mean loss, in nats.
+
+        Dropout has a seed for each pass and device, so that a resumed training drops the same.
+        """
+        torch.manual_seed(random.Random(f"pass-{self.seed}-{batch_index}-{self.global_rank}").getrandbits(63))
         loss = self.loss(batch) * batch.share
         self._step_loss += loss.detach()
         self._step_tokens += batch.ids.numel()
@@ -172,14 +175,12 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         """Clip the gradient norm. Raises ValueError if loss or norm is not finite, before the weights are updated.
 
         bfloat16 has float32's range, so an overflow is no artefact of loss scaling that could be skipped. Fairseq and
-        Megatron-LM also stop the training. DeepSpeed does not expose the gradients: there only the loss is checked.
+        Megatron-LM also stop the training.
         """
-        norm = 0.0
-        if not isinstance(self.trainer.strategy, DeepSpeedStrategy):
-            parameters = list(self.trainer.precision_plugin.main_params(optimizer))
-            most = math.inf if gradient_clip_val is None else gradient_clip_val
-            norm = float(unsharded(torch.nn.utils.clip_grad_norm_(parameters, most)))
-            self.log("gradient_norm", norm, batch_size=1)
+        parameters = list(self.trainer.precision_plugin.main_params(optimizer))
+        most = math.inf if gradient_clip_val is None else gradient_clip_val
+        norm = float(unsharded(torch.nn.utils.clip_grad_norm_(parameters, most)))
+        self.log("gradient_norm", norm, batch_size=1)
         if not (math.isfinite(self.losses[-1]) and math.isfinite(norm)):
             raise self._diverged(self.global_step + 1, f"gradient norm {norm:.4g}")
 
@@ -220,7 +221,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         return 0.5 * (1 + math.cos(math.pi * ((step - warmup) / (self.total_steps - warmup))))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only the trainable weights, and add the random generators' states, the losses and the elapsed time.
+        """Keep only the trainable weights, and add the losses and the elapsed time.
 
         Raises ValueError if a weight is not finite.
         """
@@ -229,9 +230,6 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         self.check_finite(checkpoint["state_dict"])
         checkpoint["seconds"] = self.seconds
         checkpoint["losses"] = self.losses = list(map(float, self.losses))
-        checkpoint["random"] = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            checkpoint["random"]["cuda"] = torch.cuda.get_rng_state()
 
     def check_finite(self, weights: Mapping[str, Tensor]) -> None:
         """Raise ValueError if a weight is not finite, so that such weights are never saved."""
@@ -240,14 +238,12 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
                 raise self._diverged(self.global_step, f"{name} not finite")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore losses and elapsed time. The random generators' states are restored in `on_train_start`."""
-        self._random, self.losses = checkpoint["random"], checkpoint["losses"]
-        self._earlier_seconds = checkpoint["seconds"]
+        """Restore losses and elapsed time, and count the passes before the step as this training divides its steps."""
+        self.losses, self._earlier_seconds = checkpoint["losses"], checkpoint["seconds"]
+        done = checkpoint["global_step"] * self.passes
+        counts = {"ready": done, "started": done, "processed": done, "completed": done - 1}  # saved in the last one
+        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"].update(counts)
 
     def on_train_start(self) -> None:
-        """Restore the random generators' states. Lightning draws random numbers before this hook."""
+        """Begin to measure the first step."""
         self._step_began = time.monotonic()
-        if self._random is not None:
-            torch.set_rng_state(self._random["cpu"].cpu())
-            if "cuda" in self._random and torch.cuda.is_available():
-                torch.cuda.set_rng_state(self._random["cuda"].cpu())

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from alttrain.backbone import Backbone, Shape
-from alttrain.backbone.config import Trainable
 from alttrain.backbone.device import GIB, Device, detect_device, number_bytes
 from alttrain.backbone.memory import Quantization, device_bytes, shape_of, training_bytes, weight_bytes
 from alttrain.backbone.source import offline_file
@@ -122,7 +121,7 @@ def _training_need(run: Run, shape: Shape, sizes: Sizes, device: Device) -> Need
     def remedies() -> Iterator[tuple[str, int]]:
         gpu = device.name != "cpu"
         options: list[tuple[Quantization | None, dict[str, Any]]]
-        options = [(None, changes) for changes in _reductions(adapter, MOST_DEVICES if gpu else 1)]
+        options = [(None, changes) for changes in _reductions(MOST_DEVICES if gpu else 1)]
         if gpu and adapter.freezes:
             options[2:2] = [("nf4", {}), ("nf4", {"recompute": True})]
         for quantization, changes in options:
@@ -236,24 +235,22 @@ def fit_hardware(run: Run, rows: Sequence[Example] | None = None) -> Run:
         return run
     device = detect_device(hardware.accelerator, hardware.memory_gib)
     sizes = Sizes(0, rows=guessed_rows(run.rows if rows is None else rows, recipe.max_length))
-    for changes in ({}, *_reductions(run.adapter, hardware.most_devices)):
+    for changes in ({}, *_reductions(hardware.most_devices)):
         run = replace(run, hardware=replace(hardware, **changes))
         if device.free is None or _training_need(run, shape, sizes, device).total <= device.free:
             break
     return run
 
 
-def _reductions(adapter: Trainable, most_devices: int) -> Iterator[dict[str, Any]]:
+def _reductions(most_devices: int) -> Iterator[dict[str, Any]]:
     """Yield settings of the hardware that need less and less memory, and leave the recipe as it is."""
     smallest_pass = {"recompute": True, "examples_per_pass": 1}
     yield {"recompute": True}
     yield smallest_pass
     devices = 2
     while devices <= most_devices:
-        yield {"devices": devices, "strategy": adapter.sharding, **smallest_pass}
+        yield {"devices": devices, "strategy": "fsdp", **smallest_pass}
         devices *= 2
-    if not adapter.freezes and most_devices > 1:
-        yield {"devices": most_devices, "strategy": "deepspeed_stage_3_offload", **smallest_pass}
 
 
 def _gib(size: int) -> str:
