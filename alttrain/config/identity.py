@@ -40,11 +40,10 @@ NOT_SHAPING = (
     "dataset.sources.*.path",
     "dataset.sources.*.file",
     "dataset.sources.*.data_dir",
-    *(f"rewrite.{place}.{key}" for place in ("*", "*.writer") for key in SERVER_SETTINGS),
     "rewrite.may_lose",
 )
-"""Keys that do not change the result, such as a file's path (its content is hashed) and server settings. A star stands
-for one part of a key: a filter of rows may have any name, such as `dataset.sources.NAME.where.file`."""
+"""Keys that do not change the result, such as a file's path (its content is hashed). A star stands for one part of a
+key: a filter of rows may have any name, such as `dataset.sources.NAME.where.file`."""
 _NOT_SHAPING = re.compile("|".join(NOT_SHAPING).replace(".", r"\.").replace("*", r"[^.]*"))
 NOT_SHAPING_TEXT = frozenset({*SERVER_SETTINGS, "chunk", "loads_adapters", "adapter_name", "start_s", "memory_share"})
 """Keys of an engine that do not change its text. `chunk` does if the engine decodes a chunk's prompts together."""
@@ -117,17 +116,17 @@ def treatment_of(plain: Mapping[str, Any], known: bool = True) -> dict[str, Any]
     return {key: value for key, value in shaping(dict(plain)).items() if key.startswith((*parts, *of_backbone))}
 
 
-def run_name(config: DictConfig, seed: int | None = None, treatment: Mapping[str, Sequence[Any]] | None = None) -> str:
+def run_name(config: DictConfig, treatment: Mapping[str, Sequence[Any]] | None = None) -> str:
     """Return the name of a run's folder: backbone, method, seed and tag.
 
     A changed treatment adds `changed_` and a hash of its changes after the method. A free composition has dataset,
     rewrite and training instead of a method. The name has no time stamp, so ranks, resumed jobs and repeated sweeps
-    share a folder. `seed` replaces the config's; `treatment` is its changes, if already known.
+    share a folder. `treatment` is its changes, if already known.
     """
     method = config.method.name
     parts = [method] if method else [config.dataset.name, config.rewrite.name, config.training.name]
     digest = digest_of(changes(config).treatment if treatment is None else treatment) if method else ""
-    parts = [config.backbone.name, *parts, digest, f"s{config.seed if seed is None else seed}", config.tag]
+    parts = [config.backbone.name, *parts, digest, f"s{config.seed}", config.tag]
     return "-".join(map(str, filter(None, parts)))
 
 
@@ -189,7 +188,10 @@ def shaping_of_engine(generation: dict[str, Any], batched: bool = False) -> dict
 
 
 def shaping_of_judge(node: Any) -> Any:
-    """Return a judge's config without server settings, at any depth, and the number of programs run in parallel."""
+    """Return the config of a judge, or of what asks one, without server settings at any depth.
+
+    The number of programs that run in parallel is left out, too.
+    """
     if isinstance(node, dict):
         left_out = (*SERVER_SETTINGS, "workers")
         return {key: shaping_of_judge(value) for key, value in node.items() if key not in left_out}
@@ -198,7 +200,7 @@ def shaping_of_judge(node: Any) -> Any:
 
 def shaping(config: dict[str, Any]) -> dict[str, Any]:
     """Return all keys of a plain config that shape the trained adapter, flat."""
-    flat = flatten({key: config[key] for key in SHAPING})
+    flat = flatten({key: config[key] for key in SHAPING} | {"rewrite": shaping_of_judge(config["rewrite"])})
     return {key: value for key, value in flat.items() if not _NOT_SHAPING.fullmatch(key)}
 
 

@@ -212,7 +212,7 @@ def _composable(overrides: list[str]) -> tuple[list[str], DictConfig | None, dic
 def _order(argument: str) -> int:
     """Sort key: Hydra's own keys, which may add config folders; then group choices; then keys inside groups."""
     key = _key(argument)
-    return 0 if key.startswith("hydra.") else 1 + ("." in key)
+    return 0 if key.startswith("hydra.") else 1 + ("." in key.partition("@")[0])
 
 
 def _values(argument: str, problems: list[Fault]) -> list[str]:
