@@ -419,6 +419,12 @@ def test_a_key_that_is_given_before_the_choice_that_has_it_is_no_fault_beside_an
     assert [fault.key for fault in preview([*asked, "limt=3"])[0]] == ["limt"]
 
 
+@pytest.mark.parametrize("argument", ["+experiment=demo", "+launcher=ray", "++method=alttrain"])
+def test_a_plus_before_a_part_that_is_there_is_told(argument: str) -> None:
+    (found,) = told([argument])
+    assert found.endswith(": this part is there; leave the plus sign out"), found
+
+
 def test_open_value_does_not_hide_other_faults() -> None:
     keys = [fault.key for fault in preview(["dataset=local", "training.epochs=x"])[0]]
     assert sorted(keys) == ["dataset.path", "training.epochs"]

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from processes import has_ended
 
 from alttrain.config import RunError, register
+from alttrain.config.overrides import search_path
 from alttrain.run.app import execute
 from alttrain.run.stages.check import check_light
 from alttrain.run.sweep import search_override
@@ -76,19 +77,19 @@ def test_what_is_for_a_gpu_is_refused_without_one_before_weights_load(
 
 
 def test_another_process_finds_the_configs_of_a_config_dir(tmp_path: Path) -> None:
-    """What a launcher hands on to its workers: a blank and a comma in the folder's name are part of it."""
-    own = tmp_path / "my, own"
+    """What a launcher hands on to its workers: a blank, a comma and quotes in the folder's name are part of it."""
+    own = tmp_path / 'my, o\'wn "é"'
     (own / "rewrite").mkdir(parents=True)
     (own / "rewrite" / "mine.yaml").write_text("defaults:\n  - plain\nname: mine\n")
     register()
-    asked = [f"hydra.searchpath=['file://{own}']"]
+    asked = search_path([f"file://{own}"])
     with initialize_config_module("alttrain.conf", version_base="1.3"):
         hydra = compose("run", overrides=asked, return_hydra_config=True).hydra
         handed_on = search_override(hydra)
         assert handed_on == asked
         assert compose("run", overrides=[*handed_on, "rewrite=mine"]).rewrite.name == "mine"
         assert search_override(compose("run", return_hydra_config=True).hydra) == []
-        asked = ["hydra.searchpath=['pkg://alttrain.report']"]
+        asked = search_path(["pkg://alttrain.report"])
         assert search_override(compose("run", overrides=asked, return_hydra_config=True).hydra) == asked
 
 

@@ -341,7 +341,7 @@ def test_experiments_that_sweep_themselves_are_not_swept_over(tiny_arguments: li
     """Hydra reads what is swept before it knows the experiment, and would sweep nothing of it."""
     register()
     arguments = [*without(tiny_arguments, "training", "generation"), "seed=0,1", "experiment=demo,causal"]
-    with pytest.raises(RunError, match=r"does not sweep its own method; give each a command(.|\n)*in 4 of 4 jobs"):
+    with pytest.raises(RunError, match=r"do not sweep their own method; give each its own comm(.|\n)*in 4 of 4 jobs"):
         plan(arguments, multirun=True)
     assert plan([*arguments, "method=demo_alttrain,demo_without_ha"], multirun=True) is not None
 

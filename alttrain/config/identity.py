@@ -97,11 +97,9 @@ def changes(config: DictConfig) -> Changes:
     evaluation = {}
     for name, benchmark in benchmarks.items():
         published_benchmark = published["evaluation"]["benchmarks"].get(name, {})
-        protocol_changes = _differences(
-            *(_protocol_for(each["protocol"], name, benchmark) for each in (published, plain))
-        )
+        protocols = (_protocol_for(each["protocol"], name, benchmark) for each in (published, plain))
         keys, published_keys = _flat_keys("benchmark", benchmark), _flat_keys("benchmark", published_benchmark)
-        evaluation[name] = weights | protocol_changes | _differences(published_keys, keys)
+        evaluation[name] = weights | _differences(*protocols) | _differences(published_keys, keys)
     return Changes(treatment, evaluation)
 
 

@@ -1,6 +1,7 @@
 """Compose a command line to configs, and find all its faults at once: Hydra stops at the first that it cannot apply."""
 
 import functools
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -42,14 +43,16 @@ def expand_arguments(arguments: Sequence[str]) -> list[str]:
     given_keys, spelt = {_key(argument) for argument in arguments}, list[str]()
     for argument in arguments:
         if quick := re.fullmatch(r"\+{0,2}quick=(true|false)", argument, re.IGNORECASE):
-            spelt += [
-                override
-                for override in QUICK_OVERRIDES
-                if quick[1].lower() == "true" and _key(override) not in given_keys
-            ]
+            implied = QUICK_OVERRIDES if quick[1].lower() == "true" else ()
+            spelt += [override for override in implied if _key(override) not in given_keys]
         else:
             spelt.append(f"++{argument}" if OPEN_KEYS.match(argument) else argument)
     return spelt
+
+
+def search_path(addresses: Sequence[str]) -> list[str]:
+    """Return the override with which Hydra finds configs at addresses such as file:///my/options; [] for none."""
+    return [f"hydra.searchpath={json.dumps(addresses, ensure_ascii=False)}"] if addresses else []
 
 
 def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
@@ -261,6 +264,8 @@ def _explain(argument: str, error: Exception, accepted: list[str], config: DictC
         return Fault(key, value, accepted_here)
     if options and value not in options:
         return Fault(key, value, f"accepted: {', '.join(options)}{did_you_mean(value, options)}")
+    if options and argument.startswith("+") and "@" not in key:
+        return Fault(key, value, "this part is there; leave the plus sign out")
     siblings = _known_keys(key, config)
     if siblings is None:
         return Fault(key, value, _first_line(error.__cause__ or error))

@@ -123,8 +123,7 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], earlier_
             calls[f"teacher {writer}"] += count
     if structure.guard:
         calls[f"guard {structure.guard.name}"] += len(lacking_original) * len(structure.guard.servers)
-    status = read_status(run.folder)
-    is_done = status is not None and status.state == "done" and not is_left
+    is_done = not is_left and (status := read_status(run.folder)) is not None and status.state == "done"
     state = "new" if not run.folder.exists() else "done" if is_done else "goes on"
     gib = None if peak is None else round(peak / GIB, 2)
     fits = None if peak is None or device.free is None else peak <= device.free

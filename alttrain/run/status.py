@@ -183,8 +183,8 @@ def ended_jobs(output_dir: Path) -> list[tuple[str, str, str]]:
 
 def statuses(output_dir: Path) -> dict[str, Status]:
     """Return the state of every run of an output folder. Planned runs that have not begun come last."""
-    folders = sorted(path.parent for path in (output_dir / "runs").glob("*/run.json"))
-    states = {folder.name: state_of(folder) for folder in folders}
+    records = sorted((output_dir / "runs").glob("*/run.json"))
+    states = {path.parent.name: state_of(path.parent) for path in records}
     ended = ended_jobs(output_dir)
     for run, error, ended_at in ended:
         status = states.get(run, Status("failed"))

@@ -4,7 +4,6 @@ A failed job does not stop the others, unless keep_going=false. In that case the
 starting, on any machine.
 """
 
-import copy
 import hashlib
 import logging
 import os
@@ -34,6 +33,7 @@ from alttrain.config.overrides import (
     compose_config,
     decides_hydra,
     is_training_override,
+    search_path,
     without_hydra,
 )
 from alttrain.config.secrets import mask_secrets
@@ -114,18 +114,13 @@ class Sweep:
         return made or not {*self.run.stages} <= {"check", "report"}
 
 
-def _seeded(first: Run, config: DictConfig, overrides: Sequence[str]) -> Run:
-    """Return the run of a job whose overrides differ only in the seed from those of `config`, of which `first` is made.
-
-    The two share all that they are built of.
-    """
-    seeds = [override for override in overrides if override.startswith("seed=")]
-    if not seeds:
-        return first
-    config, seed = copy.deepcopy(config), int(seeds[-1].partition("=")[2])
-    config.seed = seed
+def _seeded(first: Run, its_config: DictConfig, overrides: Sequence[str]) -> Run:
+    """Return the run of a job that differs only in the seed from the `first`. They share all that they are built of."""
+    seed = [override for override in overrides if override.startswith("seed=")]
+    config: Any = OmegaConf.merge(its_config, OmegaConf.from_dotlist(seed))
     name = run_name(config, first.changed.treatment)
-    return replace(first, name=name, folder=first.folder.parent / name, seed=seed, config=first.config | {"seed": seed})
+    settings = first.config | {"seed": config.seed}
+    return replace(first, name=name, folder=first.folder.parent / name, seed=config.seed, config=settings)
 
 
 def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
@@ -159,10 +154,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                         config = compose_config(overrides, arguments)
                     if lost := {*map(str, config.hydra.sweeper.params or {})} - swept_keys:
                         keys = ", ".join(sorted(lost))
-                        raise RunError(
-                            f"an experiment that is swept over does not sweep its own {keys}; give each a command of "
-                            "its own"
-                        )
+                        raise RunError(f"swept experiments do not sweep their own {keys}; give each its own command")
                     launcher = str(config.hydra.launcher._target_)
                     configs[unseeded] = without_hydra(config)
                 if unseeded not in firsts:
@@ -262,8 +254,7 @@ def search_override(hydra: Any) -> list[str]:
     """Return the override that makes another process find the configs of --config-dir. `hydra` is Hydra's own node."""
     own = [source for source in hydra.runtime.config_sources if "command-line" in source.provider]
     paths = [Path(source.path).absolute() if source.schema == "file" else source.path for source in own]
-    quoted = [f"'{source.schema}://{path}'" for source, path in zip(own, paths, strict=True)]
-    return [f"hydra.searchpath=[{','.join(quoted)}]"] if quoted else []
+    return search_path([f"{source.schema}://{path}" for source, path in zip(own, paths, strict=True)])
 
 
 def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
