@@ -28,6 +28,7 @@ SHAPING = ("seed", "backbone", "dataset", "rewrite", "adapter", "training", "met
 
 SERVER_SETTINGS = ("base_url", "key_variable", "concurrency", "attempts", "timeout_s")
 """Keys that say how a server is reached. Two servers of one model name count as one."""
+ASKED = ("*", "*.writer", "*.judges.*", "*.judges.*.writer")  # what asks a server, below `rewrite`
 
 NOT_SHAPING = (
     "backbone.attention",
@@ -40,10 +41,11 @@ NOT_SHAPING = (
     "dataset.sources.*.path",
     "dataset.sources.*.file",
     "dataset.sources.*.data_dir",
+    *(f"rewrite.{place}.{key}" for place in ASKED for key in SERVER_SETTINGS),
     "rewrite.may_lose",
 )
-"""Keys that do not change the result, such as a file's path (its content is hashed). A star stands for one part of a
-key: a filter of rows may have any name, such as `dataset.sources.NAME.where.file`."""
+"""Keys that do not change the result, such as a file's path (its content is hashed) and server settings. A star stands
+for one part of a key: a filter of rows may have any name, such as `dataset.sources.NAME.where.file`."""
 _NOT_SHAPING = re.compile("|".join(NOT_SHAPING).replace(".", r"\.").replace("*", r"[^.]*"))
 NOT_SHAPING_TEXT = frozenset({*SERVER_SETTINGS, "chunk", "loads_adapters", "adapter_name", "start_s", "memory_share"})
 """Keys of an engine that do not change its text. `chunk` does if the engine decodes a chunk's prompts together."""
@@ -186,10 +188,7 @@ def shaping_of_engine(generation: dict[str, Any], batched: bool = False) -> dict
 
 
 def shaping_of_judge(node: Any) -> Any:
-    """Return the config of a judge, or of what asks one, without server settings at any depth.
-
-    The number of programs that run in parallel is left out, too.
-    """
+    """Return a judge's config without server settings, at any depth, and the number of programs run in parallel."""
     if isinstance(node, dict):
         left_out = (*SERVER_SETTINGS, "workers")
         return {key: shaping_of_judge(value) for key, value in node.items() if key not in left_out}
@@ -198,7 +197,7 @@ def shaping_of_judge(node: Any) -> Any:
 
 def shaping(config: dict[str, Any]) -> dict[str, Any]:
     """Return all keys of a plain config that shape the trained adapter, flat."""
-    flat = flatten({key: config[key] for key in SHAPING} | {"rewrite": shaping_of_judge(config["rewrite"])})
+    flat = flatten({key: config[key] for key in SHAPING})
     return {key: value for key, value in flat.items() if not _NOT_SHAPING.fullmatch(key)}
 
 
