@@ -183,10 +183,9 @@ def ended_jobs(output_dir: Path) -> list[tuple[str, str, str]]:
 
 def statuses(output_dir: Path) -> dict[str, Status]:
     """Return the state of every run of an output folder. Planned runs that have not begun come last."""
-    records = sorted((output_dir / "runs").glob("*/run.json"))
-    states = {path.parent.name: state_of(path.parent) for path in records}
-    ended = ended_jobs(output_dir)
-    for run, error, ended_at in ended:
+    runs = sorted(path.parent for path in (output_dir / "runs").glob("*/run.json"))
+    states = {folder.name: state_of(folder) for folder in runs}
+    for run, error, ended_at in (ended := ended_jobs(output_dir)):
         status = states.get(run, Status("failed"))
         if error and status.state != "running" and status.changed <= ended_at:  # the run has not begun again since
             states[run] = replace(status, state="failed", error=_last_line(error), changed=ended_at)

@@ -187,8 +187,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     unfinished = [job for job in jobs if job.state != "done"]
     devices = sorted({job.devices for job in unfinished})
     if launcher.endswith("SlurmLauncher") and len(devices) > 1:
-        fault = f"launcher=slurm requests the same devices for all jobs, and these take {devices}"
-        fault += "; give those of one number a command of their own"
+        fault = f"launcher=slurm requests the same devices for all jobs, and these take {devices}; split the command"
         faults[fault] = [" ".join(job.overrides) for job in unfinished]
     for name, same_name in runs.items():
         try:
@@ -273,9 +272,8 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     try:
         # jobs that share a training wait for the first of them, which trains
         with exclusive(output_dir / ".sweep" / name) if leads else nullcontext():
-            devices = config.trainer.devices * config.trainer.nodes
-            if devices > 1 and set(config.stages) != {"report"}:  # made after all jobs
-                _run_in_own_process(config, overrides)
+            if config.trainer.devices * config.trainer.nodes > 1 and set(config.stages) != {"report"}:
+                _run_in_own_process(config, overrides)  # the report is made after all jobs
             else:
                 execute(config, reports=False)
             if leads:
