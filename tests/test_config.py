@@ -30,6 +30,7 @@ from alttrain.config import (
     register,
     run_name,
 )
+from alttrain.config.identity import SHAPING, shaping
 from alttrain.config.schema import TEXTS, RunSchema
 from alttrain.config.trust import TRUSTED, take_trusted
 from alttrain.records import Texts
@@ -411,6 +412,20 @@ def test_all_faults_are_told_at_once() -> None:
     assert sorted(keys) == ["adapter.rank", "backbone.context_length", "stages"]
 
 
+def test_a_key_that_is_given_before_the_choice_that_has_it_is_no_fault_beside_another() -> None:
+    asked = [
+        "protocol.judges.harmful_rate.base_url=http://localhost:1/v1",
+        "judge@protocol.judges.harmful_rate=llama_guard_3",
+    ]
+    assert [fault.key for fault in preview([*asked, "limt=3"])[0]] == ["limt"]
+
+
+@pytest.mark.parametrize("argument", ["+experiment=demo", "+launcher=ray", "++method=alttrain"])
+def test_a_plus_before_a_part_that_is_there_is_told(argument: str) -> None:
+    (found,) = told([argument])
+    assert found.endswith(": this part is there; leave the plus sign out"), found
+
+
 def test_open_value_does_not_hide_other_faults() -> None:
     keys = [fault.key for fault in preview(["dataset=local", "training.epochs=x"])[0]]
     assert sorted(keys) == ["dataset.path", "training.epochs"]
@@ -632,6 +647,18 @@ def test_flatten() -> None:
     assert flatten(nested) == {"a.b.c": 1, "a.d": [1, {"e": 2}], "f": None}
     assert flatten(nested, "x.") == {"x.a.b.c": 1, "x.a.d": [1, {"e": 2}], "x.f": None}
     assert flatten({}) == {}
+
+
+def test_where_a_guards_judges_are_served_shapes_nothing() -> None:
+    """Also of those that a majority holds."""
+
+    def shaped(url: str) -> dict[str, Any]:
+        judges = {"one": {"model": "m", "base_url": url}, "two": {"writer": {"base_url": url, "model_name": "n"}}}
+        return shaping(dict.fromkeys(SHAPING) | {"rewrite": {"guard": {"judges": judges}, "base_url_of": url}})
+
+    here, there = shaped("http://here/v1"), shaped("http://there/v1")
+    assert {key for key in here if here[key] != there[key]} == {"rewrite.base_url_of"}
+    assert here["rewrite.guard.judges.two.writer.model_name"] == "n"
 
 
 def test_differences() -> None:

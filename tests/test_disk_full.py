@@ -7,6 +7,7 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from processes import alttrain
 
 from alttrain.config import RunError
 from alttrain.records import Example, Generation, append_rows, iterate_rows, read_rows, write_json, write_rows
+from alttrain.records.files import _mount
 from alttrain.run import status
 from alttrain.run.progress import log_to_file
 
@@ -95,6 +97,13 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(OSError, match=r"the disk mounted at /.* is full: '.*rows\.jsonl'"):
             write(path, [ROW])
     assert read_rows(path, Example) == []
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="no second file system")
+def test_a_full_disk_is_named_that_a_link_leads_to(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as there:
+        (tmp_path / "outputs").symlink_to(there)
+        assert _mount(tmp_path / "outputs" / "runs" / "rows.jsonl") == Path("/dev/shm")
 
 
 @pytest.mark.parametrize("before", ["running", "done"])

@@ -4,16 +4,21 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
 from processes import has_ended
 
 from alttrain.config import RunError, register
+from alttrain.config.overrides import search_path
 from alttrain.run.app import execute
 from alttrain.run.stages.check import check_light
 from alttrain.run.sweep import search_override
+from hydra_plugins.alttrain_jobs import PARENT, RayLauncher, work
 
 BLOCKED = """
 import sys
@@ -72,18 +77,75 @@ def test_what_is_for_a_gpu_is_refused_without_one_before_weights_load(
 
 
 def test_another_process_finds_the_configs_of_a_config_dir(tmp_path: Path) -> None:
-    """What a launcher hands on to its workers: a blank and a comma in the folder's name are part of it."""
-    own = tmp_path / "my, own"
+    """What a launcher hands on to its workers: a blank, a comma and quotes in the folder's name are part of it."""
+    own = tmp_path / 'my, o\'wn "é"'
     (own / "rewrite").mkdir(parents=True)
     (own / "rewrite" / "mine.yaml").write_text("defaults:\n  - plain\nname: mine\n")
     register()
-    asked = [f"hydra.searchpath=['file://{own}']"]
+    asked = search_path([f"file://{own}"])
     with initialize_config_module("alttrain.conf", version_base="1.3"):
         hydra = compose("run", overrides=asked, return_hydra_config=True).hydra
         handed_on = search_override(hydra)
         assert handed_on == asked
         assert compose("run", overrides=[*handed_on, "rewrite=mine"]).rewrite.name == "mine"
         assert search_override(compose("run", return_hydra_config=True).hydra) == []
+        asked = search_path(["pkg://alttrain.report"])
+        assert search_override(compose("run", overrides=asked, return_hydra_config=True).hydra) == asked
+
+
+def test_a_job_of_ray_leases_what_a_machine_of_its_cluster_has_and_works_as_the_sweep_does(
+    tiny_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This machine may have no GPU; and a worker has neither its folder nor its variables."""
+    leased: list[tuple[float, list[object]]] = []
+
+    class Ray:
+        exceptions = SimpleNamespace(RayError=KeyError)
+        init = shutdown = staticmethod(lambda **unused: None)
+        get = staticmethod(lambda future: "")
+
+        @staticmethod
+        def nodes() -> list[dict[str, object]]:
+            return [{"Alive": True, "Resources": {"CPU": 8.0}}, {"Alive": True, "Resources": {"GPU": 4.0}}]
+
+        @staticmethod
+        def cluster_resources() -> dict[str, float]:
+            return {"GPU": 4.0}
+
+        @staticmethod
+        def remote(num_gpus: float, **unused: object) -> Callable[[object], SimpleNamespace]:
+            return lambda task: SimpleNamespace(remote=lambda *given: leased.append((num_gpus, [*given])))
+
+    monkeypatch.setitem(sys.modules, "ray", Ray)
+    monkeypatch.setenv("ALTTRAIN_TRUSTED", "mine")
+    monkeypatch.setenv(PARENT, str(os.getpid()))
+    monkeypatch.chdir(tmp_path)
+    register()
+    arguments = [one for one in tiny_arguments if not one.startswith("trainer.accelerator")]
+
+    def load_sweep_config(config: object, overrides: list[str]) -> DictConfig:
+        return compose("run", overrides=[*arguments, *overrides], return_hydra_config=True)
+
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        launcher, context = RayLauncher(None, 1), SimpleNamespace(config_loader=SimpleNamespace())
+        context.config_loader.load_sweep_config = load_sweep_config
+        launcher.setup(hydra_context=context, task_function=None, config=load_sweep_config(None, []))  # type: ignore
+        asked = ["trainer.devices=2", "trainer.devices=8", "trainer.accelerator=cpu"]
+        launcher.launch([[one] for one in asked], 0)
+    assert [gpus for gpus, _ in leased] == [2, 4, 0]  # more than any machine has would be waited for forever
+    for overrides, (_, (given, folder, settings)) in zip(asked, leased, strict=True):
+        assert (given, folder) == ([overrides], str(tmp_path))
+        assert isinstance(settings, dict)
+        assert settings["ALTTRAIN_TRUSTED"] == "mine"
+        assert PARENT not in settings
+    seen: list[object] = []
+    monkeypatch.setattr(
+        "alttrain.run.sweep.run_job", lambda *unused: seen.extend([os.getcwd(), os.environ["ALTTRAIN_TRUSTED"]])
+    )
+    monkeypatch.delenv("ALTTRAIN_TRUSTED")
+    monkeypatch.chdir("/")
+    assert work(tiny_arguments, str(tmp_path), {"ALTTRAIN_TRUSTED": "mine"}) == ""
+    assert seen == [str(tmp_path), "mine"]
 
 
 def test_libraries_speak_on_the_console_only_when_something_is_wrong() -> None:

@@ -1,5 +1,7 @@
 """Work that several jobs share is done once: the jobs of a sweep that start at the same moment wait for each other."""
 
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -69,10 +71,15 @@ def test_a_killed_job_keeps_no_other_waiting(tmp_path: Path) -> None:
 
 
 def test_a_file_system_without_locks_only_costs_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unable(*unused: object, **options: object) -> None:
-        raise NotImplementedError("no flock here")
+    """Nor is a file there a lock: it would stay after a kill, and no other host could know that its owner is gone."""
 
-    monkeypatch.setattr("filelock.FileLock.acquire", unable)
+    def unable(*unused: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))  # as Lustre without its option flock
+
+    monkeypatch.setattr("fcntl.flock", unable)
+    (tmp_path / "run").mkdir()
+    for lock in (tmp_path / "run" / ".lock", tmp_path / ".shared.lock"):
+        lock.write_text("4321\nanother-host\n")
 
     class Echo:
         streams = False
@@ -80,7 +87,7 @@ def test_a_file_system_without_locks_only_costs_time(tmp_path: Path, monkeypatch
         def generate(self, prompts: Sequence[Prompt], *unused: object) -> Iterator[tuple[int, Completion]]:
             yield from ((number, Completion(prompt.text, "stop")) for number, prompt in enumerate(prompts))
 
-    with lock_folder(tmp_path / "run"):
+    with lock_folder(tmp_path / "run"), exclusive(tmp_path / "shared"):
         pass
     for _ in range(2):
         found = CachedEngine(Echo, {}, tmp_path).generate([Prompt([5], "a", "a")], Decoding(1))

@@ -460,6 +460,7 @@ def test_evaluated_weights_have_the_protocols_precision_and_others_the_backbones
         generation=InProcess(),
         config={"generation": {}},
         backbone=SimpleNamespace(source="s", quantization="none"),
+        hardware=SimpleNamespace(accelerator="cpu"),
     )
     session = Session(run)
     monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -50,7 +51,7 @@ from alttrain.rewrite import render
 from alttrain.run import ask, label, opinions
 from alttrain.run.app import execute
 from alttrain.run.assembly import assemble
-from alttrain.run.folder import check_belongs, check_weights, open_folder
+from alttrain.run.folder import check_belongs, check_weights, environment, open_folder
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, clear_shelf
 from alttrain.run.stages import judge as judge_stage
@@ -593,6 +594,20 @@ def test_the_config_of_a_folder_is_that_of_the_command_that_trained(tiny_argumen
     folder, _ = kept("trainer.threads=2")
     write_json(folder / "train.json", {})
     assert kept("trainer.threads=1")[1] == 2
+
+
+def test_the_commit_is_of_this_checkout_and_git_may_be_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed package may lie in a checkout of its user's own project."""
+    own = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*own, "init", "--quiet"], check=True)
+    subprocess.run([*own, "commit", "--quiet", "--allow-empty", "--message=x"], check=True)
+    installed = tmp_path / ".venv" / "lib" / "alttrain" / "run" / "folder.py"
+    installed.parent.mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("alttrain.run.folder.__file__", str(installed))
+        assert environment()["commit"] is None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment()["commit"] is None
 
 
 def test_an_earlier_turn_that_is_in_a_benchmark_is_counted(

@@ -1,5 +1,6 @@
 """Sweeps: planned and checked whole, side by side by every launcher, with one job that fails and what runs again."""
 
+import gc
 import importlib.util
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -30,11 +32,11 @@ from alttrain.config import RunError, register
 from alttrain.config.overrides import applicable_overrides
 from alttrain.records import Generation, write_json, write_rows, write_sealed, write_text
 from alttrain.report.results import read_csv
-from alttrain.run.app import main
+from alttrain.run.app import execute, main
 from alttrain.run.assembly import assemble
 from alttrain.run.folder import evaluation_folder
 from alttrain.run.plan import Job, job_of, totals
-from alttrain.run.stages.needs import shape_known
+from alttrain.run.stages.needs import fit_hardware, shape_known
 from alttrain.run.status import ENDED, PLAN, Log, lock_folder, read_status, state_of, statuses, table
 from alttrain.run.sweep import STOPPED, Sweep, overrides_of, plan, run_job
 from hydra_plugins.alttrain_jobs import PARENT, JobSweeper
@@ -167,6 +169,31 @@ def test_a_sweep_stops_at_any_exception(
     write_json(folder / "runs" / run / "run.json", {})
     Log(folder / "runs" / run).ended(None)
     assert statuses(folder)[run].state == "done"
+
+
+def test_what_a_failed_job_held_is_free_for_the_next(
+    tiny_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a model on a GPU: Hydra keeps the error of each job until the sweep ends."""
+
+    class Model:
+        pass
+
+    held: list[weakref.ref[Model]] = []
+
+    def execute(config: object, reports: bool) -> None:
+        model = Model()
+        held.append(weakref.ref(model))
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr("alttrain.run.app.execute", execute)
+    register()
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        config = compose("run", overrides=tiny_arguments)
+    with pytest.raises(RunError, match="CUDA out of memory"):  # which is kept
+        run_job(config, [])
+    gc.collect()
+    assert held[0]() is None
 
 
 def test_a_failing_job_stops_no_other_and_alone_runs_again(tiny_arguments: list[str], tmp_path: Path) -> None:
@@ -310,6 +337,42 @@ def test_jobs_that_would_be_one_run_are_refused(tiny_arguments: list[str], tmp_p
         plan([*tiny_arguments, "trainer.precision=float32,bfloat16"], multirun=True)
 
 
+def test_experiments_that_sweep_themselves_are_not_swept_over(tiny_arguments: list[str], tmp_path: Path) -> None:
+    """Hydra reads what is swept before it knows the experiment, and would sweep nothing of it."""
+    register()
+    arguments = [*without(tiny_arguments, "training", "generation"), "seed=0,1", "experiment=demo,causal"]
+    with pytest.raises(RunError, match=r"do not sweep their own method; give each its own comm(.|\n)*in 4 of 4 jobs"):
+        plan(arguments, multirun=True)
+    assert plan([*arguments, "method=demo_alttrain,demo_without_ha"], multirun=True) is not None
+
+
+def test_jobs_of_one_command_on_slurm_take_the_same_devices(
+    tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its launcher is made for the first of them."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    register()
+    arguments = [*without(tiny_arguments, "training", "trainer.a"), "training=none,demo", "trainer.most_devices=2"]
+    arguments.append("launcher=slurm")
+    with pytest.raises(RunError, match=r"the same devices for all jobs, and these take \[1, 2\](.|\n)*in 2 of 2 jobs"):
+        plan([*arguments, "trainer.memory_gib=0.0001"], multirun=True)
+    assert plan([*arguments, "trainer.memory_gib=40"], multirun=True) is not None
+
+
+def test_a_job_runs_with_the_devices_that_its_training_was_planned_for(tiny_arguments: list[str]) -> None:
+    """A launcher leases them before the job starts."""
+    register()
+    arguments = [*without(tiny_arguments, "trainer.a"), "trainer.most_devices=4", "seed=0,1"]
+    for gib, fitted in ((40, ()), (1e-4, ("recompute=true", "examples_per_pass=1", "devices=4", "strategy=fsdp"))):
+        swept = plan([*arguments, f"trainer.memory_gib={gib}", "stages=[check]"], multirun=True)
+        assert swept is not None
+        for job in swept.jobs:
+            assert {word for word in job.overrides if word.startswith("++")} == {f"++trainer.{key}" for key in fitted}
+            with initialize_config_module("alttrain.conf", version_base="1.3"):
+                run = assemble(compose("run", overrides=[*job.overrides]))
+            assert run.hardware == fit_hardware(run).hardware
+
+
 def test_the_source_of_each_jobs_intervention_is_looked_for(tiny_arguments: list[str], tmp_path: Path) -> None:
     """The first job of a run has none; jobs that differ in interventions share the run."""
     (tmp_path / "own" / "experiment").mkdir(parents=True)
@@ -412,6 +475,14 @@ def test_a_run_is_pending_as_long_as_one_of_its_evaluations_is(tmp_path: Path) -
         assert statuses(tmp_path)["r"].state == state
 
 
+def test_what_a_job_left_behind_that_cannot_be_read_hides_no_state(tmp_path: Path) -> None:
+    write_json(tmp_path / "runs" / "r" / "run.json", {})
+    Log(tmp_path / "runs" / "r").ended(None)
+    (tmp_path / ENDED).mkdir(parents=True)
+    (tmp_path / ENDED / "r.1").write_bytes(b"\xff")
+    assert statuses(tmp_path)["r"].state == "done"
+
+
 def test_a_plan_says_what_is_left_and_what_it_takes(tiny_arguments: list[str]) -> None:
     register()
     arguments = [*tiny_arguments, "seed=0,1"]
@@ -424,9 +495,42 @@ def test_a_plan_says_what_is_left_and_what_it_takes(tiny_arguments: list[str]) -
     assert {status.state for status in statuses(swept.run.output_dir).values()} == {"pending"}
     assert plan(tiny_arguments, multirun=False) is None
     assert plan([*tiny_arguments[:3], "experiment=demo"], multirun=False) is not None
+    tagged = plan([*arguments, "tag=of_${seed}"], multirun=True)
+    assert tagged is not None
+    assert [job.run for job in tagged.jobs] == [f"tiny-embedded-alttrain-demo-s{seed}-of_{seed}" for seed in (0, 1)]
     both = plan([*without(tiny_arguments, "training"), "training=none,demo"], multirun=True)
     assert both is not None
     assert [bool(job.training_tokens) for job in both.jobs] == [False, True]  # of the same data set
+
+
+@pytest.mark.parametrize("stages", ["check,rewrite,train,generate,judge", "check"])
+def test_a_run_is_not_done_that_another_judge_or_benchmark_is_asked_of(
+    stages: str, tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch, serve: Serve
+) -> None:
+    register()
+    arguments = [*without(tiny_arguments, "training", "rewrite"), "method=no_train"]
+    others = [argument for argument in arguments if re.match(r".*embedded_(benign|short)", argument)]
+    first = [*(argument for argument in arguments if argument not in others), "evaluation=none"]
+    first.append("+benchmark@evaluation.benchmarks.embedded_harmful=embedded_harmful")
+
+    def left(*asked: str) -> tuple[str, str]:
+        swept = plan([*asked, f"stages=[{stages}]"], multirun=True)
+        assert swept is not None
+        return swept.jobs[0].state, totals(swept.jobs)
+
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        execute(compose("run", overrides=first), reports=False)
+    assert left(*first)[0] == "done"
+    state, told = left(*arguments)
+    assert state == "goes on"
+    assert "1 of 1 jobs are left" in told
+    assert "8 generations" in told
+    writer = {"base_url": serve(lambda *_: Say("")).url, "key_variable": "null", "model_name": "m"}
+    judge = [f"protocol.judges.harmful_rate.writer.{key}={value}" for key, value in writer.items()]
+    judge.append("judge@protocol.judges.harmful_rate=harm_score")
+    state, told = left(*first, *judge)
+    assert state == "goes on"
+    assert "0 generations, and at most 4 calls of judge" in told
 
 
 def test_the_hours_of_a_sweep_are_of_what_is_left_and_of_each_training_once(protocols: list[str]) -> None:
@@ -610,6 +714,11 @@ def test_a_plans_total_is_in_minutes_or_hours_with_the_calls_of_each(hours: floa
     assert "and no calls to teachers' and judges' servers" in totals([replace(job, calls={})])
 
 
+def test_a_plans_total_says_how_many_jobs_it_is_of() -> None:
+    jobs = [Job("r", (), "new", None, None, 1, 0, 0, hours, {}) for hours in (0.25, None, 0.25)]
+    assert "3 of 3 jobs are left: about 30 device-minutes on this machine for 2 of them, " in totals(jobs)
+
+
 def test_hours_follow_earlier_trainings_of_the_same_kind(tiny_arguments: list[str], tmp_path: Path) -> None:
     """An adapter and a whole model of one backbone do not train at one speed."""
     register()
@@ -745,6 +854,16 @@ def test_a_folder_in_use_is_refused_and_who_has_it_is_told(tmp_path: Path) -> No
     assert state_of(tmp_path).state == "done"
     status.ended(RunError("first line\nlast line"))
     assert (state_of(tmp_path).state, state_of(tmp_path).error) == ("failed", "first line last line")
+
+
+def test_a_preempted_run_is_stopped(tmp_path: Path) -> None:
+    """submitit exits in its handler of the signal, and the job is submitted again."""
+    status = Log(tmp_path)
+    status.stage("train")
+    with pytest.raises(SystemExit), status:
+        sys.exit(-1)
+    found = state_of(tmp_path)
+    assert (found.state, found.stage, found.error) == ("stopped", "train", "SystemExit")
 
 
 def test_a_killed_run_is_shown_as_stopped(tmp_path: Path) -> None:

@@ -1176,7 +1176,7 @@ def test_a_number_that_nothing_undecided_explains_is_undefined(tmp_path: Path) -
 def test_a_label_is_no_markup_on_the_console(tmp_path: Path) -> None:
     make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, label="Our\x1b[own] [/b]")
     shown = made(tmp_path)["overview"].assign(called="harm [done]")
-    screen = Console(width=80)
+    screen = Console(width=80, markup=False, emoji=False)
     with screen.capture() as captured:
         for part in console("runs", shown):
             screen.print(part)

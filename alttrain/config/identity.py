@@ -28,6 +28,7 @@ SHAPING = ("seed", "backbone", "dataset", "rewrite", "adapter", "training", "met
 
 SERVER_SETTINGS = ("base_url", "key_variable", "concurrency", "attempts", "timeout_s")
 """Keys that say how a server is reached. Two servers of one model name count as one."""
+ASKED = ("*", "*.writer", "*.judges.*", "*.judges.*.writer")  # what asks a server, below `rewrite`
 
 NOT_SHAPING = (
     "backbone.attention",
@@ -40,7 +41,7 @@ NOT_SHAPING = (
     "dataset.sources.*.path",
     "dataset.sources.*.file",
     "dataset.sources.*.data_dir",
-    *(f"rewrite.{place}.{key}" for place in ("*", "*.writer") for key in SERVER_SETTINGS),
+    *(f"rewrite.{place}.{key}" for place in ASKED for key in SERVER_SETTINGS),
     "rewrite.may_lose",
 )
 """Keys that do not change the result, such as a file's path (its content is hashed) and server settings. A star stands
@@ -98,11 +99,9 @@ def changes(config: DictConfig) -> Changes:
     evaluation = {}
     for name, benchmark in benchmarks.items():
         published_benchmark = published["evaluation"]["benchmarks"].get(name, {})
-        protocol_changes = _differences(
-            *(_protocol_for(each["protocol"], name, benchmark) for each in (published, plain))
-        )
+        protocols = (_protocol_for(each["protocol"], name, benchmark) for each in (published, plain))
         keys, published_keys = _flat_keys("benchmark", benchmark), _flat_keys("benchmark", published_benchmark)
-        evaluation[name] = weights | protocol_changes | _differences(published_keys, keys)
+        evaluation[name] = weights | _differences(*protocols) | _differences(published_keys, keys)
     return Changes(treatment, evaluation)
 
 
@@ -117,17 +116,17 @@ def treatment_of(plain: Mapping[str, Any], known: bool = True) -> dict[str, Any]
     return {key: value for key, value in shaping(dict(plain)).items() if key.startswith((*parts, *of_backbone))}
 
 
-def run_name(config: DictConfig, seed: int | None = None, treatment: Mapping[str, Sequence[Any]] | None = None) -> str:
+def run_name(config: DictConfig, treatment: Mapping[str, Sequence[Any]] | None = None) -> str:
     """Return the name of a run's folder: backbone, method, seed and tag.
 
     A changed treatment adds `changed_` and a hash of its changes after the method. A free composition has dataset,
     rewrite and training instead of a method. The name has no time stamp, so ranks, resumed jobs and repeated sweeps
-    share a folder. `seed` replaces the config's; `treatment` is its changes, if already known.
+    share a folder. `treatment` is its changes, if already known.
     """
     method = config.method.name
     parts = [method] if method else [config.dataset.name, config.rewrite.name, config.training.name]
     digest = digest_of(changes(config).treatment if treatment is None else treatment) if method else ""
-    parts = [config.backbone.name, *parts, digest, f"s{config.seed if seed is None else seed}", config.tag]
+    parts = [config.backbone.name, *parts, digest, f"s{config.seed}", config.tag]
     return "-".join(map(str, filter(None, parts)))
 
 

@@ -1,6 +1,7 @@
 """Compose a command line to configs, and find all its faults at once: Hydra stops at the first that it cannot apply."""
 
 import functools
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -44,14 +45,16 @@ def expand_arguments(arguments: Sequence[str]) -> list[str]:
     given_keys, spelt = {_key(argument) for argument in arguments}, list[str]()
     for argument in arguments:
         if quick := re.fullmatch(r"\+{0,2}quick=(true|false)", argument, re.IGNORECASE):
-            spelt += [
-                override
-                for override in QUICK_OVERRIDES
-                if quick[1].lower() == "true" and _key(override) not in given_keys
-            ]
+            implied = QUICK_OVERRIDES if quick[1].lower() == "true" else ()
+            spelt += [override for override in implied if _key(override) not in given_keys]
         else:
             spelt.append(f"++{argument}" if OPEN_KEYS.match(argument) else argument)
     return spelt
+
+
+def search_path(addresses: Sequence[str]) -> list[str]:
+    """Return the override with which Hydra finds configs at addresses such as file:///my/options; [] for none."""
+    return [f"hydra.searchpath={json.dumps(addresses, ensure_ascii=False)}"] if addresses else []
 
 
 def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
@@ -214,7 +217,7 @@ def _composable(overrides: list[str]) -> tuple[list[str], DictConfig | None, dic
 def _order(argument: str) -> int:
     """Sort key: Hydra's own keys, which may add config folders; then group choices; then keys inside groups."""
     key = _key(argument)
-    return 0 if key.startswith("hydra.") else 1 + ("." in key)
+    return 0 if key.startswith("hydra.") else 1 + ("." in key.partition("@")[0])
 
 
 def _values(argument: str, problems: list[Fault]) -> list[str]:
@@ -263,6 +266,8 @@ def _explain(argument: str, error: BaseException, accepted: list[str], config: D
         return Fault(key, value, accepted_here)
     if options and value not in options:
         return Fault(key, value, f"accepted: {', '.join(options)}{did_you_mean(value, options)}")
+    if options and argument.startswith("+") and "@" not in key:
+        return Fault(key, value, "this part is there; leave the plus sign out")
     if options:
         while error.__cause__:
             error = error.__cause__

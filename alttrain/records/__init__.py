@@ -49,6 +49,7 @@ from alttrain.records.files import (
     checksum,
     clear_unfinished,
     exclusive,
+    file_lock,
     full_disk,
     json_or_none,
     known_checksum,

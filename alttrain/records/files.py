@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import msgspec
+from filelock import FileLock, Timeout
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,16 @@ def full_disk(path: Path) -> Path | None:
 
 
 def _mount(path: Path) -> Path:
-    return next(folder for folder in path.absolute().parents if folder.is_mount())
+    return next(folder for folder in path.resolve().parents if folder.is_mount())  # an output folder may be a link
+
+
+def file_lock(path: Path) -> FileLock:
+    """Return a lock that ends with its process, however that ends. To acquire it raises OSError where files have none.
+
+    There filelock would take the presence of a file for the lock. After a kill the file stays, and a process on another
+    host cannot know that its owner is gone.
+    """
+    return FileLock(path, fallback_to_soft=False)
 
 
 @contextmanager
@@ -116,16 +126,14 @@ def exclusive(path: Path) -> Iterator[None]:
 
     On a file system without locks no process waits, and each makes the same file.
     """
-    from filelock import FileLock, Timeout
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    lock = file_lock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
         log.info("waiting   for another process that makes %s", path)
         lock.acquire()
-    except (OSError, NotImplementedError):
+    except OSError:
         log.debug("%s cannot be locked", path)
     try:
         yield

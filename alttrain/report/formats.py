@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -263,12 +262,12 @@ def console(title: str, frame: pd.DataFrame) -> list[Table | Text]:
         table.title = f"{name}, protocol {protocol}" if protocol else name
         for index, heading in enumerate([("method",), *grid.columns]):
             short = [part for line in heading for part in _broken(line, NARROW, " ")]
-            table.add_column(escape("\n".join(short)), justify="right" if index else "left", no_wrap=True)
+            table.add_column("\n".join(short), justify="right" if index else "left", no_wrap=True)
         for backbone, rows in by_backbone:
             if len(by_backbone) > 1:
                 table.add_row(Text(str(backbone), style="italic"))
             for (_, method), *cells in rows.itertuples():
-                table.add_row(escape("\n".join(_broken(method, TITLE, " "))), *map(_console_cell, cells))
+                table.add_row("\n".join(_broken(method, TITLE, " ")), *map(_console_cell, cells))
                 table.add_section()
         parts.append(table)
     return [*parts, Text("\n".join(marks_legend(frame)), style="dim")]

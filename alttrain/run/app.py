@@ -37,7 +37,7 @@ from omegaconf import DictConfig
 from alttrain.config import STAGES, Fault, RunError, expand_arguments, preview, register, run_name
 from alttrain.config.binding import MISSING
 from alttrain.config.identity import SEARCH_PATH
-from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
+from alttrain.config.overrides import CONFIG_MODULE, PRIMARY, search_path
 from alttrain.config.secrets import mask_secrets
 from alttrain.config.trust import take_trusted
 from alttrain.records import cache_folder, full_disk
@@ -83,8 +83,8 @@ def main() -> None:
         sys.argv[1:] = expand_arguments(take_trusted(sys.argv[1:]))
         flags = _flags(sys.argv[1:])
         register()
-        searchpath = [f"hydra.searchpath=['file://{Path(flags.config_dir).absolute()}']"] if flags.config_dir else []
-        overrides = [*searchpath, *flags.overrides]
+        own = [f"file://{Path(flags.config_dir).absolute()}"] if flags.config_dir else []
+        overrides = [*search_path(own), *flags.overrides]
         os.environ[SEARCH_PATH] = next((o for o in reversed(overrides) if o.startswith("hydra.searchpath=")), "")
         if not (flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion):
             swept = _check(overrides, flags.multirun)

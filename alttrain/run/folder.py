@@ -198,7 +198,10 @@ def environment() -> dict[str, Any]:
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    # of this checkout alone: an installed package may lie in one of another project
+    command = ["git", f"--git-dir={Path(__file__).resolve().parents[2] / '.git'}", "rev-parse", "--short=12", "HEAD"]
+    commit = ""
+    with suppress(OSError):  # git may be absent
+        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     host = {"python": platform.python_version(), "machine": platform.machine()}
-    return {**host, "packages": versions, "commit": commit}
+    return {**host, "packages": versions, "commit": commit or None}

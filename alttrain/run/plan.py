@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from alttrain.backbone.device import GIB, Device, detect_device
+from alttrain.config import STAGES
 from alttrain.evaluation import Benchmark, Judge
 from alttrain.generation import InProcess
 from alttrain.records import Example, RunDocument, TrainDocument, json_or_none, write_json, write_text
@@ -30,7 +31,7 @@ from alttrain.report.escaping import escape_markdown
 from alttrain.rewrite import lacks_original, lacks_understanding
 from alttrain.run.assembly import Run
 from alttrain.run.folder import source_texts
-from alttrain.run.stages.generate import count_unanswered
+from alttrain.run.stages.generate import benchmark_samples, count_unanswered
 from alttrain.run.stages.judge import is_judged, judges_of
 from alttrain.run.stages.needs import guessed_rows, needs_of, shape_known
 from alttrain.run.status import PLAN, read_status
@@ -73,45 +74,48 @@ class Job:
 def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], earlier_work: set[str] | None = None) -> Job:
     """Estimate what is left of one run. `rows` are its training rows before the rewrite.
 
-    They are empty if it trains nothing, or if another job of the sweep trains it. `earlier_work` are the evaluations of
-    the sweep's earlier jobs (`_work_key`), whose answers and verdicts this job takes; those of this job are added.
+    They are empty if it trains nothing, or if another job of the sweep trains it. `earlier_work` has what the sweep's
+    earlier jobs generate and judge (`_work_key`), whose answers and verdicts this job takes; its own is added.
     """
     earlier_work = set() if earlier_work is None else earlier_work
     device = detect_device(run.hardware.accelerator, run.hardware.memory_gib)
     peak = max((need.total for need in needs_of(run, rows, device)), default=None)
-    structure, recipe, training_tokens = run.structure, run.training, 0
-    rewrites = run.needs_training and not run.is_rewritten and {"check", "rewrite"} & set(run.stages)
-    to_rewrite = rows if rewrites else ()
+    due = STAGES if "check" in run.stages else run.stages  # a check tells what the others would take
+    structure, recipe, calls, is_left = run.structure, run.training, Counter[str](), run.needs_training
+
+    def is_first(work: str) -> bool:
+        is_new = work not in earlier_work
+        earlier_work.add(work)
+        return is_new
+
+    to_rewrite = rows if "rewrite" in due and run.needs_training and not run.is_rewritten else ()
     lacking_original = [row.id for row in to_rewrite if lacks_original(structure, row)]
     original_tokens = min(ORIGINAL, structure.original.tokens) if structure.original else 0
-    if recipe.trains and run.needs_training and rows and {"check", "train"} & set(run.stages):
+    training_tokens = 0
+    if recipe.trains and run.needs_training and rows and "train" in due:
         written = dict.fromkeys(lacking_original, original_tokens)
         known = zip(rows, guessed_rows(rows, recipe.max_length), strict=True)
         lengths = [min(recipe.max_length, length + written.get(row.id, 0)) for row, length in known]
         training_tokens = sum(lengths) * recipe.batch_size * recipe.steps(len(lengths)) // len(lengths)
-    to_generate = run.all_benchmarks if {"check", "generate"} & set(run.stages) else ()
-    missing = Counter({benchmark.name: count_unanswered(run, benchmark) for benchmark in to_generate})
-    calls = Counter[str]()
-    generated = 0
-    originals = _originals_key(run, lacking_original)
-    if lacking_original and originals not in earlier_work:
-        earlier_work.add(originals)
-        generated = len(lacking_original)
+    shaping = [run.config["backbone"], run.config["generation"], repr(structure.original)]
+    originals = json.dumps(["originals", *shaping, sorted(lacking_original)], sort_keys=True)
+    generated = len(lacking_original) if is_first(originals) else 0
     generated_tokens = generated * original_tokens
     for benchmark in run.all_benchmarks:
-        decoding, lacking = run.protocol.decoding_for(benchmark), missing[benchmark.name]
-        work = _work_key(run, benchmark)
-        if to_generate and f"generate {work}" not in earlier_work:
-            earlier_work.add(f"generate {work}")
+        work, samples = _work_key(run, benchmark), len(benchmark_samples(run, benchmark))
+        lacking = count_unanswered(run, benchmark) if "generate" in due else 0
+        is_unjudged = "judge" in due and samples > 0 and not is_judged(run, benchmark)
+        is_left |= lacking > 0 or is_unjudged
+        if "generate" in due and is_first(f"generate {work}"):
             responses = lacking * (benchmark.intervention.responses if benchmark.intervention else 1)
             generated += responses
-            generated_tokens += responses * min(TYPICAL[benchmark.kind], decoding.max_new_tokens)
+            most_tokens = run.protocol.decoding_for(benchmark).max_new_tokens
+            generated_tokens += responses * min(TYPICAL[benchmark.kind], most_tokens)
             if benchmark.intervention and benchmark.intervention.requests:
                 calls[f"attack {benchmark.intervention_name}"] += lacking * benchmark.intervention.requests
-        if {"check", "judge"} & set(run.stages) and f"judge {work}" not in earlier_work:
-            earlier_work.add(f"judge {work}")
-            texts = len(benchmark.examples) * decoding.samples * len(run.protocol.parts_of(benchmark))
-            for judge in () if is_judged(run, benchmark) else judges_of(run, benchmark).values():
+        if "judge" in due and is_first(f"judge {work}") and is_unjudged:
+            texts = samples * len(run.protocol.parts_of(benchmark))
+            for judge in judges_of(run, benchmark).values():
                 calls[f"judge {_judge_text(judge)}"] += texts * len(judge.servers)
     not_understood = sum(lacks_understanding(structure, row, run.backbone.untrained_thought) for row in to_rewrite)
     for writer, count in ((structure.teacher, len(to_rewrite)), (structure.understander, not_understood)):
@@ -119,20 +123,13 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], earlier_
             calls[f"teacher {writer}"] += count
     if structure.guard:
         calls[f"guard {structure.guard.name}"] += len(lacking_original) * len(structure.guard.servers)
-    ended = (status := read_status(run.folder)) is not None and status.state == "done"
-    done = ended and not (run.needs_training or ("generate" in run.stages and missing.total() > 0))
-    return Job(
-        run.name,
-        tuple(overrides),
-        "new" if not run.folder.exists() else "done" if done else "goes on",
-        None if peak is None else round(peak / GIB, 2),
-        None if peak is None or device.free is None else peak <= device.free,
-        run.hardware.world_size,
-        training_tokens,
-        generated,
-        _hours(run, device, training_tokens, generated_tokens),
-        dict(+calls),
-    )
+    is_done = not is_left and (status := read_status(run.folder)) is not None and status.state == "done"
+    state = "new" if not run.folder.exists() else "done" if is_done else "goes on"
+    gib = None if peak is None else round(peak / GIB, 2)
+    fits = None if peak is None or device.free is None else peak <= device.free
+    hours = _hours(run, device, training_tokens, generated_tokens)
+    devices, words = run.hardware.world_size, tuple(overrides)
+    return Job(run.name, words, state, gib, fits, devices, training_tokens, generated, hours, dict(+calls))
 
 
 def _work_key(run: Run, benchmark: Benchmark) -> str:
@@ -148,20 +145,13 @@ def _work_key(run: Run, benchmark: Benchmark) -> str:
     return json.dumps([model, benchmark.name, *settings], sort_keys=True)
 
 
-def _originals_key(run: Run, ids: Sequence[str]) -> str:
-    """Return what decides the backbone's originals of these rows, which all jobs with the same one share."""
-    settings = [run.config["backbone"], run.config["generation"], repr(run.structure.original)]
-    return json.dumps(["originals", *settings, sorted(ids)], sort_keys=True)
-
-
 def _hours(run: Run, device: Device, training_tokens: int, generated_tokens: int) -> float | None:
     """Estimate the device-hours of a run; None if the backbone's size is unknown."""
     if (shape := shape_known(run)) is None:
         return None
     kind = "cpu" if device.name == "cpu" else "cuda"
-    flops, words = RATES[kind]
-    passes = 4 if run.adapter.freezes else 6  # frozen weights need no weight gradients
-    flops, words = flops / passes / shape.parameters, words / shape.parameters
+    flops, words = (rate / shape.parameters for rate in RATES[kind])
+    flops /= 4 if run.adapter.freezes else 6  # passes: frozen weights need no weight gradients
     tokens, seconds = _measured(run.output_dir, run.backbone.name, run.adapter.folder, kind)
     if seconds >= MEASURED_S:
         speed = tokens / seconds / flops
@@ -252,7 +242,7 @@ def benchmark_row(run: Run, benchmark: Benchmark) -> Row:
         "samples": str(decoding.samples),
         "penalty": f"{decoding.repetition_penalty:g}",
         "system prompt": "the backbone's identity" if identity else _system_text(run, system_prompt, "the backbone's"),
-        "weights": {None: "the backbone's", "none": "not quantised"}.get(precision) or str(precision),
+        "weights": {None: "the backbone's", "none": "not quantised"}.get(precision, str(precision)),
         "judged": protocol.parts_of(benchmark)[0],
         "judge": ", ".join(_judge_text(judge) for judge in judges_of(run, benchmark).values()),
         "hash": run.protocol_hash(benchmark, texts=source_texts(run, benchmark)),
@@ -267,23 +257,18 @@ def _judge_text(judge: Judge) -> str:
 def write_plan(
     output_dir: Path, jobs: Sequence[Job], runs: Sequence[Run], rows: Mapping[str, Sequence[Example]]
 ) -> None:
-    """Write plan.json and plan.md of a sweep. `runs` differ in more than their seeds; `rows` are by `Run.data`."""
+    """Write plan.json and plan.md of a sweep. `runs` differ in more than their seeds; `rows` are by `Run.data`.
+
+    A method's row names its backbones if it does not apply to all of them.
+    """
     write_json(output_dir / PLAN, {"jobs": [asdict(job) for job in jobs]})
-    write_text((output_dir / PLAN).with_suffix(".md"), _markdown(jobs, runs, rows))
-
-
-def _markdown(jobs: Sequence[Job], runs: Sequence[Run], rows: Mapping[str, Sequence[Example]]) -> str:
-    """Return the text of plan.md. A method's row names its backbones if it does not apply to all of them."""
-    methods: dict[str, tuple[Row, list[str]]] = {}
+    backbones: dict[tuple[tuple[str, str], ...], dict[str, None]] = {}  # by the method's row
     for run in runs:
-        row = method_row(run, rows.get(run.data, ()))
-        methods.setdefault(json.dumps(row), (row, []))[1].append(run.backbone.name)
-    benchmarks = {
-        json.dumps(row): row for run in runs for row in (benchmark_row(run, each) for each in run.all_benchmarks)
-    }
-    backbone_names = {run.backbone.name for run in runs}
-    for row, backbones in methods.values():
-        row["backbones"] = "" if set(backbones) == backbone_names else ", ".join(dict.fromkeys(backbones))
+        row = tuple(method_row(run, rows.get(run.data, ())).items())
+        backbones.setdefault(row, {})[run.backbone.name] = None
+    all_backbones = {run.backbone.name for run in runs}
+    names = {row: "" if {*own} == all_backbones else ", ".join(own) for row, own in backbones.items()}
+    benchmarks = dict.fromkeys(tuple(benchmark_row(run, each).items()) for run in runs for each in run.all_benchmarks)
     costs = [
         {
             "run": job.run,
@@ -298,18 +283,21 @@ def _markdown(jobs: Sequence[Job], runs: Sequence[Run], rows: Mapping[str, Seque
         }
         for job in jobs
     ]
-    tables = {"Methods": [row for row, _ in methods.values()], "Benchmarks": list(benchmarks.values()), "Jobs": costs}
+    methods = [dict(row) | {"backbones": name} for row, name in names.items()]
+    tables = {"Methods": methods, "Benchmarks": list(map(dict, benchmarks)), "Jobs": costs}
     parts = [f"# {name}\n\n{_table(table)}" for name, table in tables.items()]
-    return "\n\n".join([*parts, totals(jobs)]) + "\n"
+    write_text((output_dir / PLAN).with_suffix(".md"), "\n\n".join([*parts, totals(jobs)]) + "\n")
 
 
 def totals(jobs: Sequence[Job]) -> str:
     """Return a sentence with the total cost of all jobs that are not done."""
     unfinished = [job for job in jobs if job.state != "done"]
-    hours = sum(job.hours or 0.0 for job in unfinished)
+    known = [job.hours for job in unfinished if job.hours is not None]
+    hours = sum(known)
     amount = f"about {hours:,.1f} device-hours" if hours >= 1 else f"about {60 * hours:.0f} device-minutes"
-    unknown = unfinished and all(job.hours is None for job in unfinished)
-    amount = "an unknown time" if unknown else f"{amount} on this machine"
+    amount = f"{amount} on this machine" if known or not unfinished else "an unknown time"
+    if 0 < len(known) < len(unfinished):
+        amount += f" for {len(known)} of them"
     calls = sum((Counter(job.calls) for job in unfinished), Counter[str]())
     generations = sum(job.generations for job in unfinished)
     too_large = sum(job.fits is False for job in unfinished)
@@ -329,8 +317,10 @@ def log_plan(jobs: Sequence[Job]) -> None:
     states = ", ".join(f"{count} {state}" for state, count in Counter(job.state for job in jobs).items())
     log.info("plan      %s%d jobs: %s", trainings, len(jobs), states)
     for run, jobs_of_run in list(runs.items())[:LISTED]:
-        gib = max((job.gib for job in jobs_of_run if job.gib is not None and job.state != "done"), default=None)
-        log.info("          %-8s %s%s", jobs_of_run[0].state, run, "" if gib is None else f"  ~{gib:g} GiB")
+        unfinished = [job for job in jobs_of_run if job.state != "done"]
+        state = unfinished[0].state if unfinished else "done"
+        gib = max((job.gib for job in unfinished if job.gib is not None), default=None)
+        log.info("          %-8s %s%s", state, run, "" if gib is None else f"  ~{gib:g} GiB")
         shared = set.intersection(*(set(job.overrides) for job in jobs_of_run))
         for job in jobs_of_run if len(jobs_of_run) > 1 else ():
             log.info("            %s", " ".join(override for override in job.overrides if override not in shared))

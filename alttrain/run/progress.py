@@ -65,16 +65,15 @@ def duration(seconds: float) -> str:
 def log_to_console(label: str = "") -> None:
     """Show alttrain's lines and the warnings of libraries on the console, each behind a label."""
     root = logging.getLogger()
-    if not any(handler.name == "console" for handler in root.handlers):
+    console = next((handler for handler in root.handlers if handler.name == "console"), None)
+    if console is None:
         console = logging.StreamHandler(sys.stderr)
         console.name = "console"
         console.setLevel(logging.INFO)
         root.handlers = [console]
         root.setLevel(logging.WARNING)  # of libraries, show only warnings and errors
         logging.getLogger("alttrain").setLevel(logging.DEBUG)
-    for handler in root.handlers:
-        if handler.name == "console":
-            handler.setFormatter(_Visible(f"{label.replace('%', '%%')}%(message)s"))
+    console.setFormatter(_Visible(f"{label.replace('%', '%%')}%(message)s"))
 
 
 class _Visible(logging.Formatter):

@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
@@ -110,16 +110,14 @@ class Session:
         quantization = quantization or self.run.backbone.quantization
         return load_model(self.weights, self.dtype(requested), device or self.device, kernel, quantization, purpose)
 
-    @contextmanager
-    def engine(self, trained: Path | None, quantization: Quantization | None = None) -> Iterator[Engine]:
+    def engine(self, trained: Path | None, quantization: Quantization | None = None) -> AbstractContextManager[Engine]:
         """Start the engine for the untrained backbone, or for what was trained. Stops a server that it started.
 
         `quantization` applies to weights in this process; None is the backbone's. What the untrained backbone writes in
         this process is kept for all runs.
         """
         kept = trained is None and self.run.generation.batched
-        with self.untrained(quantization) if kept else self._started(trained, quantization) as engine:
-            yield engine
+        return self.untrained(quantization) if kept else self._started(trained, quantization)
 
     @contextmanager
     def untrained(self, quantization: Quantization | None = None) -> Iterator[CachedEngine]:
@@ -137,7 +135,10 @@ class Session:
         A `quantization` of None is the backbone's.
         """
         run, generation = self.run, self.run.generation
-        here = {"dtype": str(self.dtype(generation.dtype)), "device": self._device_name()} if generation.dtype else {}
+        here = {}
+        if generation.dtype:
+            device = detect_device(run.hardware.accelerator).name
+            here = {"dtype": str(self.dtype(generation.dtype)), "device": device}
         return here | {
             "versions": {name: version(name) for name in ("torch", "transformers")},
             "source": run.backbone.source,
@@ -147,11 +148,6 @@ class Session:
             "generation": shaping_of_engine(run.config["generation"], generation.batched),
             "end": self.renderer.end_id,
         }
-
-    def _device_name(self) -> str:
-        import torch
-
-        return torch.cuda.get_device_name() if self.device.startswith("cuda") else self.device
 
     @contextmanager
     def _started(self, trained: Path | None, quantization: Quantization | None) -> Iterator[Engine]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 import msgspec
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +30,7 @@ from rich.text import Text
 
 from alttrain.config import RunError
 from alttrain.config.secrets import mask_secrets
-from alttrain.records import DamagedError, clear_unfinished, json_or_none, read_json, read_utf8, write_json
+from alttrain.records import DamagedError, clear_unfinished, file_lock, json_or_none, read_json, read_utf8, write_json
 from alttrain.report.escaping import one_line
 from alttrain.run import console_script
 from alttrain.run.progress import listeners
@@ -111,8 +111,8 @@ class Log:
         if error is None:
             self._write(replace(self._status, state="done", stage="", note=""))
             return
-        state: State = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-        message = mask_secrets(str(error).strip()) or type(error).__name__
+        state: State = "failed" if isinstance(error, Exception) else "stopped"  # submitit exits if it is preempted
+        message = mask_secrets("" if isinstance(error, SystemExit) else str(error).strip()) or type(error).__name__
         self._write(replace(self._status, state=state, error=_on_one_line(message)))
 
     def _another_failed(self) -> bool:
@@ -142,7 +142,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     Raises RunError if another process holds the lock, and names that process, or if the folder is not writable. On a
     file system without locks, two processes are not kept apart.
     """
-    lock = FileLock(folder / ".lock")
+    lock = file_lock(folder / ".lock")
     try:
         lock.acquire(timeout=PROBED_S)
     except Timeout:
@@ -153,7 +153,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         ) from None
     except PermissionError as error:
         raise RunError(f"{folder} cannot be written ({error}); see to that, or set output_dir") from error
-    except (OSError, NotImplementedError) as error:
+    except OSError as error:
         log.warning("%s cannot be locked, so start no second command for it: %s", folder, error)
     try:
         clear_unfinished(folder)
@@ -166,27 +166,30 @@ def state_of(folder: Path) -> Status:
     status = read_status(folder) or Status("stopped")
     if status.state != "running":
         return status
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except (OSError, NotImplementedError):  # another process holds it, or the folder is not writable
-        return status
-    lock.release()
-    return replace(status, state="stopped")
+    with suppress(OSError), file_lock(folder / ".lock").acquire(timeout=0):
+        return replace(status, state="stopped")
+    return status  # another process holds the lock, or the folder is not writable
+
+
+def ended_jobs(output_dir: Path) -> list[tuple[str, str, str]]:
+    """Return (run, error, time) of each finished job of the last sweep; the error is "" if the job succeeded."""
+    found = []
+    for path in sorted((output_dir / ENDED).glob("*")):
+        with suppress(OSError, DamagedError):  # another sweep is planned
+            ended_at = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+            found.append((path.stem, read_utf8(path), ended_at))
+    return found
 
 
 def statuses(output_dir: Path) -> dict[str, Status]:
     """Return the state of every run of an output folder. Planned runs that have not begun come last."""
-    folders = sorted(path.parent for path in (output_dir / "runs").glob("*/run.json"))
-    states = {folder.name: state_of(folder) for folder in folders}
-    ended = sorted((output_dir / ENDED).glob("*"))
-    for path in ended:
-        with suppress(OSError):  # another sweep is planned
-            ended_at = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
-            status, error = states.get(path.stem, Status("failed")), _on_one_line(read_utf8(path))
-            if error and status.state != "running" and status.changed <= ended_at:  # the run has not begun again since
-                states[path.stem] = replace(status, state="failed", error=error, changed=ended_at)
-    jobs_ended = Counter(path.stem for path in ended)
+    runs = sorted(path.parent for path in (output_dir / "runs").glob("*/run.json"))
+    states = {folder.name: state_of(folder) for folder in runs}
+    for run, error, ended_at in (ended := ended_jobs(output_dir)):
+        status = states.get(run, Status("failed"))
+        if error and status.state != "running" and status.changed <= ended_at:  # the run has not begun again since
+            states[run] = replace(status, state="failed", error=_on_one_line(error), changed=ended_at)
+    jobs_ended = Counter(run for run, *_ in ended)
     for run, jobs in _planned(output_dir).items():
         status = states.get(run, Status("pending"))
         is_between = status.state == "done" and jobs_ended[run] < jobs > 1  # one job is done, and another is due

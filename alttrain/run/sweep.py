@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from alttrain.config.overrides import (
     compose_config,
     decides_hydra,
     is_training_override,
+    search_path,
     without_hydra,
 )
 from alttrain.config.secrets import mask_secrets
@@ -43,7 +44,7 @@ from alttrain.run.plan import LISTED, Job, job_of, log_plan, write_plan
 from alttrain.run.progress import bar
 from alttrain.run.stages.check import MODEL_STAGES, check_light, check_sources
 from alttrain.run.stages.needs import fit_hardware, refuse_full_disk, refuse_too_large
-from alttrain.run.status import ENDED, Log, read_status, statuses
+from alttrain.run.status import ENDED, Log, ended_jobs, read_status, statuses
 from alttrain.training.distributed import is_follower
 from hydra_plugins.alttrain_jobs import PARENT
 
@@ -51,6 +52,8 @@ log = logging.getLogger("alttrain")
 
 ABOVE = "its output above says why"
 STOPPED = Path(".sweep") / "stopped"
+Unseeded = tuple[str, ...]  # a job's overrides, without the seed
+_hydra = partial(initialize_config_module, config_module=CONFIG_MODULE, version_base="1.3")
 
 
 def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
@@ -71,7 +74,7 @@ def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str
 
     Returns "" for a single run.
     """
-    with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+    with _hydra():
         batch = overrides_of(arguments, multirun)
         if not batch:
             return ""
@@ -111,25 +114,13 @@ class Sweep:
         return made or not {*self.run.stages} <= {"check", "report"}
 
 
-@dataclass(frozen=True)
-class _SeedGroup:
-    """Jobs that differ only in their seed. They share a composed config and what it builds."""
-
-    config: DictConfig  # of the first of them
-
-    @cached_property
-    def first(self) -> Run:
-        """The run of the first job. Raises RunError if the config is at fault."""
-        return assemble(self.config)
-
-    def run(self, overrides: Sequence[str]) -> Run:
-        """Return the run of one of the jobs: the first one's with the seed of these overrides, and its name."""
-        run, seeds = self.first, [override for override in overrides if override.startswith("seed=")]
-        if not seeds:
-            return run
-        seed = int(seeds[-1].partition("=")[2])
-        name = run_name(self.config, seed, run.changed.treatment)
-        return replace(run, name=name, folder=run.folder.parent / name, seed=seed, config=run.config | {"seed": seed})
+def _seeded(first: Run, its_config: DictConfig, overrides: Sequence[str]) -> Run:
+    """Return the run of a job that differs only in the seed from the `first`. They share all that they are built of."""
+    seed = [override for override in overrides if override.startswith("seed=")]
+    config: Any = OmegaConf.merge(its_config, OmegaConf.from_dotlist(seed))
+    name = run_name(config, first.changed.treatment)
+    settings = first.config | {"seed": config.seed}
+    return replace(first, name=name, folder=first.folder.parent / name, seed=config.seed, config=settings)
 
 
 def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
@@ -138,48 +129,51 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     A job of a run that does not think is left out if its interventions are on thoughts and each applies to another job.
     Raises RunError with the faults of all jobs, before anything runs.
     """
-    groups: dict[tuple[str, ...], _SeedGroup] = {}  # by the overrides without the seed
+    configs: dict[Unseeded, DictConfig] = {}  # of the first job with these overrides
+    firsts: dict[Unseeded, Run] = {}  # its run
     rows: dict[str, Sequence[Example]] = {}  # to train on, by `Run.data`, each read once
     earlier_work = set[str]()  # of the jobs before
-    planned: list[tuple[Job, Run]] = []  # with the hardware that each training needs
+    planned: list[tuple[Unseeded, Job, Run]] = []  # with the hardware that each training needs
     runs: dict[str, list[Run]] = {}  # these, by name
     applied = set[str]()  # interventions
     thoughtless: list[tuple[list[str], NoThoughtError]] = []  # jobs that none of theirs applies to
     faults: dict[str, list[str]] = {}  # with the jobs that have each
     launcher = ""
-    with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+    with _hydra():
         batch = overrides_of(arguments, multirun)
-        if not batch:
-            return None
-        log.info("plan      checking %d jobs before the first starts", len(batch))
-        for overrides in batch:
-            if (unseeded := _unseeded(overrides)) not in groups:
-                try:
-                    config = compose_config(overrides, arguments)
-                except RunError as error:  # two parts that do not go together
-                    faults.setdefault(str(error), []).append(" ".join(overrides))
-                    continue
-                launcher, groups[unseeded] = str(config.hydra.launcher._target_), _SeedGroup(without_hydra(config))
-    here = launcher.endswith(("BasicLauncher", "JoblibLauncher"))  # others may use other machines
+    if not batch:
+        return None
+    log.info("plan      checking %d jobs before the first starts", len(batch))
+    swept_keys = {override.partition("=")[0] for overrides in batch for override in overrides}
     with bar("plan", len(batch)) as advance:
         for overrides in batch:
             advance(1)
-            if _unseeded(overrides) not in groups:
-                continue
             try:
-                run = groups[_unseeded(overrides)].run(overrides)
+                if (unseeded := _unseeded(overrides)) not in configs:
+                    with _hydra():
+                        config = compose_config(overrides, arguments)
+                    if lost := {*map(str, config.hydra.sweeper.params or {})} - swept_keys:
+                        keys = ", ".join(sorted(lost))
+                        raise RunError(f"swept experiments do not sweep their own {keys}; give each its own command")
+                    launcher = str(config.hydra.launcher._target_)
+                    configs[unseeded] = without_hydra(config)
+                if unseeded not in firsts:
+                    firsts[unseeded] = assemble(configs[unseeded])
+                run = _seeded(firsts[unseeded], configs[unseeded], overrides)
+                here = launcher.endswith(("BasicLauncher", "JoblibLauncher"))  # others may use other machines
                 applied |= {benchmark.intervention_name for benchmark in run.intervened_benchmarks}
                 check_light(run, rows.get(run.data), here)
                 if run.data not in rows:
                     rows[run.data] = run.rows
-                run = fit_hardware(run, rows[run.data])
-                job = job_of(run, overrides, () if run.name in runs else rows[run.data], earlier_work)
+                given, run = run.hardware, fit_hardware(run, rows[run.data])
+                words = [*overrides, *run.hardware.overrides(given)]
+                job = job_of(run, words, () if run.name in runs else rows[run.data], earlier_work)
                 if job.state != "done":
                     run.hardware.check()
                     if here:
                         run.hardware.check_gpus()
                         refuse_too_large(run, rows[run.data], MODEL_STAGES & set(run.stages))
-                planned.append((job, run))
+                planned.append((unseeded, job, run))
                 runs.setdefault(run.name, []).append(run)
             except NoThoughtError as error:
                 thoughtless.append((overrides, error))
@@ -187,9 +181,14 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                 for fault in getattr(error, "faults", (str(error),)):
                     faults.setdefault(fault, []).append(" ".join(overrides))
     for overrides, fault in thoughtless:
-        if not {*groups[_unseeded(overrides)].config.intervention} <= applied:  # some apply to no job at all
+        if not {*configs[_unseeded(overrides)].intervention} <= applied:  # some apply to no job at all
             faults.setdefault(str(fault), []).append(" ".join(overrides))
-    jobs = tuple(job for job, _ in planned)
+    jobs = tuple(job for _, job, _ in planned)
+    unfinished = [job for job in jobs if job.state != "done"]
+    devices = sorted({job.devices for job in unfinished})
+    if launcher.endswith("SlurmLauncher") and len(devices) > 1:
+        fault = f"launcher=slurm requests the same devices for all jobs, and these take {devices}; split the command"
+        faults[fault] = [" ".join(job.overrides) for job in unfinished]
     for name, same_name in runs.items():
         try:
             _refuse_clash(same_name)
@@ -200,16 +199,16 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     if faults:
         lines = [f"{fault}\n  in {len(faulty)} of {len(batch)} jobs: {faulty[0]}" for fault, faulty in faults.items()]
         raise RunError("\n".join(["this sweep cannot run:", *lines]).replace("\n", "\n  "))
-    refuse_full_disk([run for _, run in planned])
-    last_run = {_unseeded(job.overrides): run for job, run in planned}
-    counts = Counter(_unseeded(job.overrides) for job in jobs)
+    refuse_full_disk([run for *_, run in planned])
+    last_run = {unseeded: run for unseeded, _, run in planned}
+    counts = Counter(unseeded for unseeded, *_ in planned)
     swept = Sweep(jobs, tuple((last_run[unseeded], count) for unseeded, count in counts.items()))
     if not is_follower():
         output_dir = swept.run.output_dir
         refuse_links((output_dir / STOPPED).parent)
         (output_dir / STOPPED).unlink(missing_ok=True)
         shutil.rmtree(output_dir / ENDED, ignore_errors=True)
-        write_plan(output_dir, jobs, [groups[unseeded].first for unseeded in counts], rows)
+        write_plan(output_dir, jobs, [firsts[unseeded] for unseeded in counts], rows)
     log_plan(jobs)
     _log_untrained(arguments, jobs)
     for unseeded in dict.fromkeys(_unseeded(overrides) for overrides, _ in thoughtless):
@@ -226,7 +225,7 @@ def _log_untrained(arguments: Sequence[str], jobs: Sequence[Job]) -> None:
         log.info("          %s: not for %s, which trains nothing", " ".join(for_training), ", ".join(untrained))
 
 
-def _unseeded(overrides: Sequence[str]) -> tuple[str, ...]:
+def _unseeded(overrides: Sequence[str]) -> Unseeded:
     return tuple(override for override in overrides if not override.startswith("seed="))
 
 
@@ -252,9 +251,9 @@ def _refuse_clash(runs: Sequence[Run]) -> None:
 
 def search_override(hydra: Any) -> list[str]:
     """Return the override that makes another process find the configs of --config-dir. `hydra` is Hydra's own node."""
-    folders = [source.path for source in hydra.runtime.config_sources if "command-line" in source.provider]
-    quoted = ",".join(f"'file://{Path(path).absolute()}'" for path in folders)
-    return [f"hydra.searchpath=[{quoted}]"] if quoted else []
+    own = [source for source in hydra.runtime.config_sources if "command-line" in source.provider]
+    paths = [Path(source.path).absolute() if source.schema == "file" else source.path for source in own]
+    return search_path([f"{source.schema}://{path}" for source, path in zip(own, paths, strict=True)])
 
 
 def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
@@ -273,16 +272,15 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     try:
         # jobs that share a training wait for the first of them, which trains
         with exclusive(output_dir / ".sweep" / name) if leads else nullcontext():
-            hardware = fit_hardware(assemble(config)).hardware if config.trainer.most_devices > 1 else config.trainer
-            if hardware.devices * hardware.nodes > 1 and set(config.stages) != {"report"}:  # made after all jobs
-                _run_in_own_process(config, overrides)
+            if config.trainer.devices * config.trainer.nodes > 1 and set(config.stages) != {"report"}:
+                _run_in_own_process(config, overrides)  # the report is made after all jobs
             else:
                 execute(config, reports=False)
             if leads:
                 write_text(ended, "")
-                errors = [read_utf8(path) for path in ended.parent.iterdir() if path.stem == name]
-                if failed := next(filter(None, errors), ""):
+                if failed := next((error for run, error, _ in ended_jobs(output_dir) if run == name and error), ""):
                     Log(output_dir / "runs" / name).ended(RunError(failed))
+        return
     except Exception as error:  # a library's own, too: of a GPU's memory, of a kernel
         expected = isinstance(error, RunError | ValueError | OSError)
         failure = RunError(str(error) if expected else f"{type(error).__name__}: {error}")
@@ -293,7 +291,7 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
             write_text(ended, str(failure) or type(error).__name__)
             if not config.keep_going:
                 write_text(stopped, name)
-        raise failure from error
+    raise failure  # alone: Hydra keeps it as long as the sweep runs, and the frames of `error` hold models
 
 
 class _ShownError(RunError):

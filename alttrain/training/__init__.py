@@ -155,6 +155,11 @@ class Hardware:
         """Whether FSDP shards the backbone over several devices."""
         return self.strategy == "fsdp" and self.world_size > 1
 
+    def overrides(self, of: "Hardware") -> tuple[str, ...]:
+        """Return the command-line overrides that make these settings out of others."""
+        changed = {key: value for key, value in vars(self).items() if value != getattr(of, key)}
+        return tuple(f"++trainer.{key}={str(value).lower()}" for key, value in changed.items())
+
     def check(self) -> None:
         """Raise ValueError if sample answers need weights that are sharded."""
         if self.samples_every and self.sharded:

@@ -79,8 +79,9 @@ ConfigStore.instance().store(group="hydra/launcher", name="alttrain_ray", node=R
 class RayLauncher(Launcher):
     """Runs each job of a batch as a Ray task, in its own process.
 
-    A job requests `trainer.devices` GPUs if the machine has any, waits until they are free, and sees no others
-    (CUDA_VISIBLE_DEVICES). A worker ends with its job, which frees its memory.
+    A job requests `trainer.devices` GPUs, at most those of one machine of Ray's, waits until they are free, and sees no
+    others (CUDA_VISIBLE_DEVICES). A worker takes the sweep's folder and settings, since those of a cluster that was
+    started elsewhere are others. It ends with its job, which frees its memory.
     """
 
     def __init__(self, address: str | None, cpus: float) -> None:
@@ -93,17 +94,18 @@ class RayLauncher(Launcher):
         """Run the jobs and return one result for each. The result of a failed job holds its error."""
         import ray
 
-        from alttrain.backbone.device import has_gpu_driver
         from alttrain.config import RunError
         from alttrain.run.sweep import search_override
 
         ray.init(address=self.address, include_dashboard=False, log_to_driver=True, ignore_reinit_error=True)
         tasks, search = [], search_override(self.config.hydra)
+        settings = {name: os.environ[name] for name in os.environ if name.startswith("ALTTRAIN_") and name != PARENT}
+        most_gpus = max((node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
         for overrides in job_overrides:
             config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-            gpus = config.trainer.devices if config.trainer.accelerator != "cpu" and has_gpu_driver() else 0
+            gpus = min(config.trainer.devices, most_gpus) if config.trainer.accelerator != "cpu" else 0
             task = ray.remote(num_cpus=self.cpus, num_gpus=gpus, max_calls=1, max_retries=0)(work)
-            tasks.append((overrides, config, task.remote([*search, *overrides])))
+            tasks.append((overrides, config, task.remote([*search, *overrides], os.getcwd(), settings)))
         returns = []
         for overrides, config, future in tasks:
             job_return = JobReturn(overrides=list(overrides), cfg=config, hydra_cfg=config)
@@ -119,16 +121,21 @@ class RayLauncher(Launcher):
         return returns
 
 
-def work(overrides: list[str]) -> str:
-    """Run one job in the worker. Returns its error message, or "" if it succeeds."""
+def work(overrides: list[str], folder: str, settings: Mapping[str, str]) -> str:
+    """Run one job in the worker, in the sweep's folder and with its environment variables.
+
+    Returns its error message, or "" if it succeeds.
+    """
     from hydra import compose, initialize_config_module
 
     from alttrain.config import register
     from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
     from alttrain.run.sweep import run_job
 
+    os.environ.update(settings)
     register()
     try:
+        os.chdir(folder)
         with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
             config = compose(config_name=PRIMARY, overrides=overrides)
         run_job(config, overrides)
