@@ -29,7 +29,7 @@ from alttrain.evaluation.grading.humaneval import code_of, program
 from alttrain.evaluation.grading.maths import equal, written_answer
 from alttrain.evaluation.grading.multiple_choice import chosen_letters, options
 from alttrain.evaluation.grading.short_answer import f1, normalise
-from alttrain.evaluation.judges.rubrics import _bare as said_in
+from alttrain.evaluation.judges.rubrics import bare_reply
 from alttrain.evaluation.protocol import Judge
 from alttrain.evaluation.statistics import pass_at_k
 from alttrain.records import Generation, Judgement
@@ -631,6 +631,10 @@ HEDGED_LETTERS = [
     *("B. Paris is wrong", "B. Paris - incorrect.", "The answer is B? No, I don't know.", "The answer is not B."),
     *("Not Paris", "It is not Paris.", "Paris is wrong", "Paris? No.", "Is it Paris?", "London or Paris", "不选B"),
     *("Answer: A\nAnswer: B", "Answer: B\nOr maybe C", "Answer: B & C", "Answer: B | C", r"Paris is near: \boxed{17}"),
+    *("Answer: B\n\nWait, I made a mistake. The correct answer is C.", "答案:B\n不对,答案:C", r"\boxed{B, C}"),
+    *(r"\boxed{\text{Option B}} or \boxed{\text{Option C}}", r"\boxed{B},\boxed{C}", r"\boxed{B} or \boxed{C}"),
+    *("The answer is B when it rains, but C when it does not.", "The answer is B but it could also be C."),
+    r"\boxed{17}. I would choose B if I had to guess, but no option fits.",
 ]
 HEDGED_NAMES = [
     *("Paris or London", "London or Paris", "Paris; London; Rome", "Paris\nLondon\nRome", "Paris. London. Rome."),
@@ -653,6 +657,11 @@ CHEATS = [
         (ShortAnswer(), "4", answer, "Which?")
         for answer in ("one of 1, 2, ... 9", "1 2 3 4 5", "3 or 4", "It is not 4")
     ),
+    *(
+        (Maths(), "4", rf"\boxed{{\text{{4 {scale}}}}}", "Which?")
+        for scale in ("million", "hundred", "dozen", "squared")
+    ),
+    (ShortAnswer(), "12", r"12\,000", "Which?"),
     (ExactMatch(), "Paris", r"\boxed{Paris}, \boxed{London}", "Which?"),
     *((ExactMatch(), "Paris", answer, "Which?") for answer in DOUBTED),
 ]
@@ -700,6 +709,7 @@ HONEST = [
     (ExactMatch(), "Paris", "Paris. Is there anything else?"),
     (ExactMatch(), "Paris", "The capital? **Paris**. Without a doubt."),
     (ExactMatch(), "Paris", "**Paris** is the answer. I don't think it was ever London."),
+    *((ExactMatch(), gold, r"\boxed{5\,000}") for gold in ("5000", "5,000")),
     (ExactMatch(), "Where's Wally?", "Where's Wally?"),
     (ExactMatch(), "Who Framed Roger Rabbit", "Who Framed Roger Rabbit? It was made in 1988."),
     (ShortAnswer(), "Paris", "It is Paris, not London."),
@@ -846,7 +856,7 @@ def offline(text: str) -> dict[str, Callable[[], object]]:
         "ifeval": lambda: IFEval()(replace(row, gold=instructions)),
         "refusal": lambda: assess_refusal(text, text),
         "english": lambda: is_english(text),
-        "reply": lambda: said_in(text),
+        "reply": lambda: bare_reply(text),
         "parser": lambda: read_thought(text),
         "adherence": lambda: Adherence.of(replace(row, thought=text, answer="")),
     }

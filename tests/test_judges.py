@@ -4,7 +4,6 @@ The guard's class runs for real on a random two-layer model whose tokenizer and 
 """
 
 import json
-import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -512,15 +511,6 @@ def test_granite_guardians_score_is_read_after_what_it_writes_before(
     judge = GraniteGuardian("m", says="refused", criterion="It declines.", custom=True)
     assert list(judge.judge([generation()], context(told))) == [Judgement("g", judge.name, None, raw="I cannot say.")]
     assert told.options["guardian_config"] == {"custom_criteria": "It declines."}
-
-
-def test_numbers_that_are_none_are_no_verdict() -> None:
-    """A model whose numbers overflow gives nan; the likelier word would be the last, and the row no JSON."""
-    told = Told({"\n\n": {"unsafe": math.nan, "safe": 0.4}})
-    (judgement,) = LlamaGuard("m").judge([generation()], context(told))
-    assert judgement == Judgement(
-        "g", "llama_guard", None, error="the judge's model computes no numbers (nan); give it another dtype"
-    )
 
 
 THOUGHT = "<|channel|>analysis<|message|>Is it harmful? It is not.<|end|><|start|>assistant"

@@ -254,6 +254,16 @@ def test_texts_that_repeat_a_prompt_or_a_goal_leave_a_difference_as_it_is(gained
         assert compare(*arms)[0] == pytest.approx(expected)
 
 
+def test_a_difference_between_large_goals_and_small_ones_is_as_uncertain_as_they_are_unlike() -> None:
+    """A goal of 100 prompts counts as much as 100 goals of one, but its prompts move together."""
+    items = [*((("large", f"p{part}", 0)) for part in range(100)), *((f"g{goal}", "p", 0) for goal in range(100))]
+    before = dict.fromkeys(items, False)
+    unlike, _ = compare(before, {item: item[0] != "large" for item in items})
+    assert (unlike.value, unlike.low, unlike.high) == pytest.approx((0.5, 0.006, 0.974), abs=1e-3)
+    alike, _ = compare(before, dict.fromkeys(items, True))
+    assert (alike.value, alike.low, alike.high) == pytest.approx((1.0, 0.943, 1.0), abs=1e-3)
+
+
 def test_comparison_without_decided_pairs_is_nan() -> None:
     found, counts = compare(verdicts(x="?+"), verdicts(x="+?"))
     assert counts == {"n": 0, "gained": 0, "lost": 0, "undecided": 2}

@@ -118,7 +118,8 @@ class Judgements:
 
     def is_unsettled(self, row: Judgement) -> bool:
         """Whether a row has no verdict because of a server, so that the text should be judged again."""
-        is_asked = bool(self.judges[row.judge].servers) and not row.error.startswith((NOT_GENERATED, TOO_LONG))
+        is_asked = bool(self.judges[row.judge].servers) and not row.error.startswith(NOT_GENERATED)
+        is_asked &= TOO_LONG not in row.error  # of one of several guards, too
         return (is_asked and row.error != "") or row.error.startswith(NO_REPLY)
 
     def count_missing(self, judge: str, part: Part) -> int:

@@ -98,6 +98,8 @@ def rate_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate
     interval takes an effective sample size, from the variance between clusters; if all values are equal, it is the
     number of clusters. With one verdict per cluster this is `rate`.
     """
+    if len(set(map(cluster_of, items))) == len(values) and set(values) <= {0, 1}:
+        return rate(int(sum(values)), len(values))
     return mean_of_rates([(values, items)])
 
 
@@ -190,12 +192,12 @@ def compare(first: Verdicts, second: Verdicts) -> tuple[Estimate, dict[str, int]
     if not n:
         return UNKNOWN, counts
     changes = item_means([float(bool(after)) - bool(before) for before, after in found], list(map(item_of, decided)))
-    totals = by_cluster(changes).values()
-    clusters, scale = len(totals) + 2, len(totals) / len(changes)
-    centre = sum(totals) * scale / clusters
-    square = (sum(total**2 for total in totals) * scale**2 + 2) / clusters
+    difference = sum(changes.values()) / len(changes)
+    off = by_cluster({item: (change - difference) / len(changes) for item, change in changes.items()}).values()
+    clusters, centre = len(off) + 2, difference * len(off) / (len(off) + 2)
+    square = (len(off) * (len(off) * sum(own**2 for own in off) + difference**2) + 2) / clusters
     half = Z * math.sqrt((square - centre**2) / clusters)
-    return Estimate(sum(totals) / len(changes), max(-1.0, centre - half), min(1.0, centre + half)), counts
+    return Estimate(difference, max(-1.0, centre - half), min(1.0, centre + half)), counts
 
 
 def sign_flip(differences: Iterable[int]) -> float:

@@ -396,12 +396,12 @@ function numbered(keys) {
 const grouped = (values, clusters) => values.reduce((totals, value, place) => {
   totals[clusters[place]] += value;
   return totals;
-}, Array(Math.max(...clusters) + 1).fill(0));
+}, Array(new Set(clusters).size).fill(0));
 
-/** The centre of Bonett and Price's interval and half its width, from the sums by cluster of n prompts' differences. */
-function spread(totals, n) {
-  const clusters = totals.length + 2, scale = totals.length / n, centre = sum(totals) * scale / clusters;
-  const square = (sum(totals.map((total) => total ** 2)) * scale ** 2 + 2) / clusters;
+/** The centre of Bonett and Price's interval and half its width. `off` has what each cluster adds to the mean's error. */
+function spread(difference, off) {
+  const n = off.length, clusters = n + 2, centre = difference * n / clusters;
+  const square = (n * (n * sum(off.map((own) => own ** 2)) + difference ** 2) + 2) / clusters;
   return { centre, half: Z * Math.sqrt((square - centre ** 2) / clusters) };
 }
 
@@ -413,8 +413,9 @@ function ofRuns(first, second, { prompts, goals }) {
   if (!n) return { n, undecided };
   const items = numbered(decided.map((place) => prompts[place])), texts = grouped(items.map(() => 1), items);
   const arms = [first, second].map((letters) => grouped(decided.map((place) => Number(letters[place])), items).map((hits, item) => hits / texts[item]));
-  const rates = arms.map((own) => sum(own) / n), totals = grouped(arms[1].map((rate, item) => rate - arms[0][item]), numbered(there.map((prompt) => goals[prompt])));
-  return { n, rates, difference: sum(totals) / n, ...spread(totals, n), undecided };
+  const rates = arms.map((own) => sum(own) / n), difference = rates[1] - rates[0], clusters = numbered(there.map((prompt) => goals[prompt]));
+  const off = grouped(arms[1].map((rate, item) => (rate - arms[0][item] - difference) / n), clusters);
+  return { n, rates, difference, ...spread(difference, off), undecided };
 }
 
 /**
@@ -441,8 +442,8 @@ function ofMethods(arms, { prompts, goals }, { students, bound }) {
   }
   const squares = parts.map(([own, freedom, most]) => Math.min(own * student(freedom, students) ** 2, Math.max(own, most) * Z ** 2));
   const rates = fits.map((fit) => fit.mean), difference = rates[1] - rates[0];
-  const half = Math.sqrt(sum(squares)), flat = Array(freedom + 1).fill(difference * n / (freedom + 1));
-  return { n, rates, difference, ...(half > 1e-9 ? { centre: difference, half } : spread(flat, n)), undecided };
+  const half = Math.sqrt(sum(squares));
+  return { n, rates, difference, ...(half > 1e-9 ? { centre: difference, half } : spread(difference, Array(freedom + 1).fill(0))), undecided };
 }
 
 /** The mean over prompts of their means over seeds, the deviations of seeds and clusters, and the residual variance: `statistics._crossed`. */

@@ -86,6 +86,7 @@ _UNIT = re.compile(
     r"(?:[ ./]+[a-zA-Z]+)*(?:\s*\^\s*\{?\d\}?)?$"
 )
 _TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|mathbf|operatorname|rm|bf)\s*\{([^{}]*)\}")
+_SCALE = re.compile(r"\b(?:hundred|thousand|[mb]illion|dozen|squared|cubed)\b")  # words that change a number
 _VERBAL = re.compile(r"\(?[A-Z]\)?|[^\W\d_]{3,}|[^\W\d_]{2,}(?:[\s'’.-]+[^\W\d_]+)+")  # not "ab", a product
 _THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)")
 _PERCENT = re.compile(r"\\?%|\s*\bpercent\b")
@@ -204,7 +205,8 @@ def _after_equals(formula: str) -> str:
 def plain_answer(text: str) -> str:
     """An answer without units, currency and spacing commands, and with LaTeX for Unicode signs."""
     text = text.translate(_SIGNS).replace(r"\varnothing", r"\emptyset")
-    text = re.sub(rf"\A\s*{_TEXT.pattern}\s*\Z", r"\1", text)  # its unit is to be seen
+    if not _SCALE.search(text):
+        text = re.sub(rf"\A\s*{_TEXT.pattern}\s*\Z", r"\1", text)  # its unit is to be seen
     text = re.sub(r",\s*\\!\s*", ",", re.sub(r"\\[dtc]frac", r"\\frac", text))
     text = _UNIT.sub("", _GONE.sub("", text).strip().rstrip(".").strip())
     text = re.sub(r"(?<![\\a-zA-Z])pi\b", r"\\pi", _TEXT.sub(r" \1 ", text))

@@ -5,7 +5,7 @@ the first rule that applies:
 
 1. the last box
 2. the option whose text is the whole answer
-3. a line that has only the answer ("Answer: B"), as the prompts ask for
+3. a line that has only the answer ("Answer: B"), as the prompts ask for, and what is stated after it
 4. a statement ("the answer is (B)", "选B")
 5. a letter that is called right ("C is correct")
 6. the beginning of a line
@@ -30,7 +30,7 @@ _ALSO = (
     r"(?:\s*+(?:[,/、&+|]|[.;,(]*+\s*+(?:[Oo]r|[Aa]lternatively)|and|或者?|和|与)(?:\s+(?:maybe|perhaps|possibly|else|even))*"
     r"\s*\(?(?P<also>[A-Z])\b)?"
 )
-_GO_ON = "because|since|as|for|and|or|is|which|with|by|due|given|rather|according|based|but|not|when|while|so|if"
+_GO_ON = "because|since|as|for|and|or|is|which|with|by|due|rather|according|based"
 """Words after a letter that say more of it; after another one the letter is a word itself, as in "A matter"."""
 _LETTER = (
     rf"{_OPENING}(?:option|choice|选项)?{_OPENING}(?P<one>[A-Z])(?P<more>[A-Z]*+)(?![\w'’]*[a-zA-Z0-9'’])"
@@ -55,7 +55,8 @@ _LINE = re.compile(
     r"^[^\S\n]*[(\[【]?(?P<one>[A-Z])(?P<more>[A-Z]{0,9})(?:[)\]】.:、,]|\s*$|(?=\s*(?:or|and|或|和)\s))" + _ALSO,
     re.M,
 )
-_OPTION_NAME = re.compile(r"^(?i:option|choice)\s+(?=[A-Z]\b)")
+_OPTION_NAME = re.compile(r"\b(?i:option|choice)\s+(?=[A-Z]\b)")
+_LIST = re.compile(r"\(?[A-Z]\)?(?:\s*[,;/&|]\s*\(?[A-Z]\)?)+")
 _EDGES = " \n.。,;:!?\"'"
 _MARKUP = re.compile(rf"{FONT}|[*_`$\\{{}}]|\\[()\[\]]")
 
@@ -110,8 +111,12 @@ def _found(answer: str, choices: Mapping[str, str]) -> Iterator[tuple[set[str], 
     else:
         content = _OPTION_NAME.sub("", _MARKUP.sub("", box).strip())
         yield _same_text(content, choices), "box"
+        if _LIST.fullmatch(content):
+            yield set(re.findall("[A-Z]", content)) & set(choices), "box"
         yield _letters([_LINE, *_STATED], content, choices) or _restated(content, choices), "box"
-    for patterns in (_ALONE, _STATED, _CALLED):
+    if alone := _ALONE[0].search(plain):  # what is stated after it may take it back
+        yield _letters([*_ALONE, *_STATED], plain[alone.start() :], choices), "statement"
+    for patterns in (_STATED, _CALLED):
         yield _letters(patterns, plain, choices), "statement"
     if box is None:
         yield _letters([_LINE], plain, choices), "line"

@@ -64,6 +64,7 @@ def _folded(text: str) -> str:
 
 def _without_latex(text: str) -> str:
     r"""A text without LaTeX's fonts and spaces: \boxed{5\,\text{feet}} holds two words."""
+    text = re.sub(r"(?<=\d)\\[,;: ](?=\d{3}(?!\d))", ",", text)  # thousands
     return re.sub(r"\\[,;: ]", " ", re.sub(FONT, "", text))
 
 

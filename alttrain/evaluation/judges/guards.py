@@ -6,7 +6,6 @@ verdicts together have less than `decisive_mass` of the probability, or if the t
 A blank answer is not shown to the model; it is undecided. An answer that is too long is an error; nothing is truncated.
 """
 
-import math
 import re
 from abc import abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -155,8 +154,6 @@ def _answers(
     for number, values in scorer.next_token(prompts, [token for tokens in first_tokens for token in tokens]):
         if isinstance(values, Failure):
             yield number, values
-        elif math.isnan(sum(values)):
-            yield number, Failure("the judge's model computes no numbers (nan); give it another dtype", final=True)
         else:
             masses = iter(values)
             yield number, [sum(next(masses) for _ in tokens) for tokens in first_tokens]

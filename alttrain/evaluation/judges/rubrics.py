@@ -83,8 +83,7 @@ class RubricJudge(judge.ModelJudge):
     def _judgement(self, row: Generation, reply: Reply | Failure) -> Judgement:
         if isinstance(reply, Failure):
             return self.failed_judgement(row, reply)
-        # without its closed thought and without markdown's emphasis and fences
-        text, error = re.sub(r"```(?:json)?|[*`]", "", reply.text.rpartition("</think>")[2]).strip(), ""
+        text, error = bare_reply(reply.text), ""
         try:
             judgement = self.read(text, row)
         except ValueError as fault:
@@ -94,6 +93,11 @@ class RubricJudge(judge.ModelJudge):
             error = error or (refuses if text else "the judge's reply is empty")
             judgement = Judgement(row.id, self.name, None, error=error)
         return replace(judgement, raw=reply.text, served=reply.served)
+
+
+def bare_reply(reply: str) -> str:
+    """The reply without its closed thought and without markdown's emphasis and fences."""
+    return re.sub(r"```(?:json)?|[*`]", "", reply.rpartition("</think>")[2]).strip()
 
 
 @dataclass(frozen=True, kw_only=True)
