@@ -418,12 +418,16 @@ def test_a_key_that_is_given_before_the_choice_that_has_it_is_no_fault_beside_an
         "judge@protocol.judges.harmful_rate=llama_guard_3",
     ]
     assert [fault.key for fault in preview([*asked, "limt=3"])[0]] == ["limt"]
+    asked = ["judge@rewrite.guard=llama_guard_3", "method=thinksafe"]  # the method has the place
+    assert [fault.key for fault in preview([*asked, "limt=3"])[0]] == ["limt"]
 
 
 @pytest.mark.parametrize("argument", ["+experiment=demo", "+launcher=ray", "++method=alttrain"])
 def test_a_plus_before_a_part_that_is_there_is_told(argument: str) -> None:
     (found,) = told([argument])
     assert found.endswith(": this part is there; leave the plus sign out"), found
+    (found,) = told(["+benchmark=humaneval"])
+    assert "+benchmark@evaluation.benchmarks.humaneval=humaneval" in found
 
 
 def test_open_value_does_not_hide_other_faults() -> None:

@@ -150,12 +150,19 @@ if not int(os.environ.get("LOCAL_RANK", 0)):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["trainer.strategy=ddp", "adapter.dropout=0.2"],
+        ["trainer.strategy=fsdp", "training/objective=safekey", "training.epochs=3", "adapter=full_bf16"],
+    ],
+    ids=["ddp", "fsdp-whole-heads"],
+)
 def test_a_signal_to_the_leader_alone_stops_all_devices_and_a_resumed_training_ends_the_same(
-    tiny_arguments: list[str], tmp_path: Path, strategy: str
+    tiny_arguments: list[str], tmp_path: Path, more: list[str]
 ) -> None:
-    """With dropout, whose masks on each device are those of an uninterrupted training."""
-    more = ["trainer.devices=2", f"trainer.strategy={strategy}", "adapter.dropout=0.2", "trainer.examples_per_pass=1"]
+    """With dropout, whose masks on each device are those of a whole training; or before the first step of heads."""
+    more = ["trainer.devices=2", "trainer.examples_per_pass=1", *more]
     _, whole = trained(tiny_arguments, tmp_path / "whole", *more)
     (tmp_path / "sitecustomize.py").write_text(STOPPED)
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))

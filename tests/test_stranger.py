@@ -322,6 +322,7 @@ def test_a_packaged_server_gets_its_own_key_alone(monkeypatch: pytest.MonkeyPatc
         ({"_target_": "alttrain.training.Mlflow", "uri": "http://evil.example"}, "uri=http://evil.example"),
         ({"_target_": "alttrain.training.Mlflow", "uri": " \thttp://evil.example"}, "uri=' \thttp://evil.example'"),
         ({"_target_": "alttrain.training.Mlflow", "uri": "databricks"}, "uri=databricks"),
+        ({"_target_": "alttrain.training.Mlflow", "uri": "data\tbricks://p"}, "uri='data\tbricks://p'"),
         (
             {
                 "_target_": "alttrain.evaluation.grading.HumanEval",
@@ -330,7 +331,7 @@ def test_a_packaged_server_gets_its_own_key_alone(monkeypatch: pytest.MonkeyPatc
             "protocol.judges.x.sandbox.allow_unsandboxed=true",
         ),
     ],
-    ids=["logger", "blanks", "databricks", "sandbox"],
+    ids=["logger", "blanks", "databricks", "tab", "sandbox"],
 )
 def test_what_lets_texts_or_code_out_is_for_the_command_line(
     node: dict[str, Any], argument: str, monkeypatch: pytest.MonkeyPatch
@@ -604,6 +605,13 @@ def test_a_received_protocol_leads_nowhere(tmp_path: Path, caplog: pytest.LogCap
     mend(folder / "evaluation" / "b.alttrain", lambda record: record["provenance"].update(protocol="/../../../x"))
     assert write_report(tmp_path / "outputs").empty
     assert re.search(r"left out .*metrics\.json: protocol=.*accepted as a folder name", caplog.text)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_received_number_without_bounds_stops_no_report(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "outputs" / "runs", {"b": ("harmful_rate", "yn")})
+    mend(folder / "evaluation" / "b.alttrain", lambda record: [one.update(low=None) for one in record["metrics"]])
+    assert not write_report(tmp_path / "outputs").empty
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -574,11 +574,14 @@ def test_what_openais_client_finds_in_the_environment_goes_with_openais_key_alon
     monkeypatch.setenv("A_KEY", SECRET)
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
-    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Gateway: mine\nAuthorization: Bearer the-account's")
+    monkeypatch.setenv(
+        "OPENAI_CUSTOM_HEADERS", "X-Gateway: mine\nAuthorization: Bearer the-account's\nContent-Type: application/json"
+    )
     stub = serve(lambda prompt, before: right(prompt))
     assessed(asking(stub, key_variable=variable), rows(1), context)
     (headers,) = stub.headers
     assert headers["authorization"] == authorization
+    assert headers["content-type"] == "application/json"
     assert {"openai-organization", "x-gateway"} <= headers.keys() or variable != "OPENAI_API_KEY"
     assert not {"openai-organization", "x-gateway"} & headers.keys() or variable == "OPENAI_API_KEY"
 

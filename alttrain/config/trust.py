@@ -58,7 +58,8 @@ OUTPUT_KEYS: Mapping[str, Sequence[str | None]] = {
 """Where Hydra writes its own files, as in conf/. Other places are refused: files there could be overwritten, and
 submitit unpickles what is in its folder."""
 NO_FOLDER = re.compile(r"[\x00-\x20]*[a-z][a-z0-9+.-]*:|(databricks(-uc)?|uc)$", re.IGNORECASE)
-"""What MLflow takes for a server. Like Python's urlsplit, it leaves out blanks and control characters in front."""
+"""What MLflow takes for a server. Like Python's urlsplit, it leaves out blanks and control characters in front.
+Tabs and line breaks, which it leaves out anywhere, are gone before."""
 INTERPOLATION = re.compile(r"\$\{(\w[\w.]*)\}")
 
 
@@ -125,7 +126,11 @@ def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -
         yield Fault(f"{key}.key_variable", variable, f"the key would be sent to {url}: {remedy}")
     if node.get("allow_unsandboxed") and not given_on_command_line("allow_unsandboxed", "true"):
         yield Fault(f"{key}.allow_unsandboxed", True, "this is for the command line, and not for a file; give it there")
-    if name == "alttrain.training.Mlflow" and NO_FOLDER.match(str(uri)) and not given_on_command_line("uri", uri):
+    if (
+        name == "alttrain.training.Mlflow"
+        and NO_FOLDER.match(re.sub(r"[\t\r\n]", "", str(uri)))
+        and not given_on_command_line("uri", uri)
+    ):
         remedy = "if you know that server, give it on the command line"
         yield Fault(f"{key}.uri", uri, f"MLflow would send its key and texts there: {remedy}")
     if name == "alttrain.generation.server.ChildServer":

@@ -253,7 +253,8 @@ class RequestPool(Generic[Key, Request, Answer]):
             return
         lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
         for name in ("OpenAI-Organization", "OpenAI-Project", *(line.partition(":")[0].strip() for line in lines)):
-            request.headers.pop(name, None)
+            if name.lower() not in ("content-length", "content-type", "host"):  # the request needs these
+                request.headers.pop(name, None)
         request.headers["Authorization"] = f"Bearer {self._key}"
 
     async def _worker(self, client: "AsyncOpenAI") -> None:

@@ -196,10 +196,10 @@ def _number(variant: Variant, column: Column, sets: Sequence[Mapping[int, Mappin
         estimate = share(*decided)
     else:  # one number, or a measure without values by text: agreements, and what thoughts recognise
         by_set = [
-            Estimate(*(fmean(metrics[seed][place][end] for seed in known) for end in Estimate._fields))
-            if known
+            Estimate(*(fmean(math.nan if m[end] is None else m[end] for m in own) for end in Estimate._fields))
+            if own
             else UNKNOWN
-            for place in range(len(sets))
+            for own in ([metrics[seed][place] for seed in known] for place in range(len(sets)))
         ]
         estimate = by_set[0] if column.kind == "rate" else mean_of_sets(by_set)
     n = sum(metric["n"] for metric in counted) - undecided

@@ -10,7 +10,7 @@ work, and imports torch only if a model has work to do.
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hydra.errors import HydraException

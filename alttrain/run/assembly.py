@@ -1,8 +1,8 @@
 """Turn a composed config into the typed parts of a run. No part loads weights or imports torch when it is created."""
 
 import functools
-import inspect
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -166,7 +166,7 @@ def judge_settings(node: Mapping[str, Any]) -> dict[str, Any]:
     flat = flatten(shaping_of_judge(node))
     targets = {key: value for key, value in flat.items() if key.rpartition(".")[2] == "_target_"}
     own = {key: locate(target) for key, target in targets.items() if not target.startswith("alttrain.")}
-    code = {f"{key} code": checksum(Path(inspect.getfile(part))) for key, part in own.items()}
+    code = {f"{key} code": checksum(Path(str(sys.modules[part.__module__].__file__))) for key, part in own.items()}
     return flat | code | local_weights(node)
 
 

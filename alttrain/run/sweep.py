@@ -152,7 +152,8 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                 if (unseeded := _unseeded(overrides)) not in configs:
                     with _hydra():
                         config = compose_config(overrides, arguments)
-                    if lost := {*map(str, config.hydra.sweeper.params or {})} - swept_keys:
+                    own = {*map(str, config.hydra.sweeper.params or {})}
+                    if lost := {key for key in own - swept_keys if not is_training_override(key)}:
                         keys = ", ".join(sorted(lost))
                         raise RunError(f"swept experiments do not sweep their own {keys}; give each its own command")
                     launcher = str(config.hydra.launcher._target_)
@@ -165,7 +166,8 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                 check_light(run, rows.get(run.data), here)
                 if run.data not in rows:
                     rows[run.data] = run.rows
-                given, run = run.hardware, fit_hardware(run, rows[run.data])
+                # on Slurm all jobs of a command have the same devices, whether they are still to train or not
+                given, run = run.hardware, fit_hardware(run, rows[run.data], launcher.endswith("SlurmLauncher"))
                 words = [*overrides, *run.hardware.overrides(given)]
                 job = job_of(run, words, () if run.name in runs else rows[run.data], earlier_work)
                 if job.state != "done":

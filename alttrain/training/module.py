@@ -118,6 +118,11 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         mesh = self.device_mesh["data_parallel"]
         for layer in causal_lm(self.model).get_decoder().layers:
             fully_shard(layer, mesh=mesh)
+        if (
+            self.heads is not None
+        ):  # apart, since a group has one dtype, and the backbone's may not be the heads' float32
+            fully_shard(self.heads, mesh=mesh)
+            register_fsdp_forward_method(self.heads, "loss")
         fully_shard(self, mesh=mesh)
         register_fsdp_forward_method(self, "loss")
 
@@ -245,5 +250,10 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"].update(counts)
 
     def on_train_start(self) -> None:
-        """Begin to measure the first step."""
+        """Begin to measure the first step, and let heads that have taken none yet begin with their first."""
         self._step_began = time.monotonic()
+        if self.heads is not None and self.recipe.epochs:
+            marked = self.recipe.objective.last_epochs * (self.total_steps // self.recipe.epochs)
+            if self.global_step <= self.total_steps - marked:  # loading for FSDP makes up a step of theirs
+                for parameter in self.heads.parameters():
+                    self.trainer.optimizers[0].state.pop(parameter, None)

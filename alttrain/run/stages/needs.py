@@ -224,13 +224,14 @@ def refuse_full_disk(runs: Sequence[Run]) -> None:
         )
 
 
-def fit_hardware(run: Run, rows: Sequence[Example] | None = None) -> Run:
+def fit_hardware(run: Run, rows: Sequence[Example] | None = None, trained: bool = False) -> Run:
     """Return the run with hardware settings with which its training fits: the first that do, or else the last.
 
-    `rows` are its training rows before the rewrite; None reads them. Only with `trainer.memory_gib`.
+    `rows` are its training rows before the rewrite; None reads them. A run whose training is done is returned as it is,
+    unless `trained`. Only with `trainer.memory_gib`.
     """
     hardware, recipe = run.hardware, run.training
-    trains = run.needs_training and {"check", "train"} & set(run.stages)
+    trains = (trained or run.needs_training) and {"check", "train"} & set(run.stages)
     if hardware.memory_gib is None or not trains or not recipe.trains or (shape := shape_known(run)) is None:
         return run
     device = detect_device(hardware.accelerator, hardware.memory_gib)
