@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import pickle
 import re
 import sys
@@ -616,9 +617,10 @@ def test_a_received_number_without_bounds_stops_no_report(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("no_figures")
 def test_a_terminal_obeys_nothing_of_a_received_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its label is no markup of rich either, which would hide it or end the command."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
     folder = make_run(tmp_path / "outputs" / "runs", {"b": ("harmful_rate", "yn")})
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(record | {"label": "a \x1b[2J [red]b[/] :fire:"}))

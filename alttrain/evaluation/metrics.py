@@ -30,7 +30,6 @@ counts as undecided in each.
 
 import math
 import operator
-import sys
 from array import array
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -80,7 +79,7 @@ class Summary:
         self.measure, self.says = measure, says
         self.counting = counted_verdict(measure, says)
         self._outcomes: Outcomes = Counter()
-        self._items: list[tuple[str, str]] = []  # what the prompt is after, and its id
+        self._items: list[tuple[int, str]] = []  # what the prompt is after, and its id
         self._written = array("b")
         self._verdicts = array("d")
         self._columns: dict[str, array[float]] = defaultdict(lambda: array("d"))  # by metric; nan where undecided
@@ -111,7 +110,8 @@ class Summary:
             values["opening_pu_rate"] = adherence.opening
             values["recognised_rate"] = adherence.recognised
             values["recognised_answered_rate"] = None if hit is None else hit and adherence.recognised is True
-        self._items.append((sys.intern(subject_of(generation)), sys.intern(generation.id)))
+        item = (int(subject_of(generation), 16), generation.id)
+        self._items.append(self._items[-1] if self._items and self._items[-1] == item else item)  # samples share one
         self._written.append(generation.finish != "error")
         self._verdicts.append(math.nan if verdict is None else verdict)
         for name, value in {**values, "score": score}.items():
@@ -159,15 +159,15 @@ class Summary:
         for outcome, numbers in row_numbers.items():
             if numbers:
                 items = [self._items[number] for number in numbers]
-                thought, answer = ([self._columns[name][number] for number in numbers] for name in TOKENS)
-                used = {"thought": thought, "answer": answer, "total": list(map(operator.add, thought, answer))}
+                thought, answer = (array("d", (self._columns[name][number] for number in numbers)) for name in TOKENS)
+                used = {"thought": thought, "answer": answer, "total": array("d", map(operator.add, thought, answer))}
                 means = {name: mean_by_item(tokens, items) for name, tokens in used.items()}
                 uses.append({"outcome": outcome, "n": len(numbers), **means})
         return uses
 
     def _passes(self) -> list[Metric]:
         """pass@k if prompts have several texts. A prompt with an undecided or cut text is undecided or truncated."""
-        verdicts = defaultdict[tuple[str, str], list[float]](list)
+        verdicts = defaultdict[tuple[int, str], list[float]](list)
         for item, verdict in zip(self._items, self._verdicts, strict=True):
             verdicts[item].append(verdict)
         samples = min(map(len, verdicts.values()), default=0)
