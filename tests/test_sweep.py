@@ -33,7 +33,7 @@ from alttrain.config.overrides import applicable_overrides
 from alttrain.records import Generation, write_json, write_rows, write_sealed, write_text
 from alttrain.report.results import read_csv
 from alttrain.run.app import execute, main
-from alttrain.run.assembly import assemble
+from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import evaluation_folder
 from alttrain.run.plan import Job, job_of, totals
 from alttrain.run.stages.needs import fit_hardware, shape_known
@@ -344,6 +344,13 @@ def test_experiments_that_sweep_themselves_are_not_swept_over(tiny_arguments: li
     with pytest.raises(RunError, match=r"do not sweep their own method; give each its own comm(.|\n)*in 4 of 4 jobs"):
         plan(arguments, multirun=True)
     assert plan([*arguments, "method=demo_alttrain,demo_without_ha"], multirun=True) is not None
+    own = tmp_path / "own" / "experiment"
+    own.mkdir(parents=True)
+    fields = "hydra: {sweeper: {params: {training.learning_rate: '0.1,0.2'}}}"
+    (own / "rates.yaml").write_text(f"# @package _global_\n{fields}\n")
+    arguments = [*without(arguments, "experiment", "rewrite"), f"hydra.searchpath=[file://{own.parent}]"]
+    swept = plan([*arguments, "experiment=rates", "method=no_train"], multirun=True)
+    assert swept is not None  # what it sweeps is of a training, and this method has none
 
 
 def test_jobs_of_one_command_on_slurm_take_the_same_devices(
@@ -357,6 +364,11 @@ def test_jobs_of_one_command_on_slurm_take_the_same_devices(
     with pytest.raises(RunError, match=r"the same devices for all jobs, and these take \[1, 2\](.|\n)*in 2 of 2 jobs"):
         plan([*arguments, "trainer.memory_gib=0.0001"], multirun=True)
     assert plan([*arguments, "trainer.memory_gib=40"], multirun=True) is not None
+    monkeypatch.setattr(Run, "needs_training", property(lambda run: run.seed == 1))  # the other goes on after training
+    arguments = [*without(arguments, "training=none"), "training=demo", "seed=0,1", "trainer.memory_gib=0.0001"]
+    swept = plan(arguments, multirun=True)
+    assert swept is not None
+    assert [job.devices for job in swept.jobs] == [2, 2]
 
 
 def test_a_job_runs_with_the_devices_that_its_training_was_planned_for(tiny_arguments: list[str]) -> None:

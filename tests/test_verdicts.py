@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,9 @@ from alttrain import llm
 from alttrain.config import RunError, register
 from alttrain.config.trust import TRUSTED
 from alttrain.evaluation import Adherence
-from alttrain.records import Generation, Judgement, read_rows
+from alttrain.evaluation.judged import Judgements
+from alttrain.evaluation.judges.judge import NO_REPLY, TOO_LONG
+from alttrain.records import Generation, Judgement, checksum, read_rows
 from alttrain.run.app import execute
 from alttrain.run.assembly import judge_settings
 from alttrain.run.stages.judge import _rate_name
@@ -341,6 +344,21 @@ def test_a_text_that_does_not_fit_a_served_guard_is_undecided_and_not_asked_agai
     assert stub.asked.total() == 0
 
 
+@pytest.mark.parametrize(
+    ("error", "unsettled"),
+    [
+        (f"{TOO_LONG}9 tokens, more than its 4", False),
+        (f"llama_guard: {TOO_LONG}9 tokens, more than its 4", False),  # of one of a majority
+        (f"{NO_REPLY}llama_guard: so; wildguard: {TOO_LONG}9 tokens, more than its 4", True),
+        ("the judge's reply is empty", True),
+        ("", False),
+    ],
+)
+def test_what_no_server_would_change_is_not_asked_again(error: str, unsettled: bool) -> None:
+    judgements: Any = SimpleNamespace(judges={"panel": SimpleNamespace(servers=["http://localhost:1/v1"])})
+    assert Judgements.is_unsettled(judgements, Judgement("a", "panel", None, error=error)) is unsettled
+
+
 def test_a_text_that_a_guard_leaves_open_has_a_reply(run: Run, serve: Serve, tiny_folder: Path, tmp_path: Path) -> None:
     """Its server refuses one text of four, not almost all that it was asked."""
     refused: list[str] = []
@@ -374,6 +392,9 @@ def test_a_class_of_ones_own_is_another_judge_once_its_file_is_another(
     assert before == judge_settings(node)
     path.write_text("class Mine: says = 'refused'\n")
     assert {key for key, value in judge_settings(node).items() if before[key] != value} == {"_target_ code"}
+    path.write_text("import functools\nMine = functools.lru_cache(lambda: None)\n")  # has no source of its own
+    monkeypatch.delitem(sys.modules, "own_judges")
+    assert judge_settings(node)["_target_ code"] == checksum(path)
     assert judge_settings({"_target_": "alttrain.evaluation.RefusalJudge"}).keys() == {"_target_"}
 
 

@@ -118,9 +118,8 @@ class Judgements:
 
     def is_unsettled(self, row: Judgement) -> bool:
         """Whether a row has no verdict because of a server, so that the text should be judged again."""
-        is_asked = bool(self.judges[row.judge].servers) and not row.error.startswith(NOT_GENERATED)
-        is_asked &= TOO_LONG not in row.error  # of one of several guards, too
-        return (is_asked and row.error != "") or row.error.startswith(NO_REPLY)
+        lasting = row.error.startswith(NOT_GENERATED) or TOO_LONG in row.error  # or of one of several guards
+        return row.error.startswith(NO_REPLY) or bool(row.error and self.judges[row.judge].servers and not lasting)
 
     def count_missing(self, judge: str, part: Part) -> int:
         return self.rows - sum(self._judged[judge, part])

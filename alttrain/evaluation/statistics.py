@@ -98,7 +98,7 @@ def rate_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate
     interval takes an effective sample size, from the variance between clusters; if all values are equal, it is the
     number of clusters. With one verdict per cluster this is `rate`.
     """
-    if len(set(map(cluster_of, items))) == len(values) and set(values) <= {0, 1}:
+    if len(set(map(cluster_of, items))) == len(values) and set(values) <= {0, 1}:  # the usual case, at once
         return rate(int(sum(values)), len(values))
     return mean_of_rates([(values, items)])
 

@@ -14,14 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hydra.errors import HydraException
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 
 from alttrain.config import RunError
 
-WIDEST = 10_000  # maximum width of a printed table, in characters
 INTERRUPTED = 130
 """The exit code of a console script that Ctrl-C ended."""
 
@@ -37,12 +32,3 @@ def console_script() -> Iterator[None]:
     except KeyboardInterrupt:
         exec("")  # without it, CPython ends by SIGINT if the interrupt came while a string was executed
         sys.exit(INTERRUPTED)
-
-
-def print_whole(part: Table | Text) -> None:
-    """Print a table or the text below it. Of a table, a narrow console wraps lines: rich would drop columns."""
-    console = Console(markup=False, emoji=False)  # names are free text
-    if isinstance(part, Table):
-        needed = Measurement.get(console, console.options.update(max_width=WIDEST), part).maximum
-        console.width = max(console.width, needed)
-    console.print(part, crop=False)

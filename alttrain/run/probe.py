@@ -36,12 +36,12 @@ from alttrain.report.estimates import SAFETY
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.probes import FILE, made_from
 from alttrain.report.results import write_csv
-from alttrain.run import console_script, print_whole
+from alttrain.run import console_script
 from alttrain.run.ask import load
 from alttrain.run.asking import prompt_text
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, evaluation_folder
-from alttrain.run.progress import bar
+from alttrain.run.progress import bar, print_whole
 from alttrain.run.session import Session
 
 STEPS: tuple[Part, ...] = ("understanding", "assessment")

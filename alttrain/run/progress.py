@@ -1,4 +1,4 @@
-"""The messages of a run: lines on the console and in run.log, and the progress of long work.
+"""What a run prints and logs: texts and tables, lines on the console and in run.log, and the progress of long work.
 
 Progress is a bar on a terminal, else a line every minute, and a note for `alttrain-status`. Parallel jobs print lines
 behind their names, since each bar would overwrite the others.
@@ -13,7 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.table import Table
 from rich.text import Text
 
 from alttrain.config.secrets import mask_secrets, visible
@@ -22,6 +24,7 @@ from hydra_plugins.alttrain_jobs import is_worker
 log = logging.getLogger(__name__)
 
 LINE_S, NOTE_S = 60.0, 5.0  # seconds between two lines, and between two notes
+WIDEST = 10_000  # maximum width of a printed table, in characters
 listeners: list[Callable[[str], None]] = []  # they take the notes: the status of the present run
 
 
@@ -86,6 +89,15 @@ def print_texts(console: Console, texts: Iterable[Text]) -> None:
     for text in texts:
         text.plain = visible(text.plain)
         console.print(text)
+
+
+def print_whole(part: Table | Text) -> None:
+    """Print a table or the text below it. Of a table, a narrow console wraps lines: rich would drop columns."""
+    console = Console(markup=False, emoji=False)  # names are free text
+    if isinstance(part, Table):
+        needed = Measurement.get(console, console.options.update(max_width=WIDEST), part).maximum
+        console.width = max(console.width, needed)
+    console.print(part, crop=False)
 
 
 @contextmanager

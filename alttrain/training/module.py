@@ -118,9 +118,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         mesh = self.device_mesh["data_parallel"]
         for layer in causal_lm(self.model).get_decoder().layers:
             fully_shard(layer, mesh=mesh)
-        if (
-            self.heads is not None
-        ):  # apart, since a group has one dtype, and the backbone's may not be the heads' float32
+        if self.heads is not None:  # apart, since a group has one dtype, and the heads' may not be the backbone's
             fully_shard(self.heads, mesh=mesh)
             register_fsdp_forward_method(self.heads, "loss")
         fully_shard(self, mesh=mesh)

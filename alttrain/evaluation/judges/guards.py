@@ -22,7 +22,7 @@ from alttrain.records import Generation, Judgement
 if TYPE_CHECKING:
     from alttrain.generation.scorer import JudgePrompts, ServedScorer, TokenScorer
 
-CHUNK = 256  # generations that a guard judges at a time; a kill loses at most this many
+CHUNK = 256  # generations that a guard judges at a time; a kill of one guard loses at most this many
 WRITTEN_TOKENS = 64  # tokens that a guard may write beside its verdict: categories, an empty thought
 Share = Annotated[float, Ge(0), Le(1)]
 

@@ -255,7 +255,7 @@ class Majority:
             judge.check(f"{where}.judges.{key}", model_fault)
 
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
-        """Run the judges one after the other; verdicts are yielded while the last one runs."""
+        """Run the judges one after the other; verdicts are yielded while the last one runs. A kill before loses all."""
         *others, last = self.judges.values()
         inner = replace(context, progress=lambda count: None)
         before = [{vote.id: vote for vote in judge.judge(generations, inner)} for judge in others]

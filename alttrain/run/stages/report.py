@@ -42,8 +42,8 @@ from alttrain.report.output import STAMP, file_states, files, inputs, put, tempo
 from alttrain.report.page import write_page
 from alttrain.report.results import evaluations, leave_out, read_csv, write_csv
 from alttrain.report.tables import CELLS, TABLES, add_marks, report_of
-from alttrain.run import print_whole
 from alttrain.run.assembly import Run
+from alttrain.run.progress import print_whole
 from alttrain.run.session import Session
 
 log = logging.getLogger(__name__)
