@@ -133,6 +133,7 @@ def test_losses_and_adapter_are_those_of_one_device(
         torch.testing.assert_close(weight, together[name], atol=1e-5, rtol=2**-7, msg=name)  # a model's are bfloat16
 
 
+BFLOAT16 = "trainer.precision=bfloat16"
 STOPPED = """
 import os, signal
 if not int(os.environ.get("LOCAL_RANK", 0)):
@@ -154,7 +155,7 @@ if not int(os.environ.get("LOCAL_RANK", 0)):
     "more",
     [
         ["trainer.strategy=ddp", "adapter.dropout=0.2"],
-        ["trainer.strategy=fsdp", "training/objective=safekey", "training.epochs=3", "adapter=full_bf16"],
+        ["trainer.strategy=fsdp", "training/objective=safekey", "training.epochs=3", "adapter=full_bf16", BFLOAT16],
     ],
     ids=["ddp", "fsdp-whole-heads"],
 )
