@@ -28,7 +28,10 @@ SLOW_FILES = (
     *("test_doomed",),
 )
 """Files whose tests start whole runs or other processes, so that each takes seconds."""
-LONG_FILES = ("test_grading", "test_rendering", "test_training", "test_protocol", "test_interventions", "test_report")
+LONG_FILES = (
+    *("test_config", "test_grading", "test_rendering", "test_training", "test_protocol", "test_interventions"),
+    "test_report",
+)
 """Files that take longest without their slow tests."""
 SLOW_FIXTURES = {"tiny_arguments", "chromium", "star1", "traces"}
 """Fixtures by which a test makes a whole run, opens a browser, or reads a thousand traces of ../shared."""
