@@ -17,7 +17,8 @@ from alttrain.records import Example, Segment
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads: the threads of two workers wait for each other
+if "ALTTRAIN_TEST_VLLM" not in os.environ:  # before torch loads: threads of two workers wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY_CONTEXT = 512
 

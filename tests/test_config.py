@@ -202,10 +202,11 @@ def test_what_comments_say_to_type_composes(monkeypatch: pytest.MonkeyPatch) -> 
 def options_faults() -> Iterator[str]:
     """What is wrong with any option; those that do not compose are told as well."""
     for options in batches():
+        named = f"{'='.join(options[0])}{' and those beside it' if options[1:] else ''}"
         try:
-            yield from (f"{options}: {fault}" for fault in faults_together(options))
+            yield from (f"{named}: {fault}" for fault in faults_together(options))
         except (HydraException, OmegaConfBaseException) as error:
-            yield f"{options}: {error}"
+            yield f"{named}: {error}"
 
 
 @pytest.mark.slow
