@@ -430,6 +430,7 @@ def test_all_faults_are_told_at_once() -> None:
     assert sorted(keys) == ["adapter.rank", "backbone.context_length", "stages"]
 
 
+@pytest.mark.slow
 def test_a_key_that_is_given_before_the_choice_that_has_it_is_no_fault_beside_another() -> None:
     asked = [
         "protocol.judges.harmful_rate.base_url=http://localhost:1/v1",
@@ -440,6 +441,7 @@ def test_a_key_that_is_given_before_the_choice_that_has_it_is_no_fault_beside_an
     assert [fault.key for fault in preview([*asked, "limt=3"])[0]] == ["limt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argument", ["+experiment=demo", "+launcher=ray", "++method=alttrain"])
 def test_a_plus_before_a_part_that_is_there_is_told(argument: str) -> None:
     (found,) = told([argument])
