@@ -1,5 +1,6 @@
 """A random two-layer backbone with a byte tokenizer: all parts of a real one, in a few hundred kilobytes."""
 
+import gc
 import json
 import os
 import threading
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
+import kept_configs  # noqa: F401
 import pytest
 from stub_server import Say, Serve, Stub
 
@@ -15,6 +17,8 @@ from alttrain.records import Example, Segment
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
+if "ALTTRAIN_TEST_VLLM" not in os.environ:  # before torch loads: threads of two workers wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY_CONTEXT = 512
 
@@ -25,7 +29,10 @@ SLOW_FILES = (
     *("test_doomed",),
 )
 """Files whose tests start whole runs or other processes, so that each takes seconds."""
-LONG_FILES = ("test_grading", "test_rendering", "test_training", "test_protocol", "test_interventions", "test_report")
+LONG_FILES = (
+    *("test_config", "test_grading", "test_rendering", "test_training", "test_protocol", "test_interventions"),
+    "test_report",
+)
 """Files that take longest without their slow tests."""
 SLOW_FIXTURES = {"tiny_arguments", "chromium", "star1", "traces"}
 """Fixtures by which a test makes a whole run, opens a browser, or reads a thousand traces of ../shared."""
@@ -49,6 +56,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         reads_shared = any("shared" in mark.kwargs.get("reason", "") for mark in item.iter_markers("skipif"))
         if item.path.stem in SLOW_FILES or SLOW_FIXTURES & {*getattr(item, "fixturenames", ())} or reads_shared:
             item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now out of the search for garbage, which takes a fifth of a composition otherwise."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -73,12 +73,7 @@ class Killed:
     def measure(self) -> None:
         """Run without a kill: what is written, the folder as each stage begins, and how much each stage does."""
 
-        def begins(stage: str) -> None:
-            for folder in (self.output, self.cache):
-                if folder.exists():
-                    shutil.copytree(folder, self.root / "at" / stage / folder.name)
-
-        told = self._run(begins, lambda *unused: None)[1]
+        told = self._run(self.keep, lambda *unused: None)[1]
         for (stage, began, before), (_, ended, after) in pairwise(told):
             self.seconds[stage], self.operations[stage] = ended - began, after - before
         self.expected = self._hashes()
@@ -89,12 +84,15 @@ class Killed:
             self.bytes[stage] = max(made)
 
     def series(self, aims: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-        """A folder as the first stage begins, killed at each aim, a stage and a kind; anew where one came too late."""
-        while True:
-            self.restore(aims[0][0])
-            kills = [self._kill(stage, kind) for stage, kind in aims]
-            if all(kills):
-                return kills
+        """A folder as the first stage begins, killed at each aim, a stage and a kind; again where one came too late."""
+        self.restore(aims[0][0])
+        kills = []
+        for stage, kind in aims:
+            self.keep("before")
+            while not (kill := self._kill(stage, kind)):
+                self.restore("before")
+            kills.append(kill)
+        return kills
 
     def _kill(self, stage: str, kind: str) -> dict[str, Any]:
         """Kill the command in a stage; nothing where that had ended before."""
@@ -105,11 +103,18 @@ class Killed:
         fell = told[-1][0]
         return {"fell": fell, "kind": kind, "share": round(share, 3)} if died and fell == stage else {}
 
-    def restore(self, stage: str) -> None:
-        """The folder as it was when the stage began."""
+    def keep(self, name: str) -> None:
+        """Copy the folder as it is, as when a stage begins."""
+        shutil.rmtree(self.root / "at" / name, ignore_errors=True)
+        for folder in (self.output, self.cache):
+            if folder.exists():
+                shutil.copytree(folder, self.root / "at" / name / folder.name)
+
+    def restore(self, name: str) -> None:
+        """The folder as it was kept under this name."""
         for folder in (self.output, self.cache):
             shutil.rmtree(folder, ignore_errors=True)
-            if (kept := self.root / "at" / stage / folder.name).exists():
+            if (kept := self.root / "at" / name / folder.name).exists():
                 shutil.copytree(kept, folder)
 
     def finish(self) -> list[str]:

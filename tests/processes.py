@@ -1,6 +1,7 @@
 """Processes that a test started, or that what it tests did."""
 
 import atexit
+import gc
 import multiprocessing
 import os
 import runpy
@@ -11,8 +12,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+
+import kept_configs  # noqa: F401
 
 from alttrain.__main__ import main
 
@@ -38,7 +42,7 @@ class Command:
 
     It works in `folder`, or where the test does. It is forked from a process that has imported torch, transformers,
     peft and Lightning: their imports take longer than a tiny run. The libraries have read their environment there, so a
-    test of what they read starts Python itself.
+    test of what they read starts Python itself. The report has no figures, which take longer than the rest of it.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ def _command(
     folder: Path | None = None,
 ) -> None:
     """In the new process: what a shell does, and the console script or Python."""
+    gc.freeze()  # what was imported is no garbage
     if folder:
         os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests beside it ignores it
@@ -100,6 +105,9 @@ def _command(
             sys.path.insert(0, str(script.parent))
             runpy.run_path(str(script), run_name="__main__")
         else:
+            from alttrain.run.stages import report
+
+            report.draw_all = lambda *unused: nullcontext(list)  # type: ignore[assignment]
             main()
     finally:  # as Python ends. Multiprocessing does neither, and would wait until joblib's idle workers time out
         threading._shutdown()  # type: ignore[attr-defined]

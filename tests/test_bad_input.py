@@ -7,16 +7,8 @@ import pytest
 
 GOOD = '{"prompt": "How do I bake bread?", "label": "benign"}\n'
 DATA = {
-    "empty.jsonl": "",
-    "blank.jsonl": "\n \n",
     "malformed.jsonl": GOOD + '{"prompt": "b",\n',
-    "array.jsonl": GOOD + "[1, 2]\n",
-    "unlabelled.jsonl": GOOD + '{"prompt": "b"}\n',
-    "promptless.jsonl": GOOD + GOOD.replace("How do I bake bread?", "b") + '{"label": "benign"}\n',
-    "mislabelled.jsonl": GOOD + '{"prompt": "b", "label": "evil"}\n',
     "questions.jsonl": '{"Q": "How do I bake bread?", "label": "benign"}\n',
-    "data.xlsx": "x",
-    "ragged.csv": "prompt,label\na,harmful\nb\n",
 }
 LONGEST = 900  # characters; the longest is a list of accepted names
 MOST_LINES = 7
@@ -53,41 +45,21 @@ def local(name: str) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["backbone.source=./no_such", "output_dir=out"], ["backbone.source=./no_such", "no such folder", "hub id"]),
         (["backbone.source=/no/such/model", "output_dir=out"], ["backbone.source=/no/such/model", "give a model"]),
-        (local("absent.jsonl"), ["absent.jsonl", "no such data file"]),
         (local("."), [": no such data file"]),
-        (local("empty.jsonl"), ["empty.jsonl: the file holds no rows"]),
-        (local("blank.jsonl"), ["blank.jsonl: the file holds no rows"]),
         (local("malformed.jsonl"), ["malformed.jsonl:2: malformed JSON"]),
-        (local("array.jsonl"), ["array.jsonl:2: expected a JSON object, found list"]),
-        (local("unlabelled.jsonl"), ["unlabelled.jsonl:2: no label; columns: prompt; set columns.label to"]),
-        (local("promptless.jsonl"), ["promptless.jsonl:3: no prompt; columns: label; set columns.prompt to"]),
-        (local("mislabelled.jsonl"), ["mislabelled.jsonl:2: ", "'label'", "'evil'", "accepted: harmful, benign"]),
-        (local("data.xlsx"), ["data.xlsx: ", "'xlsx'", "accepted: jsonl, json, csv"]),
-        (local("ragged.csv"), ["ragged.csv:3: "]),
         (
             [*local("questions.jsonl"), "dataset.columns.promt=Q"],
             ["columns.promt: no such field", "accepted: id, prompt", "did you mean 'prompt'?"],
         ),
-        ([*local("questions.jsonl"), "dataset.columns.prompt=Frage"], ["'Frage'", "columns: Q, label"]),
         (["benchmark=mine", "output_dir=out"], ["+benchmark@evaluation.benchmarks.mine=mine; there are: advbench,"]),
         ([*local("a_file"), "+dataset.colums={prompt: q}"], ["dataset.colums", "did you mean 'columns'"]),
         (["output_dir=a_file"], ["output_dir=a_file", "is not a folder", "set output_dir"]),
-        (["output_dir=a_file/below/it"], ["output_dir=a_file/below/it", "a_file is not a folder", "set output_dir"]),
         (
             ["-m", "seed=0,1", "output_dir=a_file/x"],
             ["output_dir=a_file/x", "a_file is not a folder", "set output_dir"],
         ),
-        (["adapter=none", "output_dir=out"], ["adapter=none", "choose adapter=lora, or training=none"]),
-        (["stages=[rewrit]", "output_dir=out"], ["stages='rewrit'", "accepted: check, rewrite, ", "'rewrite'?"]),
-        (["tag=a/b", "output_dir=out"], ["tag='a/b'", "folder name"]),
         (["tag=../up", "stages=[report]", "output_dir=out"], ["tag='../up'", "folder name"]),
-        (["dataset.amounts.harmful=9999", "output_dir=out"], ["dataset.amounts.harmful=9999", "has only"]),
-        (
-            ["evaluation=safety", "output_dir=out"],
-            ["set data_dir to a folder that holds strongreject/strongreject_dataset"],
-        ),
         (
             ["evaluation=safety", "output_dir=out", "data_dir=data"],
             ["data/strongreject/strongreject_dataset.csv: no such data file"],

@@ -47,10 +47,12 @@ NEEDS = {"multi_turn_live": ["intervention.crescendo.attacker.model_name=m"]}
 """What an experiment cannot run without."""
 MOUNTED = {
     "benchmark": "evaluation.benchmarks.{}",
-    "judge": "protocol.judges.harmful_rate",
+    "judge": "protocol.judges.{}",
     "dataset/source": "dataset.sources.{}",
     "dataset/selection": "dataset",
 }
+ALONE = ("experiment", "method", "launcher", "teacher")
+"""Groups whose options change other parts, or which some configs lack."""
 LINES = {"benchmark": (25, 120), "evaluation": (25, 120)}
 """The most lines and characters of a line, where a group's files have fewer than others."""
 
@@ -79,14 +81,15 @@ def override(group: str, option: str) -> str:
     if group not in MOUNTED:
         return f"{group}={option}"
     there = {"benchmark": composed([]).evaluation.benchmarks, "dataset/source": composed([]).dataset.sources}
+    there["judge"] = composed([]).protocol.judges
     append = "+" if option not in there.get(group, [option]) else ""
     return f"{append}{group}@{MOUNTED[group].format(option)}={option}"
 
 
-def chosen(group: str, option: str) -> list[str]:
-    """Overrides that choose an option and fill the values it leaves open."""
-    choice = override(group, option)
-    return [choice, *(f"{key}=filled" for key in sorted(OmegaConf.missing_keys(composed([choice]))))]
+def chosen(*options: tuple[str, str]) -> list[str]:
+    """Overrides that choose options, each of a group, and fill the values they leave open."""
+    choices = [override(*one) for one in options]
+    return [*choices, *(f"{key}=filled" for key in sorted(OmegaConf.missing_keys(composed(choices))))]
 
 
 def told(overrides: list[str]) -> list[str]:
@@ -122,25 +125,36 @@ def test_all_groups_are_walked() -> None:
     assert not preview([])[0]
 
 
-def option_faults(group: str, option: str) -> Iterator[str]:
-    """What is wrong with an option: faults, what does not resolve, and parts that are not those of its file."""
-    config = composed(chosen(group, option))
+def batches() -> list[list[tuple[str, str]]]:
+    """All options, those together that one config may have: mounted side by side, or one of each group."""
+    groups = {group: [one for one in OPTIONS if one[0] == group] for group, _ in OPTIONS}
+    mounted = [options for group, options in groups.items() if group in MOUNTED]
+    single = [group for group in groups if group not in MOUNTED and (group in ALONE or "/" in group)]
+    alone = [[one] for group in single for one in groups[group]]
+    others = [options for group, options in groups.items() if group not in {*single, *MOUNTED}]
+    return [*mounted, *alone, *([*filter(None, row)] for row in itertools.zip_longest(*others))]
+
+
+def faults_together(options: list[tuple[str, str]]) -> Iterator[str]:
+    """What is wrong with options: faults, what does not resolve, and parts that are not those of their files."""
+    config = composed(chosen(*options))
     found = [str(fault) for fault in faults(config)]
     if found:
         yield from found
         return
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     yield from (f"holds {text!r}" for text in strings(plain) if "${" in text or text == "???")
-    if group in ("experiment", "method", "launcher"):
-        return
-    key = MOUNTED.get(group, group.replace("/", ".")).format(option)
-    raw = yaml.safe_load((CONF / group / f"{option}.yaml").read_text(encoding="utf-8"))
-    own = OmegaConf.select(config, key)
-    if own is None:
-        yield f"is not at {key}"
-    else:
-        said = [name for name in ("_target_", "name") if "${" not in raw.get(name, "${")]
-        yield from (f"has another {name} than its file" for name in said if own[name] != raw[name])
+    for group, option in options:
+        if group in ("experiment", "method", "launcher"):
+            continue
+        key = MOUNTED.get(group, group.replace("/", ".")).format(option)
+        raw = yaml.safe_load((CONF / group / f"{option}.yaml").read_text(encoding="utf-8"))
+        own = OmegaConf.select(config, key)
+        if own is None:
+            yield f"{option} is not at {key}"
+        else:
+            said = [name for name in ("_target_", "name") if "${" not in raw.get(name, "${")]
+            yield from (f"{key} has another {name} than its file" for name in said if own[name] != raw[name])
 
 
 PARTS = {group.partition("/")[0] for group, _ in OPTIONS} | {*RunSchema.__dataclass_fields__, "quick"}
@@ -178,7 +192,7 @@ def test_what_comments_say_to_type_composes(monkeypatch: pytest.MonkeyPatch) -> 
             keys = {one.partition("=")[0] for one in given}
             if len(given) == 1 and tuple(given[0].split("=")) in OPTIONS:
                 continue
-            own = [] if group == "." else [one for one in chosen(group, option) if one.partition("=")[0] not in keys]
+            own = [] if group == "." else [one for one in chosen((group, option)) if one.partition("=")[0] not in keys]
             if found := told(expand_arguments(take_trusted([*own, *given]))):
                 refused[f"{path.relative_to(CONF)}: {' '.join(given)}"] = found
     assert refused == {}
@@ -186,19 +200,20 @@ def test_what_comments_say_to_type_composes(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def options_faults() -> Iterator[str]:
-    """What is wrong with any option; one that does not compose is told as well."""
-    for group, option in OPTIONS:
+    """What is wrong with any option; those that do not compose are told as well."""
+    for options in batches():
+        named = f"{'='.join(options[0])}{' and those beside it' if options[1:] else ''}"
         try:
-            yield from (f"{group}={option}: {fault}" for fault in option_faults(group, option))
+            yield from (f"{named}: {fault}" for fault in faults_together(options))
         except (HydraException, OmegaConfBaseException) as error:
-            yield f"{group}={option}: {error}"
+            yield f"{named}: {error}"
 
 
 @pytest.mark.slow
 def test_every_option_composes_without_fault_and_without_torch() -> None:
     """All in one process of their own, so that what they load is seen."""
     code = (
-        "import json, sys\nimport test_config as test\ntest.register()\n"
+        "import json, sys\nimport kept_configs, test_config as test\ntest.register()\n"
         "wrong = [*test.options_faults()]\n"
         "heavy = {'torch', 'transformers', 'peft', 'pytorch_lightning'} & {*sys.modules}\n"
         "wrong += [f'{name} is loaded' for name in heavy]\n"
@@ -214,10 +229,11 @@ def test_every_option_composes_without_fault_and_without_torch() -> None:
 
 @pytest.mark.slow
 def test_experiments_sweep_only_what_exists() -> None:
+    """Without their benchmarks, which take most of the time; the options are tried with them above."""
     wrong = []
     for experiment in EXPERIMENTS:
         sweep = composed([f"experiment={experiment}"], hydra=True).hydra.sweeper.params or {}
-        swept = [f"{key}={values}" for key, values in sweep.items()]
+        swept = [f"{key}={values}" for key, values in ({"evaluation": "none"} | dict(sweep)).items()]
         found, configs = preview([f"experiment={experiment}", *swept, *NEEDS.get(experiment, [])])
         wrong += [f"experiment={experiment}: {fault}" for fault in found]
         if len({run_name(config) for config in configs}) < len(configs):
@@ -252,7 +268,8 @@ def test_every_experiment_runs_on_any_engine() -> None:
     assert choosing == ["demo"]  # all others leave the engine alone alike, so that one of them is tried with each
     wrong = []
     for experiment, generation in {*itertools.product(["demo", "main"], ENGINES), *((e, "vllm") for e in EXPERIMENTS)}:
-        config = composed([f"experiment={experiment}", f"generation={generation}", *NEEDS.get(experiment, [])])
+        asked = [f"experiment={experiment}", f"generation={generation}", "evaluation=none"]
+        config = composed([*asked, *NEEDS.get(experiment, [])])
         found = [str(fault) for fault in faults(config)]
         if ("slots" in config.generation) != config.generation._target_.endswith("InProcess"):
             found.append("has the slots of another engine")
@@ -352,6 +369,7 @@ def test_mistake_is_told_by_key_value_and_remedy(overrides: list[str], message: 
         ("rewrite.original.short.tokens=-1", r"rewrite\.original\.short\.tokens=-1: .*greater than 0"),
         ("trainer.accelerator=tpu", r"trainer\.accelerator='tpu': .*'auto', 'cpu' or 'gpu'"),
         ("generation.dtype=int4", r"generation\.dtype='int4': .*'auto', 'bfloat16', 'float16' or 'float32'"),
+        ("protocol.decoding.max_new_tokens=0", r"protocol\.decoding\.max_new_tokens=0: .*greater than 0"),
         (
             "evaluation.benchmarks.embedded_harmful.measure=asr",
             r"evaluation\.benchmarks\.embedded_harmful\.measure='asr': .*'harmful_rate', .*'accuracy'",
@@ -412,6 +430,7 @@ def test_all_faults_are_told_at_once() -> None:
     assert sorted(keys) == ["adapter.rank", "backbone.context_length", "stages"]
 
 
+@pytest.mark.slow
 def test_a_key_that_is_given_before_the_choice_that_has_it_is_no_fault_beside_another() -> None:
     asked = [
         "protocol.judges.harmful_rate.base_url=http://localhost:1/v1",
@@ -422,6 +441,7 @@ def test_a_key_that_is_given_before_the_choice_that_has_it_is_no_fault_beside_an
     assert [fault.key for fault in preview([*asked, "limt=3"])[0]] == ["limt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argument", ["+experiment=demo", "+launcher=ray", "++method=alttrain"])
 def test_a_plus_before_a_part_that_is_there_is_told(argument: str) -> None:
     (found,) = told([argument])
@@ -488,10 +508,11 @@ def test_key_of_some_options_of_a_sweep_is_refused_with_each_that_lacks_it(
 
 @pytest.mark.slow
 def test_key_of_options_that_an_experiment_sweeps_is_known() -> None:
-    assert told(["experiment=teacher_swap", "teacher.repairs=2"]) == []
-    (found,) = told(["experiment=teacher_swap", "teacher.writer.temperature=1.0"])
+    swap = ["experiment=teacher_swap", "evaluation=none"]
+    assert told([*swap, "teacher.repairs=2"]) == []
+    (found,) = told([*swap, "teacher.writer.temperature=1.0"])
     assert re.match(r"teacher\.writer\.temperature='1\.0': with teacher=backbone there is no such key", found)
-    (found,) = told(["experiment=teacher_swap", "teacher.repais=2"])
+    (found,) = told([*swap, "teacher.repais=2"])
     assert found == "teacher.repais='2': there is no such key; accepted: name"
 
 

@@ -48,6 +48,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     return assemble(configs[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [one for one in COMMANDS if "judge@" in one])
 def test_a_command_works_as_printed(command: str, tmp_path: Path) -> None:
     assert f"`PYTHONPATH=mine alttrain {command}`" in PAGE

@@ -7,14 +7,16 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import tiny_overrides
-from processes import alttrain
+from processes import Command, alttrain
 from safetensors.torch import load_file
 
 from alttrain import tokenization
@@ -62,11 +64,20 @@ def test_a_stream_begins_where_a_step_does() -> None:
 def started(
     arguments: list[str], folder: Path, *more: str, runs: Sequence[str] = ("-m", "alttrain"), **environment: str
 ) -> "subprocess.Popen[str]":
-    """A process of a run, with its errors in a pipe."""
+    """A process of a run that starts Python, with its errors in a pipe."""
     command = [sys.executable, *runs, *training(arguments, folder), *more]
-    own = {**os.environ, "ALTTRAIN_CACHE": str(folder.parent / "cache"), "OMP_NUM_THREADS": "1", **environment}
-    own.pop("LOCAL_RANK", None)
+    own = {**os.environ, "ALTTRAIN_CACHE": str(folder.parent / "cache"), **environment}
     return subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def forked(arguments: list[str], folder: Path, *more: str, **environment: str) -> Command:
+    """The same without the imports: what it starts itself is another Python, with this environment."""
+    return Command([*training(arguments, folder), *more], ALTTRAIN_CACHE=str(folder.parent / "cache"), **environment)
+
+
+@pytest.fixture(autouse=True)
+def _first_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)  # which Lightning sets where it trained
 
 
 def training(arguments: list[str], folder: Path) -> list[str]:
@@ -77,9 +88,7 @@ def training(arguments: list[str], folder: Path) -> list[str]:
 
 def trained(arguments: list[str], folder: Path, *more: str) -> Trained:
     """The loss of each step, and the adapter, of a run in processes of its own."""
-    own = {"ALTTRAIN_CACHE": str(folder.parent / "cache"), "OMP_NUM_THREADS": "1"}
-    os.environ.pop("LOCAL_RANK", None)
-    done = alttrain([*training(arguments, folder), *more], **own)
+    done = alttrain([*training(arguments, folder), *more], ALTTRAIN_CACHE=str(folder.parent / "cache"))
     assert done.returncode == 0, done.stderr
     return found(folder)
 
@@ -109,21 +118,23 @@ def found(folder: Path) -> Trained:
 @pytest.mark.parametrize(
     ("recipe", "more"),
     [
-        ([], ["trainer.devices=2"]),
         ([], ["trainer.devices=2", "trainer.strategy=fsdp"]),
         (["training/objective=examples"], ["trainer.examples_per_pass=1"]),
-        ([], ["trainer.devices=2", "trainer.examples_per_pass=1"]),
-        (["training/objective=safekey", "training.epochs=3"], ["trainer.devices=2"]),
+        (
+            ["training/objective=safekey", "training.epochs=3"],
+            ["trainer.devices=2", "trainer.examples_per_pass=1"],
+        ),
         (
             ["training/objective=safekey", "training.epochs=3", "adapter=full"],
             ["trainer.devices=2", "trainer.strategy=fsdp", "trainer.examples_per_pass=1"],
         ),
     ],
-    ids=["ddp", "fsdp", "passes", "ddp-passes", "ddp-heads", "fsdp-whole-heads-passes"],
+    ids=["fsdp", "passes", "ddp-heads-passes", "fsdp-whole-heads-passes"],
 )
 def test_losses_and_adapter_are_those_of_one_device(
     tiny_arguments: list[str], tmp_path: Path, on_one: Callable[..., Trained], recipe: list[str], more: list[str]
 ) -> None:
+    """DDP of the response's loss alone is tried on two nodes below."""
     one, alone = on_one(*recipe)
     several, together = trained(tiny_arguments, tmp_path / "several", *recipe, *more)
     assert len(one) == len(several) > 6
@@ -211,9 +222,10 @@ def test_what_another_process_fails_with_is_told_once_and_kept(
     (tmp_path / "sitecustomize.py").write_text(PLANTED)
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     own = {"PYTHONPATH": path, "FAILS": fails}
-    process = started([*flags, *tiny_arguments], tmp_path / "outputs", "trainer.devices=2", **own)
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode != 0
+    with forked([*flags, *tiny_arguments], tmp_path / "outputs", "trainer.devices=2", **own) as command:
+        done = command.wait(300)
+    said = done.stderr
+    assert done.returncode != 0
     assert said.count("the second device cannot") == 1, said
     assert "closed by peer" not in said
     found = statuses(tmp_path / "outputs")[RUN]
@@ -227,17 +239,20 @@ def port() -> str:
         return str(free.getsockname()[1])
 
 
-def node(by: str, number: int, at: str) -> tuple[list[str], dict[str, str]]:
-    """How the process of one of two nodes is started, with a device each; both nodes are this machine."""
+def node(by: str, number: int, at: str) -> dict[str, str]:
+    """What tells the process of one of two nodes, with a device each, where it is; both nodes are this machine."""
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": at}
     if by == "own":
-        return ["-m", "alttrain"], {"NODE_RANK": str(number), **where}
-    if by == "slurm":
-        slurm = {"NTASKS": "2", "NTASKS_PER_NODE": "1", "PROCID": str(number), "NODEID": str(number), "LOCALID": "0"}
-        slurm |= {"STEP_ID": "0", "JOB_ID": "7", "NNODES": "2", "JOB_NAME": "train"}
-        return ["-m", "alttrain"], {f"SLURM_{name}": value for name, value in slurm.items()} | where
-    torchrun = ["torch.distributed.run", "--nnodes=2", f"--node_rank={number}", "--nproc_per_node=1"]
-    return ["-m", *torchrun, "--master_addr=127.0.0.1", f"--master_port={at}", "-m", "alttrain"], {}
+        return {"NODE_RANK": str(number), **where}
+    slurm = {"NTASKS": "2", "NTASKS_PER_NODE": "1", "PROCID": str(number), "NODEID": str(number), "LOCALID": "0"}
+    slurm |= {"STEP_ID": "0", "JOB_ID": "7", "NNODES": "2", "JOB_NAME": "train"}
+    return {f"SLURM_{name}": value for name, value in slurm.items()} | where
+
+
+def torchrun(number: int, at: str) -> list[str]:
+    """How torchrun starts it."""
+    own = ["--nnodes=2", f"--node_rank={number}", "--nproc_per_node=1", "--master_addr=127.0.0.1"]
+    return ["-m", "torch.distributed.run", *own, f"--master_port={at}", "-m", "alttrain"]
 
 
 @pytest.mark.parametrize("by", ["own", "slurm", "torchrun"])
@@ -245,12 +260,18 @@ def test_two_nodes_train_as_one_device_does(
     tiny_arguments: list[str], tmp_path: Path, on_one: Callable[..., Trained], by: str
 ) -> None:
     one, alone = on_one()
-    at, folder, processes = port(), tmp_path / "nodes", []
-    for number in (1, 0):  # the leader comes last, and rewrites while the other waits
-        runs, environment = node(by, number, at)
-        processes.append(started(tiny_arguments, folder, "trainer.nodes=2", runs=runs, **environment))
-    said = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    at, folder = port(), tmp_path / "nodes"
+    own = (tiny_arguments, folder, "trainer.nodes=2")
+    if by == "torchrun":  # the leader comes last, and rewrites while the other waits
+        processes = [started(*own, runs=torchrun(number, at)) for number in (1, 0)]
+        said = [process.communicate(timeout=300)[1] for process in processes]
+        ends = [process.returncode for process in processes]
+    else:
+        with ExitStack() as stack:
+            commands = [stack.enter_context(forked(*own, **node(by, number, at))) for number in (1, 0)]
+            done = [command.wait(300) for command in commands]
+        said, ends = [one.stderr for one in done], [one.returncode for one in done]
+    assert ends == [0, 0], said
     several, together = found(folder)
     assert max(abs(a - b) for a, b in zip(one, several, strict=True)) < 1e-5
     for name, weight in alone.items():
@@ -264,21 +285,19 @@ def test_two_nodes_train_as_one_device_does(
 def test_who_waits_ends_when_the_leader_does(tiny_arguments: list[str], tmp_path: Path, end: str) -> None:
     """The leader cannot train, or is killed once the other waits for it."""
     at, folder = port(), tmp_path / "nodes"
-    wrong = ["training.max_length=1"] if end == "fails" else []
-    processes = []
-    for number in (1, 0):
-        runs, environment = node("own", number, at)
-        processes.append(started([*tiny_arguments, *wrong], folder, "trainer.nodes=2", runs=runs, **environment))
-    other, leader = processes
-    if end == "killed":
-        assert other.stderr is not None
-        assert any(line.startswith("waiting  ") for line in other.stderr)
-        leader.kill()
-    leader.communicate(timeout=120)
-    said = other.communicate(timeout=120)[1]
-    assert leader.returncode != 0
-    assert other.returncode == 1
-    assert ("is gone" if end == "killed" else "is failed") in said
+    arguments = [*tiny_arguments, *(["training.max_length=1"] if end == "fails" else [])]
+    with (
+        forked(arguments, folder, "trainer.nodes=2", **node("own", 1, at)) as other,
+        forked(arguments, folder, "trainer.nodes=2", **node("own", 0, at)) as leader,
+    ):
+        if end == "killed":
+            while other.process.is_alive() and "waiting  " not in other.err.read_text():
+                time.sleep(0.05)
+            leader.process.kill()
+        assert leader.wait(120).returncode != 0
+        done = other.wait(120)
+    assert done.returncode == 1
+    assert ("is gone" if end == "killed" else "is failed") in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,6 @@ FILES = {
     "answered.jsonl": ROW.replace("response", "answer"),
     "empty.jsonl": "",
     "questions.jsonl": ROW.replace("prompt", "Q"),
-    "mislabelled.jsonl": ROW.replace("benign", "evil"),
 }
 TINY = (
     "backbone.name=tiny backbone.context_length=512 output_dir=outputs trainer=cpu training=demo limit=4 "
@@ -160,7 +159,6 @@ def refuses(alttrain: Alttrain, line: str, *words: str) -> str:
         ("backbone.source=./badtokens", ["badtokens: its tokenizer cannot be loaded (", "fetch the model again"]),
         ("backbone.source=./unknown", ["its model_type is 't5', which is no causal language model", "choose"]),
         ("--config-dir=nowhere", ["--config-dir=nowhere: no such folder"]),
-        ("backbone/template=nope", ["backbone/template", "nope", "chatml"]),
         ("backbone/template=r1", ["backbone.template.end='<｜end▁of▁sentence｜>' is not one token", "of its family"]),
         ("backbone.source=./tokenless", ["backbone.source=./tokenless: the folder lacks the tokenizer's files"]),
         ("adapter.target_modules=[query_proj]", ["adapter.target_modules=['query_proj']", "it has down_proj, gate_p"]),
@@ -213,15 +211,10 @@ def refuses(alttrain: Alttrain, line: str, *words: str) -> str:
             "+evaluation.benchmarks.embedded_harmful.human_labels=nowhere.csv",
             ["evaluation.benchmarks.embedded_harmful.human_labels=nowhere.csv: nowhere.csv: no such data file"],
         ),
-        ("judge@protocol.judges.harmful_rate=nope", ["judge", "nope", "refusal"]),
-        ("+protocol.settings.embeded_harmful.max_new_tokens=4", ["protocol.settings.embeded_harmful", "did you mean"]),
-        ("protocol.decoding.max_new_tokens=0", ["protocol.decoding.max_new_tokens=0", "greater than 0"]),
         ("protocol.decoding.samples=4", ["samples", "temperature"]),
         # data
-        (f"{LOCAL}nowhere.jsonl", ["nowhere.jsonl: no such data file"]),
         (f"{LOCAL}empty.jsonl", ["empty.jsonl: the file holds no rows"]),
         (f"{LOCAL}questions.jsonl dataset.columns.prompt=Frage", ["'Frage'", "columns: Q, label"]),
-        (f"{LOCAL}mislabelled.jsonl", ["mislabelled.jsonl:1", "'evil'", "accepted: harmful, benign"]),
         (
             f"{LOCAL}rows.jsonl +dataset.where.label=harmful",
             ["rows.jsonl: no row passes the filter {'label': 'harmful'}"],
@@ -244,11 +237,8 @@ def refuses(alttrain: Alttrain, line: str, *words: str) -> str:
         ("stages=[train]", ["train.jsonl is not there", "stages=[rewrite,train]"]),
         ("tag=other", ["was made with other settings", "adapter.rank", "use tag=NAME"]),
         ("output_dir=rows.jsonl/x", ["output_dir=rows.jsonl/x", "is not a folder"]),
-        ("-m training.learning_rate=0.001,0.002", ["2 jobs would be one run", "give them tags"]),
-        # what a stranger's config might do, and slips
+        # what a stranger's config might do
         ("rewrite._target_=os.system", ["rewrite", "os.system", "trusted=[os]"]),
-        ("training.learnig_rate=1", ["training.learnig_rate", "did you mean 'learning_rate'"]),
-        ("stages=[trian]", ["stages='trian'", "'train'?"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -1,10 +1,11 @@
 """Engines that are servers: what they are asked, that no prompt is lost, and that a started server always ends."""
 
 import json
+import os
 import re
 import signal
-import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 from hydra import compose, initialize_config_module
-from processes import has_ended
+from processes import FORKS, has_ended
 from stub_server import RESET, Say, Serve, Stub
 from tiny import LORA, backbone
 
@@ -373,22 +374,25 @@ def test_a_server_that_does_not_come_up_is_told_with_its_last_lines(renderer: Re
     child().check(None, gpu=False)
 
 
+def serve_on(folder: Path, log: Path, up: Path) -> None:
+    """In a process of its own: a server that would stay a minute."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
+    with child().start(model(Renderer(backbone(folder), load_tokenizer(folder)), log=log)):
+        up.touch()
+        time.sleep(60)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_server_does_not_outlive_a_killed_run(tiny_folder: Path, tmp_path: Path, number: int) -> None:
-    output = tmp_path / "server.log"
-    code = (
-        f"import signal, sys, time; sys.path[:0] = {sys.path!r}\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background is born deaf to it
-        "from pathlib import Path\nfrom test_engines import backbone, child, load_tokenizer, model, Renderer\n"
-        f"folder, log = Path({str(tiny_folder)!r}), Path({str(output)!r})\n"
-        "with child().start(model(Renderer(backbone(folder), load_tokenizer(folder)), log=log)):\n"
-        "    print('up', flush=True)\n    time.sleep(60)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "up\n"
-        process.send_signal(number)
+    output, up = tmp_path / "server.log", tmp_path / "up"
+    process = FORKS.Process(target=serve_on, args=(tiny_folder, output, up))
+    process.start()
+    while process.is_alive() and not up.exists():
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    process.join(30)
+    assert process.exitcode
     assert child_gone(output)
 
 

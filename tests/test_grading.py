@@ -405,15 +405,16 @@ def perturbed(gold: str) -> list[str]:
 
 @pytest.mark.slow
 def test_gold_of_math500() -> None:
-    """Gold answers in eight wordings, the worked solutions, and wrong answers near the gold ones."""
+    """Gold answers in three of eight wordings each, the worked solutions, and wrong answers near the gold ones."""
     right: list[Case] = []
     wrong: list[Case] = []
-    for row in upstream("math500/test.jsonl"):
-        gold = (row["answer"],)
-        right += [(gold, answer, True) for answer in [*formula_written(row["answer"]), row["solution"]]]
+    for number, row in enumerate(upstream("math500/test.jsonl")):
+        gold, written = (row["answer"],), formula_written(row["answer"])
+        some = [written[(3 * number + place) % 8] for place in range(3)]
+        right += [(gold, answer, True) for answer in [*some, row["solution"]]]
         near = perturbed(row["answer"])
         wrong += [(gold, formula_written(answer)[place % 5], False) for place, answer in enumerate(near)]
-    assert len(right) == 4500
+    assert len(right) == 2000
     assert len(wrong) > 1000
     assert misjudged(Maths(), right) == []
     assert misjudged(Maths(), wrong) == []

@@ -203,6 +203,7 @@ def test_the_papers_harmful_mean_is_over_six_sets() -> None:
     assert set(paper.evaluation.benchmarks) == {each for names in means.values() for each in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["r1_act", "alttrain"])
 def test_backbones_that_are_told_who_they_are_share_a_column(name: str, content: dict[str, str]) -> None:
     def of(*overrides: str) -> tuple[str | None, str]:
@@ -482,6 +483,7 @@ def test_evaluated_weights_have_the_protocols_precision_and_others_the_backbones
     assert kept == ["none", "nf4"]
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_protocols_precision_and_of_the_longest_cap() -> None:
     benchmarks = ("gsm8k", "humaneval")
     device = needs.Device("GPU", 80 << 30)

@@ -514,11 +514,15 @@ STRUCTURES = tuple(
 def test_every_structure_keeps_the_rules_in_every_form(
     name: str, renderers: dict[str, Renderer], rows: list[Example]
 ) -> None:
-    """Every fifth row, as it is labelled and relabelled benign, so that the whole trace is reasoned on."""
+    """Every fifth row, as it is labelled and relabelled benign, so that the whole trace is reasoned on.
+
+    Of a thousand rows every structure has other ones, and fewer.
+    """
     register()
     with initialize_config_module("alttrain.conf", version_base="1.3"):
         structure = instantiate(compose("run", overrides=[f"rewrite={name}"]).rewrite)
-    sample = [replace(row, category="privacy") for row in rows[::5]]
+    others = rows[STRUCTURES.index(name) % 15 :: 15] if len(rows) > 200 else rows[::5]
+    sample = [replace(row, category="privacy") for row in others]
     if name == "r1_act":
         sample = [replace(row, **({"answer": ""} if n % 9 else {"thought": ()})) for n, row in enumerate(sample)]  # type: ignore[arg-type]
     trained = []
