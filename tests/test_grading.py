@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import pytest
@@ -140,6 +141,7 @@ def test_phrases_that_state_the_answer(text: str, phrases: list[str]) -> None:
         ("The answer is $x=1$ or $x=2$.", "x=1, x=2"),
         ("The answer is 18 dollars in 2 days.", "18"),
         ("Answer: 3 * 6 = 18", "18"),
+        ("The answer is 0.333...", "0.333..."),
         ("Answer: 2x + y = 4", "2x + y = 4"),
         ("The answer is Evelyn.", "Evelyn"),
         ("She pays $5 and then $1,234.50 more.", "$1,234.50"),
@@ -197,6 +199,12 @@ EQUAL = [
     (r"\emptyset", r"\varnothing", "∅"),
     (r"\text{no}", "No", "NO"),
     (r"\frac{639}{40}", r"15\frac{39}{40}", r"15\frac{39}{40}, \frac{639}{40}"),
+    (r"\frac{1}{3}", r"0.\overline{3}", "0.333...", r"0.\bar{3}", r"0.33333\ldots"),
+    (r"\frac{11}{30}", r"0.3\overline{6}", "0.3666…", r"\frac{33}{90}"),
+    (r"-\frac{23}{11}", r"-2.\overline{09}", "-2.0909..."),
+    (r"(-\infty, 2) \cup [3, 5)", r"x < 2 \text{ or } 3 \le x < 5", r"3 \le x < 5, x < 2"),
+    (r"x < 2 \text{ or } x > 7", r"(-\infty,2)\cup(7,\infty)"),
+    ("17", "= 17", r"=17\text{ cm}"),
     (r"15\mbox{ cm}^2", "15", r"15\text{ cm}^2", "15 cm^2"),
 ]
 
@@ -229,6 +237,12 @@ UNEQUAL = [
     ("0.0000672", "0.0000673"),
     ("0.0000672", "0.000067"),
     (r"\sqrt{51}", "7.14"),
+    (r"\frac{1}{3}", r"0.\overline{4}"),
+    ("0.3", r"0.\overline{3}"),
+    (r"\sqrt{3}", "1.732..."),
+    (r"(-\infty, 2) \cup (3, \infty)", r"x < 2 \text{ or } x \ge 3"),
+    (r"(-\infty, 2) \cup (3, \infty)", "x < 2, x < 2"),
+    (r"(-\infty, 2) \cup (3, \infty)", "2 < x < 3"),
     ("(3,4]", "(3,4)"),
     ("(3,4)", "(4,3)"),
     ("(3,4)", "3, 4"),
@@ -533,6 +547,13 @@ def test_choice_in_many_wordings(wording: str, letter: str, text: str) -> None:
         ("I do not know.", False, "no choice found"),
         ("The answer is E.", False, "no choice found"),
         ("不选A，答案是B。", True, "statement: B"),
+        ("Therefore: B", True, "line: B"),
+        ("Hence, B.", True, "line: B"),
+        ("### B", True, "line: B"),
+        ("So a city it is.", False, "no choice found"),
+        ("<answer>B</answer>", True, "statement: B"),
+        ("<answer> (B) Paris </answer>", True, "statement: B"),
+        ("<answer>A or B</answer>", False, "ambiguous: statement gives A, B"),
     ],
 )
 def test_choice_is_found_and_never_guessed(answer: str, verdict: bool, evidence: str) -> None:
@@ -546,6 +567,9 @@ def test_options_of_a_prompt() -> None:
     assert options("A. lone line") == {}
     assert options("Q?\nA. 1\nB. \nC.\nD\n. 4\nD. 5") == {"A": "1", "B": "", "C": "", "D": "5"}
     assert options("题\nＡ．⼀\nＢ．二") == {"A": "一", "B": "二"}
+    many = "".join(f"\n{letter}. {place}" for place, letter in enumerate(f"{ascii_uppercase}AZ"))
+    assert len(options(many.removesuffix("\nA. 26\nZ. 27") + "\nZ. more")) == 26
+    assert options(many) == {}
 
 
 def test_an_empty_option_is_no_text_that_an_answer_repeats() -> None:
@@ -757,6 +781,8 @@ PROMPT = 'import math\n\n\ndef half(x):\n    return x / 2\n\n\ndef area(r):\n   
         ("```python\ndef area(r):\n    return 1\n```\nor\n```python\ndef area(r):\n    return 2\n```", "return 2"),
         ("```python\ndef area(r):\n    return 1\n```\nUse it:\n```python\nprint(area(3))\n```", "return 1"),
         ("```\nreturn 3\n```\n```\nreturn 4\n```", "return 3"),
+        ("~~~python\ndef area(r):\n    return 10\n~~~\nDone.", "return 10"),
+        ("```bash\npip install x\n```\n```python\nreturn 11\n```", "return 11"),
         ("Sure.\n\ndef area(r):\n    return 5", "return 5"),
         ("  ```py\n  def area(r):\n      return 6\n  ```", "return 6"),
         ("```python\ndef area(r):\n    return 7", "return 7"),
@@ -767,8 +793,24 @@ PROMPT = 'import math\n\n\ndef half(x):\n    return x / 2\n\n\ndef area(r):\n   
 def test_code_of_an_answer(answer: str, code: str) -> None:
     found = code_of(answer, "area")
     assert code in found
-    assert "```" not in found
+    assert re.search("```|~~~|pip|Done", found) is None
     assert not found.startswith("Sure")
+
+
+def test_helpers_in_blocks_of_their_own_are_part_of_the_program() -> None:
+    blocks = [
+        "import math",
+        "area(1)",
+        "def square(r):\n    # twice\n    return r * r",
+        "def area(r):\n    return square(r) / side()",
+        "@staticmethod\ndef side():\n    return 2",
+        "print(area(3))",
+    ]
+    answer = "\n\n".join(f"Then:\n```python\n{block}\n```" for block in blocks)
+    namespace: dict[str, Any] = {}
+    exec(program(answer, PROMPT, "area"), namespace)
+    assert namespace["area"](4) == 8.0
+    assert "area(1)" not in code_of(answer, "area")
 
 
 BODIES = ["    x = half(r)\n    return x", "x = half(r)\n    return x", "x = half(r)\nreturn x"]

@@ -18,7 +18,8 @@ are applied first (`scripts/measure_graders.py` measures both):
 - a percentage equals its number or a hundredth of it
 - decimals are compared exactly, words as words, numerals of other bases together with their base
 - lists must have the same number of members
-- brackets decide whether an interval is open or closed
+- brackets decide whether an interval is open or closed; a union may be written as inequalities
+- a decimal that repeats equals its fraction
 - an integral or sum that is not worked out is not an answer
 """
 
@@ -96,9 +97,14 @@ _NAME = re.compile(
     re.S,
 )
 _POWER = re.compile(r"\s*\\(?:times|cdot)\s*10\s*\^\s*\{?([+-]?\d{1,3})\}?$")
+_REPEATING = re.compile(
+    r"(\d{0,20})\.(\d{0,20}?)(?:\\(?:overline|bar|dot)\s*\{?(\d{1,20})\}?"
+    r"|(?:(\d)\4\4+|(\d{2,20}?)\5+)(?:\.{3}|…|\\[lc]?dots\b))"
+)
 _BASED = re.compile(r"\d+_\{?\d+\}?")
 _BRACKETED = re.compile(r"([(\[])[^()\[\]]*,[^()\[\]]*([)\]])")
 _SEPARATOR = re.compile(r"[,;]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
+_RELATION = re.compile(r"[<>]|\\[lg](?:eq?|t)(?![a-z])")
 _OPERATION = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![a-z])|\\frac\s*\{d\}")
 
 
@@ -157,7 +163,7 @@ def _answer_in_phrase(phrase: str) -> str:
     if formulas := _not_denied(_FORMULA, phrase):
         number = _NAMED.search(phrase[formulas[-1].end() :])
         return number[1].strip() if number else _formulas(phrase, formulas)
-    phrase = phrase.strip().rstrip(".。").strip(" *`")
+    phrase = re.sub(r"(?<!\.)[.。]$", "", phrase.strip()).strip(" *`")  # not the dots of 0.333...
     symbols = _FUNCTIONS.sub("", phrase)
     if not _BARE.search(symbols) and ("=" not in symbols or re.search(r"[a-zA-Z]", symbols)):
         return phrase  # a formula or an equation without dollar signs
@@ -204,14 +210,22 @@ def _after_equals(formula: str) -> str:
 
 def plain_answer(text: str) -> str:
     """An answer without units, currency and spacing commands, and with LaTeX for Unicode signs."""
-    text = text.translate(_SIGNS).replace(r"\varnothing", r"\emptyset")
+    text = _REPEATING.sub(_as_fraction, text.translate(_SIGNS).replace(r"\varnothing", r"\emptyset"))
     if not _SCALE.search(text):
         text = re.sub(rf"\A\s*{_TEXT.pattern}\s*\Z", r"\1", text)  # its unit is to be seen
     text = re.sub(r",\s*\\!\s*", ",", re.sub(r"\\[dtc]frac", r"\\frac", text))
-    text = _UNIT.sub("", _GONE.sub("", text).strip().rstrip(".").strip())
+    text = _UNIT.sub("", _GONE.sub("", text).strip().rstrip(".").strip().lstrip("= "))
     text = re.sub(r"(?<![\\a-zA-Z])pi\b", r"\\pi", _TEXT.sub(r" \1 ", text))
     text = re.sub(r"(\d) +(\d+)/(\d+)", r"\1\\frac{\2}{\3}", re.sub(r"\\frac(\\[a-z]+)", r"\\frac{\1}", text)).strip()
     return text if re.search(r"[(\[]", text) else _THOUSANDS.sub(lambda number: re.sub("[{,}]", "", number[0]), text)
+
+
+def _as_fraction(decimal: re.Match[str]) -> str:
+    r"""A decimal that repeats, such as 0.1\overline{6} or 0.1666..., as a fraction."""
+    whole, once, *repeated = decimal.groups()
+    block = next(filter(None, repeated))
+    nines = 10 ** len(block) - 1
+    return rf"\frac{{{int(f'0{whole}{once}') * nines + int(block)}}}{{{nines * 10 ** len(once)}}}"
 
 
 def equal(gold: str, candidate: str) -> bool:
@@ -251,6 +265,10 @@ def _equal(gold: str, candidate: str) -> bool:
     if _OPERATION.search(candidate) and not _OPERATION.search(gold):
         last_side = re.split(r"=(?![^{}]*\})", candidate)[-1]
         return last_side != candidate and _equal(gold, last_side.strip())
+    if r"\cup" in gold + candidate and _RELATION.search(gold + candidate):  # "x < 2 or x > 3" and its intervals
+        union, ranges = sorted((gold, candidate), key=lambda text: r"\cup" not in text)
+        intervals, bounds = union.split(r"\cup"), _members(ranges)
+        return len(intervals) == len(bounds) and all(any(_equal(i, b) for b in bounds) for i in intervals)
     brackets = _BRACKETED.fullmatch(gold), _BRACKETED.fullmatch(candidate)
     if brackets[0] and (brackets[0].groups() != brackets[1].groups() if brackets[1] else "," in candidate):
         return False
