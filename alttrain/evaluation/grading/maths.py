@@ -63,19 +63,10 @@ _LIST = re.compile(r"[\s,;|/(){}\[\].]*")
 _SPACING = re.compile(r"\\(?:left|right|displaystyle|[,;! ])|[\s{}]|(?<=\\)[dtc](?=frac|binom)")
 _TIMES = re.compile(r"\\times|×|\*")
 _OPERATOR = re.compile(r"\\(?!frac|left|right|text|pi|circ)[a-zA-Z]+|[!|^+*×]|(?<=[\w)}])-")
+_COMMANDS = [r"\pi", r"\infty", r"\sqrt", r"\times", r"\cdot", r"\pm", r"\le", r"\ge", r"\cup", r"\in", r"\emptyset"]
 _SIGNS = str.maketrans(
-    dict(zip("−–，（）＝", "--,()=", strict=True))
-    | {"½": r"\frac{1}{2}", "²": "^2", "³": "^3", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt "}
-    | {
-        "×": r"\times ",
-        "·": r"\cdot ",
-        "±": r"\pm ",
-        "≤": r"\le ",
-        "≥": r"\ge ",
-        "∪": r"\cup ",
-        "∈": r"\in ",
-        "∅": r"\emptyset ",
-    }
+    dict(zip("−–，（）＝½²³", ["-", "-", ",", "(", ")", "=", r"\frac{1}{2}", "^2", "^3"], strict=True))
+    | dict(zip("π∞√×·±≤≥∪∈∅", (f"{command} " for command in _COMMANDS), strict=True))
 )
 _GONE = re.compile(
     r"(?<!\\)\\(?:left|right|displaystyle|quad|[!,;: ])(?![a-zA-Z])|~|\*\*|\\?[$€£¥]|(?<!\\)\\[()\[\]]"
@@ -171,17 +162,20 @@ def _answer_in_phrase(phrase: str) -> str:
     return _numbers(phrase, _not_denied(_NUMBER, phrase), 0) or phrase
 
 
+def _joined(text: str, found: list[re.Match[str]], position: int) -> list[re.Match[str]]:
+    """The match at `position` (0 or -1), with all that commas, "and" or "or" join to it."""
+    runs: list[list[re.Match[str]]] = [[]]
+    for match in found:
+        if runs[-1] and not _JOINS.fullmatch(text[runs[-1][-1].end() : match.start()]):
+            runs.append([])
+        runs[-1].append(match)
+    return runs[position]
+
+
 def _numbers(text: str, numbers: list[re.Match[str]], position: int) -> str:
-    """The number at `position` (0 or -1), with all joined to it if the choice is left open or the text is a list."""
-    runs: list[list[re.Match[str]]] = []
-    for number in numbers:
-        if runs and _JOINS.fullmatch(text[runs[-1][-1].end() : number.start()]):
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    if not runs:
+    """The number at `position`, with all joined to it if the choice is left open or the text is a list."""
+    if not (run := _joined(text, numbers, position)):
         return ""
-    run = runs[position]
     context = text[max(0, run[0].start() - 30) : run[-1].start()]
     listed = re.search(r"\band\b", context) and not text[run[-1].end() :].strip(" .!\n")
     chosen = run if listed or _OPEN.search(context) else [run[position]]
@@ -189,23 +183,15 @@ def _numbers(text: str, numbers: list[re.Match[str]], position: int) -> str:
 
 
 def _formulas(text: str, formulas: list[re.Match[str]]) -> str:
-    """The last formula, with those before it that are joined to it by commas, "and" or "or"."""
-    parts = [formulas[-1]]
-    for formula in reversed(formulas[:-1]):
-        if not _JOINS.fullmatch(text[formula.end() : parts[-1].start()]):
-            break
-        parts.append(formula)
-    joined = ", ".join(next(group for group in part.groups() if group).strip() for part in reversed(parts))
-    if len(parts) > 1:
+    """The last formula, with all joined to it. Of a chain of equalities alone it is the last side."""
+    *others, last = _joined(text, formulas, -1)
+    joined = ", ".join(next(group for group in part.groups() if group).strip() for part in (*others, last))
+    if others:
         return joined
-    percent = re.match(r"\s*(?:\\?%|percent\b)", text[parts[0].end() : parts[0].end() + 20])
-    return f"{_after_equals(joined)}\\%" if percent else _after_equals(joined)
-
-
-def _after_equals(formula: str) -> str:
-    """The last side of a chain of equalities; a single equation stays whole."""
-    sides = re.split(r"(?<![<>\\!])=", formula)
-    return sides[-1].strip() if len(sides) > 2 else formula
+    if len(sides := re.split(r"(?<![<>\\!])=", joined)) > 2:  # a single equation stays whole
+        joined = sides[-1].strip()
+    percent = re.match(r"\s*(?:\\?%|percent\b)", text[last.end() : last.end() + 20])
+    return f"{joined}\\%" if percent else joined
 
 
 def plain_answer(text: str) -> str:

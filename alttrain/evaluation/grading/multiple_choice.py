@@ -53,7 +53,7 @@ _ALONE = [re.compile(rf"^[^\w\n]*(?:{_ANSWER})\s*+[:=]\s*+{_LETTER}[^\w\n]*$", r
 _STATED = [re.compile(rf"(?:{statement})\s*+{_LETTER}") for statement in _STATEMENTS]
 _CALLED = [re.compile(after) for after in _AFTER]
 _LINE = re.compile(
-    r"^#*[^\S\n]*(?:(?i:therefore|thus|hence|so|conclusion|result)[^\S\n]*[:,]?[^\S\n]*)?"
+    r"^#*+[^\S\n]*+(?:(?i:therefore|thus|hence|so|conclusion|result)[^\S\n]*+[:,]?[^\S\n]*+)?"
     r"[(\[【]?(?P<one>[A-Z])(?P<more>[A-Z]{0,9})(?:[)\]】.:、,]|\s*$|(?=\s*(?:or|and|或|和)\s))" + _ALSO,
     re.M,
 )
