@@ -100,20 +100,14 @@ def rate_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate
     """
     if len(set(map(cluster_of, items))) == len(values) and set(values) <= {0, 1}:  # the usual case, at once
         return rate(int(sum(values)), len(values))
-    return mean_of_rates([(values, items)])
+    mean, half, deviations = _clustered(values, items)
+    return _share(mean, half, len(deviations))
 
 
 def mean_of_rates(sets: Sequence[tuple[Sequence[float], Sequence[Hashable]]]) -> Estimate:
     """The mean, with equal weights, of the rates (`rate_by_item`) of several sets, given as (values, items)."""
-    estimates, deviations = [], []
-    for values, items in sets:
-        mean, half, own = _clustered(values, items)
-        if len(own) == len(values) and set(values) <= {0, 1}:
-            estimates.append(rate(int(sum(values)), len(values)))
-        else:
-            estimates.append(_share(mean, half, len(own)))
-        deviations.append(own)
-    return estimates[0] if len(sets) == 1 else mean_of_sets(estimates, deviations)
+    estimates = [rate_by_item(*own) for own in sets]
+    return estimates[0] if len(sets) == 1 else mean_of_sets(estimates, [_clustered(*own)[2] for own in sets])
 
 
 def mean_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate:
@@ -130,9 +124,8 @@ def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[floa
     if not values:
         return math.nan, 0.0, {}
     means = item_means(values, items)
-    mean, deviations = sum(means.values()) / len(means), defaultdict[Hashable, float](float)
-    for item, value in means.items():
-        deviations[cluster_of(item)] += (value - mean) / len(means)
+    mean = sum(means.values()) / len(means)
+    deviations = by_cluster({item: (value - mean) / len(means) for item, value in means.items()})
     squares, clusters = sum(deviation**2 for deviation in deviations.values()), len(deviations)
     variance = squares * clusters / (clusters - 1) if clusters > 1 else 0.0
     return mean, student(clusters - 1) * math.sqrt(variance) if variance else 0.0, deviations
