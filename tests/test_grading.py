@@ -195,6 +195,7 @@ EQUAL = [
     (r"\begin{pmatrix} -1/3 \\ 2 \end{pmatrix}", r"\begin{bmatrix} -\frac13 \\ 2 \end{bmatrix}"),
     ("x^3+3x-6", "3x + x^3 - 6", "-6+3x+x^3"),
     ("6 - 5i", "-5i+6"),
+    (r"\frac{1}{3}E_{1}+e_{2}", r"\frac{1}{3} E_{1} + e_{2}"),
     ("pq", "qp", r"p \cdot q"),
     (r"\emptyset", r"\varnothing", "∅"),
     (r"\text{no}", "No", "NO"),
@@ -204,7 +205,7 @@ EQUAL = [
     (r"-\frac{23}{11}", r"-2.\overline{09}", "-2.0909..."),
     (r"(-\infty, 2) \cup [3, 5)", r"x < 2 \text{ or } 3 \le x < 5", r"3 \le x < 5, x < 2"),
     (r"x < 2 \text{ or } x > 7", r"(-\infty,2)\cup(7,\infty)"),
-    ("17", "= 17", r"=17\text{ cm}"),
+    ("17", "= 17", r"=17\text{ cm}", "17\\"),  # a box with "17\ "
     (r"15\mbox{ cm}^2", "15", r"15\text{ cm}^2", "15 cm^2"),
 ]
 
@@ -232,6 +233,7 @@ UNEQUAL = [
     ("72", r"\text{72 or 73 clips}"),
     ("72", "9" * 5000),
     ("5", "5000"),
+    ("e_1 2", "e_12"),
     (r"\frac{1}{3}", "0.33"),
     (r"\frac{1}{3}", "0.333334"),
     ("0.0000672", "0.0000673"),

@@ -61,6 +61,7 @@ _JOINS = re.compile(r"\s*(?:(?:,|;|\band|\bor|\.\.\.|…|maybe|perhaps|possibly|
 _OPEN = re.compile(r"\b(?:or|one of|either|between|maybe|perhaps|possibly)\b|\.\.\.|…", re.I)
 _LIST = re.compile(r"[\s,;|/(){}\[\].]*")
 _SPACING = re.compile(r"\\(?:left|right|displaystyle|[,;! ])|[\s{}]|(?<=\\)[dtc](?=frac|binom)")
+_BLANKS = re.compile(r"\s+(?!\w)|(?<!\w)\s+")  # that divide nothing
 _TIMES = re.compile(r"\\times|×|\*")
 _OPERATOR = re.compile(r"\\(?!frac|left|right|text|pi|circ)[a-zA-Z]+|[!|^+*×]|(?<=[\w)}])-")
 _COMMANDS = [r"\pi", r"\infty", r"\sqrt", r"\times", r"\cdot", r"\pm", r"\le", r"\ge", r"\cup", r"\in", r"\emptyset"]
@@ -200,7 +201,7 @@ def plain_answer(text: str) -> str:
     if not _SCALE.search(text):
         text = re.sub(rf"\A\s*{_TEXT.pattern}\s*\Z", r"\1", text)  # its unit is to be seen
     text = re.sub(r",\s*\\!\s*", ",", re.sub(r"\\[dtc]frac", r"\\frac", text))
-    text = _UNIT.sub("", _GONE.sub("", text).strip().rstrip(".").strip().lstrip("= "))
+    text = _UNIT.sub("", _GONE.sub("", text).strip().rstrip(".\\").strip().lstrip("= "))
     text = re.sub(r"(?<![\\a-zA-Z])pi\b", r"\\pi", _TEXT.sub(r" \1 ", text))
     text = re.sub(r"(\d) +(\d+)/(\d+)", r"\1\\frac{\2}{\3}", re.sub(r"\\frac(\\[a-z]+)", r"\\frac{\1}", text)).strip()
     return text if re.search(r"[(\[]", text) else _THOUSANDS.sub(lambda number: re.sub("[{,}]", "", number[0]), text)
@@ -239,7 +240,7 @@ def equal(gold: str, candidate: str) -> bool:
 
 
 def _equal(gold: str, candidate: str) -> bool:
-    if gold == candidate or (gold.isalpha() and gold.casefold() == candidate.casefold()):
+    if _BLANKS.sub("", gold) == _BLANKS.sub("", candidate) or (gold.isalpha() and gold.casefold() == candidate.casefold()):
         return True
     if _VERBAL.fullmatch(gold) or _VERBAL.fullmatch(candidate):
         return gold.strip("().").casefold() == candidate.strip("().").casefold()
