@@ -7,7 +7,9 @@ import csv
 import gc
 import json
 import math
+import os
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -918,6 +920,24 @@ def test_a_verifier_that_was_killed_is_started_again() -> None:
     process.kill()
     process.wait()
     assert maths.verify_equal("x+1", "1+x")
+
+
+def test_answers_are_compared_however_many_files_are_open() -> None:
+    """`select` takes no file of a number above 1023."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2000:
+        pytest.skip(f"only {hard} files can be open")
+    maths._process().kill()
+    maths._process().wait()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert maths.verify_equal("x+1", "1+x")
+    finally:
+        maths._process.cache_clear()
+        for number in held:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def thread_seconds(work: Callable[[], Any]) -> float:

@@ -27,7 +27,6 @@ import functools
 import json
 import os
 import re
-import select
 import subprocess
 import sys
 import threading
@@ -35,6 +34,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
+from multiprocessing import connection
 
 from alttrain.evaluation.grading.final_answer import LONGEST, Grader, boxed_answer, is_denied, stated_answers
 from alttrain.records import Generation, Judgement
@@ -240,7 +240,9 @@ def equal(gold: str, candidate: str) -> bool:
 
 
 def _equal(gold: str, candidate: str) -> bool:
-    if _BLANKS.sub("", gold) == _BLANKS.sub("", candidate) or (gold.isalpha() and gold.casefold() == candidate.casefold()):
+    if _BLANKS.sub("", gold) == _BLANKS.sub("", candidate):
+        return True
+    if gold.isalpha() and gold.casefold() == candidate.casefold():
         return True
     if _VERBAL.fullmatch(gold) or _VERBAL.fullmatch(candidate):
         return gold.strip("().").casefold() == candidate.strip("().").casefold()
@@ -299,7 +301,7 @@ def verify_equal(gold: str, candidate: str) -> bool:
         with suppress(BrokenPipeError):  # then it gives no line
             process.stdin.write(json.dumps([gold, candidate]).encode() + b"\n")
             process.stdin.flush()
-        ready, _, _ = select.select([process.stdout], [], [], SECONDS)
+        ready = connection.wait([process.stdout.fileno()], SECONDS)
         line = process.stdout.readline() if ready else b""
         if not line:
             process.kill()
