@@ -806,14 +806,15 @@ def test_helpers_in_blocks_of_their_own_are_part_of_the_program() -> None:
         "import math",
         "area(1)",
         "def square(r):\n    # twice\n    return r * r",
-        "def area(r):\n    return square(r) / side()",
+        "def area(r):\n    return square(r) / side()\n\ndef unit():\n    return 1",
+        "def unit():\n    return 'another'",
         "@staticmethod\ndef side():\n    return 2",
         "print(area(3))",
     ]
     answer = "\n\n".join(f"Then:\n```python\n{block}\n```" for block in blocks)
     namespace: dict[str, Any] = {}
     exec(program(answer, PROMPT, "area"), namespace)
-    assert namespace["area"](4) == 8.0
+    assert (namespace["area"](4), namespace["unit"]()) == (8.0, 1)
     assert "area(1)" not in code_of(answer, "area")
 
 

@@ -192,7 +192,7 @@ def program(answer: str, prompt: str, entry_point: str) -> str:
 
 
 def code_of(answer: str, entry_point: str) -> str:
-    """The last Python fence that defines the entry point, with those that have only definitions, such as its helpers.
+    """The last Python fence that defines the entry point, after those that have only definitions, such as its helpers.
 
     Else the first Python fence, else the first fence, else the whole answer.
     """
@@ -200,7 +200,8 @@ def code_of(answer: str, entry_point: str) -> str:
     python = [code for _, language, code in fences if language.lower() in _PYTHON]
     blocks = [textwrap.dedent(code) for code in python]
     if defining := [code for code in blocks if _defines(code, entry_point)]:
-        return "\n".join(code for code in blocks if code is defining[-1] or not _STATEMENT.search(code))
+        helpers = [code for code in blocks if code is not defining[-1] and not _STATEMENT.search(code)]
+        return "\n".join([*helpers, defining[-1]])
     if fences:
         return python[0] if python else fences[0][2]
     start = _CODE_STARTS.search(answer) if _defines(answer, entry_point) else None

@@ -43,6 +43,8 @@ MEMORY = 4 << 30  # bytes of the process that runs math-verify
 SECONDS = 20.0
 """Time limit for one pair. math-verify's own limits of 5 s are off, since they silently count a pair as unequal."""
 _LOCK = threading.Lock()
+
+# for the answer that is found
 _FORMULA = re.compile(
     rf"\\\[(.{{1,{LONGEST}}}?)\\\]|\\\((.{{1,{LONGEST}}}?)\\\)|\$\$(.{{1,{LONGEST}}}?)\$\$"
     r"|(?<![\\\d])\$(?=[^\s$])((?:\\\$|[^$\n])*?[^\s$\\])\$(?!\d)",
@@ -53,17 +55,18 @@ _NUMBER = re.compile(
     r"(?:\s*/\s*\d[\d,]*)?(?:\s*\\?%|\s*percent\b)?"
 )
 _NAMED = re.compile(rf"\b(?:is|are|equals)\s+(?:(?:exactly|approximately|about)\s+)?({_NUMBER.pattern})")
-_BARE = re.compile(r"[^\W\d_]{3,}")
+_BARE = re.compile(r"[^\W\d_]{3,}")  # a word, not a variable
 _FUNCTIONS = re.compile(
     r"\\(?:begin|end|text|mbox|mathrm|textbf)\s*\{[^}]*\}|\\[a-zA-Z]+|\b(?:sqrt|sin|cos|tan|cot|log|pi|and)\b"
 )
 _JOINS = re.compile(r"\s*(?:(?:,|;|\band|\bor|\.\.\.|…|maybe|perhaps|possibly|it is|\.(?=\s+[Oo]r)|Or)\s*){1,5}")
-_OPEN = re.compile(r"\b(?:or|one of|either|between|maybe|perhaps|possibly)\b|\.\.\.|…", re.I)
-_LIST = re.compile(r"[\s,;|/(){}\[\].]*")
+_OPEN = re.compile(r"\b(?:or|one of|either|between|maybe|perhaps|possibly)\b|\.\.\.|…", re.I)  # leaves the choice open
+_LIST = re.compile(r"[\s,;|/(){}\[\].]*")  # what is between the numbers of a list
+
+# for answers that are compared: how they are written, then what kind they are of
 _SPACING = re.compile(r"\\(?:left|right|displaystyle|[,;! ])|[\s{}]|(?<=\\)[dtc](?=frac|binom)")
 _BLANKS = re.compile(r"\s+(?!\w)|(?<!\w)\s+")  # that divide nothing
 _TIMES = re.compile(r"\\times|×|\*")
-_OPERATOR = re.compile(r"\\(?!frac|left|right|text|pi|circ)[a-zA-Z]+|[!|^+*×]|(?<=[\w)}])-")
 _COMMANDS = [r"\pi", r"\infty", r"\sqrt", r"\times", r"\cdot", r"\pm", r"\le", r"\ge", r"\cup", r"\in", r"\emptyset"]
 _SIGNS = str.maketrans(
     dict(zip("−–，（）＝½²³", ["-", "-", ",", "(", ")", "=", r"\frac{1}{2}", "^2", "^3"], strict=True))
@@ -80,24 +83,25 @@ _UNIT = re.compile(
 )
 _TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|mathbf|operatorname|rm|bf)\s*\{([^{}]*)\}")
 _SCALE = re.compile(r"\b(?:hundred|thousand|[mb]illion|dozen|squared|cubed)\b")  # words that change a number
-_VERBAL = re.compile(r"\(?[A-Z]\)?|[^\W\d_]{3,}|[^\W\d_]{2,}(?:[\s'’.-]+[^\W\d_]+)+")  # not "ab", a product
 _THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)")
 _PERCENT = re.compile(r"\\?%|\s*\bpercent\b")
+_REPEATING = re.compile(
+    r"(\d{0,20})\.(\d{0,20}?)(?:\\(?:overline|bar|dot)\s*\{?(\d{1,20})\}?"
+    r"|(?:(\d)\4\4+|(\d{2,20}?)\5+)(?:\.{3}|…|\\[lc]?dots\b))"
+)
 _NAME = re.compile(
     r"^(?:(?:\([a-z](?:\s*,\s*[a-z])*\)|[a-zA-Z](?:\([a-z]\))?(?=[^,;]*$)(?!.*(?:and|or)\b))\s*="
     r"|[a-zA-Z](?:\([a-z]\))?\s*\\in(?![a-zA-Z]))\s*",
     re.S,
 )
+_OPERATOR = re.compile(r"\\(?!frac|left|right|text|pi|circ)[a-zA-Z]+|[!|^+*×]|(?<=[\w)}])-")  # of a calculation
+_VERBAL = re.compile(r"\(?[A-Z]\)?|[^\W\d_]{3,}|[^\W\d_]{2,}(?:[\s'’.-]+[^\W\d_]+)+")  # not "ab", a product
 _POWER = re.compile(r"\s*\\(?:times|cdot)\s*10\s*\^\s*\{?([+-]?\d{1,3})\}?$")
-_REPEATING = re.compile(
-    r"(\d{0,20})\.(\d{0,20}?)(?:\\(?:overline|bar|dot)\s*\{?(\d{1,20})\}?"
-    r"|(?:(\d)\4\4+|(\d{2,20}?)\5+)(?:\.{3}|…|\\[lc]?dots\b))"
-)
 _BASED = re.compile(r"\d+_\{?\d+\}?")
 _BRACKETED = re.compile(r"([(\[])[^()\[\]]*,[^()\[\]]*([)\]])")
 _SEPARATOR = re.compile(r"[,;]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
 _RELATION = re.compile(r"[<>]|\\[lg](?:eq?|t)(?![a-z])")
-_OPERATION = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![a-z])|\\frac\s*\{d\}")
+_OPERATION = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![a-z])|\\frac\s*\{d\}")  # that is still to be worked out
 
 
 @dataclass(frozen=True)
