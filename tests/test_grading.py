@@ -7,7 +7,9 @@ import csv
 import gc
 import json
 import math
+import os
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import pytest
@@ -140,6 +143,7 @@ def test_phrases_that_state_the_answer(text: str, phrases: list[str]) -> None:
         ("The answer is $x=1$ or $x=2$.", "x=1, x=2"),
         ("The answer is 18 dollars in 2 days.", "18"),
         ("Answer: 3 * 6 = 18", "18"),
+        ("The answer is 0.333...", "0.333..."),
         ("Answer: 2x + y = 4", "2x + y = 4"),
         ("The answer is Evelyn.", "Evelyn"),
         ("She pays $5 and then $1,234.50 more.", "$1,234.50"),
@@ -172,7 +176,7 @@ EQUAL = [
     (r"\frac{1}{2}", "1/2", "0.5", ".5", r"\dfrac12", r"\frac 12", "½", r"50\%"),
     (r"-\frac{3}{4}", "-3/4", "-0.75", r"\frac{-3}{4}", "−0.75"),
     (r"1\frac{4}{5}", "9/5", "1.8", r"\frac95"),
-    (r"\frac{1}{3}", "1/3", "0.333333", "0.33333333"),
+    (r"\frac{1}{3}", "1/3", "0.333333", "0.33333333", r"0.\overline{3}", "0.333...", r"0.\bar{3}", r"0.33333\ldots"),
     ("0.0000672", r"6.72\times 10^{-5}", ".0000672", r"6.72 \cdot 10^{-5}"),
     (r"90^\circ", "90", "90°", r"90^{\circ}", "90 degrees", r"90\text{ degrees}", r"90\degree"),
     (r"3\sqrt{13}", r"3 \sqrt{13}", r"\sqrt{117}", r"3\cdot\sqrt{13}", r"\sqrt{13}\times 3"),
@@ -193,10 +197,16 @@ EQUAL = [
     (r"\begin{pmatrix} -1/3 \\ 2 \end{pmatrix}", r"\begin{bmatrix} -\frac13 \\ 2 \end{bmatrix}"),
     ("x^3+3x-6", "3x + x^3 - 6", "-6+3x+x^3"),
     ("6 - 5i", "-5i+6"),
+    (r"\frac{1}{3}E_{1}+e_{2}", r"\frac{1}{3} E_{1} + e_{2}"),
     ("pq", "qp", r"p \cdot q"),
     (r"\emptyset", r"\varnothing", "∅"),
     (r"\text{no}", "No", "NO"),
     (r"\frac{639}{40}", r"15\frac{39}{40}", r"15\frac{39}{40}, \frac{639}{40}"),
+    (r"\frac{11}{30}", r"0.3\overline{6}", "0.3666…", r"\frac{33}{90}"),
+    (r"-\frac{23}{11}", r"-2.\overline{09}", "-2.0909..."),
+    (r"(-\infty, 2) \cup [3, 5)", r"x < 2 \text{ or } 3 \le x < 5", r"3 \le x < 5, x < 2"),
+    (r"x < 2 \text{ or } x > 7", r"(-\infty,2)\cup(7,\infty)"),
+    ("17", "= 17", r"=17\text{ cm}", "17\\"),  # a box with "17\ "
     (r"15\mbox{ cm}^2", "15", r"15\text{ cm}^2", "15 cm^2"),
 ]
 
@@ -224,11 +234,18 @@ UNEQUAL = [
     ("72", r"\text{72 or 73 clips}"),
     ("72", "9" * 5000),
     ("5", "5000"),
+    ("e_1 2", "e_12"),
     (r"\frac{1}{3}", "0.33"),
     (r"\frac{1}{3}", "0.333334"),
     ("0.0000672", "0.0000673"),
     ("0.0000672", "0.000067"),
     (r"\sqrt{51}", "7.14"),
+    (r"\frac{1}{3}", r"0.\overline{4}"),
+    ("0.3", r"0.\overline{3}"),
+    (r"\sqrt{3}", "1.732..."),
+    (r"(-\infty, 2) \cup (3, \infty)", r"x < 2 \text{ or } x \ge 3"),
+    (r"(-\infty, 2) \cup (3, \infty)", "x < 2, x < 2"),
+    (r"(-\infty, 2) \cup (3, \infty)", "2 < x < 3"),
     ("(3,4]", "(3,4)"),
     ("(3,4)", "(4,3)"),
     ("(3,4)", "3, 4"),
@@ -534,6 +551,13 @@ def test_choice_in_many_wordings(wording: str, letter: str, text: str) -> None:
         ("I do not know.", False, "no choice found"),
         ("The answer is E.", False, "no choice found"),
         ("不选A，答案是B。", True, "statement: B"),
+        ("Therefore: B", True, "line: B"),
+        ("Hence, B.", True, "line: B"),
+        ("### B", True, "line: B"),
+        ("So a city it is.", False, "no choice found"),
+        ("<answer>B</answer>", True, "statement: B"),
+        ("<answer> (B) Paris </answer>", True, "statement: B"),
+        ("<answer>A or B</answer>", False, "ambiguous: statement gives A, B"),
     ],
 )
 def test_choice_is_found_and_never_guessed(answer: str, verdict: bool, evidence: str) -> None:
@@ -547,6 +571,9 @@ def test_options_of_a_prompt() -> None:
     assert options("A. lone line") == {}
     assert options("Q?\nA. 1\nB. \nC.\nD\n. 4\nD. 5") == {"A": "1", "B": "", "C": "", "D": "5"}
     assert options("题\nＡ．⼀\nＢ．二") == {"A": "一", "B": "二"}
+    many = "".join(f"\n{letter}. {place}" for place, letter in enumerate(f"{ascii_uppercase}AZ"))
+    assert len(options(many.removesuffix("\nA. 26\nZ. 27") + "\nZ. more")) == 26
+    assert options(many) == {}
 
 
 def test_an_empty_option_is_no_text_that_an_answer_repeats() -> None:
@@ -758,6 +785,8 @@ PROMPT = 'import math\n\n\ndef half(x):\n    return x / 2\n\n\ndef area(r):\n   
         ("```python\ndef area(r):\n    return 1\n```\nor\n```python\ndef area(r):\n    return 2\n```", "return 2"),
         ("```python\ndef area(r):\n    return 1\n```\nUse it:\n```python\nprint(area(3))\n```", "return 1"),
         ("```\nreturn 3\n```\n```\nreturn 4\n```", "return 3"),
+        ("~~~python\ndef area(r):\n    return 10\n~~~\nDone.", "return 10"),
+        ("```bash\npip install x\n```\n```python\nreturn 11\n```", "return 11"),
         ("Sure.\n\ndef area(r):\n    return 5", "return 5"),
         ("  ```py\n  def area(r):\n      return 6\n  ```", "return 6"),
         ("```python\ndef area(r):\n    return 7", "return 7"),
@@ -768,8 +797,25 @@ PROMPT = 'import math\n\n\ndef half(x):\n    return x / 2\n\n\ndef area(r):\n   
 def test_code_of_an_answer(answer: str, code: str) -> None:
     found = code_of(answer, "area")
     assert code in found
-    assert "```" not in found
+    assert re.search("```|~~~|pip|Done", found) is None
     assert not found.startswith("Sure")
+
+
+def test_helpers_in_blocks_of_their_own_are_part_of_the_program() -> None:
+    blocks = [
+        "import math",
+        "area(1)",
+        "def square(r):\n    # twice\n    return r * r",
+        "def area(r):\n    return square(r) / side()\n\ndef unit():\n    return 1",
+        "def unit():\n    return 'another'",
+        "@staticmethod\ndef side():\n    return 2",
+        "print(area(3))",
+    ]
+    answer = "\n\n".join(f"Then:\n```python\n{block}\n```" for block in blocks)
+    namespace: dict[str, Any] = {}
+    exec(program(answer, PROMPT, "area"), namespace)
+    assert (namespace["area"](4), namespace["unit"]()) == (8.0, 1)
+    assert "area(1)" not in code_of(answer, "area")
 
 
 BODIES = ["    x = half(r)\n    return x", "x = half(r)\n    return x", "x = half(r)\nreturn x"]
@@ -875,6 +921,24 @@ def test_a_verifier_that_was_killed_is_started_again() -> None:
     process.kill()
     process.wait()
     assert maths.verify_equal("x+1", "1+x")
+
+
+def test_answers_are_compared_however_many_files_are_open() -> None:
+    """`select` takes no file of a number above 1023."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2000:
+        pytest.skip(f"only {hard} files can be open")
+    maths._process().kill()
+    maths._process().wait()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert maths.verify_equal("x+1", "1+x")
+    finally:
+        maths._process.cache_clear()
+        for number in held:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def thread_seconds(work: Callable[[], Any]) -> float:

@@ -158,7 +158,14 @@ def test_loose_forms() -> None:
             ("length_constraints:number_words", {"num_words": 3, "relation": "around"}),
             "relation 'around' is not known; accepted: less than, at least",
         ),
-        (("length_constraints:number_words", {"num_words": "3", "relation": "at least"}), "'>=' not supported "),
+        (
+            ("length_constraints:number_words", {"num_words": "3", "relation": "at least"}),
+            "an argument has the wrong type: '>=' not supported ",
+        ),
+        (
+            ("keywords:frequency", {"keyword": 5, "frequency": 3, "relation": "at least"}),
+            "an argument has the wrong type: 'int' object has no attribute 'strip'",
+        ),
     ],
 )
 def test_what_cannot_be_checked_is_undecided(instruction: tuple[str, dict[str, Any]], error: str) -> None:

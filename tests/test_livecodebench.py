@@ -73,6 +73,7 @@ ADD = "class Solution:\n    def add(self, xs: List[int], n: int) -> List[int]:\n
         WHOLE,
         "print(sum(map(int, sys.stdin.read().split())), end='  \\n\\n')",
         "print(sum(map(int, open(0).read().split())))\nsys.exit(1)",
+        "print(sum(map(int, open('/dev/stdin').read().split())))",
         "import sys\nprint('debug', file=sys.stderr)\nprint(sum(map(int, sys.stdin.buffer.readline().split())))",
         "print(f'{sum(map(int, input().split())):.6f}')",
         f"if __name__ == '__main__':\n    {'; '.join(WHOLE.splitlines())}",

@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_module
 from alttrain.config import register
 from alttrain.dataset.sources import embedded_path
 from alttrain.evaluation import Benchmark
-from alttrain.evaluation.interventions import Cut, InterventionContext, Prefill, Step
+from alttrain.evaluation.interventions import Begin, Cut, InterventionContext, Step
 from alttrain.generation import ChildServer, Decoding, InProcessVllm, Server
 from alttrain.generation.engine import Completion, Engine, Model, Prompt
 from alttrain.llm import Failure
@@ -40,7 +40,7 @@ THOUGHT = ("The user wants an explanation.", "This is harmless, because it harms
 CHANGE_NOTHING = {
     "cut at all of it": Cut(share=1.0),
     "assessment by itself": Step(step="assessment", how="same"),
-    "prefix of nothing": Prefill(share=0.0),
+    "nothing": Begin(),
 }
 
 

@@ -182,14 +182,13 @@ class Begin(Intervention):
 
 @dataclass(frozen=True, kw_only=True)
 class Prefill(Intervention):
-    """The first `words` words of the source's thought, or the first `share` of its words.
+    """The first `words` words of the source's thought, by default all of them.
 
     Where the answer then refuses, the model's thought is kept, and `text` and the same words follow it: at most `times`
     times.
     """
 
     words: Annotated[int, Gt(0)] | None = None
-    share: Annotated[float, Ge(0), Le(1)] = 1.0
     times: Annotated[int, Ge(0)] = 0
     text: str = ""
 
@@ -206,8 +205,7 @@ class Prefill(Intervention):
             return None
         ends = [word.end() for word in re.finditer(r"\S+", source.thought)]
         ends[-1:] = [len(source.thought)]
-        count = round(self.share * len(ends)) if self.words is None else min(self.words, len(ends))
-        length = ends[count - 1] if count else 0
+        length = ends[: self.words][-1]
         prefix, then = source.thought[:length], source.thought[length:][:AHEAD]
         if not response.given:
             return Beginning(prefix, then=then)

@@ -204,6 +204,7 @@ def _wrapped(packages: Sequence[Path] = ()) -> list[str]:
         *("--cap-drop", "ALL", *(argument for right in rights for argument in ("--cap-add", f"CAP_{right}"))),
         *("--perms", "0755", "--dir", "/inner", "--perms", "0755", "--dir", "/inner/dev"),
         *(argument for name in devices for argument in ("--dev-bind", f"/dev/{name}", f"/inner/dev/{name}")),
+        *("--symlink", "/tmp/stdin", "/inner/dev/stdin"),  # without /proc: the input of a script
         *("--perms", "1777", "--tmpfs", "/inner/tmp"),  # before the libraries: the interpreter may be below /tmp
         *(*_libraries(""), *_libraries("/inner")),
         *("--perms", "0755", "--dir", f"/inner{_PACKAGES}"),

@@ -100,20 +100,14 @@ def rate_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate
     """
     if len(set(map(cluster_of, items))) == len(values) and set(values) <= {0, 1}:  # the usual case, at once
         return rate(int(sum(values)), len(values))
-    return mean_of_rates([(values, items)])
+    mean, half, deviations = _clustered(values, items)
+    return _share(mean, half, len(deviations))
 
 
 def mean_of_rates(sets: Sequence[tuple[Sequence[float], Sequence[Hashable]]]) -> Estimate:
     """The mean, with equal weights, of the rates (`rate_by_item`) of several sets, given as (values, items)."""
-    estimates, deviations = [], []
-    for values, items in sets:
-        mean, half, own = _clustered(values, items)
-        if len(own) == len(values) and set(values) <= {0, 1}:
-            estimates.append(rate(int(sum(values)), len(values)))
-        else:
-            estimates.append(_share(mean, half, len(own)))
-        deviations.append(own)
-    return estimates[0] if len(sets) == 1 else mean_of_sets(estimates, deviations)
+    estimates = [rate_by_item(*own) for own in sets]
+    return estimates[0] if len(sets) == 1 else mean_of_sets(estimates, [_clustered(*own)[2] for own in sets])
 
 
 def mean_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate:
@@ -130,9 +124,8 @@ def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[floa
     if not values:
         return math.nan, 0.0, {}
     means = item_means(values, items)
-    mean, deviations = sum(means.values()) / len(means), defaultdict[Hashable, float](float)
-    for item, value in means.items():
-        deviations[cluster_of(item)] += (value - mean) / len(means)
+    mean = sum(means.values()) / len(means)
+    deviations = by_cluster({item: (value - mean) / len(means) for item, value in means.items()})
     squares, clusters = sum(deviation**2 for deviation in deviations.values()), len(deviations)
     variance = squares * clusters / (clusters - 1) if clusters > 1 else 0.0
     return mean, student(clusters - 1) * math.sqrt(variance) if variance else 0.0, deviations
@@ -301,22 +294,14 @@ def variation(sets: Sequence[tuple[Values, ...]], most: float = LARGEST_SD) -> V
     untrained model) varies with its items only. `most` is `LARGEST_SD`, or infinite for values that are not
     rates.
     """
-    value, groups = 0.0, list[tuple[dict[Hashable, Any], float, float]]()  # deviations, variance within, freedom
-    slope = [0.0, 0.0]  # of the variant and the baseline: change of the mean per logit
-    residual = [0.0, 0.0]  # variance of the variant and the baseline within seeds
-    between: tuple[dict[int, float], ...] = (defaultdict(float), defaultdict(float))  # deviation of each seed's mean
-    for arms in sets:
-        deviations, within = dict[Hashable, Any](), 0.0
-        for sign, (arm, values) in zip((1, -1), enumerate(arms), strict=False):
-            mean, seed_deviations, own, residual_variance = _crossed(values)
-            value += sign * mean / len(sets)
-            within += residual_variance
-            slope[arm] += mean * (1 - mean) / len(sets)
-            residual[arm] += residual_variance / len(sets) ** 2
-            for seed, deviation in zip(values, seed_deviations, strict=True):
-                between[arm][seed] += sign * float(deviation) / len(sets)
-            deviations = by_cluster(deviations, {cluster: sign * deviation for cluster, deviation in own.items()})
-        freedom = len(deviations) - 1.0
+    count, signs = len(sets), (1, -1)
+    crossed = [[_crossed(values) for values in arms] for arms in sets]
+    value = sum(sign * arm.mean / count for arms in crossed for sign, arm in zip(signs, arms, strict=False))
+    groups = list[tuple[dict[Hashable, Any], float, float]]()  # deviations, variance within, freedom
+    for arms in crossed:
+        signed = zip(signs, arms, strict=False)
+        deviations = by_cluster(*({name: sign * off for name, off in arm.by_cluster.items()} for sign, arm in signed))
+        within, freedom = sum(arm.residual for arm in arms), len(deviations) - 1.0
         for group in [group for group in groups if not group[0].keys().isdisjoint(deviations)]:  # share a cluster
             groups.remove(group)
             deviations, within, freedom = by_cluster(deviations, group[0]), within + group[1], min(freedom, group[2])
@@ -324,20 +309,31 @@ def variation(sets: Sequence[tuple[Values, ...]], most: float = LARGEST_SD) -> V
     parts = []
     for deviations, within, freedom in groups:
         variance = sum(deviation**2 for deviation in deviations.values()) * (freedom + 1) / freedom - within
-        parts.append((max(0.0, variance) / len(sets) ** 2, freedom, math.inf))
-    for arm, by_seed in enumerate(between):
+        parts.append((max(0.0, variance) / count**2, freedom, math.inf))
+    for arm in zip(*crossed, strict=True):  # the variant in all sets, then the baseline
+        by_seed = defaultdict[int, float](float)
+        for table in arm:
+            for seed, deviation in table.by_seed.items():
+                by_seed[seed] += deviation / count
         if (seeds := len(by_seed)) > 1:
-            bound = residual[arm] + (most * slope[arm]) ** 2 / seeds if most < math.inf else most
+            slope = sum(table.mean * (1 - table.mean) / count for table in arm)  # change of the mean per logit
+            residual = sum(table.residual / count**2 for table in arm)
+            bound = residual + (most * slope) ** 2 / seeds if most < math.inf else most
             variance = sum(deviation**2 for deviation in by_seed.values()) * seeds / (seeds - 1)
             parts.append((variance, seeds - 1.0, bound))
     return Variation(value, parts)
 
 
-def _crossed(values: Values) -> tuple[float, Any, dict[Hashable, float], float]:
-    """(mean, deviation of each seed, deviation of each cluster, residual variance of the mean).
+class _Table(NamedTuple):
+    """The mean over a table's items, of each item's mean over the seeds that have a value, and what it varies with."""
 
-    The mean is over items, of each item's mean over the seeds that have a value.
-    """
+    mean: float
+    by_seed: dict[int, float]  # how far each seed moves it
+    by_cluster: dict[Hashable, float]  # how far each cluster does
+    residual: float  # its variance within seeds and items
+
+
+def _crossed(values: Values) -> _Table:
     import numpy as np
 
     items = sorted(next(iter(values.values())))
@@ -356,8 +352,8 @@ def _crossed(values: Values) -> tuple[float, Any, dict[Hashable, float], float]:
     np.add.at(rest, places, (weights * residuals).T)
     freedom = max(1, (len(values) - 1) * (len(numbers) - 1))
     variance = float((rest**2).sum()) * len(numbers) / len(items) / freedom / cells
-    by_seed = (weights * deviations).sum(1) / cells
-    return mean, by_seed, dict(zip(numbers, own.tolist(), strict=True)), variance
+    moves = ((weights * deviations).sum(1) / cells).tolist()
+    return _Table(mean, dict(zip(values, moves, strict=True)), dict(zip(numbers, own.tolist(), strict=True)), variance)
 
 
 def mean_over_seeds(values: Values) -> Estimate:
@@ -380,16 +376,17 @@ def rate_over_seeds(*sets: Values) -> Estimate:
     includes that of `mean_of_sets` of each set's own.
     """
     varied = [variation([(values,)]) for values in sets]
-    share = varied[0] if len(sets) == 1 else variation([(values,) for values in sets])
-    if all(own.half() > ROUNDING for own in varied):
-        return _share(min(1.0, share.value), share.half(), 0)
-    deviations = [_crossed(values)[2] for values in sets]
+    deviations = [_crossed(values).by_cluster for values in sets]
     alone = [_share(min(1.0, v.value), v.half(), len(own)) for v, own in zip(varied, deviations, strict=True)]
-    apart = alone[0] if len(alone) == 1 else mean_of_sets(alone, deviations)
-    if (half := share.half()) <= ROUNDING:
+    if len(sets) == 1:
+        return alone[0]
+    together, apart = variation([(values,) for values in sets]), mean_of_sets(alone, deviations)
+    if together.half() <= ROUNDING:
         return apart
-    value, low, high = _share(min(1.0, share.value), half, 0)
-    return Estimate(value, min(low, apart.low), max(high, apart.high))
+    share = _share(min(1.0, together.value), together.half(), 0)
+    if all(own.half() > ROUNDING for own in varied):
+        return share
+    return Estimate(share.value, min(share.low, apart.low), max(share.high, apart.high))
 
 
 def mean_of_sets(sets: Sequence[Estimate], deviations: Sequence[Deviations] = ()) -> Estimate:

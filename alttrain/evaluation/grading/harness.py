@@ -118,7 +118,8 @@ def _printed(code: Any, namespace: dict[str, Any], stdin: str) -> str:
     """What a script prints, in a process of its own. Raises RuntimeError if an error ends it, but not if it exits."""
     import tempfile
 
-    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as printed:
+    # a file with a name: in a sandbox, /dev/stdin is a link to /tmp/stdin
+    with open("stdin", "w+b") as source, tempfile.TemporaryFile() as printed:
         source.write(stdin.encode("utf-8", "surrogatepass"))
         source.seek(0)
         if not (child := os.fork()):

@@ -25,7 +25,8 @@ from alttrain.evaluation.judges.judge import JudgeContext, ModelFault
 from alttrain.evaluation.sandbox import Sandbox
 from alttrain.records import Generation, Judgement
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|```[ \t]*$|\Z)", re.M | re.S)
+_FENCE = re.compile(r"^[ \t]*(```|~~~)[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*\1|\1[ \t]*$|\Z)", re.M | re.S)
+_STATEMENT = re.compile(r"^(?!(?:async|class|def|from|import)\b)[^\s@#)]", re.M)  # a line that is of no definition
 _PYTHON = ("", "python", "python3", "py")
 _BLOCK = re.compile(r"(?:async|for|if|try|while|with|def)\b")
 _COLON = re.compile(r":\s*(?:#.*)?$")
@@ -191,13 +192,18 @@ def program(answer: str, prompt: str, entry_point: str) -> str:
 
 
 def code_of(answer: str, entry_point: str) -> str:
-    """The last Python fence that defines the entry point, else the first fence, else the whole answer."""
-    fences: list[tuple[str, str]] = _FENCE.findall(answer)
-    blocks = [textwrap.dedent(code) for language, code in fences if language.lower() in _PYTHON]
+    """The last Python fence that defines the entry point, after those that have only definitions, such as its helpers.
+
+    Else the first Python fence, else the first fence, else the whole answer.
+    """
+    fences: list[tuple[str, str, str]] = _FENCE.findall(answer)
+    python = [code for _, language, code in fences if language.lower() in _PYTHON]
+    blocks = [textwrap.dedent(code) for code in python]
     if defining := [code for code in blocks if _defines(code, entry_point)]:
-        return defining[-1]
+        helpers = [code for code in blocks if code is not defining[-1] and not _STATEMENT.search(code)]
+        return "\n".join([*helpers, defining[-1]])
     if fences:
-        return fences[0][1]
+        return python[0] if python else fences[0][2]
     start = _CODE_STARTS.search(answer) if _defines(answer, entry_point) else None
     return answer[start.start() :] if start else answer
 

@@ -53,8 +53,8 @@ class IFEval(Grader):
             checks = [(name, _check(name, each)) for name, each in zip(names, arguments, strict=True)]
             missed = [name for name, follows in checks if not follows(generation.answer)]
             loose = all(any(map(follows, answers)) for _, follows in checks)
-        except TypeError as error:  # of an argument
-            raise ValueError(str(error)) from error
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"an argument has the wrong type: {error}") from error
         evidence = f"not followed: {', '.join(missed)}" if missed else "followed"
         return Judgement(generation.id, self.name, not missed, evidence, value=float(loose))
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from itertools import islice
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryFile
 from typing import Any
 
 import msgspec
@@ -101,18 +101,17 @@ class LiveCodeBench(HumanEval):
         """The answers of a program in a sandbox. Raises OSError if it does not start."""
         # processor time: the limit of a whole problem in evaluation/compute_code_generation_metrics.py
         limits = replace(self.sandbox, seconds=(self.sandbox.seconds + 1) * len(calls) + 5)
-        with pipe() as (reader, writer), NamedTemporaryFile("w") as file:
-            file.writelines(f"{call}\n" for call in calls)
-            file.flush()
-            with open(file.name, "rb") as call_file:
-                ends = call_file.fileno(), writer.fileno()
-                arguments = {**served, "ends": ends}
-                with limits.start(SERVE, arguments, ends, subprocess.DEVNULL, packages=self.packages) as process:
-                    writer.close()  # only the program keeps this end, so that its exit is noticed
-                    lines = _Lines(reader.fileno())
-                    if lines.next(len(READY), START_S) != READY.encode():
-                        raise OSError(f"a sandbox did not start (code {process.poll()})")
-                    yield lines
+        with pipe() as (reader, writer), TemporaryFile() as file:
+            file.writelines(f"{call}\n".encode() for call in calls)
+            file.seek(0)
+            ends = file.fileno(), writer.fileno()
+            arguments = {**served, "ends": ends}
+            with limits.start(SERVE, arguments, ends, subprocess.DEVNULL, packages=self.packages) as process:
+                writer.close()  # only the program keeps this end, so that its exit is noticed
+                lines = _Lines(reader.fileno())
+                if lines.next(len(READY), START_S) != READY.encode():
+                    raise OSError(f"a sandbox did not start (code {process.poll()})")
+                yield lines
 
 
 @dataclass

@@ -18,7 +18,8 @@ are applied first (`scripts/measure_graders.py` measures both):
 - a percentage equals its number or a hundredth of it
 - decimals are compared exactly, words as words, numerals of other bases together with their base
 - lists must have the same number of members
-- brackets decide whether an interval is open or closed
+- brackets decide whether an interval is open or closed; a union may be written as inequalities
+- a decimal that repeats equals its fraction
 - an integral or sum that is not worked out is not an answer
 """
 
@@ -26,7 +27,6 @@ import functools
 import json
 import os
 import re
-import select
 import subprocess
 import sys
 import threading
@@ -34,6 +34,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
+from multiprocessing import connection
 
 from alttrain.evaluation.grading.final_answer import LONGEST, Grader, boxed_answer, is_denied, stated_answers
 from alttrain.records import Generation, Judgement
@@ -42,6 +43,8 @@ MEMORY = 4 << 30  # bytes of the process that runs math-verify
 SECONDS = 20.0
 """Time limit for one pair. math-verify's own limits of 5 s are off, since they silently count a pair as unequal."""
 _LOCK = threading.Lock()
+
+# for the answer that is found
 _FORMULA = re.compile(
     rf"\\\[(.{{1,{LONGEST}}}?)\\\]|\\\((.{{1,{LONGEST}}}?)\\\)|\$\$(.{{1,{LONGEST}}}?)\$\$"
     r"|(?<![\\\d])\$(?=[^\s$])((?:\\\$|[^$\n])*?[^\s$\\])\$(?!\d)",
@@ -52,29 +55,22 @@ _NUMBER = re.compile(
     r"(?:\s*/\s*\d[\d,]*)?(?:\s*\\?%|\s*percent\b)?"
 )
 _NAMED = re.compile(rf"\b(?:is|are|equals)\s+(?:(?:exactly|approximately|about)\s+)?({_NUMBER.pattern})")
-_BARE = re.compile(r"[^\W\d_]{3,}")
+_BARE = re.compile(r"[^\W\d_]{3,}")  # a word, not a variable
 _FUNCTIONS = re.compile(
     r"\\(?:begin|end|text|mbox|mathrm|textbf)\s*\{[^}]*\}|\\[a-zA-Z]+|\b(?:sqrt|sin|cos|tan|cot|log|pi|and)\b"
 )
 _JOINS = re.compile(r"\s*(?:(?:,|;|\band|\bor|\.\.\.|…|maybe|perhaps|possibly|it is|\.(?=\s+[Oo]r)|Or)\s*){1,5}")
-_OPEN = re.compile(r"\b(?:or|one of|either|between|maybe|perhaps|possibly)\b|\.\.\.|…", re.I)
-_LIST = re.compile(r"[\s,;|/(){}\[\].]*")
+_OPEN = re.compile(r"\b(?:or|one of|either|between|maybe|perhaps|possibly)\b|\.\.\.|…", re.I)  # leaves the choice open
+_LIST = re.compile(r"[\s,;|/(){}\[\].]*")  # what is between the numbers of a list
+
+# for answers that are compared: how they are written, then what kind they are of
 _SPACING = re.compile(r"\\(?:left|right|displaystyle|[,;! ])|[\s{}]|(?<=\\)[dtc](?=frac|binom)")
+_BLANKS = re.compile(r"\s+(?!\w)|(?<!\w)\s+")  # that divide nothing
 _TIMES = re.compile(r"\\times|×|\*")
-_OPERATOR = re.compile(r"\\(?!frac|left|right|text|pi|circ)[a-zA-Z]+|[!|^+*×]|(?<=[\w)}])-")
+_COMMANDS = [r"\pi", r"\infty", r"\sqrt", r"\times", r"\cdot", r"\pm", r"\le", r"\ge", r"\cup", r"\in", r"\emptyset"]
 _SIGNS = str.maketrans(
-    dict(zip("−–，（）＝", "--,()=", strict=True))
-    | {"½": r"\frac{1}{2}", "²": "^2", "³": "^3", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt "}
-    | {
-        "×": r"\times ",
-        "·": r"\cdot ",
-        "±": r"\pm ",
-        "≤": r"\le ",
-        "≥": r"\ge ",
-        "∪": r"\cup ",
-        "∈": r"\in ",
-        "∅": r"\emptyset ",
-    }
+    dict(zip("−–，（）＝½²³", ["-", "-", ",", "(", ")", "=", r"\frac{1}{2}", "^2", "^3"], strict=True))
+    | dict(zip("π∞√×·±≤≥∪∈∅", (f"{command} " for command in _COMMANDS), strict=True))
 )
 _GONE = re.compile(
     r"(?<!\\)\\(?:left|right|displaystyle|quad|[!,;: ])(?![a-zA-Z])|~|\*\*|\\?[$€£¥]|(?<!\\)\\[()\[\]]"
@@ -87,19 +83,25 @@ _UNIT = re.compile(
 )
 _TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|mathbf|operatorname|rm|bf)\s*\{([^{}]*)\}")
 _SCALE = re.compile(r"\b(?:hundred|thousand|[mb]illion|dozen|squared|cubed)\b")  # words that change a number
-_VERBAL = re.compile(r"\(?[A-Z]\)?|[^\W\d_]{3,}|[^\W\d_]{2,}(?:[\s'’.-]+[^\W\d_]+)+")  # not "ab", a product
 _THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)")
 _PERCENT = re.compile(r"\\?%|\s*\bpercent\b")
+_REPEATING = re.compile(
+    r"(\d{0,20})\.(\d{0,20}?)(?:\\(?:overline|bar|dot)\s*\{?(\d{1,20})\}?"
+    r"|(?:(\d)\4\4+|(\d{2,20}?)\5+)(?:\.{3}|…|\\[lc]?dots\b))"
+)
 _NAME = re.compile(
     r"^(?:(?:\([a-z](?:\s*,\s*[a-z])*\)|[a-zA-Z](?:\([a-z]\))?(?=[^,;]*$)(?!.*(?:and|or)\b))\s*="
     r"|[a-zA-Z](?:\([a-z]\))?\s*\\in(?![a-zA-Z]))\s*",
     re.S,
 )
+_OPERATOR = re.compile(r"\\(?!frac|left|right|text|pi|circ)[a-zA-Z]+|[!|^+*×]|(?<=[\w)}])-")  # of a calculation
+_VERBAL = re.compile(r"\(?[A-Z]\)?|[^\W\d_]{3,}|[^\W\d_]{2,}(?:[\s'’.-]+[^\W\d_]+)+")  # not "ab", a product
 _POWER = re.compile(r"\s*\\(?:times|cdot)\s*10\s*\^\s*\{?([+-]?\d{1,3})\}?$")
 _BASED = re.compile(r"\d+_\{?\d+\}?")
 _BRACKETED = re.compile(r"([(\[])[^()\[\]]*,[^()\[\]]*([)\]])")
 _SEPARATOR = re.compile(r"[,;]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
-_OPERATION = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![a-z])|\\frac\s*\{d\}")
+_RELATION = re.compile(r"[<>]|\\[lg](?:eq?|t)(?![a-z])")
+_OPERATION = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![a-z])|\\frac\s*\{d\}")  # that is still to be worked out
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def _answer_in_phrase(phrase: str) -> str:
     if formulas := _not_denied(_FORMULA, phrase):
         number = _NAMED.search(phrase[formulas[-1].end() :])
         return number[1].strip() if number else _formulas(phrase, formulas)
-    phrase = phrase.strip().rstrip(".。").strip(" *`")
+    phrase = re.sub(r"(?<!\.)[.。]$", "", phrase.strip()).strip(" *`")  # not the dots of 0.333...
     symbols = _FUNCTIONS.sub("", phrase)
     if not _BARE.search(symbols) and ("=" not in symbols or re.search(r"[a-zA-Z]", symbols)):
         return phrase  # a formula or an equation without dollar signs
@@ -165,17 +167,20 @@ def _answer_in_phrase(phrase: str) -> str:
     return _numbers(phrase, _not_denied(_NUMBER, phrase), 0) or phrase
 
 
+def _joined(text: str, found: list[re.Match[str]], position: int) -> list[re.Match[str]]:
+    """The match at `position` (0 or -1), with all that commas, "and" or "or" join to it."""
+    runs: list[list[re.Match[str]]] = [[]]
+    for match in found:
+        if runs[-1] and not _JOINS.fullmatch(text[runs[-1][-1].end() : match.start()]):
+            runs.append([])
+        runs[-1].append(match)
+    return runs[position]
+
+
 def _numbers(text: str, numbers: list[re.Match[str]], position: int) -> str:
-    """The number at `position` (0 or -1), with all joined to it if the choice is left open or the text is a list."""
-    runs: list[list[re.Match[str]]] = []
-    for number in numbers:
-        if runs and _JOINS.fullmatch(text[runs[-1][-1].end() : number.start()]):
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    if not runs:
+    """The number at `position`, with all joined to it if the choice is left open or the text is a list."""
+    if not (run := _joined(text, numbers, position)):
         return ""
-    run = runs[position]
     context = text[max(0, run[0].start() - 30) : run[-1].start()]
     listed = re.search(r"\band\b", context) and not text[run[-1].end() :].strip(" .!\n")
     chosen = run if listed or _OPEN.search(context) else [run[position]]
@@ -183,35 +188,35 @@ def _numbers(text: str, numbers: list[re.Match[str]], position: int) -> str:
 
 
 def _formulas(text: str, formulas: list[re.Match[str]]) -> str:
-    """The last formula, with those before it that are joined to it by commas, "and" or "or"."""
-    parts = [formulas[-1]]
-    for formula in reversed(formulas[:-1]):
-        if not _JOINS.fullmatch(text[formula.end() : parts[-1].start()]):
-            break
-        parts.append(formula)
-    joined = ", ".join(next(group for group in part.groups() if group).strip() for part in reversed(parts))
-    if len(parts) > 1:
+    """The last formula, with all joined to it. Of a chain of equalities alone it is the last side."""
+    *others, last = _joined(text, formulas, -1)
+    joined = ", ".join(next(group for group in part.groups() if group).strip() for part in (*others, last))
+    if others:
         return joined
-    percent = re.match(r"\s*(?:\\?%|percent\b)", text[parts[0].end() : parts[0].end() + 20])
-    return f"{_after_equals(joined)}\\%" if percent else _after_equals(joined)
-
-
-def _after_equals(formula: str) -> str:
-    """The last side of a chain of equalities; a single equation stays whole."""
-    sides = re.split(r"(?<![<>\\!])=", formula)
-    return sides[-1].strip() if len(sides) > 2 else formula
+    if len(sides := re.split(r"(?<![<>\\!])=", joined)) > 2:  # a single equation stays whole
+        joined = sides[-1].strip()
+    percent = re.match(r"\s*(?:\\?%|percent\b)", text[last.end() : last.end() + 20])
+    return f"{joined}\\%" if percent else joined
 
 
 def plain_answer(text: str) -> str:
     """An answer without units, currency and spacing commands, and with LaTeX for Unicode signs."""
-    text = text.translate(_SIGNS).replace(r"\varnothing", r"\emptyset")
+    text = _REPEATING.sub(_as_fraction, text.translate(_SIGNS).replace(r"\varnothing", r"\emptyset"))
     if not _SCALE.search(text):
         text = re.sub(rf"\A\s*{_TEXT.pattern}\s*\Z", r"\1", text)  # its unit is to be seen
     text = re.sub(r",\s*\\!\s*", ",", re.sub(r"\\[dtc]frac", r"\\frac", text))
-    text = _UNIT.sub("", _GONE.sub("", text).strip().rstrip(".").strip())
+    text = _UNIT.sub("", _GONE.sub("", text).strip().rstrip(".\\").strip().lstrip("= "))
     text = re.sub(r"(?<![\\a-zA-Z])pi\b", r"\\pi", _TEXT.sub(r" \1 ", text))
     text = re.sub(r"(\d) +(\d+)/(\d+)", r"\1\\frac{\2}{\3}", re.sub(r"\\frac(\\[a-z]+)", r"\\frac{\1}", text)).strip()
     return text if re.search(r"[(\[]", text) else _THOUSANDS.sub(lambda number: re.sub("[{,}]", "", number[0]), text)
+
+
+def _as_fraction(decimal: re.Match[str]) -> str:
+    r"""A decimal that repeats, such as 0.1\overline{6} or 0.1666..., as a fraction."""
+    whole, once, *repeated = decimal.groups()
+    block = next(filter(None, repeated))
+    nines = 10 ** len(block) - 1
+    return rf"\frac{{{int(f'0{whole}{once}') * nines + int(block)}}}{{{nines * 10 ** len(once)}}}"
 
 
 def equal(gold: str, candidate: str) -> bool:
@@ -239,7 +244,9 @@ def equal(gold: str, candidate: str) -> bool:
 
 
 def _equal(gold: str, candidate: str) -> bool:
-    if gold == candidate or (gold.isalpha() and gold.casefold() == candidate.casefold()):
+    if _BLANKS.sub("", gold) == _BLANKS.sub("", candidate):
+        return True
+    if gold.isalpha() and gold.casefold() == candidate.casefold():
         return True
     if _VERBAL.fullmatch(gold) or _VERBAL.fullmatch(candidate):
         return gold.strip("().").casefold() == candidate.strip("().").casefold()
@@ -251,6 +258,10 @@ def _equal(gold: str, candidate: str) -> bool:
     if _OPERATION.search(candidate) and not _OPERATION.search(gold):
         last_side = re.split(r"=(?![^{}]*\})", candidate)[-1]
         return last_side != candidate and _equal(gold, last_side.strip())
+    if r"\cup" in gold + candidate and _RELATION.search(gold + candidate):  # "x < 2 or x > 3" and its intervals
+        union, ranges = sorted((gold, candidate), key=lambda text: r"\cup" not in text)
+        intervals, bounds = union.split(r"\cup"), _members(ranges)
+        return len(intervals) == len(bounds) and all(any(_equal(i, b) for b in bounds) for i in intervals)
     brackets = _BRACKETED.fullmatch(gold), _BRACKETED.fullmatch(candidate)
     if brackets[0] and (brackets[0].groups() != brackets[1].groups() if brackets[1] else "," in candidate):
         return False
@@ -294,7 +305,7 @@ def verify_equal(gold: str, candidate: str) -> bool:
         with suppress(BrokenPipeError):  # then it gives no line
             process.stdin.write(json.dumps([gold, candidate]).encode() + b"\n")
             process.stdin.flush()
-        ready, _, _ = select.select([process.stdout], [], [], SECONDS)
+        ready = connection.wait([process.stdout.fileno()], SECONDS)
         line = process.stdout.readline() if ready else b""
         if not line:
             process.kill()

@@ -6,9 +6,9 @@ the first rule that applies:
 1. the last box
 2. the option whose text is the whole answer
 3. a line that has only the answer ("Answer: B"), as the prompts ask for, and what is stated after it
-4. a statement ("the answer is (B)", "选B")
+4. a statement ("the answer is (B)", "<answer>B</answer>", "选B")
 5. a letter that is called right ("C is correct")
-6. the beginning of a line
+6. the beginning of a line, also after "therefore"
 7. the only option whose text the answer repeats
 
 If a rule finds several letters, the answer is ambiguous and wrong. After a box without a letter or an option's text,
@@ -38,6 +38,7 @@ _LETTER = (
 )
 _STATEMENTS = (
     r"(?i:\banswer|\bchoice|\boption)\b(?:[^.:\n]{0,40}?\b(?i:is|are|would be|must be|should be)\b|\s*[:=])",
+    r"<(?i:answer)>",
     r"(?<!not )(?i:\b(?:choose|select|pick|go with))(?:\s+(?i:the))?",
     r"(?:答案|选项)\s*+(?:应该|应当|应|就|只能)?+\s*+(?:是|为|选择?)?",
     r"(?<![不非别勿未])(?:选择?|故选|应选|正确的?是)",
@@ -52,7 +53,8 @@ _ALONE = [re.compile(rf"^[^\w\n]*(?:{_ANSWER})\s*+[:=]\s*+{_LETTER}[^\w\n]*$", r
 _STATED = [re.compile(rf"(?:{statement})\s*+{_LETTER}") for statement in _STATEMENTS]
 _CALLED = [re.compile(after) for after in _AFTER]
 _LINE = re.compile(
-    r"^[^\S\n]*[(\[【]?(?P<one>[A-Z])(?P<more>[A-Z]{0,9})(?:[)\]】.:、,]|\s*$|(?=\s*(?:or|and|或|和)\s))" + _ALSO,
+    r"^#*+[^\S\n]*+(?:(?i:therefore|thus|hence|so|conclusion|result)[^\S\n]*+[:,]?[^\S\n]*+)?"
+    r"[(\[【]?(?P<one>[A-Z])(?P<more>[A-Z]{0,9})(?:[)\]】.:、,]|\s*$|(?=\s*(?:or|and|或|和)\s))" + _ALSO,
     re.M,
 )
 _OPTION_NAME = re.compile(r"\b(?i:option|choice)\s+(?=[A-Z]\b)")
@@ -92,7 +94,7 @@ def options(prompt: str) -> dict[str, str]:
     for letter, text in _OPTION.findall(unicodedata.normalize("NFKC", prompt)):
         if letter == "A":
             texts = {"A": text.strip()}
-        elif texts and letter == string.ascii_uppercase[len(texts)]:
+        elif texts and string.ascii_uppercase.index(letter) == len(texts):
             texts[letter] = text.strip()
     return texts if len(texts) > 1 else {}
 
