@@ -31,6 +31,7 @@ from alttrain.evaluation.judges.judge import (
     request,
     tag_texts,
 )
+from alttrain.evaluation.judges.published_texts import Published
 from alttrain.evaluation.judges.rubrics import (
     HarmScore,
     Helpfulness,
@@ -40,4 +41,3 @@ from alttrain.evaluation.judges.rubrics import (
     Structure,
     ThreeClass,
 )
-from alttrain.evaluation.published import Published
