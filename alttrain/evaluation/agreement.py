@@ -62,9 +62,7 @@ def judge_report(
     """
     report: dict[str, Any] = {"judges": {}, "kappa": [], "alpha": None}
     for name, verdicts in judges.items():
-        decided = {key: verdict for key, verdict in verdicts.items() if verdict is not None}
-        undecided = len(verdicts) - len(decided)
-        report["judges"][name] = {"rate": _rate(decided), "n": len(verdicts), "undecided": undecided}
+        report["judges"][name] = {"rate": _rate(verdicts), "n": len(verdicts), "undecided": _undecided(verdicts)}
     for first, second in itertools.combinations(judges, 2):
         report["kappa"].append({"first": first, "second": second, **cohen_kappa(judges[first], judges[second])})
     if len(judges) > 1:
@@ -91,8 +89,13 @@ def plain_json(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _rate(decided: Mapping[Any, bool]) -> Estimate:
+def _rate(verdicts: Verdicts) -> Estimate:
+    decided = {name: verdict for name, verdict in verdicts.items() if verdict is not None}
     return rate_by_item(list(decided.values()), list(map(item_of, decided)))
+
+
+def _undecided(verdicts: Verdicts) -> int:
+    return list(verdicts.values()).count(None)
 
 
 def same_meaning(verdict: bool | None, says: str, means: str) -> bool | None:
@@ -310,14 +313,13 @@ def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float
         math.sqrt(sum((weight * (share.value - share[end])) ** 2 for weight, share in parts)) for end in (1, 2)
     )
     corrected = Estimate(mean.value, max(0.0, mean.value - below), min(1.0, mean.value + above))
-    decided = {name: verdict for name, verdict in judge.items() if verdict is not None}
     labelled, width = sum(stratum["labelled"] for stratum in strata.values()), corrected.high - corrected.low
     note = f"{labelled} labels leave {100 * width:.0f} points open, which says nothing of the rate"
     return {
-        "apparent": _rate(decided),
+        "apparent": _rate(judge),
         "corrected": corrected,
-        "n": len(decided),
-        "undecided": len(judge) - len(decided),
+        "n": len(judge) - _undecided(judge),
+        "undecided": _undecided(judge),
         "strata": list(strata.values()),
         "note": note if width > WIDE else "",
     }
