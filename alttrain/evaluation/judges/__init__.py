@@ -4,7 +4,6 @@ A verdict is True, False or undecided (None). A reply that cannot be read is und
 is a `RowJudge` if it needs only the row, a `GuardModel`, or a `RubricJudge`, which asks a model on a server.
 """
 
-from alttrain.evaluation.agreement import StructureAgreement
 from alttrain.evaluation.judges.guards import (
     GptOssSafeguard,
     GraniteGuardian,
