@@ -259,9 +259,10 @@ def confusions(
     and `f1` take the human labels as the truth and weight each id by its label's weight.
     """
     comparisons = [_confusion("all", human, judge, weights)]
-    for group in sorted({category[name] for name in human}) if category else ():
-        labels = {name: label for name, label in human.items() if category[name] == group}
-        comparisons.append(_confusion(group, labels, judge, weights))
+    if category:
+        for group in sorted({category[name] for name in human}):
+            labels = {name: label for name, label in human.items() if category[name] == group}
+            comparisons.append(_confusion(group, labels, judge, weights))
     return comparisons
 
 

@@ -19,7 +19,7 @@ import typing
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -259,8 +259,8 @@ def _fault(error: Exception, row_type: Any) -> str:
     return f"field {field_path!r}: {fault}{accepted}" if field_path else fault
 
 
-def iterate_rows(path: Path, row_type: type[Row], after: int = 0) -> Iterator[Row]:
-    """Yield the rows of a JSON lines file, without the first `after`. Raises DamagedError with the line.
+def iterate_rows(path: Path, row_type: type[Row]) -> Iterator[Row]:
+    """Yield the rows of a JSON lines file. Raises DamagedError with the line.
 
     Only the first row is checked for unknown fields, since one version writes a whole file. A person may edit
     generations; the judge stage warns about that.
@@ -268,7 +268,7 @@ def iterate_rows(path: Path, row_type: type[Row], after: int = 0) -> Iterator[Ro
     decoder = msgspec.json.Decoder(row_type)
     sealed = hasattr(row_type, "checksum") and row_type is not Generation
     with open_regular(path) as lines:
-        for position, (number, line) in enumerate(islice(_numbered(lines), after, None)):
+        for position, (number, line) in enumerate(_numbered(lines)):
             row = _row(line, decoder, path, number)
             if position == 0 and (unknown := _unknown(msgspec.json.decode(line), row_type)):
                 raise DamagedError(path, unknown, number)
