@@ -284,6 +284,33 @@ def test_recall_is_weighted_where_verdicts_were_drawn_unequally() -> None:
     assert found["recall"][1:] == pytest.approx(wilson(10 / 19 * effective, effective))
 
 
+def test_labels_of_one_goal_are_no_more_than_what_it_tells() -> None:
+    """Eight like texts of each of 20 goals, labelled alike: the intervals are no narrower than those of one each."""
+    human, judge = "+" * 12 + "-" * 8, "+" * 9 + "-" * 10 + "+"
+    one, eight = (confusions(repeated(human, n), repeated(judge, n))[0] for n in (1, 8))
+    for name in ("precision", "recall", "specificity", "f1"):
+        assert eight[name].value == pytest.approx(one[name].value)
+        assert 0.95 < (eight[name].high - eight[name].low) / (one[name].high - one[name].low) < 1.25
+    sure = confusions(repeated("+" * 9, 8), repeated("+" * 9, 8))[0]
+    assert sure["recall"] == (1, *wilson(9, 9))
+    single = confusions({("p", n): n < 3 for n in range(5)}, {("p", n): True for n in range(5)})[0]
+    assert single["precision"] == pytest.approx((0.6, *wilson(0.6, 1)))
+    strata = [corrected_rate(repeated(judge, n), repeated(human, n))["strata"][0]["share"] for n in (1, 8)]
+    assert strata[1].high - strata[1].low > 0.95 * (strata[0].high - strata[0].low)
+
+
+def test_intervals_of_correlated_labels_cover() -> None:
+    """300 samples of 40 goals with one to six labels each, whose recall differs by goal: 0.7 in the long run."""
+    rng, held = np.random.default_rng(4), 0
+    for _ in range(300):
+        names = [(f"g{goal}", n) for goal in range(40) for n in range(rng.integers(1, 7))]
+        found_in = dict(zip(dict(names), rng.random(40) < 0.7, strict=True))
+        judge = {name: bool(found_in[name[0]] ^ (rng.random() < 0.05)) for name in names}
+        _, low, high = confusions(dict.fromkeys(names, True), judge)[0]["recall"]
+        held += low <= 0.7 * 0.95 + 0.3 * 0.05 <= high
+    assert 0.92 <= held / 300 <= 0.99
+
+
 # --- corrected rates ---
 
 

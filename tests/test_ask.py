@@ -129,6 +129,18 @@ def test_a_run_of_a_users_method_has_the_name_that_it_was_given(tiny_arguments: 
     assert ask.run_of(made.folder).name == made.name == made.folder.name == "tiny-mine-s0"
 
 
+def test_a_text_that_looks_like_an_interpolation_is_read_back_as_it_was(
+    tiny_arguments: list[str], tmp_path: Path
+) -> None:
+    register()
+    text = r"protocol.system_prompt='Say \${seed}, and \\\${HOME}, in C:\d.'"
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        made = assemble(compose("run", [*tiny_arguments, text]))
+    assert "${seed}" in made.config["protocol"]["system_prompt"]
+    open_folder(made)
+    assert ask.run_of(made.folder).config["protocol"] == made.config["protocol"]
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"such as outputs/runs/NAME: .*config\.yaml is not there"):
         alttrain.load(tmp_path)

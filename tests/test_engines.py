@@ -338,6 +338,7 @@ def test_a_started_server_answers_and_ends(renderer: Renderer, tmp_path: Path, m
     found = write(child(), prompts(renderer, 2), renderer, adapter=tmp_path, log=output)
     assert found == dict.fromkeys(range(2), Completion(str(tmp_path), "stop"))  # what serves the adapter's name
     assert child_gone(output)
+    assert os.environ["no_proxy"] == "other.example"
     for trained in (None, tmp_path):  # a trained model has the backbone's name on a server of its own
         found = write(child(), prompts(renderer, 1), renderer, trained=trained, log=output)
         assert found == {0: Completion("the backbone", "stop")}

@@ -65,6 +65,32 @@ def test_a_model_that_is_not_offered_is_named_with_those_that_are(serve: Serve) 
     HarmScore(ServerWriter(stub.url, "qwen")).check(WHERE, there)
 
 
+def test_a_server_that_is_started_for_the_next_job_is_found(serve: Serve) -> None:
+    """Also a model that it loads meanwhile."""
+    stub = serve(lambda prompt, asked: Say())
+    stub.models = ["llama"]
+    writer = ServerWriter(stub.url, "qwen")
+    assert "does not offer it" in fault(writer)
+    stub.models = ["qwen"]
+    HarmScore(writer).check(WHERE, there)
+    HarmScore(writer).check(WHERE, there)
+    assert stub.gets == ["/v1/models"] * 2  # what was found is not asked again
+    absent, answer = ServerWriter("http://starting/v1", "m"), httpx.Response(404)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpx, "get", lambda url, **asked: (_ for _ in ()).throw(httpx.ConnectError("")))
+        assert "no server answers there" in fault(absent)
+        patch.setattr(httpx, "get", lambda url, **asked: answer)
+        HarmScore(absent).check(WHERE, there)
+
+
+@pytest.mark.parametrize("value", ["sk-0123\u2019456789", "sk-0123\n456789"])
+def test_a_key_that_no_request_can_hold_is_no_silent_server(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, value)
+    told = fault(ServerWriter("http://127.0.0.1:9/v1", "m", key_variable=KEY))
+    assert told.startswith(f"{WHERE}.writer.key_variable={KEY}: its value is no key")
+    assert value not in told
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_key_that_is_refused_is_told_and_never_shown(
     monkeypatch: pytest.MonkeyPatch, status: int, caplog: pytest.LogCaptureFixture
@@ -88,7 +114,7 @@ def test_a_key_that_is_refused_is_told_and_never_shown(
     ],
 )
 def test_a_server_without_a_list_of_models_will_do(monkeypatch: pytest.MonkeyPatch, answer: httpx.Response) -> None:
-    llm._server_fault.cache_clear()
+    llm._models_at.cache_clear()
     monkeypatch.setattr(httpx, "get", lambda url, **asked: answer)
     HarmScore(ServerWriter("http://listless/v1", "m")).check(WHERE, there)
 
@@ -228,7 +254,7 @@ def test_what_is_judged_is_not_asked_about_again(plain: list[str], serve: Serve)
     folder = run(arguments)
     stub.shutdown()
     stub.server_close()
-    llm._server_fault.cache_clear()
+    llm._models_at.cache_clear()
     assert run(arguments) == folder
 
 

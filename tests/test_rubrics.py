@@ -25,7 +25,7 @@ from alttrain.evaluation.judges import (
     WildGuard,
     check_rows,
 )
-from alttrain.evaluation.judges.judge import dialogue, exchange, request
+from alttrain.evaluation.judges.judge import dialogue, exchange, request, sees_goal
 from alttrain.records import Example, Generation
 from alttrain.rewrite.teachers import ServerWriter
 
@@ -304,6 +304,13 @@ def test_a_judge_that_needs_a_goal_refuses_rows_without() -> None:
     with pytest.raises(ValueError, match="judge majority holds"):
         check_rows(several, "mine", rows)
     assert LlamaGuard("m", against="goal").needs_goal
+
+
+def test_a_majority_sees_a_goal_if_each_of_its_judges_does() -> None:
+    against = [HarmScore(WRITER, name="a", against="goal"), LlamaGuard("m", against="goal_if_any"), LlamaGuard("m")]
+    assert list(map(sees_goal, against)) == [True, True, False]
+    assert sees_goal(Majority({"a": against[0], "b": against[1]}, 1))
+    assert not sees_goal(Majority({"a": against[0], "b": against[2]}, 1))
 
 
 # --- paid once ---

@@ -12,7 +12,8 @@ from stub_server import Say, Serve
 
 from alttrain.config import instantiate
 from alttrain.evaluation import Adherence
-from alttrain.evaluation.judges import JudgeContext, Published, Structure, StructureAgreement
+from alttrain.evaluation.agreement import StructureAgreement
+from alttrain.evaluation.judges import JudgeContext, Published, Structure
 from alttrain.records import Generation, Judgement
 from alttrain.rewrite.teachers import ServerWriter
 

@@ -352,6 +352,23 @@ def test_a_kept_reply_that_is_useful_for_one_of_equal_prompts_is_not_asked_for_a
     assert asked == ["a", "b", "a"]
 
 
+def test_a_model_that_answered_another_run_meanwhile_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Model:
+        identity, sampling, repeats = "m at url", dict[str, Any](), False
+
+        def write(self, prompts: Mapping[str, str], keep: Keep) -> Iterator[tuple[str, Reply | Failure]]:
+            pytest.fail("every reply is there")
+
+    first, second = (reply_key("m at url", [{"role": "user", "content": prompt}], {}, 1) for prompt in "ab")
+    cache = ReplyCache(tmp_path)
+    cache.keep(second, Reply("reply", "m"))
+    found = replies(Model(), [("a", 1), ("b", 2)], tmp_path, 1, "test", lambda item, reply: True)
+    assert next(found)[:2] == ("b", 2)
+    cache.keep(first, Reply("reply", "other"))
+    assert [row[:2] for row in found] == [("a", 1)]
+    assert "these models answered: m (1), other (1)" in caplog.text
+
+
 def test_key_is_all_that_shapes_a_reply_and_nothing_else(serve: Serve, context: TeacherContext) -> None:
     message, other = [{"role": "user", "content": "a"}], [{"role": "user", "content": "b"}]
     keys = [reply_key("m", message, {"t": 0}, 1), reply_key("n", message, {"t": 0}, 1)]

@@ -36,7 +36,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_KEY", KEY)
     monkeypatch.setenv(TRUSTED, "A_KEY")
     register()
-    llm._server_fault.cache_clear()
+    llm._models_at.cache_clear()
 
 
 Run = Callable[..., Path]
@@ -234,7 +234,7 @@ def test_a_finished_run_needs_no_judge_though_a_text_has_no_verdict(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == made
     stub.shutdown()
     stub.server_close()
-    llm._server_fault.cache_clear()
+    llm._models_at.cache_clear()
     run(*arguments)
     assert "1 texts stay undecided: " in caplog.text
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == made
@@ -262,7 +262,7 @@ def test_an_unreachable_judge_leaves_verdicts_numbers_and_tables_as_they_were(ru
         assert report_files(folder) == tables
     stub.shutdown()
     stub.server_close()
-    llm._server_fault.cache_clear()
+    llm._models_at.cache_clear()
     with pytest.raises(RunError, match=f"{JUDGE}.writer.base_url=.*: no server answers there"):
         run(*judged_by(stub))
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == made
@@ -396,6 +396,16 @@ def test_a_class_of_ones_own_is_another_judge_once_its_file_is_another(
     monkeypatch.delitem(sys.modules, "own_judges")
     assert judge_settings(node)["_target_ code"] == checksum(path)
     assert judge_settings({"_target_": "alttrain.evaluation.RefusalJudge"}).keys() == {"_target_"}
+
+
+def test_what_a_request_adds_shapes_a_verdict_and_how_a_server_is_asked_does_not() -> None:
+    writer = {"model_name": "m", "attempts": 2, "extra": {"attempts": 2, "workers": {"timeout_s": 1}}}
+    settings = judge_settings({"_target_": "alttrain.evaluation.judges.HarmScore", "writer": writer})
+    assert [key for key in settings if "writer" in key] == [
+        "writer.model_name",
+        "writer.extra.attempts",
+        "writer.extra.workers.timeout_s",
+    ]
 
 
 def test_a_judge_with_other_weights_in_its_folder_is_asked_again(run: Run, tiny_folder: Path, tmp_path: Path) -> None:

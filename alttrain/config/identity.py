@@ -188,10 +188,13 @@ def shaping_of_engine(generation: dict[str, Any], batched: bool = False) -> dict
 
 
 def shaping_of_judge(node: Any) -> Any:
-    """Return a judge's config without server settings, at any depth, and the number of programs run in parallel."""
+    """Return a judge's config without server settings, at any depth, and the number of programs run in parallel.
+
+    A request's `extra` fields shape the reply, whatever their names.
+    """
     if isinstance(node, dict):
-        left_out = (*SERVER_SETTINGS, "workers")
-        return {key: shaping_of_judge(value) for key, value in node.items() if key not in left_out}
+        kept = {key: value for key, value in node.items() if key not in (*SERVER_SETTINGS, "workers")}
+        return {key: value if key == "extra" else shaping_of_judge(value) for key, value in kept.items()}
     return [shaping_of_judge(child) for child in node] if isinstance(node, list) else node
 
 

@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,16 @@ from alttrain.english import sentences
 from alttrain.evaluation.adherence import Adherence
 from alttrain.evaluation.statistics import (
     CONFIDENCE,
+    ROUNDING,
     UNKNOWN,
     Estimate,
     Verdicts,
+    Z,
+    by_cluster,
     cluster_of,
     item_of,
     rate_by_item,
+    student,
     wilson,
 )
 from alttrain.records import Generation, Judgement, subject_of
@@ -58,9 +62,7 @@ def judge_report(
     """
     report: dict[str, Any] = {"judges": {}, "kappa": [], "alpha": None}
     for name, verdicts in judges.items():
-        decided = {key: verdict for key, verdict in verdicts.items() if verdict is not None}
-        undecided = len(verdicts) - len(decided)
-        report["judges"][name] = {"rate": _rate(decided), "n": len(verdicts), "undecided": undecided}
+        report["judges"][name] = {"rate": _rate(verdicts), "n": len(verdicts), "undecided": _undecided(verdicts)}
     for first, second in itertools.combinations(judges, 2):
         report["kappa"].append({"first": first, "second": second, **cohen_kappa(judges[first], judges[second])})
     if len(judges) > 1:
@@ -87,8 +89,13 @@ def plain_json(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _rate(decided: Mapping[Any, bool]) -> Estimate:
+def _rate(verdicts: Verdicts) -> Estimate:
+    decided = {name: verdict for name, verdict in verdicts.items() if verdict is not None}
     return rate_by_item(list(decided.values()), list(map(item_of, decided)))
+
+
+def _undecided(verdicts: Verdicts) -> int:
+    return list(verdicts.values()).count(None)
 
 
 def same_meaning(verdict: bool | None, says: str, means: str) -> bool | None:
@@ -217,16 +224,25 @@ def nominal_alpha(kinds: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArr
     return np.where(falses * trues > 0, alpha, np.nan)
 
 
-def weighted_rate(labels: Iterable[tuple[bool, float]]) -> Estimate:
-    """The share of True among (label, weight), with Wilson's interval for the effective number (Kish, 1965).
+def weighted_rate(labels: Verdicts, weights: Mapping[Any, float] | None = None) -> Estimate:
+    """The share of True among labels by id, with Wilson's interval for an effective number of labels.
 
-    Labels count as independent, also those of several texts of a prompt.
+    With one label of each cluster (`cluster_of`), that number is Kish's (1965). Labels of one cluster are correlated:
+    with several, it is the number that gives the variance between clusters, as in `rate_by_item`, or Kish's of clusters
+    if these do not differ. An id without a weight has 1.
     """
-    rows = list(labels)
-    if not rows:
+    if not labels:
         return UNKNOWN
-    total, squares = (sum(weight**power for _, weight in rows) for power in (1, 2))
-    share, effective = sum(weight for hit, weight in rows if hit) / total, total**2 / squares
+    weight_of = {name: (weights or {}).get(name, 1.0) for name in labels}
+    total = sum(weight_of.values())
+    share = sum(weight for name, weight in weight_of.items() if labels[name]) / total
+    by_weight = by_cluster(weight_of).values()
+    effective, clusters = total**2 / sum(weight**2 for weight in by_weight), len(by_weight)
+    if 1 < clusters < len(labels):
+        off = by_cluster({name: weight * (bool(labels[name]) - share) for name, weight in weight_of.items()}).values()
+        error = math.sqrt(sum(own**2 for own in off) * clusters / (clusters - 1)) / total
+        half = student(clusters - 1) * error
+        effective = share * (1 - share) * (Z / half) ** 2 if half > ROUNDING else effective
     return Estimate(share, *wilson(share * effective, effective))
 
 
@@ -242,31 +258,30 @@ def confusions(
     ids, and the human did not decide `unclear` ids; these enter no other count. `precision`, `recall`, `specificity`
     and `f1` take the human labels as the truth and weight each id by its label's weight.
     """
-    rows = {name: (label, judge[name], (weights or {}).get(name, 1.0)) for name, label in human.items()}
-    comparisons = [_confusion("all", list(rows.values()))]
+    comparisons = [_confusion("all", human, judge, weights)]
     if category:
-        for group in sorted({category[name] for name in rows}):
-            comparisons.append(_confusion(group, [row for name, row in rows.items() if category[name] == group]))
+        for group in sorted({category[name] for name in human}):
+            labels = {name: label for name, label in human.items() if category[name] == group}
+            comparisons.append(_confusion(group, labels, judge, weights))
     return comparisons
 
 
-def _confusion(category: str, rows: Sequence[tuple[bool | None, bool | None, float]]) -> dict[str, Any]:
-    """Compare (human's verdict, judge's verdict, weight) rows."""
-    pairs = Counter((human, judge) for human, judge, _ in rows)
-    known = [(human, judge, weight) for human, judge, weight in rows if human is not None and judge is not None]
+def _confusion(category: str, human: Verdicts, judge: Verdicts, weights: Mapping[Any, float] | None) -> dict[str, Any]:
+    counts = Counter((label, judge[name]) for name, label in human.items())
+    known = [(name, label, judge[name]) for name, label in human.items() if None not in (label, judge[name])]
     # F1 = 2 J / (1 + J), where J is the share of `both` among ids that either calls True; the bounds map the same way
-    either = weighted_rate((human and judge, weight) for human, judge, weight in known if human or judge)
+    either = weighted_rate({name: label and verdict for name, label, verdict in known if label or verdict}, weights)
     return {
         "category": category,
-        "both": pairs[True, True],
-        "judge_only": pairs[False, True],
-        "human_only": pairs[True, False],
-        "neither": pairs[False, False],
-        "undecided": pairs[True, None] + pairs[False, None],
-        "unclear": sum(human is None for human, *_ in rows),
-        "precision": weighted_rate((human, weight) for human, judge, weight in known if judge),
-        "recall": weighted_rate((judge, weight) for human, judge, weight in known if human),
-        "specificity": weighted_rate((not judge, weight) for human, judge, weight in known if not human),
+        "both": counts[True, True],
+        "judge_only": counts[False, True],
+        "human_only": counts[True, False],
+        "neither": counts[False, False],
+        "undecided": counts[True, None] + counts[False, None],
+        "unclear": sum(label is None for label in human.values()),
+        "precision": weighted_rate({name: label for name, label, verdict in known if verdict}, weights),
+        "recall": weighted_rate({name: verdict for name, label, verdict in known if label}, weights),
+        "specificity": weighted_rate({name: not verdict for name, label, verdict in known if not label}, weights),
         "f1": Estimate(*(2 * bound / (1 + bound) for bound in either)),
     }
 
@@ -277,7 +292,7 @@ def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float
     Double sampling (Tenenbein, 1970): the texts judged True, False and undecided are three strata. The estimate is the
     human share of True in each stratum, weighted by the stratum's size. It therefore includes undecided texts and
     corrects the judge's errors. The interval combines the strata's Wilson intervals and the sampling of texts by adding
-    squares (Zou and Donner, 2008). In the latter, the texts of a prompt are a cluster. The labels must be a random
+    squares (Zou and Donner, 2008). In each, the texts of a prompt or goal are a cluster. The labels must be a random
     sample within each stratum, or have weights. A stratum without labels has the interval 0 to 1.
 
     Returns {apparent, corrected, n, undecided, strata, note}: `apparent` is the judged rate over the `n` decided rows,
@@ -286,9 +301,9 @@ def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float
     strata: dict[bool | None, dict[str, Any]] = {}
     for verdict in (True, False, None):
         names = [name for name, judged in judge.items() if judged is verdict]
-        labels = [(label, (weights or {}).get(name, 1.0)) for name in names if (label := human.get(name)) is not None]
+        labels = {name: label for name in names if (label := human.get(name)) is not None}
         if names:
-            share = weighted_rate(labels) if labels else Estimate(0.5, 0.0, 1.0)
+            share = weighted_rate(labels, weights) if labels else Estimate(0.5, 0.0, 1.0)
             strata[verdict] = {"verdict": verdict, "n": len(names), "labelled": len(labels), "share": share}
     expected = [strata[verdict]["share"].value for verdict in judge.values()]
     mean = rate_by_item(expected, list(map(item_of, judge)))
@@ -299,14 +314,13 @@ def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float
         math.sqrt(sum((weight * (share.value - share[end])) ** 2 for weight, share in parts)) for end in (1, 2)
     )
     corrected = Estimate(mean.value, max(0.0, mean.value - below), min(1.0, mean.value + above))
-    decided = {name: verdict for name, verdict in judge.items() if verdict is not None}
     labelled, width = sum(stratum["labelled"] for stratum in strata.values()), corrected.high - corrected.low
     note = f"{labelled} labels leave {100 * width:.0f} points open, which says nothing of the rate"
     return {
-        "apparent": _rate(decided),
+        "apparent": _rate(judge),
         "corrected": corrected,
-        "n": len(decided),
-        "undecided": len(judge) - len(decided),
+        "n": len(judge) - _undecided(judge),
+        "undecided": _undecided(judge),
         "strata": list(strata.values()),
         "note": note if width > WIDE else "",
     }

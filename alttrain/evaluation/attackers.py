@@ -179,7 +179,7 @@ class Attack(Intervention, ABC):
         outcomes: dict[int, Any] = {}
 
         def read(number: int, reply: Reply) -> Any:
-            return queries[number].read(_without_thought(reply.text))
+            return queries[number].read(reply.text.rpartition("</think>")[2].strip())
 
         def useful(number: int, reply: Reply) -> bool:
             return read(number, reply) is not None
@@ -330,10 +330,6 @@ class ActorAttack(Attack):
             if not tries_left or (new_question := (yield again)) is None:
                 return
             questions[number] = new_question
-
-
-def _without_thought(text: str) -> str:
-    return text.rpartition("</think>")[2].strip()
 
 
 def _message(reply: str) -> str | None:

@@ -2,18 +2,21 @@
 
 judgements.jsonl has only judges that judged every generation, sorted, so that it can be read in step with the
 generations. All files are made in the folder judging/ and replace the old ones when they are complete
-(`put_in_place`): nothing that was judged before is touched until then. A judge at work appends to a file of its own
-(judging/PART-HASH.jsonl). Verdicts of a judge that is not asked again are kept.
+(`put_in_place`): nothing that was judged before is touched until then. There a block, which is what one judge says of
+one part, has a file of its own (PART-HASH.jsonl): the verdicts that are still valid, to which a judge at work appends.
+The new judgements.jsonl is made of these files. Verdicts of a judge that is not asked again are kept.
 Memory holds the ids and hashes of the generations and one byte per judgement, but no texts. A judgement stores the hash
 of its generation's line. If the line changes, the judgement is no longer valid.
 """
 
 import hashlib
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain, islice, product
+from itertools import chain, groupby, product
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -44,7 +47,8 @@ class Judgements:
     - `entries`  name in the new judgements.jsonl -> the judge's entry in judges.json, also of judges that are not asked
     - `names`    name in the present judgements.jsonl -> name in the new one; rows of other judges are not taken over
     - `path`     the new judgements.jsonl, in the folder judging/; `write` makes it
-    - `blocks`   (judge, part) in the order of the new file: of the judges that are asked, then of others
+    - `blocks`   (judge, part) in the order of the new file: of the judges that are asked, then of others that judged
+                 every generation; `write` finds these
     """
 
     def __init__(
@@ -74,46 +78,45 @@ class Judgements:
             log.warning("%s: %s; delete their lines to have them generated again", self.generations, warning)
         self.rows = len(self._hashes)
         self.blocks: list[tuple[str, str]] = list(self.requested_blocks)
-        self._judged = {block: bytearray(self.rows) for block in self.blocks}  # 1 for each generation that is judged
+        self._judged: dict[tuple[str, str], bytearray] = {}  # by block, 1 for each generation that is judged
         self._undecided: dict[tuple[str, str, int], Judgement] = {}
 
     def find(self) -> None:
-        """Find the judgements that are still valid.
+        """Find the judgements that are still valid, and put them into their blocks' files.
 
         Unsettled ones are made again. If the server does not reply this time either, the old row is restored.
         """
         self.path.parent.mkdir(exist_ok=True)
         records.repair_rows(self._old_path)
-        self._taken = bytearray(self._takes(row) for row in self._old_rows())
-        for judge, part in self.requested_blocks:
-            path = self._working_path(judge, part)
-            records.repair_rows(path)
-            if path.exists():  # under the name that the judge has now
-                rows = (replace(row, judge=judge) for row in records.iterate_rows(path, Judgement))
-                records.write_rows(path, (row for row in rows if self._takes(row)))
-        self.blocks += (block for block, flags in self._judged.items() if block not in self.blocks and all(flags))
-        self._starts = {block: n * self.rows for n, block in enumerate(self.blocks)}
+        for block in self.requested_blocks:
+            self._collect(block, ())
+        old_rows = records.iterate_rows(self._old_path, Judgement) if self._old_path.exists() else ()
+        for (judge, part), rows in groupby(old_rows, attrgetter("judge", "part")):
+            if judge in self._names:
+                self._collect((self._names[judge], part), rows)
 
-    def _old_rows(self) -> Iterator[Judgement]:
-        """The rows of the present judgements.jsonl that are taken over, with the new names of their judges."""
-        for row in records.iterate_rows(self._old_path, Judgement) if self._old_path.exists() else ():
-            if row.judge in self._names:
-                yield replace(row, judge=self._names[row.judge])
+    def _collect(self, block: tuple[str, str], rows: Iterable[Judgement]) -> None:
+        """Make the block's file: these rows and those that it has already, as far as they are still valid."""
+        path = self._block_path(*block)
+        records.repair_rows(path)
+        own_rows = records.iterate_rows(path, Judgement) if path.exists() else ()
+        flags = self._judged[block] = bytearray(self.rows)
+        named = (replace(row, judge=block[0]) for row in chain(rows, own_rows))  # the name that the judge has now
+        records.write_rows(path, (row for row in named if row.part == block[1] and self._takes(row)))
+        if not any(flags):
+            path.unlink()
 
     def _takes(self, row: Judgement) -> bool:
         """Whether to keep a row: its text is unchanged, no earlier row is of the same text, and, if its judge is asked,
         it is settled.
         """
         number, block = self._row_numbers.get((row.id, row.sample)), (row.judge, row.part)
-        if number is None or row.hash != self._hashes[number]:
-            return False
-        flags = self._judged.setdefault(block, bytearray(self.rows))
-        if flags[number]:
+        if number is None or row.hash != self._hashes[number] or self._judged[block][number]:
             return False
         if block in self.requested_blocks and self.is_unsettled(row):
             self._undecided[row.judge, row.part, number] = row
             return False
-        flags[number] = 1
+        self._judged[block][number] = 1
         return True
 
     def is_unsettled(self, row: Judgement) -> bool:
@@ -129,68 +132,59 @@ class Judgements:
         flags, unjudged, given_up = self._judged[judge, part], f"{NO_REPLY}{GIVEN_UP}", False
         numbered = enumerate(records.iterate_rows(self.generations, Generation))
         for batch in _batched((row for number, row in numbered if not flags[number]), JUDGE_BATCH):
-            to_judge: dict[str, Generation] = {}  # by an id that differs for each sample
-            failed = []
-            for row in batch:
-                if row.finish == "error" or given_up:
-                    error = f"{NOT_GENERATED}{row.error}" if row.finish == "error" else unjudged
-                    failed.append(Judgement(row.id, judge, None, error=error, part=part, sample=row.sample))
-                else:
-                    to_judge[f"{row.id}#{row.sample}"] = row
-            self._append(failed)
-            queries = [replace(seen_by_judge(row, part), id=item) for item, row in to_judge.items()]
+            texts = {f"{row.id}#{row.sample}": row for row in batch}  # by an id that differs for each sample
+            failed = dict.fromkeys(texts, unjudged) if given_up else {}
+            failed |= {item: f"{NOT_GENERATED}{row.error}" for item, row in texts.items() if row.finish == "error"}
+            self._append(part, texts, [Judgement(item, judge, None, error=error) for item, error in failed.items()])
+            queries = [replace(seen_by_judge(row, part), id=item) for item, row in texts.items() if item not in failed]
             judged = self.judges[judge].judge(queries, context) if queries else iter(())
             for judgements in _batched(judged, APPEND_BATCH):
                 # a majority names the judge that gave up
                 given_up |= any(judgement.error.endswith(GIVEN_UP) for judgement in judgements)
-                pairs = [(judgement, to_judge[judgement.id]) for judgement in judgements]
-                self._append([replace(row, id=text.id, sample=text.sample, part=part) for row, text in pairs])
+                self._append(part, texts, judgements)
 
-    def _append(self, rows: Sequence[Judgement]) -> None:
-        judgements = []
-        for row in rows:
-            number = self._row_numbers[row.id, row.sample]
-            self._judged[row.judge, row.part][number] = 1
-            if row.error.startswith(NO_REPLY):
-                row = self._undecided.get((row.judge, row.part, number), row)
-            judgements.append(replace(row, hash=self._hashes[number]))
-        if judgements:
-            records.append_rows(self._working_path(judgements[0].judge, judgements[0].part), judgements)
+    def _append(self, part: Part, texts: Mapping[str, Generation], judgements: Sequence[Judgement]) -> None:
+        """Append judgements of one judge to its block's file. An id of theirs is a key of `texts`."""
+        rows = []
+        for judgement in judgements:
+            text, block = texts[judgement.id], (judgement.judge, part)
+            number = self._row_numbers[text.id, text.sample]
+            self._judged[block][number] = 1
+            if judgement.error.startswith(NO_REPLY):
+                judgement = self._undecided.get((*block, number), judgement)
+            rows.append(replace(judgement, id=text.id, sample=text.sample, part=part, hash=self._hashes[number]))
+        if rows:
+            records.append_rows(self._block_path(rows[0].judge, part), rows)
 
     def write(self) -> None:
         """Write the new judgements.jsonl, sorted by judge, part and generation, and judges.json.
 
         Call it when nothing is lacking. Verdicts of other judges that do not cover all generations, since texts
-        changed, are put into their own files, until these judges are asked again.
+        changed, stay in their own files, until these judges are asked again.
         """
-        for block in [block for block, flags in self._judged.items() if block not in self._starts and any(flags)]:
-            path = self._working_path(*block)
-            records.append_rows(path, self._still_valid({block}))
-            log.warning("%s did not judge every text; its verdicts are kept in %s", block[0], path)
-        paths = (self._working_path(*block) for block in self.requested_blocks)
-        new_rows = (records.iterate_rows(path, Judgement) for path in paths if path.exists())
-        records.write_rows(self.path, chain(self._still_valid(self._starts), *new_rows))
-        starts, numbers = self._starts, self._row_numbers
-        records.sort_rows(self.path, _Identity, lambda row: starts[row.judge, row.part] + numbers[row.id, row.sample])
+        for block in [block for block in self._judged if block not in self.requested_blocks]:
+            if all(self._judged[block]):
+                self.blocks.append(block)
+            elif any(self._judged[block]):
+                path = self._block_path(*block)
+                log.warning("%s did not judge every text; its verdicts are kept in %s", block[0], path)
+        with records.replacing(self.path) as file:
+            for path in (self._block_path(*block) for block in self.blocks):
+                records.sort_rows(path, records.GenerationKey, lambda row: self._row_numbers[row.id, row.sample])
+                with records.open_regular(path) as block_file:
+                    shutil.copyfileobj(block_file, file)
         records.write_json(self.path.with_name("judges.json"), {name: self.entries[name] for name, _ in self.blocks})
 
-    def _working_path(self, judge: str, part: str) -> Path:
-        """The path of the file to which a judge at work appends its verdicts on one part."""
+    def _block_path(self, judge: str, part: str) -> Path:
         return self.path.with_name(working_file_name(part, self.entries[judge]))
-
-    def _still_valid(self, blocks: Collection[tuple[str, str]]) -> Iterator[Judgement]:
-        """The rows of the present judgements.jsonl, of these blocks, that `find` took."""
-        for taken, row in zip(self._taken, self._old_rows(), strict=True):
-            if taken and (row.judge, row.part) in blocks:
-                yield row
 
     def rows_of(self, judge: str, part: str) -> Iterator[Judgement]:
         """One judge's judgements of one part, in the order of the generations. Call `write` first."""
-        return islice(records.iterate_rows(self.path, Judgement, self._starts[judge, part]), self.rows)
+        return records.iterate_rows(self._block_path(judge, part), Judgement)
 
 
 def working_file_name(part: str, entry: Mapping[str, Any]) -> str:
-    """The name of the file of a judge at work, given its entry in judges.json.
+    """The name of the file of a block, given its part and its judge's entry in judges.json.
 
     The judge's name is no part of it, since another judge of the same name may change it.
     """
@@ -232,7 +226,7 @@ def merge_entries(
 def put_in_place(folder: Path) -> bool:
     """Put the complete files of judging/ in place, metrics.json last. Returns False if there are none.
 
-    Files that no longer apply are removed, and so are those of judges at work whose verdicts are thereby in place.
+    Files that no longer apply are removed, and so are those of the blocks that are thereby in place.
     """
     judging = folder / JUDGING
     if not (judging / "metrics.json").exists():
@@ -264,8 +258,3 @@ def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
     finally:
         if batch:
             yield batch
-
-
-class _Identity(records.GenerationKey, kw_only=True):  # the fields that identify a judgement
-    judge: str
-    part: str = "answer"

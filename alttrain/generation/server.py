@@ -305,8 +305,6 @@ class ChildServer(EngineConfig):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             address = f"http://127.0.0.1:{probe.getsockname()[1]}"
-        if not urllib.request.proxy_bypass("127.0.0.1"):  # a proxy of the environment would be asked for this server
-            os.environ["no_proxy"] = f"{urllib.request.getproxies().get('no', '')},127.0.0.1"
         # the model's name is first, since it may contain the others
         words = {"{name}": self.server.model_name, "{model}": str(model.weights()), "{run}": model.run}
         words["{port}"] = address.rpartition(":")[2]
@@ -332,10 +330,11 @@ class ChildServer(EngineConfig):
             except OSError as error:
                 raise self._not_started(str(error.strerror)) from error
         try:
-            self._await(child, f"{address}/health", model.log)
-            server = replace(self.server, base_url=f"{address}/v1", model_name=filled(self.server.model_name))
-            with server.start(replace(model, trained=None)) as engine:
-                yield engine
+            with _asked_directly():
+                self._await(child, f"{address}/health", model.log)
+                server = replace(self.server, base_url=f"{address}/v1", model_name=filled(self.server.model_name))
+                with server.start(replace(model, trained=None)) as engine:
+                    yield engine
         finally:
             _end(child)
 
@@ -364,6 +363,20 @@ class ChildServer(EngineConfig):
                     return
             time.sleep(0.2)
         raise ValueError(f"generation.start_s={self.start_s:g}: the server was not ready in time:\n{_end_of(output)}")
+
+
+@contextmanager
+def _asked_directly() -> Iterator[None]:
+    """In the block, a proxy of the environment is not asked for this machine's own address."""
+    before = os.environ.get("no_proxy")
+    if not urllib.request.proxy_bypass("127.0.0.1"):
+        os.environ["no_proxy"] = f"{urllib.request.getproxies().get('no', '')},127.0.0.1"
+    try:
+        yield
+    finally:
+        os.environ.pop("no_proxy", None)
+        if before is not None:
+            os.environ["no_proxy"] = before
 
 
 def _end(child: "subprocess.Popen[Any]") -> None:

@@ -75,15 +75,16 @@ class ServerSettings:
             raise ValueError(f"{self.where}.base_url={url!r}: expected a URL such as http://localhost:8000/v1")
 
     def key(self, where: str = "") -> str:
-        """The server's API key. Raises ValueError, naming the config key below `where`, if it is not set."""
+        """The server's API key. Raises ValueError, naming the config key below `where`, if it is not set or no key."""
         if self.key_variable is None:
             return "none"  # without a key, the client would send OPENAI_API_KEY to this server
         key = os.environ.get(self.key_variable, "").strip()
+        variable = f"{where or self.where}.key_variable={self.key_variable}"
         if not key:
-            raise ValueError(
-                f"{where or self.where}.key_variable={self.key_variable}: the environment has no such variable; "
-                "export it with the server's key, or set key_variable=null for a server that needs none"
-            )
+            remedy = "export it with the server's key, or set key_variable=null for a server that needs none"
+            raise ValueError(f"{variable}: the environment has no such variable; {remedy}")
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError(f"{variable}: its value is no key, since a request cannot hold all of its characters")
         return key
 
     def check_server(self, where: str, models: Mapping[str, str] | None = None) -> None:
@@ -93,11 +94,15 @@ class ServerSettings:
         default `model_name`.
         """
         key, root = self.key(where), self.base_url.rstrip("/")
-        fault, reason, offered = _server_fault(root, key)
-        if fault:
-            raise ValueError(f"{where}.{fault}={getattr(self, fault)}: {reason}")
+        try:
+            offered = _models_at(root, key)
+        except PermissionError as error:
+            raise ValueError(f"{where}.key_variable={self.key_variable}: {error}") from error
+        except ConnectionError as error:
+            raise ValueError(f"{where}.base_url={self.base_url}: {error}") from error
         for name, model in ({"model_name": self.model_name} if models is None else models).items():
             if offered and model not in offered:
+                _models_at.cache_clear()  # it may be loaded by the next time
                 listed = scrub(", ".join(offered[:8]), key) + (", ..." if len(offered) > 8 else "")
                 raise ValueError(f"{where}.{name}={model}: the server at {root} does not offer it; it offers {listed}")
 
@@ -167,23 +172,27 @@ def printable_name(value: object) -> str:
 
 
 @functools.cache
-def _server_fault(root: str, key: str) -> tuple[str, str, tuple[str, ...]]:
-    """(wrong setting or "", reason, models that it lists). Cached, so that a sweep asks each server once."""
+def _models_at(root: str, key: str) -> list[str]:
+    """The models that a server lists; empty if it lists none. Cached, so that a sweep asks each server once.
+
+    Raises ConnectionError or PermissionError, which is not cached: the server may be started for the next job.
+    """
     import httpx
 
     try:
         response = httpx.get(f"{root}/models", headers={"Authorization": f"Bearer {key}"}, timeout=CHECK_TIMEOUT_S)
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host that is no name
-        return "base_url", f"no server answers there ({type(error).__name__}); start it, or set the address of one", ()
+        fault = f"no server answers there ({type(error).__name__}); start it, or set the address of one"
+        raise ConnectionError(fault) from error
     if response.status_code in (401, 403):
-        return "key_variable", f"the server refuses the key in it (HTTP {response.status_code})", ()
+        raise PermissionError(f"the server refuses the key in it (HTTP {response.status_code})")
+    if httpx.URL(root).host.endswith(".azure.com"):  # Azure lists no deployments
+        return []
     try:
         models = json_of(response.content)
-        offered = [str(entry["id"]) for entry in (models["data"] if isinstance(models, dict) else models)]
+        return [str(entry["id"]) for entry in (models["data"] if isinstance(models, dict) else models)]
     except (ValueError, LookupError, TypeError):
-        offered = []  # the server does not list its models
-    deployed = httpx.URL(root).host.endswith(".azure.com")  # Azure lists no deployments
-    return "", "", () if deployed else tuple(offered)
+        return []
 
 
 @dataclass
@@ -283,9 +292,8 @@ class RequestPool(Generic[Key, Request, Answer]):
                     response = await self.send(client.with_options(max_retries=tries_left - 1), request)
                     tries_left -= 1 + response.retries_taken
                     outcome = self.read(response.content)
-                    if not isinstance(outcome, FailedTry) or tries_left == 0:
-                        break
-                    if outcome.kind == "refused" or outcome.repeats:
+                    failed = isinstance(outcome, FailedTry) and outcome.kind != "refused" and not outcome.repeats
+                    if not failed or tries_left == 0:
                         break
                     await asyncio.sleep(PAUSE_S)
         except (APITimeoutError, TimeoutError):

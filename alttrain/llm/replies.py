@@ -158,12 +158,16 @@ def replies(
     due: dict[str, str] = {}
     unusable: dict[str, Reply] = {}
     served: Counter[str] = Counter()
+
+    def to_items(prompt: str, key: str, reply: Reply | Failure) -> Iterator[tuple[str, Item, str, Reply | Failure]]:
+        served[reply.served if isinstance(reply, Reply) else ""] += 1
+        return ((prompt, item, key, reply) for item in items[prompt])
+
     for prompt, prompt_items in items.items():
         key = reply_key(model, [{"role": "user", "content": prompt}], sampling, recipe)
         cached = cache.get(key)
         if cached and (writer.repeats or any(useful(item, cached) for item in prompt_items)):
-            served[cached.served] += 1
-            yield from ((prompt, item, key, cached) for item in prompt_items)
+            yield from to_items(prompt, key, cached)
         else:
             due[key] = prompt
             unusable |= {key: cached} if cached else {}
@@ -173,13 +177,12 @@ def replies(
                 cached = cache.get(key)
                 if cached and cached != unusable.get(key):  # another run stored it meanwhile
                     del due[key]
-                    yield from ((prompt, item, key, cached) for item in items[prompt])
+                    yield from to_items(prompt, key, cached)
             if due:
                 log.info("%-9s asking %s for %d replies; %d kept", who, model, len(due), len(items) - len(due))
                 arriving = writer.write(due, lambda key, reply: cache.keep(key, reply, unusable.get(key)))
                 for key, reply in arriving:
-                    served[reply.served if isinstance(reply, Reply) else ""] += 1
-                    yield from ((due[key], item, key, reply) for item in items[due[key]])
+                    yield from to_items(due[key], key, reply)
     names = sorted(name for name in served if name)
     if len(names) > 1 or any(is_other_model(name, model.rpartition(" at ")[0]) for name in names):
         counts = ", ".join(f"{name} ({served[name]})" for name in names)

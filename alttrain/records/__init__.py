@@ -259,24 +259,27 @@ def _fault(error: Exception, row_type: Any) -> str:
     return f"field {field_path!r}: {fault}{accepted}" if field_path else fault
 
 
-def iterate_rows(path: Path, row_type: type[Row], after: int = 0) -> Iterator[Row]:
-    """Yield the rows of a JSON lines file, without the first `after`. Raises DamagedError with the line.
+def iterate_rows(path: Path, row_type: type[Row]) -> Iterator[Row]:
+    """Yield the rows of a JSON lines file. Raises DamagedError with the line.
 
     Only the first row is checked for unknown fields, since one version writes a whole file. A person may edit
     generations; the judge stage warns about that.
     """
-    decoder, row_count = msgspec.json.Decoder(row_type), 0
+    decoder = msgspec.json.Decoder(row_type)
     sealed = hasattr(row_type, "checksum") and row_type is not Generation
     with open_regular(path) as lines:
-        for number, line in enumerate(lines, 1):
-            row_count += bool(line.strip())
-            if row_count > after and line.strip():
-                row = _row(line, decoder, path, number)
-                if row_count == after + 1 and (unknown := _unknown(msgspec.json.decode(line), row_type)):
-                    raise DamagedError(path, unknown, number)
-                if sealed and not is_unchanged(line):
-                    raise DamagedError(path, "the row is not what was written", number)
-                yield row
+        for position, (number, line) in enumerate(_numbered(lines)):
+            row = _row(line, decoder, path, number)
+            if position == 0 and (unknown := _unknown(msgspec.json.decode(line), row_type)):
+                raise DamagedError(path, unknown, number)
+            if sealed and not is_unchanged(line):
+                raise DamagedError(path, "the row is not what was written", number)
+            yield row
+
+
+def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield (number, line) of each line that is not blank."""
+    return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
 
 def _row(line: bytes, decoder: msgspec.json.Decoder[Row], path: Path, number: int) -> Row:
@@ -296,8 +299,7 @@ def parse_rows(content: bytes, row_type: type[Row], path: Path) -> list[Row]:
     try:
         rows = decoder.decode_lines(content)
     except NO_JSON:
-        lines = enumerate(content.split(b"\n"), 1)
-        rows = [_row(line, decoder, path, number) for number, line in lines if line.strip()]
+        rows = [_row(line, decoder, path, number) for number, line in _numbered(content.split(b"\n"))]
     return _unique(rows, path)
 
 
@@ -339,11 +341,9 @@ def named_lines(path: Path) -> Iterator[tuple[tuple[str, int], bytes]]:
         return
     decoder, line_of = msgspec.json.Decoder(GenerationKey), dict[tuple[str, int], int]()
     with open_regular(path) as lines:
-        for number, line in enumerate(lines, 1):
+        for number, line in _numbered(lines):
             if not line.endswith(b"\n"):
                 return
-            if not line.strip():
-                continue
             row = _row(line, decoder, path, number)
             key = (row.id, row.sample)
             _refuse_second(line_of, key, number, path)
@@ -382,18 +382,15 @@ def append_rows(path: Path, rows: Iterable[Any], by: str = "") -> None:
 
 
 def _sealed(line: bytes, by: str = "") -> bytes:
+    """Return a row's line with the checksum of what is before it, and of `by`; a row without the field as it is."""
     body, seal_start, _ = line.rpartition(_SEAL)
-    return body + seal_start + _row_checksum(body, by) + b'"}' if seal_start else line
-
-
-def _row_checksum(body: bytes, by: str) -> bytes:
-    return hashlib.sha256(by.encode() + body).hexdigest()[:16].encode()
+    digest = hashlib.sha256(by.encode() + body).hexdigest()[:16]
+    return body + seal_start + digest.encode() + b'"}' if seal_start else line
 
 
 def is_unchanged(line: bytes, by: str = "") -> bool:
     """Return whether a line is as `append_rows` wrote it, with its checksum."""
-    body, seal_start, stored = line.rpartition(_SEAL)
-    return bool(seal_start) and stored[:16] == _row_checksum(body, by)
+    return _SEAL in line and line.rstrip() == _sealed(line, by)
 
 
 def sort_rows(path: Path, key_type: type[Row], place: Callable[[Row], int]) -> None:

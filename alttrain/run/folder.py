@@ -10,6 +10,7 @@ import fnmatch
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
@@ -189,7 +190,16 @@ def open_folder(run: Run) -> None:
 
 def write_config(run: Run) -> None:
     """Write config.yaml, which is that of the command that trains."""
-    write_text(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(run.config)))
+    write_text(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(_escaped(run.config))))
+
+
+def _escaped(node: Any) -> Any:
+    """Return a plain, resolved config in which no text is an interpolation: `${` has a backslash before it."""
+    if isinstance(node, dict):
+        return {key: _escaped(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_escaped(value) for value in node]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", node) if isinstance(node, str) else node
 
 
 def environment() -> dict[str, Any]:

@@ -4,7 +4,6 @@ A verdict is True, False or undecided (None). A reply that cannot be read is und
 is a `RowJudge` if it needs only the row, a `GuardModel`, or a `RubricJudge`, which asks a model on a server.
 """
 
-from alttrain.evaluation.agreement import StructureAgreement
 from alttrain.evaluation.judges.guards import (
     GptOssSafeguard,
     GraniteGuardian,
@@ -31,6 +30,7 @@ from alttrain.evaluation.judges.judge import (
     request,
     tag_texts,
 )
+from alttrain.evaluation.judges.published_texts import Published
 from alttrain.evaluation.judges.rubrics import (
     HarmScore,
     Helpfulness,
@@ -40,4 +40,3 @@ from alttrain.evaluation.judges.rubrics import (
     Structure,
     ThreeClass,
 )
-from alttrain.evaluation.published import Published

@@ -8,6 +8,7 @@ A blank answer is not shown to the model; it is undecided. An answer that is too
 
 import re
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 from annotated_types import Ge, Gt, Le
 
 from alttrain.evaluation.judges import judge
-from alttrain.evaluation.published import Published
+from alttrain.evaluation.judges.published_texts import Published
 from alttrain.llm import GIVEN_UP, Failure, ServerSettings, json_of
 from alttrain.records import Generation, Judgement
 
@@ -170,14 +171,12 @@ def _first_tokens(scorer: "JudgePrompts", before: str, answers: Sequence[str]) -
         spellings = [answer, *(blank + word for blank in ("", " ") for word in (bare, bare.lower(), bare.capitalize()))]
         candidates = (scorer.first_token(before, spelling) for spelling in spellings)
         first_tokens.append(list(dict.fromkeys(token for token in candidates if token is not None)))
-    shared = {
-        token for tokens in first_tokens for token in tokens if sum(token in others for others in first_tokens) > 1
-    }
+    answers_with = Counter[int | None](token for tokens in first_tokens for token in tokens)
     for answer in answers:
-        if scorer.first_token(before, answer) in {None, *shared}:
+        if answers_with[scorer.first_token(before, answer)] != 1:
             fault = f"the judge's tokenizer gives {answer!r} after {before!r} no first token of its own"
             raise ValueError(f"{fault}, so its verdict cannot be read; this model is no guard of that format")
-    return [[token for token in tokens if token not in shared] for tokens in first_tokens]
+    return [[token for token in tokens if answers_with[token] == 1] for tokens in first_tokens]
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,9 @@ class Judge(Protocol):
 
 
 def sees_goal(judge: Judge) -> bool:
-    """Whether this is a judge of harm that sees an attack's goal."""
+    """Whether this is a judge of harm that sees an attack's goal, or a majority of such judges."""
+    if isinstance(judge, Majority):
+        return all(map(sees_goal, judge.judges.values()))
     return judge.says == "unsafe" and getattr(judge, "against", "prompt") != "prompt"
 
 

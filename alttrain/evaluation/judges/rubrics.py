@@ -19,7 +19,7 @@ from annotated_types import Ge, Gt, Le
 from alttrain.english import sentences
 from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation.judges import judge
-from alttrain.evaluation.published import Published
+from alttrain.evaluation.judges.published_texts import Published
 from alttrain.llm import Failure, json_of
 from alttrain.llm.replies import Reply, ServerWriter, replies
 from alttrain.records import Generation, Judgement

@@ -30,7 +30,7 @@ from alttrain.dataset import contaminated
 from alttrain.dataset.similarity import DEFAULT
 from alttrain.dataset.sources import content_hash
 from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeContext, Metric, Summary
-from alttrain.evaluation.agreement import CORRECTED, plain_json
+from alttrain.evaluation.agreement import CORRECTED, StructureAgreement, plain_json
 from alttrain.evaluation.judged import (
     DOCUMENTS,
     JUDGING,
@@ -41,7 +41,7 @@ from alttrain.evaluation.judged import (
     put_in_place,
     shaping_verdicts,
 )
-from alttrain.evaluation.judges import NO_REPLY, Structure, StructureAgreement
+from alttrain.evaluation.judges import NO_REPLY, Structure
 from alttrain.llm import NEARLY_ALL
 from alttrain.records import DamagedError, Example, Generation, Judgement, cache_folder
 from alttrain.run.assembly import Run, judge_settings

@@ -81,11 +81,11 @@ def _text_in(path: str, name: str) -> str:
         body = ast.parse(content).body
         for scope in scopes:
             body = next((n.body for n in body if isinstance(n, ast.ClassDef) and n.name == scope), [])
-        assigned = [(n.targets, n.value) for n in body if isinstance(n, ast.Assign)]
-        values = {t.id: value for targets, value in assigned for t in targets if isinstance(t, ast.Name)}
-        value = values[last]
-        if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "strip":
-            return str(ast.literal_eval(value.func.value)).strip()
+        assigned = ((target, n.value) for n in body if isinstance(n, ast.Assign) for target in n.targets)
+        value = {target.id: value for target, value in assigned if isinstance(target, ast.Name)}[last]
+        match value:
+            case ast.Call(func=ast.Attribute(value=text, attr="strip")):
+                return str(ast.literal_eval(text)).strip()
         return str(ast.literal_eval(value))
     import yaml
 
