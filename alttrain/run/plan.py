@@ -25,6 +25,7 @@ from typing import Any
 from alttrain.backbone.device import GIB, Device, detect_device
 from alttrain.config import STAGES
 from alttrain.evaluation import Benchmark, Judge
+from alttrain.evaluation.judges import requests_of
 from alttrain.generation import InProcess
 from alttrain.records import Example, RunDocument, TrainDocument, json_or_none, write_json, write_text
 from alttrain.report.escaping import escape_markdown
@@ -116,13 +117,13 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], earlier_
         if "judge" in due and is_first(f"judge {work}") and is_unjudged:
             texts = samples * len(run.protocol.parts_of(benchmark))
             for judge in judges_of(run, benchmark).values():
-                calls[f"judge {_judge_text(judge)}"] += texts * len(judge.servers)
+                calls[f"judge {_judge_text(judge)}"] += texts * requests_of(judge)
     not_understood = sum(lacks_understanding(structure, row, run.backbone.untrained_thought) for row in to_rewrite)
     for writer, count in ((structure.teacher, len(to_rewrite)), (structure.understander, not_understood)):
         if writer and writer.servers:
             calls[f"teacher {writer}"] += count
     if structure.guard:
-        calls[f"guard {structure.guard.name}"] += len(lacking_original) * len(structure.guard.servers)
+        calls[f"guard {structure.guard.name}"] += len(lacking_original) * requests_of(structure.guard)
     is_done = not is_left and (status := read_status(run.folder)) is not None and status.state == "done"
     state = "new" if not run.folder.exists() else "done" if is_done else "goes on"
     gib = None if peak is None else round(peak / GIB, 2)
