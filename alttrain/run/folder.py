@@ -175,7 +175,6 @@ def open_folder(run: Run) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         is_new = not (folder / "fingerprint.json").exists()
         if is_new:
-            write_json(folder / "environment.json", environment())
             write_text(folder / "files.md", resources.files("alttrain.run").joinpath("files.md").read_text("utf-8"))
         if is_new or json_or_none(folder / "run.json", RunDocument) != as_json(names):
             write_json(folder / "run.json", names)
@@ -188,7 +187,8 @@ def open_folder(run: Run) -> None:
 
 
 def write_config(run: Run) -> None:
-    """Write config.yaml, which is that of the command that trains."""
+    """Write config.yaml and environment.json, which are those of the command that trains."""
+    write_json(run.folder / "environment.json", environment())
     write_text(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(run.config)))
 
 
