@@ -1,7 +1,7 @@
 """Sweeps: all jobs are checked and planned before the first starts, and run one after another or in parallel.
 
-A failed job does not stop the others, unless keep_going=false. In that case the file `stopped` keeps further jobs from
-starting, on any machine.
+A failed job does not stop the others, unless keep_going=false. In that case a file of the sweep keeps its further jobs
+from starting, on any machine (`stopped_file`).
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -51,7 +51,7 @@ from hydra_plugins.alttrain_jobs import PARENT
 log = logging.getLogger("alttrain")
 
 ABOVE = "its output above says why"
-STOPPED = Path(".sweep") / "stopped"
+SWEEP = "ALTTRAIN_SWEEP"  # environment variable that passes a hash of the sweep's jobs on to workers
 Unseeded = tuple[str, ...]  # a job's overrides, without the seed
 _hydra = partial(initialize_config_module, config_module=CONFIG_MODULE, version_base="1.3")
 
@@ -143,6 +143,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
         batch = overrides_of(arguments, multirun)
     if not batch:
         return None
+    os.environ[SWEEP] = _digest(" ".join(overrides) for overrides in batch)
     log.info("plan      checking %d jobs before the first starts", len(batch))
     swept_keys = {override.partition("=")[0] for overrides in batch for override in overrides}
     with bar("plan", len(batch)) as advance:
@@ -207,8 +208,8 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     swept = Sweep(jobs, tuple((last_run[unseeded], count) for unseeded, count in counts.items()))
     if not is_follower():
         output_dir = swept.run.output_dir
-        refuse_links((output_dir / STOPPED).parent)
-        (output_dir / STOPPED).unlink(missing_ok=True)
+        refuse_links(output_dir / ".sweep")
+        stopped_file(output_dir).unlink(missing_ok=True)
         shutil.rmtree(output_dir / ENDED, ignore_errors=True)
         write_plan(output_dir, jobs, [firsts[unseeded] for unseeded in counts], rows)
     log_plan(jobs)
@@ -258,6 +259,15 @@ def search_override(hydra: Any) -> list[str]:
     return search_path([f"{source.schema}://{path}" for source, path in zip(own, paths, strict=True)])
 
 
+def stopped_file(output_dir: Path) -> Path:
+    """Return the file that names the job with which this process's sweep stopped. Other sweeps have their own."""
+    return output_dir / ".sweep" / f"stopped.{os.environ.get(SWEEP, '')}"
+
+
+def _digest(words: Iterable[str]) -> str:
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()[:8]
+
+
 def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     """Run one job of a sweep, in a separate process if it needs several devices.
 
@@ -267,8 +277,7 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     from alttrain.run.app import execute
 
     name, output_dir, leads = run_name(config), Path(config.output_dir), not is_follower()
-    stopped, job = output_dir / STOPPED, hashlib.sha256(" ".join(overrides).encode()).hexdigest()[:8]
-    ended = output_dir / ENDED / f"{name}.{job}"
+    stopped, ended = stopped_file(output_dir), output_dir / ENDED / f"{name}.{_digest(overrides)}"
     if not config.keep_going and stopped.exists():
         raise RunError(f"not started, because {read_utf8(stopped)} failed and keep_going=false")
     try:
@@ -306,8 +315,14 @@ def _run_in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
     stages = ",".join(stage for stage in config.stages if stage != "report")
     command = [sys.executable, "-m", "alttrain", *other_overrides, "hydra.mode=RUN", f"stages=[{stages}]"]
     folder = Path(config.output_dir) / "runs" / run_name(config)
-    before = read_status(folder)
-    process = subprocess.run(command, check=False, env={**os.environ, PARENT: str(os.getpid())})
+    before, environment = read_status(folder), {**os.environ, PARENT: str(os.getpid())}
+    with subprocess.Popen(command, env=environment, process_group=0) as process:  # apart: it gets each signal once
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            process.terminate()  # its training finishes the step and saves a checkpoint
+            process.wait()  # if interrupted again, this process ends, and that one with it (`end_with_parent`)
+            raise
     if process.returncode:
         after = read_status(folder)
         if after and after != before and after.error:

@@ -47,6 +47,7 @@ class JobSweeper(Sweeper):
         self.max_batch_size = max_batch_size  # the plan has read `params`
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.keep_going = config.keep_going
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -55,19 +56,30 @@ class JobSweeper(Sweeper):
         """Launch the jobs and return their results, by batch. Exits with 1 if one failed; each job logged its error."""
         # Hydra itself adds what the command line sets in its node
         jobs = [[word for word in job if not of_hydra(word)] for job in self.jobs]
-        returns = []
         size = self.max_batch_size or len(jobs)
-        try:
-            for start in range(0, len(jobs), size):
-                returns.append(self.launcher.launch(jobs[start : start + size], initial_job_idx=start))
-        except Exception as error:  # the launcher's own, as of a worker that was killed
-            from alttrain.config.secrets import mask_secrets
-
-            print(mask_secrets(f"the launcher stopped: {type(error).__name__}: {error}"), file=sys.stderr)
-            sys.exit(1)
+        returns = [self._launch(jobs[start : start + size], start) for start in range(0, len(jobs), size)]
         if any(job.status is JobStatus.FAILED for batch in returns for job in batch):
             sys.exit(1)
         return returns
+
+    def _launch(self, jobs: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
+        """Launch a batch, whose first job has the number `first`.
+
+        If one of joblib's workers is killed, as by a system out of memory, the whole batch ends. Its jobs are then
+        launched one at a time, so that only the one at fault fails. Exits with 1 at other errors of a launcher.
+        """
+        try:
+            return self.launcher.launch(jobs, initial_job_idx=first)
+        except Exception as error:
+            from alttrain.config.secrets import mask_secrets
+
+            print(mask_secrets(f"the launcher stopped: {type(error).__name__}: {error}"), file=sys.stderr)
+            if type(error).__name__ != "TerminatedWorkerError" or not self.keep_going:
+                sys.exit(1)
+        if len(jobs) == 1:
+            return [JobReturn(overrides=jobs[0], status=JobStatus.FAILED)]
+        print(f"its {len(jobs)} jobs go on, one at a time", file=sys.stderr)
+        return [job for number in range(len(jobs)) for job in self._launch(jobs[number : number + 1], first + number)]
 
 
 SWEEPER = {"_target_": f"{__name__}.JobSweeper", "max_batch_size": None, "params": None}
