@@ -27,13 +27,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from alttrain.config import RunError, run_name
+from alttrain.config.identity import SEARCH_PATH
 from alttrain.config.overrides import (
     CONFIG_MODULE,
     applicable_overrides,
     compose_config,
     decides_hydra,
     is_training_override,
-    search_path,
     without_hydra,
 )
 from alttrain.config.secrets import mask_secrets
@@ -252,13 +252,6 @@ def _refuse_clash(runs: Sequence[Run]) -> None:
                 )
 
 
-def search_override(hydra: Any) -> list[str]:
-    """Return the override that makes another process find the configs of --config-dir. `hydra` is Hydra's own node."""
-    own = [source for source in hydra.runtime.config_sources if "command-line" in source.provider]
-    paths = [Path(source.path).absolute() if source.schema == "file" else source.path for source in own]
-    return search_path([f"{source.schema}://{path}" for source, path in zip(own, paths, strict=True)])
-
-
 def stopped_file(output_dir: Path) -> Path:
     """Return the file that names the job with which this process's sweep stopped. Other sweeps have their own."""
     return output_dir / ".sweep" / f"stopped.{os.environ.get(SWEEP, '')}"
@@ -313,7 +306,8 @@ def _run_in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
     """Run a job on several devices as a separate command, since its leader restarts that command for each device."""
     other_overrides = [override for override in overrides if not override.startswith("stages=")]
     stages = ",".join(stage for stage in config.stages if stage != "report")
-    command = [sys.executable, "-m", "alttrain", *other_overrides, "hydra.mode=RUN", f"stages=[{stages}]"]
+    command = [sys.executable, "-m", "alttrain", *filter(None, [os.environ.get(SEARCH_PATH)]), *other_overrides]
+    command += ["hydra.mode=RUN", f"stages=[{stages}]"]
     folder = Path(config.output_dir) / "runs" / run_name(config)
     before, environment = read_status(folder), {**os.environ, PARENT: str(os.getpid())}
     with subprocess.Popen(command, env=environment, process_group=0) as process:  # apart: it gets each signal once

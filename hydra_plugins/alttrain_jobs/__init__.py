@@ -107,17 +107,16 @@ class RayLauncher(Launcher):
         import ray
 
         from alttrain.config import RunError
-        from alttrain.run.sweep import search_override
 
         ray.init(address=self.address, include_dashboard=False, log_to_driver=True, ignore_reinit_error=True)
-        tasks, search = [], search_override(self.config.hydra)
+        tasks = []
         settings = {name: os.environ[name] for name in os.environ if name.startswith("ALTTRAIN_") and name != PARENT}
         most_gpus = max((node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
         for overrides in job_overrides:
             config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             gpus = min(config.trainer.devices, most_gpus) if config.trainer.accelerator != "cpu" else 0
             task = ray.remote(num_cpus=self.cpus, num_gpus=gpus, max_calls=1, max_retries=0)(work)
-            tasks.append((overrides, config, task.remote([*search, *overrides], os.getcwd(), settings)))
+            tasks.append((overrides, config, task.remote(list(overrides), os.getcwd(), settings)))
         returns = []
         for overrides, config, future in tasks:
             job_return = JobReturn(overrides=list(overrides), cfg=config, hydra_cfg=config)
@@ -141,15 +140,17 @@ def work(overrides: list[str], folder: str, settings: Mapping[str, str]) -> str:
     from hydra import compose, initialize_config_module
 
     from alttrain.config import register
+    from alttrain.config.identity import SEARCH_PATH
     from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
     from alttrain.run.sweep import run_job
 
     os.environ.update(settings)
+    search = filter(None, [os.environ.get(SEARCH_PATH)])
     register()
     try:
         os.chdir(folder)
         with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
-            config = compose(config_name=PRIMARY, overrides=overrides)
+            config = compose(config_name=PRIMARY, overrides=[*search, *overrides])
         run_job(config, overrides)
     except Exception as error:
         return str(error) or type(error).__name__
