@@ -694,6 +694,24 @@ def test_a_plan_counts_the_calls_that_are_left(
     assert bool(found.training_tokens) == bool({"check", "train"} & set(stages))
 
 
+def test_a_plan_is_of_the_stages_asked_and_of_this_machine(tiny_arguments: list[str], serve: Serve) -> None:
+    """A check alone is of all stages. What a running server generates takes none of this machine's time."""
+    register()
+
+    def planned(stages: str, *more: str) -> Job:
+        asked = [*without(tiny_arguments, *(["generation"] if more else [])), f"stages=[{stages}]", *more]
+        with initialize_config_module("alttrain.conf", version_base="1.3"):
+            run = assemble(compose("run", overrides=asked))
+        return job_of(run, (), ())
+
+    whole, training = planned("check"), planned("check,rewrite,train")
+    assert (bool(whole.generations), bool(whole.hours)) == (True, True)
+    assert (training.generations, training.hours) == (0, 0.0)
+    address = serve(lambda *_: Say("")).url
+    served = planned("check", "generation=server", f"generation.base_url={address}", "generation.model_name=m")
+    assert (served.generations, served.hours) == (whole.generations, 0.0)
+
+
 def test_a_plan_counts_originals_once_and_what_a_guard_is_asked(tiny_arguments: list[str]) -> None:
     register()
     jobs = []

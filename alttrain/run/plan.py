@@ -68,7 +68,8 @@ class Job:
     devices: int  # of the training, over all nodes
     training_tokens: int  # of all training steps; 0 if it is done
     generations: int  # answers and originals that are left, without those that an earlier job of the sweep generates
-    hours: float | None  # device-hours of these two on this machine; None if the backbone's size is unknown
+    # device-hours of these two on this machine, without what a running server generates; None: backbone's size unknown
+    hours: float | None
     calls: Mapping[str, int]  # requests to each server of a teacher, guard or judge, without repairs, if none is cached
 
 
@@ -81,7 +82,7 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], earlier_
     earlier_work = set() if earlier_work is None else earlier_work
     device = detect_device(run.hardware.accelerator, run.hardware.memory_gib)
     peak = max((need.total for need in needs_of(run, rows, device)), default=None)
-    due = STAGES if "check" in run.stages else run.stages  # a check tells what the others would take
+    due = STAGES if {*run.stages} <= {"check", "report"} else run.stages  # a check tells what the others would take
     structure, recipe, calls, is_left = run.structure, run.training, Counter[str](), run.needs_training
 
     def is_first(work: str) -> bool:
@@ -128,7 +129,7 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], earlier_
     state = "new" if not run.folder.exists() else "done" if is_done else "goes on"
     gib = None if peak is None else round(peak / GIB, 2)
     fits = None if peak is None or device.free is None else peak <= device.free
-    hours = _hours(run, device, training_tokens, generated_tokens)
+    hours = _hours(run, device, training_tokens, generated_tokens if run.generation.loads_weights else 0)
     devices, words = run.hardware.world_size, tuple(overrides)
     return Job(run.name, words, state, gib, fits, devices, training_tokens, generated, hours, dict(+calls))
 
