@@ -264,12 +264,14 @@ def write_plan(
     A method's row names its backbones if it does not apply to all of them.
     """
     write_json(output_dir / PLAN, {"jobs": [asdict(job) for job in jobs]})
-    backbones: dict[tuple[tuple[str, str], ...], dict[str, None]] = {}  # by the method's row
+    backbones: dict[tuple[tuple[str, str], ...], list[str]] = {}  # by the method's row
     for run in runs:
-        row = tuple(method_row(run, rows.get(run.data, ())).items())
-        backbones.setdefault(row, {})[run.backbone.name] = None
-    all_backbones = {run.backbone.name for run in runs}
-    names = {row: "" if {*own} == all_backbones else ", ".join(own) for row, own in backbones.items()}
+        backbones.setdefault(tuple(method_row(run, rows.get(run.data, ())).items()), []).append(run.backbone.name)
+    whole = {run.backbone.name for run in runs}
+    methods = [
+        dict(row) | {"backbones": "" if {*own} == whole else ", ".join(dict.fromkeys(own))}
+        for row, own in backbones.items()
+    ]
     benchmarks = dict.fromkeys(tuple(benchmark_row(run, each).items()) for run in runs for each in run.all_benchmarks)
     costs = [
         {
@@ -285,7 +287,6 @@ def write_plan(
         }
         for job in jobs
     ]
-    methods = [dict(row) | {"backbones": name} for row, name in names.items()]
     tables = {"Methods": methods, "Benchmarks": list(map(dict, benchmarks)), "Jobs": costs}
     parts = [f"# {name}\n\n{_table(table)}" for name, table in tables.items()]
     write_text((output_dir / PLAN).with_suffix(".md"), "\n\n".join([*parts, totals(jobs)]) + "\n")

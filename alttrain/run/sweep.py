@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import traceback
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -114,10 +113,10 @@ class Sweep:
         return made or not {*self.run.stages} <= {"check", "report"}
 
 
-def _seeded(first: Run, its_config: DictConfig, overrides: Sequence[str]) -> Run:
+def _seeded(config: DictConfig, first: Run, overrides: Sequence[str]) -> Run:
     """Return the run of a job that differs only in the seed from the `first`. They share all that they are built of."""
     seed = [override for override in overrides if override.startswith("seed=")]
-    config: Any = OmegaConf.merge(its_config, OmegaConf.from_dotlist(seed))
+    config = OmegaConf.merge(config, OmegaConf.from_dotlist(seed))  # type: ignore[assignment]
     name = run_name(config, first.changed.treatment)
     settings = first.config | {"seed": config.seed}
     return replace(first, name=name, folder=first.folder.parent / name, seed=config.seed, config=settings)
@@ -129,16 +128,6 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     A job of a run that does not think is left out if its interventions are on thoughts and each applies to another job.
     Raises RunError with the faults of all jobs, before anything runs.
     """
-    configs: dict[Unseeded, DictConfig] = {}  # of the first job with these overrides
-    firsts: dict[Unseeded, Run] = {}  # its run
-    rows: dict[str, Sequence[Example]] = {}  # to train on, by `Run.data`, each read once
-    earlier_work = set[str]()  # of the jobs before
-    planned: list[tuple[Unseeded, Job, Run]] = []  # with the hardware that each training needs
-    runs: dict[str, list[Run]] = {}  # these, by name
-    applied = set[str]()  # interventions
-    thoughtless: list[tuple[list[str], NoThoughtError]] = []  # jobs that none of theirs applies to
-    faults: dict[str, list[str]] = {}  # with the jobs that have each
-    launcher = ""
     with _hydra():
         batch = overrides_of(arguments, multirun)
     if not batch:
@@ -146,11 +135,22 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     os.environ[SWEEP] = _digest(" ".join(overrides) for overrides in batch)
     log.info("plan      checking %d jobs before the first starts", len(batch))
     swept_keys = {override.partition("=")[0] for overrides in batch for override in overrides}
+    launcher = ""
+    firsts: dict[Unseeded, tuple[DictConfig, Run]] = {}  # config and run of the first job with these overrides
+    rows: dict[str, Sequence[Example]] = {}  # to train on, by `Run.data`, each read once
+    earlier_work = set[str]()  # of the jobs before
+    jobs: list[Job] = []
+    alike: dict[Unseeded, list[Run]] = {}  # their runs, with the hardware that each training needs
+    runs: dict[str, list[Run]] = {}  # the same, by name
+    thoughtless: list[
+        tuple[list[str], set[str], NoThoughtError]
+    ] = []  # jobs that none of their interventions applies to
+    faults: dict[str, list[str]] = {}  # with the jobs that have each
     with bar("plan", len(batch)) as advance:
         for overrides in batch:
             advance(1)
             try:
-                if (unseeded := _unseeded(overrides)) not in configs:
+                if (unseeded := _unseeded(overrides)) not in firsts:
                     with _hydra():
                         config = compose_config(overrides, arguments)
                     own = {*map(str, config.hydra.sweeper.params or {})}
@@ -158,12 +158,9 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                         keys = ", ".join(sorted(lost))
                         raise RunError(f"swept experiments do not sweep their own {keys}; give each its own command")
                     launcher = str(config.hydra.launcher._target_)
-                    configs[unseeded] = without_hydra(config)
-                if unseeded not in firsts:
-                    firsts[unseeded] = assemble(configs[unseeded])
-                run = _seeded(firsts[unseeded], configs[unseeded], overrides)
+                    firsts[unseeded] = config, assemble(without_hydra(config))
+                run = _seeded(*firsts[unseeded], overrides)
                 here = launcher.endswith(("BasicLauncher", "JoblibLauncher"))  # others may use other machines
-                applied |= {benchmark.intervention_name for benchmark in run.intervened_benchmarks}
                 check_light(run, rows.get(run.data), here)
                 if run.data not in rows:
                     rows[run.data] = run.rows
@@ -176,17 +173,18 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                     if here:
                         run.hardware.check_gpus()
                         refuse_too_large(run, rows[run.data], MODEL_STAGES & set(run.stages))
-                planned.append((unseeded, job, run))
+                jobs.append(job)
+                alike.setdefault(unseeded, []).append(run)
                 runs.setdefault(run.name, []).append(run)
             except NoThoughtError as error:
-                thoughtless.append((overrides, error))
+                thoughtless.append((overrides, {*config.intervention}, error))
             except (RunError, ValueError, OSError) as error:
                 for fault in getattr(error, "faults", (str(error),)):
                     faults.setdefault(fault, []).append(" ".join(overrides))
-    for overrides, fault in thoughtless:
-        if not {*configs[_unseeded(overrides)].intervention} <= applied:  # some apply to no job at all
-            faults.setdefault(str(fault), []).append(" ".join(overrides))
-    jobs = tuple(job for _, job, _ in planned)
+    applied = {each.intervention_name for _, run in firsts.values() for each in run.intervened_benchmarks}
+    for overrides, interventions, error in thoughtless:
+        if not interventions <= applied:  # some apply to no job at all
+            faults.setdefault(str(error), []).append(" ".join(overrides))
     unfinished = [job for job in jobs if job.state != "done"]
     devices = sorted({job.devices for job in unfinished})
     if launcher.endswith("SlurmLauncher") and len(devices) > 1:
@@ -202,19 +200,17 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     if faults:
         lines = [f"{fault}\n  in {len(faulty)} of {len(batch)} jobs: {faulty[0]}" for fault, faulty in faults.items()]
         raise RunError("\n".join(["this sweep cannot run:", *lines]).replace("\n", "\n  "))
-    refuse_full_disk([run for *_, run in planned])
-    last_run = {unseeded: run for unseeded, _, run in planned}
-    counts = Counter(unseeded for unseeded, *_ in planned)
-    swept = Sweep(jobs, tuple((last_run[unseeded], count) for unseeded, count in counts.items()))
+    refuse_full_disk([run for same in alike.values() for run in same])
+    swept = Sweep(tuple(jobs), tuple((same[-1], len(same)) for same in alike.values()))
     if not is_follower():
         output_dir = swept.run.output_dir
         refuse_links(output_dir / ".sweep")
         stopped_file(output_dir).unlink(missing_ok=True)
         shutil.rmtree(output_dir / ENDED, ignore_errors=True)
-        write_plan(output_dir, jobs, [firsts[unseeded] for unseeded in counts], rows)
+        write_plan(output_dir, jobs, [firsts[unseeded][1] for unseeded in alike], rows)
     log_plan(jobs)
     _log_untrained(arguments, jobs)
-    for unseeded in dict.fromkeys(_unseeded(overrides) for overrides, _ in thoughtless):
+    for unseeded in dict.fromkeys(_unseeded(overrides) for overrides, *_ in thoughtless):
         log.info("          left out, since it does not think: %s", " ".join(unseeded))
     return swept
 
@@ -310,7 +306,8 @@ def _run_in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
     command += ["hydra.mode=RUN", f"stages=[{stages}]"]
     folder = Path(config.output_dir) / "runs" / run_name(config)
     before, environment = read_status(folder), {**os.environ, PARENT: str(os.getpid())}
-    with subprocess.Popen(command, env=environment, process_group=0) as process:  # apart: it gets each signal once
+    # apart from the terminal, so that it gets each signal once
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
         try:
             process.wait()
         except KeyboardInterrupt:

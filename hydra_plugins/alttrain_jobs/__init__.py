@@ -24,13 +24,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-PACKAGES = {
-    "joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
-    "submitit": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
-    "slurm": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
-    "ray": ("ray", "ray"),
-}
-"""For each option of conf/launcher, the package it needs and the extra that installs it."""
+EXTRAS = {"joblib": "joblib", "submitit": "submitit", "slurm": "submitit", "ray": "ray"}
+"""The extra that installs what an option of conf/launcher needs."""
 PARENT = "ALTTRAIN_PARENT"
 """Environment variable with a process id. The processes started by that process end when it ends."""
 LOOK_S = 0.5
@@ -194,17 +189,14 @@ def of_hydra(override: str) -> bool:
 
 def absent(arguments: Sequence[str]) -> str:
     """Return what to install for the launcher in a command line; "" if nothing is missing."""
-    for argument in arguments:
-        launcher = argument.removeprefix("launcher=")
-        if launcher != argument and launcher in PACKAGES:
-            package, extra = PACKAGES[launcher]
-            try:
-                spec = importlib.util.find_spec(package)
-            except ImportError:  # its import is blocked
-                spec = None
-            if spec is None:
-                return (
-                    f"launcher={launcher} needs a package that is not installed: pip install 'alttrain[{extra}]', or "
-                    "leave launcher out to run the jobs one after another"
-                )
+    chosen = [argument.removeprefix("launcher=") for argument in arguments if argument.startswith("launcher=")]
+    for launcher, extra in ((name, EXTRAS[name]) for name in chosen if name in EXTRAS):
+        found = None
+        with suppress(ImportError):  # its import is blocked
+            found = importlib.util.find_spec("ray" if extra == "ray" else f"hydra_plugins.hydra_{extra}_launcher")
+        if found is None:
+            return (
+                f"launcher={launcher} needs a package that is not installed: pip install 'alttrain[{extra}]', or "
+                "leave launcher out to run the jobs one after another"
+            )
     return ""
