@@ -201,11 +201,9 @@ def _app(config: DictConfig) -> None:
         return
     try:
         run = execute(config, checked=_checked)
-    except RunError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
-    except Exception:
-        print(mask_secrets(traceback.format_exc()), file=sys.stderr, end="")  # Hydra would cut it, and add its advice
+    except Exception as error:  # whose traceback Hydra would cut, and add its advice
+        said = str(error) if isinstance(error, RunError) else mask_secrets(traceback.format_exc()).rstrip()
+        print(said, file=sys.stderr)
         sys.exit(1)
     if run.stages == ("check",):
         sys.exit(not all_ready([(run, 1)]))

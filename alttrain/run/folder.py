@@ -176,7 +176,7 @@ def open_folder(run: Run) -> None:
         is_new = not (folder / "fingerprint.json").exists()
         if is_new:
             write_text(folder / "files.md", resources.files("alttrain.run").joinpath("files.md").read_text("utf-8"))
-        if is_new or json_or_none(folder / "run.json", RunDocument) != as_json(names):
+        if json_or_none(folder / "run.json", RunDocument) != as_json(names):
             write_json(folder / "run.json", names)
         if is_new or run.needs_training or not (folder / "config.yaml").exists():  # at last of what trained
             write_config(run)

@@ -113,10 +113,10 @@ class Sweep:
         return made or not {*self.run.stages} <= {"check", "report"}
 
 
-def _seeded(config: DictConfig, first: Run, overrides: Sequence[str]) -> Run:
+def _seeded(first: Run, its_config: DictConfig, overrides: Sequence[str]) -> Run:
     """Return the run of a job that differs only in the seed from the `first`. They share all that they are built of."""
     seed = [override for override in overrides if override.startswith("seed=")]
-    config = OmegaConf.merge(config, OmegaConf.from_dotlist(seed))  # type: ignore[assignment]
+    config: Any = OmegaConf.merge(its_config, OmegaConf.from_dotlist(seed))
     name = run_name(config, first.changed.treatment)
     settings = first.config | {"seed": config.seed}
     return replace(first, name=name, folder=first.folder.parent / name, seed=config.seed, config=settings)
@@ -136,21 +136,20 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     log.info("plan      checking %d jobs before the first starts", len(batch))
     swept_keys = {override.partition("=")[0] for overrides in batch for override in overrides}
     launcher = ""
-    firsts: dict[Unseeded, tuple[DictConfig, Run]] = {}  # config and run of the first job with these overrides
+    configs: dict[Unseeded, DictConfig] = {}  # of the first job with these overrides
+    firsts: dict[Unseeded, Run] = {}  # its run
     rows: dict[str, Sequence[Example]] = {}  # to train on, by `Run.data`, each read once
     earlier_work = set[str]()  # of the jobs before
     jobs: list[Job] = []
     alike: dict[Unseeded, list[Run]] = {}  # their runs, with the hardware that each training needs
     runs: dict[str, list[Run]] = {}  # the same, by name
-    thoughtless: list[
-        tuple[list[str], set[str], NoThoughtError]
-    ] = []  # jobs that none of their interventions applies to
+    thoughtless: list[tuple[list[str], NoThoughtError]] = []  # jobs that none of theirs applies to
     faults: dict[str, list[str]] = {}  # with the jobs that have each
     with bar("plan", len(batch)) as advance:
         for overrides in batch:
             advance(1)
             try:
-                if (unseeded := _unseeded(overrides)) not in firsts:
+                if (unseeded := _unseeded(overrides)) not in configs:
                     with _hydra():
                         config = compose_config(overrides, arguments)
                     own = {*map(str, config.hydra.sweeper.params or {})}
@@ -158,8 +157,10 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                         keys = ", ".join(sorted(lost))
                         raise RunError(f"swept experiments do not sweep their own {keys}; give each its own command")
                     launcher = str(config.hydra.launcher._target_)
-                    firsts[unseeded] = config, assemble(without_hydra(config))
-                run = _seeded(*firsts[unseeded], overrides)
+                    configs[unseeded] = without_hydra(config)
+                if unseeded not in firsts:
+                    firsts[unseeded] = assemble(configs[unseeded])
+                run = _seeded(firsts[unseeded], configs[unseeded], overrides)
                 here = launcher.endswith(("BasicLauncher", "JoblibLauncher"))  # others may use other machines
                 check_light(run, rows.get(run.data), here)
                 if run.data not in rows:
@@ -177,14 +178,14 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                 alike.setdefault(unseeded, []).append(run)
                 runs.setdefault(run.name, []).append(run)
             except NoThoughtError as error:
-                thoughtless.append((overrides, {*config.intervention}, error))
+                thoughtless.append((overrides, error))
             except (RunError, ValueError, OSError) as error:
                 for fault in getattr(error, "faults", (str(error),)):
                     faults.setdefault(fault, []).append(" ".join(overrides))
-    applied = {each.intervention_name for _, run in firsts.values() for each in run.intervened_benchmarks}
-    for overrides, interventions, error in thoughtless:
-        if not interventions <= applied:  # some apply to no job at all
-            faults.setdefault(str(error), []).append(" ".join(overrides))
+    applied = {each.intervention_name for first in firsts.values() for each in first.intervened_benchmarks}
+    for overrides, fault in thoughtless:
+        if not {*configs[_unseeded(overrides)].intervention} <= applied:  # some apply to no job at all
+            faults.setdefault(str(fault), []).append(" ".join(overrides))
     unfinished = [job for job in jobs if job.state != "done"]
     devices = sorted({job.devices for job in unfinished})
     if launcher.endswith("SlurmLauncher") and len(devices) > 1:
@@ -207,10 +208,10 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
         refuse_links(output_dir / ".sweep")
         stopped_file(output_dir).unlink(missing_ok=True)
         shutil.rmtree(output_dir / ENDED, ignore_errors=True)
-        write_plan(output_dir, jobs, [firsts[unseeded][1] for unseeded in alike], rows)
+        write_plan(output_dir, jobs, [firsts[unseeded] for unseeded in alike], rows)
     log_plan(jobs)
     _log_untrained(arguments, jobs)
-    for unseeded in dict.fromkeys(_unseeded(overrides) for overrides, *_ in thoughtless):
+    for unseeded in dict.fromkeys(_unseeded(overrides) for overrides, _ in thoughtless):
         log.info("          left out, since it does not think: %s", " ".join(unseeded))
     return swept
 

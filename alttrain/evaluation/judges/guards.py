@@ -329,7 +329,7 @@ class GraniteGuardian(GuardModel):
     criterion: str
     custom: bool = False
     name: str = "granite_guardian"
-    most_queries: ClassVar[int] = 2  # type: ignore[misc]
+    most_queries: ClassVar[int] = 2
 
     def steps(self, row: Generation, scorer: "JudgePrompts") -> Steps:
         config = {"custom_criteria" if self.custom else "criteria_id": self.criterion}
