@@ -5,6 +5,7 @@ what each option of a group is for, by the comment that begins its file.
 """
 
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import resources
@@ -72,6 +73,7 @@ def _group_help(folder: Path, options: Sequence[Path]) -> str:
 def main() -> None:
     """Answer `--help` at once; for everything else load the app."""
     if text := help_text(sys.argv[1:]):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as `head` may close the pipe
         print(text)
         return
     from alttrain.run.app import main as run

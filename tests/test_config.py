@@ -307,6 +307,7 @@ def test_experiment_changes_groups_and_a_method_comes_after_it() -> None:
     ("overrides", "message"),
     [
         (["sead=1"], r"sead='1': there is no such key; accepted: stages, seed, .*; did you mean 'seed'\?"),
+        (["quik=true"], r"quik='true': there is no such key; accepted: .*; did you mean 'quick'\?"),
         (["trainin=sft"], r"trainin='sft': there is no such key; accepted: .*; did you mean 'training'\?"),
         (["training=stf"], r"training='stf': accepted: (\w+, )*sft(, \w+)*; did you mean 'sft'\?"),
         (["experiment=dmo"], r"experiment='dmo': accepted: .*demo.*; did you mean 'demo'\?"),
@@ -474,7 +475,8 @@ def test_every_value_of_a_sweep_is_checked(argument: str, found: list[str]) -> N
 def test_sweep_is_checked_together_with_other_overrides() -> None:
     found, configs = preview(["training=demo,sft", "seed=1,2", "training.epochs=7"])
     assert not found
-    assert {(c.training.name, c.seed) for c in configs} == {("demo", 1), ("sft", 1), ("demo", 2)}
+    assert [(c.training.name, c.seed) for c in configs] == [("demo", 1), ("sft", 1)]  # one seed stands for all
+    assert re.match("seed='x': with seed=x", *told(["seed=1,x"]))
     assert {c.training.epochs for c in configs} == {7}
 
 
@@ -751,6 +753,8 @@ def test_help_and_config_are_shown_without_torch(tmp_path: Path) -> None:
     command = [sys.executable, "-c", f"{code}print('alttrain.run.app' in sys.modules)"]
     told = subprocess.run(command, capture_output=True, check=False).stdout
     assert told.endswith(b"\nFalse\n")  # it answers before the app loads, which takes most of a second
+    done = subprocess.run(f"{sys.executable} -m alttrain --help | true", shell=True, capture_output=True, check=True)
+    assert done.stderr == b""
 
 
 @pytest.mark.slow

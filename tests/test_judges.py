@@ -6,6 +6,7 @@ The guard's class runs for real on a random two-layer model whose tokenizer and 
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -36,6 +37,7 @@ from alttrain.evaluation.judges import (
     StrongReject,
     ThreeClass,
     WildGuard,
+    requests_of,
 )
 from alttrain.evaluation.judges.guards import _first_tokens
 from alttrain.evaluation.judges.judge import exchange
@@ -541,6 +543,31 @@ def test_gpt_oss_safeguards_verdict_is_its_final_channels(
         assert (judgement.verdict, judgement.raw) == (verdict, THOUGHT + written)
         assert bool(judgement.error) is (verdict is None)
     assert told.options == {"reasoning_effort": "low"}
+
+
+@pytest.mark.parametrize(
+    ("judge", "words"),
+    [
+        (LlamaGuard("m", base_url="http://a"), {"unsafe": 0.9}),
+        (LlamaGuard("m", base_url="http://a", categories=False), {"unsafe": 0.9}),
+        pytest.param(WildGuard("m", "refusal", base_url="http://a"), YES, marks=needs("wildguard")),
+        pytest.param(WildGuard("m", "harm", base_url="http://a"), YES, marks=needs("wildguard")),
+        (Qwen3Guard("m", "refusal", base_url="http://a"), {" Safe": 0.9, " Yes": 0.9}),
+        (Qwen3Guard("m", "harm", base_url="http://a"), {" Safe": 0.9}),
+        (GraniteGuardian("m", says="unsafe", criterion="harm", base_url="http://a"), YES),
+        (GptOssSafeguard("m", "harm", base_url="http://a"), {}),
+    ],
+)
+def test_a_plan_knows_the_most_requests_of_a_guard(judge: GuardModel, words: dict[str, float]) -> None:
+    told, asked = Told({"": words}, "Refusal: <score>"), 0
+    steps: Any = judge.steps(generation(), told)  # type: ignore[arg-type]
+    query = next(steps)
+    with suppress(StopIteration):
+        while asked := asked + 1:
+            query = steps.send([words.get(word, 0.0) for word in query.words] if query.words else told.written)
+    assert requests_of(judge) == asked
+    assert requests_of(replace(judge, base_url=None)) == 0
+    assert requests_of(Majority({"a": judge, "b": replace(judge, name="b")}, 1)) == 2 * asked
 
 
 # --- guards on models of their kind ---

@@ -14,10 +14,11 @@ from omegaconf import DictConfig
 from processes import has_ended
 
 from alttrain.config import RunError, register
+from alttrain.config.identity import SEARCH_PATH
 from alttrain.config.overrides import search_path
+from alttrain.run import app
 from alttrain.run.app import execute
 from alttrain.run.stages.check import check_light
-from alttrain.run.sweep import search_override
 from hydra_plugins.alttrain_jobs import PARENT, RayLauncher, work
 
 BLOCKED = """
@@ -76,21 +77,32 @@ def test_what_is_for_a_gpu_is_refused_without_one_before_weights_load(
     assert not (tmp_path / "outputs").exists()
 
 
-def test_another_process_finds_the_configs_of_a_config_dir(tmp_path: Path) -> None:
-    """What a launcher hands on to its workers: a blank, a comma and quotes in the folder's name are part of it."""
-    own = tmp_path / 'my, o\'wn "é"'
-    (own / "rewrite").mkdir(parents=True)
-    (own / "rewrite" / "mine.yaml").write_text("defaults:\n  - plain\nname: mine\n")
-    register()
-    asked = search_path([f"file://{own}"])
-    with initialize_config_module("alttrain.conf", version_base="1.3"):
-        hydra = compose("run", overrides=asked, return_hydra_config=True).hydra
-        handed_on = search_override(hydra)
-        assert handed_on == asked
-        assert compose("run", overrides=[*handed_on, "rewrite=mine"]).rewrite.name == "mine"
-        assert search_override(compose("run", return_hydra_config=True).hydra) == []
-        asked = search_path(["pkg://alttrain.report"])
-        assert search_override(compose("run", overrides=asked, return_hydra_config=True).hydra) == asked
+@pytest.mark.parametrize("how", ["config-dir", "searchpath", "both"])
+def test_another_process_finds_the_configs_of_a_config_dir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """What a sweep hands on to its workers: a blank, a comma and quotes in the folder's name are part of it."""
+    folders = [tmp_path / f'my, o\'wn "é" {name}' for name in "ab"]
+    for folder in folders:
+        (folder / "rewrite").mkdir(parents=True)
+        (folder / "rewrite" / f"own_{folder.name[-1]}.yaml").write_text("defaults:\n  - plain\nname: mine\n")
+    given = [f"--config-dir={folders[0]}"] if how != "searchpath" else search_path([f"file://{folders[0]}"])
+    given += search_path([f"file://{folders[1]}"]) if how == "both" else []
+    checked: list[list[str]] = []
+    monkeypatch.setattr(app, "_check", lambda overrides, multirun: checked.append(overrides))
+    monkeypatch.setattr(app, "_app", lambda: None)
+    monkeypatch.setenv(SEARCH_PATH, "")
+    monkeypatch.setenv(PARENT, str(os.getpid()))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["alttrain", *given, "rewrite=own_a"])
+    app.main()
+    found: list[str] = []
+    monkeypatch.setattr("alttrain.run.sweep.run_job", lambda config, overrides: found.append(config.rewrite.name))
+    settings = {SEARCH_PATH: os.environ[SEARCH_PATH]}
+    for name in "ab" if how == "both" else "a":
+        assert work([f"rewrite=own_{name}"], str(tmp_path), settings) == ""
+    assert set(found) == {"mine"}
+    assert checked == [[os.environ[SEARCH_PATH], "rewrite=own_a"]]
 
 
 def test_a_job_of_ray_leases_what_a_machine_of_its_cluster_has_and_works_as_the_sweep_does(

@@ -581,19 +581,25 @@ def test_a_runs_revision_may_be_set_to_the_commit_that_it_used(tiny_arguments: l
         check_weights(same, Weights(tmp_path, "hub@4d5e"))
 
 
-def test_the_config_of_a_folder_is_that_of_the_command_that_trained(tiny_arguments: list[str]) -> None:
+def test_config_and_versions_of_a_folder_are_those_of_the_command_that_trained(
+    tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier one may have rewritten the rows, with another version of torch."""
     register()
 
-    def kept(*more: str) -> tuple[Path, int]:
+    def kept(threads: int) -> tuple[Path, int, int]:
+        monkeypatch.setattr("alttrain.run.folder.environment", lambda: {"packages": {"torch": threads}})
         with initialize_config_module("alttrain.conf", version_base="1.3"):
-            opened = assemble(compose("run", [*tiny_arguments, *more]))
+            opened = assemble(compose("run", [*tiny_arguments, f"trainer.threads={threads}"]))
         open_folder(opened)
-        return opened.folder, yaml.safe_load((opened.folder / "config.yaml").read_text())["trainer"]["threads"]
+        versions = json.loads((opened.folder / "environment.json").read_text())["packages"]
+        config = yaml.safe_load((opened.folder / "config.yaml").read_text())
+        return opened.folder, config["trainer"]["threads"], versions["torch"]
 
-    assert [kept(f"trainer.threads={threads}")[1] for threads in (1, 3)] == [1, 3]
-    folder, _ = kept("trainer.threads=2")
+    assert [kept(threads)[1:] for threads in (1, 3)] == [(1, 1), (3, 3)]
+    folder, *_ = kept(2)
     write_json(folder / "train.json", {})
-    assert kept("trainer.threads=1")[1] == 2
+    assert kept(1)[1:] == (2, 2)
 
 
 def test_the_commit_is_of_this_checkout_and_git_may_be_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

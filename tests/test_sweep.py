@@ -38,7 +38,7 @@ from alttrain.run.folder import evaluation_folder
 from alttrain.run.plan import Job, job_of, totals
 from alttrain.run.stages.needs import fit_hardware, shape_known
 from alttrain.run.status import ENDED, PLAN, Log, lock_folder, read_status, state_of, statuses, table
-from alttrain.run.sweep import STOPPED, Sweep, overrides_of, plan, run_job
+from alttrain.run.sweep import SWEEP, Sweep, overrides_of, plan, run_job
 from hydra_plugins.alttrain_jobs import PARENT, JobSweeper
 
 LAUNCHERS = {"basic": "", "joblib": "hydra_plugins.hydra_joblib_launcher", "ray": "ray"}
@@ -150,14 +150,19 @@ def test_a_run_that_fails_is_told_once(tiny_arguments: list[str], tmp_path: Path
 def test_a_sweep_stops_at_any_exception(
     tiny_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of a GPU's memory, which is no error of the config; a run that ends later is not failed any more."""
+    """As of a GPU's memory, which is no error of the config; a run that ends later is not failed any more.
+
+    Another sweep in the folder does not stop.
+    """
 
     def execute(config: object, reports: bool) -> None:
         raise RuntimeError("CUDA out of memory")
 
     monkeypatch.setattr("alttrain.run.app.execute", execute)
     register()
-    for seed, told in ((0, "RuntimeError: CUDA out of memory"), (1, "not started, because tiny-.*-s0 failed")):
+    memory = "RuntimeError: CUDA out of memory"
+    for own, seed, told in (("a", 0, memory), ("a", 1, "not started, because tiny-.*-s0 failed"), ("b", 0, memory)):
+        monkeypatch.setenv(SWEEP, own)
         with initialize_config_module("alttrain.conf", version_base="1.3"):
             config = compose("run", overrides=[*tiny_arguments, "keep_going=false", f"seed={seed}"])
         with pytest.raises(RunError, match=told):
@@ -236,11 +241,12 @@ def test_a_sweep_may_stop_at_the_first_failure(tiny_arguments: list[str], tmp_pa
     assert not (folder / "runs" / "tiny-no_train-s1").exists()
     assert statuses(folder)["tiny-no_train-s1"].state == "pending"
     assert "pending   1 of 2: tiny-no_train-s1" in done.stderr
-    assert (folder / STOPPED).read_text() == "tiny-no_train-s0"
+    (stopped,) = folder.glob(".sweep/stopped.*")
+    assert stopped.read_text() == "tiny-no_train-s0"
     planted.unlink()
     done = sweep(arguments, folder, "keep_going=false")
     assert done.returncode == 0, done.stderr
-    assert not (folder / STOPPED).exists()
+    assert not stopped.exists()
 
 
 @pytest.mark.parametrize("asked", [[], ["stages=[train,generate,report]"]])
@@ -252,12 +258,12 @@ def test_a_job_of_several_devices_has_the_stages_of_its_config(
     (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\nstages: [rewrite, train, report]\n")
     commands: list[list[str]] = []
 
-    def ran(command: list[str], check: bool, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    def started(command: list[str], env: dict[str, str], **unused: object) -> Any:
         commands.append(command)
         assert env[PARENT] == str(os.getpid())
-        return subprocess.CompletedProcess(command, 0)
+        return nullcontext(SimpleNamespace(wait=lambda: 0, returncode=0))
 
-    monkeypatch.setattr("alttrain.run.sweep.subprocess.run", ran)
+    monkeypatch.setattr("alttrain.run.sweep.subprocess.Popen", started)
     overrides = [f"hydra.searchpath=['file://{tmp_path}']", "experiment=own", "trainer.devices=2", *asked]
     register()
     with initialize_config_module("alttrain.conf", version_base="1.3"):
@@ -266,6 +272,42 @@ def test_a_job_of_several_devices_has_the_stages_of_its_config(
     chosen = "[train,generate]" if asked else "[rewrite,train]"
     assert [part for part in command if part.startswith("stages=")] == [f"stages={chosen}"]
     assert command[3:6] == overrides[:3]
+
+
+JOB = """#!{python}
+import signal, sys, time
+signals = []
+signal.signal(signal.SIGINT, lambda number, frame: signals.append(number))
+signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
+print("begun", flush=True)
+while not signals:
+    time.sleep(0.1)
+time.sleep(1)  # the step that it finishes
+print(len(signals), "saved", flush=True)
+"""
+STARTS = """
+import signal, sys
+from types import SimpleNamespace
+from alttrain.run import sweep
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+sweep.run_name, sys.executable = lambda config: "r", {job!r}
+sweep._run_in_own_process(SimpleNamespace(stages=["train"], output_dir="."), [])
+"""
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "terminate"])
+def test_an_interrupted_job_of_several_devices_finishes_its_step(tmp_path: Path, how: str) -> None:
+    """A terminal signals the sweep and what it started, a scheduler perhaps the sweep alone. A second signal kills."""
+    job = tmp_path / "job"
+    job.write_text(JOB.format(python=sys.executable))
+    job.chmod(0o700)
+    command = [sys.executable, "-c", STARTS.format(job=str(job))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, process_group=0) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        os.killpg(process.pid, signal.SIGINT) if how == "Ctrl-C" else process.terminate()
+        assert process.stdout.read() == "1 saved\n"
+    assert process.returncode == -signal.SIGINT  # it was interrupted
 
 
 # --- before it starts ---
@@ -652,6 +694,24 @@ def test_a_plan_counts_the_calls_that_are_left(
     assert bool(found.training_tokens) == bool({"check", "train"} & set(stages))
 
 
+def test_a_plan_is_of_the_stages_asked_and_of_this_machine(tiny_arguments: list[str], serve: Serve) -> None:
+    """A check alone is of all stages. What a running server generates takes none of this machine's time."""
+    register()
+
+    def planned(stages: str, *more: str) -> Job:
+        asked = [*without(tiny_arguments, *(["generation"] if more else [])), f"stages=[{stages}]", *more]
+        with initialize_config_module("alttrain.conf", version_base="1.3"):
+            run = assemble(compose("run", overrides=asked))
+        return job_of(run, (), ())
+
+    whole, training = planned("check"), planned("check,rewrite,train")
+    assert (bool(whole.generations), bool(whole.hours)) == (True, True)
+    assert (training.generations, training.hours) == (0, 0.0)
+    address = serve(lambda *_: Say("")).url
+    served = planned("check", "generation=server", f"generation.base_url={address}", "generation.model_name=m")
+    assert (served.generations, served.hours) == (whole.generations, 0.0)
+
+
 def test_a_plan_counts_originals_once_and_what_a_guard_is_asked(tiny_arguments: list[str]) -> None:
     register()
     jobs = []
@@ -669,7 +729,7 @@ def test_a_plan_counts_originals_once_and_what_a_guard_is_asked(tiny_arguments: 
     assert [job.generations for job, _ in jobs] == [benign, 0, 0, len(jobs[0][1])]
     assert all(job.hours for job, _ in jobs)
     assert jobs[0][0].calls == {}
-    assert jobs[3][0].calls == {"guard llama_guard_3": len(jobs[0][1])}
+    assert jobs[3][0].calls == {"guard llama_guard_3": 2 * len(jobs[0][1])}  # the verdict and its category
     assert jobs[3][0].training_tokens > jobs[0][0].training_tokens  # longer rows: an original may have 600 tokens
 
 
@@ -842,6 +902,32 @@ def test_the_sweeper_launches_the_planned_jobs_in_batches(
         assert list(map(len, sweeper.sweep([]))) == batches
     assert [job for _, batch in launched for job in batch] == [["seed=0"], ["seed=1"], ["seed=2"]]
     assert [first for first, _ in launched] == [0, 2][: len(batches)]
+
+
+@pytest.mark.parametrize(("keep_going", "ran"), [(True, [0, 2]), (False, [])])
+def test_a_worker_that_is_killed_fails_its_job_alone(
+    keep_going: bool, ran: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """joblib then ends all jobs of the batch: they go on one at a time."""
+    monkeypatch.setattr(JobSweeper, "jobs", [(f"seed={seed}",) for seed in range(3)])
+    done: list[int] = []
+
+    class TerminatedWorkerError(Exception):
+        pass
+
+    class Launcher:
+        def launch(self, batch: list[list[str]], initial_job_idx: int) -> list[SimpleNamespace]:
+            if ["seed=1"] in batch:
+                raise TerminatedWorkerError("SIGKILL(-9)")
+            done.append(initial_job_idx)
+            return [SimpleNamespace(status=JobStatus.COMPLETED) for _ in batch]
+
+    sweeper = JobSweeper(None, None)
+    sweeper.launcher, sweeper.keep_going = Launcher(), keep_going  # type: ignore[assignment]
+    with pytest.raises(SystemExit, match="1"):
+        sweeper.sweep([])
+    assert done == ran
+    assert capsys.readouterr().err.count("SIGKILL(-9)") == (2 if keep_going else 1)
 
 
 # --- the lock and the status ---

@@ -30,6 +30,7 @@ OPEN_KEYS = re.compile(
     r"|[\w.-]+\.(extra|options|batch_size_of))(\.[\w.-]+)?=|protocol\.(settings|means)\."
 )
 """Keys that no file needs to have. Hydra alone would ask for a plus sign."""
+SEED = re.compile(r"seed=\d{1,9}")
 QUICK_OVERRIDES = ("limit=20", "tag=quick")  # what quick=true stands for: a first look
 TRAINING_GROUPS = ("training", "adapter", "rewrite", "teacher")
 """Groups whose overrides a job without training does not take; see `applicable_overrides`."""
@@ -60,8 +61,8 @@ def search_path(addresses: Sequence[str]) -> list[str]:
 def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
     """Return the faults of command-line overrides and of the configs they compose, and those configs.
 
-    Each value of a sweep is tried alone. The configs are not the sweep's jobs, but cover every value of every key. If
-    only some options of a swept group have a key, each that lacks it is a fault.
+    Each value of a sweep is tried alone, of several seeds the first. The configs are not the sweep's jobs, but cover
+    every value of every other key. If only some options of a swept group have a key, each that lacks it is a fault.
     """
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         problems: list[Fault] = []
@@ -74,7 +75,7 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
         firsts = [overrides[0] for overrides in values.values() if overrides]
         accepted, first, refused = _composable(firsts)
         variants = [accepted]
-        swept = [overrides for overrides in values.values() if len(overrides) > 1]
+        swept = [found for found in values.values() if len(found) > 1 and not all(map(SEED.fullmatch, found))]
         if refused and first:  # perhaps keys of a group that the experiment sweeps
             params = {str(key): value for key, value in (first.hydra.sweeper.params or {}).items()}
             groups = GlobalHydra.instance().config_loader().list_groups("")
@@ -299,8 +300,8 @@ def _known_keys(key: str, config: DictConfig) -> list[str] | None:
             return [str(name) for name in node] if isinstance(node, DictConfig) else None
         node = node[parent]
     if isinstance(node, DictConfig) and last not in node:
-        groups = [] if parents else GlobalHydra.instance().config_loader().list_groups("")
-        return [*dict.fromkeys([*map(str, node), *groups])]
+        others = [] if parents else ["quick", *GlobalHydra.instance().config_loader().list_groups("")]
+        return [*dict.fromkeys([*map(str, node), *others])]
     return None
 
 

@@ -23,7 +23,15 @@ from annotated_types import Ge, Gt
 
 from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation.interventions import Beginning, Intervention, InterventionContext
-from alttrain.evaluation.judges.judge import NO_REPLY, Judge, JudgeContext, ModelFault, sees_goal, tag_texts
+from alttrain.evaluation.judges.judge import (
+    NO_REPLY,
+    Judge,
+    JudgeContext,
+    ModelFault,
+    requests_of,
+    sees_goal,
+    tag_texts,
+)
 from alttrain.llm import Failure, json_of
 from alttrain.llm.replies import Reply, ServerWriter, replies
 from alttrain.records import Example, Generation
@@ -212,8 +220,7 @@ class Crescendo(Attack):
 
     @property
     def requests(self) -> int:  # type: ignore[override]
-        judged = self.turns if self.judge is not None and self.judge.servers else 0
-        return self.responses + judged
+        return self.responses + (self.turns * requests_of(self.judge) if self.judge is not None else 0)
 
     @property
     def responses(self) -> int:
@@ -260,7 +267,7 @@ class ActorAttack(Attack):
     @property
     def requests(self) -> int:  # type: ignore[override]
         """The most requests to servers for one attack: its aim, its actors, their questions, and verdicts."""
-        judged = 3 if self.judge.servers else 0
+        judged = 3 * requests_of(self.judge)
         return 1 + ROUNDS + self.actors * (1 + self.questions * (2 * self.tries - 1) + judged)
 
     @property

@@ -51,7 +51,7 @@ from alttrain.run.stages.check import all_ready, check_light, check_prompts, che
 from alttrain.run.stages.generate import incomplete_benchmarks
 from alttrain.run.stages.needs import fit_hardware
 from alttrain.run.status import PLAN, Log, lock_folder, read_status
-from alttrain.run.sweep import Sweep, config_shown, plan, run_job, search_override
+from alttrain.run.sweep import Sweep, config_shown, plan, run_job
 from alttrain.training.distributed import follow, is_follower, lead, take_own_gpu, verify
 from hydra_plugins.alttrain_jobs import PARENT, absent, end_with_parent, is_worker, of_hydra
 
@@ -83,9 +83,8 @@ def main() -> None:
         sys.argv[1:] = expand_arguments(take_trusted(sys.argv[1:]))
         flags = _flags(sys.argv[1:])
         register()
-        own = [f"file://{Path(flags.config_dir).absolute()}"] if flags.config_dir else []
-        overrides = [*search_path(own), *flags.overrides]
-        os.environ[SEARCH_PATH] = next((o for o in reversed(overrides) if o.startswith("hydra.searchpath=")), "")
+        os.environ[SEARCH_PATH] = "".join(flags.search)
+        overrides = [*flags.search, *(one for one in flags.overrides if not one.startswith("hydra.searchpath="))]
         if not (flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion):
             swept = _check(overrides, flags.multirun)
             if swept is not None:
@@ -107,7 +106,7 @@ def main() -> None:
 
 
 def _flags(arguments: list[str]) -> argparse.Namespace:
-    """Parse a command line as Hydra does.
+    """Parse a command line as Hydra does. `search` is the override for all folders of the user's options.
 
     Raises ValueError if Hydra would compose another config than the checked one, if a folder or package is missing, or
     if a user's option has the name of a packaged one, which Hydra would take.
@@ -123,8 +122,10 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
         raise ValueError(f"--config-dir={flags.config_dir}: no such folder")
     given = [one for one in flags.overrides if one.startswith("hydra.searchpath=")]
     lists: list[Any] = [override.value() for override in OverridesParser.create().parse_overrides(given)]
-    folders = [flags.config_dir] if flags.config_dir else []
-    for folder in [*folders, *(path.removeprefix("file://") for paths in lists for path in paths)]:
+    addresses = [f"file://{Path(flags.config_dir).absolute()}"] if flags.config_dir else []
+    addresses += [address for found in lists for address in (found if isinstance(found, list) else [found])]
+    flags.search = search_path(addresses)
+    for folder in (address.removeprefix("file://") for address in addresses):
         for file in sorted(Path(folder).rglob("*.yaml")):
             if resources.files(CONFIG_MODULE).joinpath(*file.relative_to(folder).parts).is_file():
                 raise ValueError(f"{file}: alttrain has an option of this name and would take it; give yours another")
@@ -196,15 +197,13 @@ def _app(config: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         if "Slurm" not in HydraConfig.get().launcher._target_:
             end_with_parent()
-        run_job(config, [*search_override(HydraConfig.get()), *HydraConfig.get().overrides.task])
+        run_job(config, HydraConfig.get().overrides.task)
         return
     try:
         run = execute(config, checked=_checked)
-    except RunError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
-    except Exception:
-        print(mask_secrets(traceback.format_exc()), file=sys.stderr, end="")  # Hydra would cut it, and add its advice
+    except Exception as error:  # whose traceback Hydra would cut, and add its advice
+        said = str(error) if isinstance(error, RunError) else mask_secrets(traceback.format_exc()).rstrip()
+        print(said, file=sys.stderr)
         sys.exit(1)
     if run.stages == ("check",):
         sys.exit(not all_ready([(run, 1)]))

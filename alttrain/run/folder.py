@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 
 from alttrain.backbone.source import Weights, offline_weights
 from alttrain.config import RunError, differences, digest_of
+from alttrain.config.identity import escaped
 from alttrain.evaluation import Benchmark
 from alttrain.records import RunDocument, json_or_none, read_json, write_json, write_text
 from alttrain.run.assembly import Run
@@ -176,9 +177,8 @@ def open_folder(run: Run) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         is_new = not (folder / "fingerprint.json").exists()
         if is_new:
-            write_json(folder / "environment.json", environment())
             write_text(folder / "files.md", resources.files("alttrain.run").joinpath("files.md").read_text("utf-8"))
-        if is_new or json_or_none(folder / "run.json", RunDocument) != as_json(names):
+        if json_or_none(folder / "run.json", RunDocument) != as_json(names):
             write_json(folder / "run.json", names)
         if is_new or run.needs_training or not (folder / "config.yaml").exists():  # at last of what trained
             write_config(run)
@@ -189,17 +189,9 @@ def open_folder(run: Run) -> None:
 
 
 def write_config(run: Run) -> None:
-    """Write config.yaml, which is that of the command that trains."""
-    write_text(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(_escaped(run.config))))
-
-
-def _escaped(node: Any) -> Any:
-    """Return a plain, resolved config in which no text is an interpolation: `${` has a backslash before it."""
-    if isinstance(node, dict):
-        return {key: _escaped(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_escaped(value) for value in node]
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", node) if isinstance(node, str) else node
+    """Write config.yaml and environment.json, which are those of the command that trains."""
+    write_json(run.folder / "environment.json", environment())
+    write_text(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(escaped(run.config))))
 
 
 def environment() -> dict[str, Any]:

@@ -25,6 +25,7 @@ from typing import Any
 from alttrain.backbone.device import GIB, Device, detect_device
 from alttrain.config import STAGES
 from alttrain.evaluation import Benchmark, Judge
+from alttrain.evaluation.judges import requests_of
 from alttrain.generation import InProcess
 from alttrain.records import Example, RunDocument, TrainDocument, json_or_none, write_json, write_text
 from alttrain.report.escaping import escape_markdown
@@ -67,7 +68,8 @@ class Job:
     devices: int  # of the training, over all nodes
     training_tokens: int  # of all training steps; 0 if it is done
     generations: int  # answers and originals that are left, without those that an earlier job of the sweep generates
-    hours: float | None  # device-hours of these two on this machine; None if the backbone's size is unknown
+    # device-hours of these two on this machine, without what a running server generates; None: backbone's size unknown
+    hours: float | None
     calls: Mapping[str, int]  # requests to each server of a teacher, guard or judge, without repairs, if none is cached
 
 
@@ -80,7 +82,7 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], earlier_
     earlier_work = set() if earlier_work is None else earlier_work
     device = detect_device(run.hardware.accelerator, run.hardware.memory_gib)
     peak = max((need.total for need in needs_of(run, rows, device)), default=None)
-    due = STAGES if "check" in run.stages else run.stages  # a check tells what the others would take
+    due = STAGES if {*run.stages} <= {"check", "report"} else run.stages  # a check tells what the others would take
     structure, recipe, calls, is_left = run.structure, run.training, Counter[str](), run.needs_training
 
     def is_first(work: str) -> bool:
@@ -116,18 +118,18 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], earlier_
         if "judge" in due and is_first(f"judge {work}") and is_unjudged:
             texts = samples * len(run.protocol.parts_of(benchmark))
             for judge in judges_of(run, benchmark).values():
-                calls[f"judge {_judge_text(judge)}"] += texts * len(judge.servers)
+                calls[f"judge {_judge_text(judge)}"] += texts * requests_of(judge)
     not_understood = sum(lacks_understanding(structure, row, run.backbone.untrained_thought) for row in to_rewrite)
     for writer, count in ((structure.teacher, len(to_rewrite)), (structure.understander, not_understood)):
         if writer and writer.servers:
             calls[f"teacher {writer}"] += count
     if structure.guard:
-        calls[f"guard {structure.guard.name}"] += len(lacking_original) * len(structure.guard.servers)
+        calls[f"guard {structure.guard.name}"] += len(lacking_original) * requests_of(structure.guard)
     is_done = not is_left and (status := read_status(run.folder)) is not None and status.state == "done"
     state = "new" if not run.folder.exists() else "done" if is_done else "goes on"
     gib = None if peak is None else round(peak / GIB, 2)
     fits = None if peak is None or device.free is None else peak <= device.free
-    hours = _hours(run, device, training_tokens, generated_tokens)
+    hours = _hours(run, device, training_tokens, generated_tokens if run.generation.loads_weights else 0)
     devices, words = run.hardware.world_size, tuple(overrides)
     return Job(run.name, words, state, gib, fits, devices, training_tokens, generated, hours, dict(+calls))
 
@@ -262,12 +264,14 @@ def write_plan(
     A method's row names its backbones if it does not apply to all of them.
     """
     write_json(output_dir / PLAN, {"jobs": [asdict(job) for job in jobs]})
-    backbones: dict[tuple[tuple[str, str], ...], dict[str, None]] = {}  # by the method's row
+    backbones: dict[tuple[tuple[str, str], ...], list[str]] = {}  # by the method's row
     for run in runs:
-        row = tuple(method_row(run, rows.get(run.data, ())).items())
-        backbones.setdefault(row, {})[run.backbone.name] = None
-    all_backbones = {run.backbone.name for run in runs}
-    names = {row: "" if {*own} == all_backbones else ", ".join(own) for row, own in backbones.items()}
+        backbones.setdefault(tuple(method_row(run, rows.get(run.data, ())).items()), []).append(run.backbone.name)
+    whole = {run.backbone.name for run in runs}
+    methods = [
+        dict(row) | {"backbones": "" if {*own} == whole else ", ".join(dict.fromkeys(own))}
+        for row, own in backbones.items()
+    ]
     benchmarks = dict.fromkeys(tuple(benchmark_row(run, each).items()) for run in runs for each in run.all_benchmarks)
     costs = [
         {
@@ -283,7 +287,6 @@ def write_plan(
         }
         for job in jobs
     ]
-    methods = [dict(row) | {"backbones": name} for row, name in names.items()]
     tables = {"Methods": methods, "Benchmarks": list(map(dict, benchmarks)), "Jobs": costs}
     parts = [f"# {name}\n\n{_table(table)}" for name, table in tables.items()]
     write_text((output_dir / PLAN).with_suffix(".md"), "\n\n".join([*parts, totals(jobs)]) + "\n")

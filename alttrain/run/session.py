@@ -4,7 +4,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,9 +162,7 @@ class Session:
             clear_shelf()
             return full_model or self.weights.folder
 
-        def decoder(generation: InProcess) -> Any:
-            return self._decoder(generation, adapter, full_model, quantized)
-
+        decoder = partial(self._decoder, adapter=adapter, full_model=full_model, quantization=quantized)
         log = run.folder / "server.log" if trained else run.output_dir / "cache" / f"{run.name}.server.log"
         folder = adapter.folder if adapter else None
         with run.generation.start(Model(run.name, self.renderer, folder, full_model, weights, decoder, log)) as engine:
@@ -185,12 +183,12 @@ class Session:
             clear_shelf()
             model = load_model(Weights(full_model, "trained"), dtype, self.device, "packed", quantization)
         elif quantization != "none":
-            model = self.model(generation.dtype, "packed", None, quantization)
+            model = self.model(generation.dtype, quantization=quantization)
             model = attach_adapter(model, adapter) if adapter else model
         else:
             key = (self.weights.identity, str(self.weights.folder), str(dtype), self.device)
             if key not in _SHELF:
-                _SHELF[key] = Base(self.model(generation.dtype, "packed", None, "none"))
+                _SHELF[key] = Base(self.model(generation.dtype, quantization="none"))
             model = _SHELF[key].merge(adapter)
         free_bytes = detect_device(self.run.hardware.accelerator).free
         memory = None if free_bytes is None else int(CACHE_SHARE * free_bytes)

@@ -1,7 +1,7 @@
 """Sweeps: all jobs are checked and planned before the first starts, and run one after another or in parallel.
 
-A failed job does not stop the others, unless keep_going=false. In that case the file `stopped` keeps further jobs from
-starting, on any machine.
+A failed job does not stop the others, unless keep_going=false. In that case a file of the sweep keeps its further jobs
+from starting, on any machine (`stopped_file`).
 """
 
 import hashlib
@@ -11,8 +11,7 @@ import shutil
 import subprocess
 import sys
 import traceback
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,13 +26,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from alttrain.config import RunError, run_name
+from alttrain.config.identity import SEARCH_PATH
 from alttrain.config.overrides import (
     CONFIG_MODULE,
     applicable_overrides,
     compose_config,
     decides_hydra,
     is_training_override,
-    search_path,
     without_hydra,
 )
 from alttrain.config.secrets import mask_secrets
@@ -51,7 +50,7 @@ from hydra_plugins.alttrain_jobs import PARENT
 log = logging.getLogger("alttrain")
 
 ABOVE = "its output above says why"
-STOPPED = Path(".sweep") / "stopped"
+SWEEP = "ALTTRAIN_SWEEP"  # environment variable that passes a hash of the sweep's jobs on to workers
 Unseeded = tuple[str, ...]  # a job's overrides, without the seed
 _hydra = partial(initialize_config_module, config_module=CONFIG_MODULE, version_base="1.3")
 
@@ -129,22 +128,23 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     A job of a run that does not think is left out if its interventions are on thoughts and each applies to another job.
     Raises RunError with the faults of all jobs, before anything runs.
     """
-    configs: dict[Unseeded, DictConfig] = {}  # of the first job with these overrides
-    firsts: dict[Unseeded, Run] = {}  # its run
-    rows: dict[str, Sequence[Example]] = {}  # to train on, by `Run.data`, each read once
-    earlier_work = set[str]()  # of the jobs before
-    planned: list[tuple[Unseeded, Job, Run]] = []  # with the hardware that each training needs
-    runs: dict[str, list[Run]] = {}  # these, by name
-    applied = set[str]()  # interventions
-    thoughtless: list[tuple[list[str], NoThoughtError]] = []  # jobs that none of theirs applies to
-    faults: dict[str, list[str]] = {}  # with the jobs that have each
-    launcher = ""
     with _hydra():
         batch = overrides_of(arguments, multirun)
     if not batch:
         return None
+    os.environ[SWEEP] = _digest(" ".join(overrides) for overrides in batch)
     log.info("plan      checking %d jobs before the first starts", len(batch))
     swept_keys = {override.partition("=")[0] for overrides in batch for override in overrides}
+    launcher = ""
+    configs: dict[Unseeded, DictConfig] = {}  # of the first job with these overrides
+    firsts: dict[Unseeded, Run] = {}  # its run
+    rows: dict[str, Sequence[Example]] = {}  # to train on, by `Run.data`, each read once
+    earlier_work = set[str]()  # of the jobs before
+    jobs: list[Job] = []
+    alike: dict[Unseeded, list[Run]] = {}  # their runs, with the hardware that each training needs
+    runs: dict[str, list[Run]] = {}  # the same, by name
+    thoughtless: list[tuple[list[str], NoThoughtError]] = []  # jobs that none of theirs applies to
+    faults: dict[str, list[str]] = {}  # with the jobs that have each
     with bar("plan", len(batch)) as advance:
         for overrides in batch:
             advance(1)
@@ -162,7 +162,6 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                     firsts[unseeded] = assemble(configs[unseeded])
                 run = _seeded(firsts[unseeded], configs[unseeded], overrides)
                 here = launcher.endswith(("BasicLauncher", "JoblibLauncher"))  # others may use other machines
-                applied |= {benchmark.intervention_name for benchmark in run.intervened_benchmarks}
                 check_light(run, rows.get(run.data), here)
                 if run.data not in rows:
                     rows[run.data] = run.rows
@@ -175,17 +174,18 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                     if here:
                         run.hardware.check_gpus()
                         refuse_too_large(run, rows[run.data], MODEL_STAGES & set(run.stages))
-                planned.append((unseeded, job, run))
+                jobs.append(job)
+                alike.setdefault(unseeded, []).append(run)
                 runs.setdefault(run.name, []).append(run)
             except NoThoughtError as error:
                 thoughtless.append((overrides, error))
             except (RunError, ValueError, OSError) as error:
                 for fault in getattr(error, "faults", (str(error),)):
                     faults.setdefault(fault, []).append(" ".join(overrides))
+    applied = {each.intervention_name for first in firsts.values() for each in first.intervened_benchmarks}
     for overrides, fault in thoughtless:
         if not {*configs[_unseeded(overrides)].intervention} <= applied:  # some apply to no job at all
             faults.setdefault(str(fault), []).append(" ".join(overrides))
-    jobs = tuple(job for _, job, _ in planned)
     unfinished = [job for job in jobs if job.state != "done"]
     devices = sorted({job.devices for job in unfinished})
     if launcher.endswith("SlurmLauncher") and len(devices) > 1:
@@ -201,16 +201,14 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     if faults:
         lines = [f"{fault}\n  in {len(faulty)} of {len(batch)} jobs: {faulty[0]}" for fault, faulty in faults.items()]
         raise RunError("\n".join(["this sweep cannot run:", *lines]).replace("\n", "\n  "))
-    refuse_full_disk([run for *_, run in planned])
-    last_run = {unseeded: run for unseeded, _, run in planned}
-    counts = Counter(unseeded for unseeded, *_ in planned)
-    swept = Sweep(jobs, tuple((last_run[unseeded], count) for unseeded, count in counts.items()))
+    refuse_full_disk([run for same in alike.values() for run in same])
+    swept = Sweep(tuple(jobs), tuple((same[-1], len(same)) for same in alike.values()))
     if not is_follower():
         output_dir = swept.run.output_dir
-        refuse_links((output_dir / STOPPED).parent)
-        (output_dir / STOPPED).unlink(missing_ok=True)
+        refuse_links(output_dir / ".sweep")
+        stopped_file(output_dir).unlink(missing_ok=True)
         shutil.rmtree(output_dir / ENDED, ignore_errors=True)
-        write_plan(output_dir, jobs, [firsts[unseeded] for unseeded in counts], rows)
+        write_plan(output_dir, jobs, [firsts[unseeded] for unseeded in alike], rows)
     log_plan(jobs)
     _log_untrained(arguments, jobs)
     for unseeded in dict.fromkeys(_unseeded(overrides) for overrides, _ in thoughtless):
@@ -251,11 +249,13 @@ def _refuse_clash(runs: Sequence[Run]) -> None:
                 )
 
 
-def search_override(hydra: Any) -> list[str]:
-    """Return the override that makes another process find the configs of --config-dir. `hydra` is Hydra's own node."""
-    own = [source for source in hydra.runtime.config_sources if "command-line" in source.provider]
-    paths = [Path(source.path).absolute() if source.schema == "file" else source.path for source in own]
-    return search_path([f"{source.schema}://{path}" for source, path in zip(own, paths, strict=True)])
+def stopped_file(output_dir: Path) -> Path:
+    """Return the file that names the job with which this process's sweep stopped. Other sweeps have their own."""
+    return output_dir / ".sweep" / f"stopped.{os.environ.get(SWEEP, '')}"
+
+
+def _digest(words: Iterable[str]) -> str:
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()[:8]
 
 
 def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
@@ -267,8 +267,7 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     from alttrain.run.app import execute
 
     name, output_dir, leads = run_name(config), Path(config.output_dir), not is_follower()
-    stopped, job = output_dir / STOPPED, hashlib.sha256(" ".join(overrides).encode()).hexdigest()[:8]
-    ended = output_dir / ENDED / f"{name}.{job}"
+    stopped, ended = stopped_file(output_dir), output_dir / ENDED / f"{name}.{_digest(overrides)}"
     if not config.keep_going and stopped.exists():
         raise RunError(f"not started, because {read_utf8(stopped)} failed and keep_going=false")
     try:
@@ -304,10 +303,18 @@ def _run_in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
     """Run a job on several devices as a separate command, since its leader restarts that command for each device."""
     other_overrides = [override for override in overrides if not override.startswith("stages=")]
     stages = ",".join(stage for stage in config.stages if stage != "report")
-    command = [sys.executable, "-m", "alttrain", *other_overrides, "hydra.mode=RUN", f"stages=[{stages}]"]
+    command = [sys.executable, "-m", "alttrain", *filter(None, [os.environ.get(SEARCH_PATH)]), *other_overrides]
+    command += ["hydra.mode=RUN", f"stages=[{stages}]"]
     folder = Path(config.output_dir) / "runs" / run_name(config)
-    before = read_status(folder)
-    process = subprocess.run(command, check=False, env={**os.environ, PARENT: str(os.getpid())})
+    before, environment = read_status(folder), {**os.environ, PARENT: str(os.getpid())}
+    # apart from the terminal, so that it gets each signal once
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            process.terminate()  # its training finishes the step and saves a checkpoint
+            process.wait()  # if interrupted again, this process ends, and that one with it (`end_with_parent`)
+            raise
     if process.returncode:
         after = read_status(folder)
         if after and after != before and after.error:

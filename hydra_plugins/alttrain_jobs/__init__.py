@@ -24,13 +24,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-PACKAGES = {
-    "joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
-    "submitit": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
-    "slurm": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
-    "ray": ("ray", "ray"),
-}
-"""For each option of conf/launcher, the package it needs and the extra that installs it."""
+EXTRAS = {"joblib": "joblib", "submitit": "submitit", "slurm": "submitit", "ray": "ray"}
+"""The extra that installs what an option of conf/launcher needs."""
 PARENT = "ALTTRAIN_PARENT"
 """Environment variable with a process id. The processes started by that process end when it ends."""
 LOOK_S = 0.5
@@ -47,6 +42,7 @@ class JobSweeper(Sweeper):
         self.max_batch_size = max_batch_size  # the plan has read `params`
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.keep_going = config.keep_going
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -55,19 +51,30 @@ class JobSweeper(Sweeper):
         """Launch the jobs and return their results, by batch. Exits with 1 if one failed; each job logged its error."""
         # Hydra itself adds what the command line sets in its node
         jobs = [[word for word in job if not of_hydra(word)] for job in self.jobs]
-        returns = []
         size = self.max_batch_size or len(jobs)
-        try:
-            for start in range(0, len(jobs), size):
-                returns.append(self.launcher.launch(jobs[start : start + size], initial_job_idx=start))
-        except Exception as error:  # the launcher's own, as of a worker that was killed
-            from alttrain.config.secrets import mask_secrets
-
-            print(mask_secrets(f"the launcher stopped: {type(error).__name__}: {error}"), file=sys.stderr)
-            sys.exit(1)
+        returns = [self._launch(jobs[start : start + size], start) for start in range(0, len(jobs), size)]
         if any(job.status is JobStatus.FAILED for batch in returns for job in batch):
             sys.exit(1)
         return returns
+
+    def _launch(self, jobs: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
+        """Launch a batch, whose first job has the number `first`.
+
+        If one of joblib's workers is killed, as by a system out of memory, the whole batch ends. Its jobs are then
+        launched one at a time, so that only the one at fault fails. Exits with 1 at other errors of a launcher.
+        """
+        try:
+            return self.launcher.launch(jobs, initial_job_idx=first)
+        except Exception as error:
+            from alttrain.config.secrets import mask_secrets
+
+            print(mask_secrets(f"the launcher stopped: {type(error).__name__}: {error}"), file=sys.stderr)
+            if type(error).__name__ != "TerminatedWorkerError" or not self.keep_going:
+                sys.exit(1)
+        if len(jobs) == 1:
+            return [JobReturn(overrides=jobs[0], status=JobStatus.FAILED)]
+        print(f"its {len(jobs)} jobs go on, one at a time", file=sys.stderr)
+        return [job for number in range(len(jobs)) for job in self._launch(jobs[number : number + 1], first + number)]
 
 
 SWEEPER = {"_target_": f"{__name__}.JobSweeper", "max_batch_size": None, "params": None}
@@ -95,17 +102,16 @@ class RayLauncher(Launcher):
         import ray
 
         from alttrain.config import RunError
-        from alttrain.run.sweep import search_override
 
         ray.init(address=self.address, include_dashboard=False, log_to_driver=True, ignore_reinit_error=True)
-        tasks, search = [], search_override(self.config.hydra)
+        tasks = []
         settings = {name: os.environ[name] for name in os.environ if name.startswith("ALTTRAIN_") and name != PARENT}
         most_gpus = max((node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
         for overrides in job_overrides:
             config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             gpus = min(config.trainer.devices, most_gpus) if config.trainer.accelerator != "cpu" else 0
             task = ray.remote(num_cpus=self.cpus, num_gpus=gpus, max_calls=1, max_retries=0)(work)
-            tasks.append((overrides, config, task.remote([*search, *overrides], os.getcwd(), settings)))
+            tasks.append((overrides, config, task.remote(list(overrides), os.getcwd(), settings)))
         returns = []
         for overrides, config, future in tasks:
             job_return = JobReturn(overrides=list(overrides), cfg=config, hydra_cfg=config)
@@ -129,15 +135,17 @@ def work(overrides: list[str], folder: str, settings: Mapping[str, str]) -> str:
     from hydra import compose, initialize_config_module
 
     from alttrain.config import register
+    from alttrain.config.identity import SEARCH_PATH
     from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
     from alttrain.run.sweep import run_job
 
     os.environ.update(settings)
+    search = filter(None, [os.environ.get(SEARCH_PATH)])
     register()
     try:
         os.chdir(folder)
         with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
-            config = compose(config_name=PRIMARY, overrides=overrides)
+            config = compose(config_name=PRIMARY, overrides=[*search, *overrides])
         run_job(config, overrides)
     except Exception as error:
         return str(error) or type(error).__name__
@@ -181,17 +189,14 @@ def of_hydra(override: str) -> bool:
 
 def absent(arguments: Sequence[str]) -> str:
     """Return what to install for the launcher in a command line; "" if nothing is missing."""
-    for argument in arguments:
-        launcher = argument.removeprefix("launcher=")
-        if launcher != argument and launcher in PACKAGES:
-            package, extra = PACKAGES[launcher]
-            try:
-                spec = importlib.util.find_spec(package)
-            except ImportError:  # its import is blocked
-                spec = None
-            if spec is None:
-                return (
-                    f"launcher={launcher} needs a package that is not installed: pip install 'alttrain[{extra}]', or "
-                    "leave launcher out to run the jobs one after another"
-                )
+    chosen = [argument.removeprefix("launcher=") for argument in arguments if argument.startswith("launcher=")]
+    for launcher, extra in ((name, EXTRAS[name]) for name in chosen if name in EXTRAS):
+        found = None
+        with suppress(ImportError):  # its import is blocked
+            found = importlib.util.find_spec("ray" if extra == "ray" else f"hydra_plugins.hydra_{extra}_launcher")
+        if found is None:
+            return (
+                f"launcher={launcher} needs a package that is not installed: pip install 'alttrain[{extra}]', or "
+                "leave launcher out to run the jobs one after another"
+            )
     return ""

@@ -28,6 +28,7 @@ from alttrain.evaluation.judges.judge import (
     exchange,
     goal_of,
     request,
+    requests_of,
     tag_texts,
 )
 from alttrain.evaluation.judges.published_texts import Published

@@ -82,6 +82,16 @@ class GuardModel(judge.ModelJudge):
     def servers(self) -> Sequence[str]:
         return [self.base_url] if self.base_url else []
 
+    @property
+    def requests(self) -> int:
+        """The most requests to the server for one text."""
+        return self.most_queries if self.base_url else 0
+
+    @property
+    def most_queries(self) -> int:
+        """The most queries of `steps`."""
+        return 1
+
     def _server(self) -> ServerSettings | None:
         if self.base_url is None:
             return None
@@ -206,6 +216,10 @@ class LlamaGuard(GuardModel):
 
     says: Literal["unsafe"] = "unsafe"
 
+    @property
+    def most_queries(self) -> int:
+        return 1 + self.categories
+
     def steps(self, row: Generation, scorer: "JudgePrompts") -> Steps:
         text = scorer.chat(judge.dialogue(row, self.against), self.content).removesuffix(self.before_verdict)
         unsafe, safe = yield GuardQuery(text, self.before_verdict, ("unsafe", "safe"), WRITTEN_TOKENS)
@@ -237,6 +251,10 @@ class WildGuard(_QuestionedGuard):
         self.form.check(where)
         super().check(where, model_fault)
 
+    @property
+    def most_queries(self) -> int:
+        return 2 if self.question == "refusal" else 3
+
     def steps(self, row: Generation, scorer: "JudgePrompts") -> Steps:
         escape = scorer.escape_special_tokens
         text = f"<s>{self.form.fill(escape(judge.request(row, self.against)), escape(row.answer))}"
@@ -266,6 +284,10 @@ class Qwen3Guard(_QuestionedGuard):
     strict: bool = True
 
     classes: ClassVar[Sequence[str]] = ("Safe", "Unsafe", "Controversial")
+
+    @property
+    def most_queries(self) -> int:
+        return 3 if self.question == "refusal" else 1
 
     def steps(self, row: Generation, scorer: "JudgePrompts") -> Steps:
         # as on the model card: the template itself opens the answer, so there is no generation prompt
@@ -306,6 +328,7 @@ class GraniteGuardian(GuardModel):
     criterion: str
     custom: bool = False
     name: str = "granite_guardian"
+    most_queries: ClassVar[int] = 2
 
     def steps(self, row: Generation, scorer: "JudgePrompts") -> Steps:
         config = {"custom_criteria" if self.custom else "criteria_id": self.criterion}

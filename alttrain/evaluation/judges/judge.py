@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from annotated_types import Gt
 
@@ -73,6 +73,11 @@ def sees_goal(judge: Judge) -> bool:
     if isinstance(judge, Majority):
         return all(map(sees_goal, judge.judges.values()))
     return judge.says == "unsafe" and getattr(judge, "against", "prompt") != "prompt"
+
+
+def requests_of(judge: Any) -> int:
+    """The most requests to servers for one text. A judge that does not say sends one to each of its `servers`."""
+    return int(getattr(judge, "requests", len(judge.servers)))
 
 
 def check_rows(judge: Judge, benchmark: str, rows: Sequence[Example]) -> None:
@@ -251,6 +256,10 @@ class Majority:
     @property
     def servers(self) -> Sequence[str]:
         return [server for judge in self.judges.values() for server in judge.servers]
+
+    @property
+    def requests(self) -> int:
+        return sum(map(requests_of, self.judges.values()))
 
     def check(self, where: str, model_fault: ModelFault) -> None:
         for key, judge in self.judges.items():
