@@ -31,6 +31,7 @@ OPEN_KEYS = re.compile(
 )
 """Keys that no file needs to have. Hydra alone would ask for a plus sign."""
 QUICK_OVERRIDES = ("limit=20", "tag=quick")  # what quick=true stands for: a first look
+ARGUMENTS = ("quick", "trusted")  # what a command line takes beside the keys of a config
 TRAINING_GROUPS = ("training", "adapter", "rewrite", "teacher")
 """Groups whose overrides a job without training does not take; see `applicable_overrides`."""
 
@@ -259,6 +260,8 @@ def _explain(argument: str, error: BaseException, accepted: list[str], config: D
     `config` is what the `accepted` overrides compose, if it is at hand.
     """
     key, value = _key(argument), argument.partition("=")[2]
+    if key == "quick":
+        return Fault(key, value, "accepted: true, false")
     config = _composed(accepted) if config is None else config
     options = _options(key.partition("@")[0], config) if value else []
     if key.partition("@")[0] == "benchmark" and not argument.startswith("+benchmark@"):
@@ -299,8 +302,8 @@ def _known_keys(key: str, config: DictConfig) -> list[str] | None:
             return [str(name) for name in node] if isinstance(node, DictConfig) else None
         node = node[parent]
     if isinstance(node, DictConfig) and last not in node:
-        groups = [] if parents else GlobalHydra.instance().config_loader().list_groups("")
-        return [*dict.fromkeys([*map(str, node), *groups])]
+        others = [] if parents else [*GlobalHydra.instance().config_loader().list_groups(""), *ARGUMENTS]
+        return [*dict.fromkeys([*map(str, node), *others])]
     return None
 
 

@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 from alttrain.backbone.source import Weights, offline_weights
 from alttrain.config import RunError, differences, digest_of
+from alttrain.config.identity import escaped
 from alttrain.evaluation import Benchmark
 from alttrain.records import RunDocument, json_or_none, read_json, write_json, write_text
 from alttrain.run.assembly import Run
@@ -189,7 +190,7 @@ def open_folder(run: Run) -> None:
 
 def write_config(run: Run) -> None:
     """Write config.yaml, which is that of the command that trains."""
-    write_text(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(run.config)))
+    write_text(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(escaped(run.config))))
 
 
 def environment() -> dict[str, Any]:
