@@ -43,7 +43,8 @@ from alttrain.run.stages.judge import _provenance, judges_of
 
 CONF = Path(__file__).parent.parent / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
-OPTIONS = [(path.parent.relative_to(CONF).as_posix(), path.stem) for path in FILES if path.parent != CONF]
+NO_OPTIONS = (CONF, CONF / "benchmark" / "kind")  # the primary config, and what benchmarks have in common
+OPTIONS = [(path.parent.relative_to(CONF).as_posix(), path.stem) for path in FILES if path.parent not in NO_OPTIONS]
 ENGINES = [option for group, option in OPTIONS if group == "generation"]
 EXPERIMENTS = [option for group, option in OPTIONS if group == "experiment"]
 NEEDS = {"multi_turn_live": ["intervention.crescendo.attacker.model_name=m"]}

@@ -160,6 +160,10 @@ def test_prompt_under_both_labels_is_dropped_from_both() -> None:
     selection = dataset([*POOL, *twins]).select(0, {})
     assert selection.report["dropped"] == {"the prompt stands under both labels": ["p", "q"]}
     assert set(ids(selection.examples)) == set(ids(POOL))
+    signs = [Example("p", "???", "harmful"), Example("q", "!!!", "benign"), Example("r", "???", "benign")]
+    assert dataset([*POOL, *signs]).select(0, {}).report["dropped"] == {
+        "the prompt stands under both labels": ["p", "r"]
+    }
 
 
 # --- held-out rows ---

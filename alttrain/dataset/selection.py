@@ -188,7 +188,7 @@ class Dataset:
 
 def _under_both_labels(rows: Sequence[Example]) -> list[str]:
     """Return the ids of rows whose words are also those of a row of the other label."""
-    prompts = [said(row) for row in rows]
+    prompts = [said(row) or (row.prompt,) for row in rows]  # without words, such as a sign or a picture
     labels: dict[Words, set[Label]] = defaultdict(set)
     for row, prompt in zip(rows, prompts, strict=True):
         labels[prompt].add(row.label)
