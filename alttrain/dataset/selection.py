@@ -108,7 +108,8 @@ class Dataset:
             taken = distinct.first(order, wanted)
             if wanted is not None and len(taken) < wanted:
                 setting = f"amounts.{name}={wanted}" if self.size is None else f"size={self.size}"
-                left_out = {"decontaminated": len(excluded), "near-duplicates": len(order) - len(taken)}
+                left_out = {"decontaminated or under both labels": len(members) - len(order)}
+                left_out["near-duplicates"] = len(order) - len(taken)
                 note = "".join(f"; {count} rows are {reason}" for reason, count in left_out.items() if count)
                 raise ValueError(f"dataset.{setting}: {name} has only {len(taken)} prompts, {wanted} are wanted{note}")
             groups.append((name, wanted, members, order, taken))
