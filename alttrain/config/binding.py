@@ -34,6 +34,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "trainer": ("alttrain.training.Hardware",),
     "generation": ("alttrain.generation.EngineConfig", "alttrain.generation.Auto"),
     "protocol": ("alttrain.evaluation.Protocol",),
+    "judge": ("alttrain.evaluation.Judge",),
     "evaluation": ("alttrain.evaluation.Benchmark",),
     "intervention": ("alttrain.evaluation.Intervention",),
     "logger": ("alttrain.training.Logger",),
