@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,6 +23,7 @@ from alttrain.config import (
     STAGES,
     Fault,
     RunError,
+    changes,
     differences,
     expand_arguments,
     faults,
@@ -36,11 +38,13 @@ from alttrain.config.trust import TRUSTED, take_trusted
 from alttrain.records import Texts
 from alttrain.run.app import _flags
 from alttrain.run.assembly import assemble
+from alttrain.run.folder import write_config
 from alttrain.run.stages.judge import _provenance, judges_of
 
 CONF = Path(__file__).parent.parent / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
-OPTIONS = [(path.parent.relative_to(CONF).as_posix(), path.stem) for path in FILES if path.parent != CONF]
+NO_OPTIONS = (CONF, CONF / "benchmark" / "kind")  # the primary config, and what benchmarks have in common
+OPTIONS = [(path.parent.relative_to(CONF).as_posix(), path.stem) for path in FILES if path.parent not in NO_OPTIONS]
 ENGINES = [option for group, option in OPTIONS if group == "generation"]
 EXPERIMENTS = [option for group, option in OPTIONS if group == "experiment"]
 NEEDS = {"multi_turn_live": ["intervention.crescendo.attacker.model_name=m"]}
@@ -307,7 +311,9 @@ def test_experiment_changes_groups_and_a_method_comes_after_it() -> None:
     ("overrides", "message"),
     [
         (["sead=1"], r"sead='1': there is no such key; accepted: stages, seed, .*; did you mean 'seed'\?"),
-        (["quik=true"], r"quik='true': there is no such key; accepted: .*; did you mean 'quick'\?"),
+        (["quik=true"], r"quik='true': there is no such key; accepted: .*, quick, trusted; did you mean 'quick'\?"),
+        (["trused=[x]"], r"trused='\[x\]': there is no such key; accepted: .*; did you mean 'trusted'\?"),
+        (["quick=maybe"], r"quick='maybe': accepted: true, false"),
         (["trainin=sft"], r"trainin='sft': there is no such key; accepted: .*; did you mean 'training'\?"),
         (["training=stf"], r"training='stf': accepted: (\w+, )*sft(, \w+)*; did you mean 'sft'\?"),
         (["experiment=dmo"], r"experiment='dmo': accepted: .*demo.*; did you mean 'demo'\?"),
@@ -826,6 +832,15 @@ def test_open_keys_need_no_plus_and_quick_is_a_limit_with_a_tag() -> None:
     assert expand_arguments(["quick=true", "--cfg", "job"]) == ["limit=20", "tag=quick", "--cfg", "job"]
     assert expand_arguments(["limit=5", "+quick=True"]) == ["limit=5", "tag=quick"]
     assert expand_arguments(["quick=false"]) == []
+
+
+def test_what_only_looks_like_an_interpolation_stays_as_it_is(tmp_path: Path) -> None:
+    """When the saved config is read again, and where a method is compared with its published form."""
+    run = assemble(composed(["method=safety_prompt", r"rewrite.system='Say \${seed}, \\\${} and \${oc.select:seed}'"]))
+    assert run.structure.system == r"Say ${seed}, \${} and ${oc.select:seed}"
+    write_config(replace(run, folder=tmp_path))
+    assert OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml"), resolve=True) == run.config
+    assert changes(composed(["method=alttrain", r"backbone.identity='I am \${seed}'"])).treatment == {}
 
 
 LISTED = "[{_target_: alttrain.evaluation.RefusalJudge, name: helpfulness}]"

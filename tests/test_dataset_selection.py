@@ -139,6 +139,13 @@ def test_size_that_needs_an_absent_label_is_refused() -> None:
         dataset(POOL[:60], size=10, harmful_share=0.5).examples(0)
 
 
+def test_a_lack_counts_the_groups_own_rows_that_are_left_out() -> None:
+    against = {"b": [POOL[0].prompt, POOL[-1].prompt, POOL[-2].prompt]}
+    lack = "59 prompts, 60 are wanted; 1 rows are decontaminated or under both labels$"
+    with pytest.raises(ValueError, match=lack):
+        dataset(amounts={"harmful": 60}, decontaminate=["exact"]).select(0, against)
+
+
 # --- mixtures ---
 
 
@@ -160,6 +167,10 @@ def test_prompt_under_both_labels_is_dropped_from_both() -> None:
     selection = dataset([*POOL, *twins]).select(0, {})
     assert selection.report["dropped"] == {"the prompt stands under both labels": ["p", "q"]}
     assert set(ids(selection.examples)) == set(ids(POOL))
+    signs = [Example("p", "???", "harmful"), Example("q", "!!!", "benign"), Example("r", "???", "benign")]
+    assert dataset([*POOL, *signs]).select(0, {}).report["dropped"] == {
+        "the prompt stands under both labels": ["p", "r"]
+    }
 
 
 # --- held-out rows ---

@@ -159,6 +159,11 @@ def test_a_null_choice_is_left_out_and_the_others_keep_their_letters(tmp_path: P
     assert f"{shuffled.gold[0]}. x" in shuffled.prompt
 
 
+def test_more_choices_than_letters_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a\.jsonl:1: 27 choices; there are letters for 26"):
+        one(tmp_path, {**ROW, "A": ["x"] * 27}, choices=["A"])
+
+
 def test_a_null_among_the_texts_of_a_pattern_is_no_text(tmp_path: Path) -> None:
     row = {**ROW, "key_sentence": None, "gold": ["#1", None]}
     example = one(tmp_path, row, columns={"gold": "gold"}, erase={"key_sentence": "x", "gold": "#"})
@@ -613,6 +618,13 @@ def test_r1_acts_rows_are_labelled_by_their_shape(tmp_path: Path) -> None:
         "it has both a thought and an answer",
         "the thought is not closed",
     ]
+
+
+def test_a_response_leaves_no_column_to_fill_its_answer(tmp_path: Path) -> None:
+    row = {"prompt": "Hi?", "label": "harmful", "r": "No.</think>", "answer": "an older one"}
+    mapping: Any = {"thought_tags": THINK, "shapes": ["thought_only"]}
+    assert one(tmp_path, row, columns={"response": "r"}, **mapping).shape == "thought_only"
+    assert one(tmp_path, row, columns={"response": "r", "answer": "answer"}, **mapping).answer == "an older one"
 
 
 def test_first_rows_are_those_of_the_file_that_pass_the_filter(tmp_path: Path) -> None:

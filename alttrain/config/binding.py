@@ -39,7 +39,8 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "intervention": ("alttrain.evaluation.Intervention",),
     "logger": ("alttrain.training.Logger",),
 }
-"""The parts of a config, and the types that each may build. The last three hold several by name."""
+"""The parts of a config, and the types that each may build."""
+LEVELS = {"evaluation": 2, "intervention": 1, "logger": 1}  # of names, in parts that hold several
 NOT_TAKEN = ("_args_", "_convert_", "_partial_", "_recursive_")
 """Hydra's other keys of a buildable node, which are refused: arguments go by name, and objects get plain values."""
 NAMED = ("backbone", "dataset", "rewrite", "training", "protocol", "method")  # parts whose names are parts of paths
@@ -84,9 +85,7 @@ def target_faults(plain: Mapping[Any, Any]) -> Iterator[Fault]:
             yield Fault(key, name, accepted)
     for key, node in plain.items():
         annotation: Any = functools.reduce(operator.or_, map(locate, PLACES[key])) if key in PLACES else None
-        if key == "evaluation":
-            annotation = Mapping[str, Mapping[str, annotation]]
-        elif key in ("intervention", "logger"):
+        for _ in range(LEVELS.get(key, 0)):
             annotation = Mapping[str, annotation]
         if key == "logger" and isinstance(node, dict):
             node = {name: logger for name, logger in node.items() if name != "texts"}

@@ -173,10 +173,11 @@ def _published(folders: str, backbone: Sequence[Any], *choices: str) -> tuple[di
             if choice.partition("=")[2] in options(re.split("[@=]", choice.lstrip("+"))[0], overrides=search)
         ]
         config = compose(config_name=PRIMARY, overrides=[*search, "evaluation=none", *existing])
+    chosen = dict(zip(CHOSEN_OF_BACKBONE, escaped(list(backbone)), strict=True))
     if not (has_option := choices[0] in existing):
-        config.backbone.update(zip(CHOSEN_OF_BACKBONE, backbone, strict=True))
+        config.backbone.update(chosen)
     elif config.backbone.get("identity") is None:  # a user's to say
-        config.backbone.identity = backbone[CHOSEN_OF_BACKBONE.index("identity")]
+        config.backbone.identity = chosen["identity"]
     return OmegaConf.to_container(config, resolve=True), has_option  # type: ignore[return-value]
 
 
@@ -209,6 +210,15 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(node, dict):
         return {k: v for name, child in node.items() for k, v in flatten(child, f"{prefix}{name}.").items()}
     return {prefix.removesuffix("."): node}
+
+
+def escaped(node: Any) -> Any:
+    """Return a plain, resolved config in which OmegaConf reads each "${" as these characters, and resolves nothing."""
+    if isinstance(node, dict):
+        return {key: escaped(child) for key, child in node.items()}
+    if isinstance(node, list):
+        return [escaped(child) for child in node]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", node) if isinstance(node, str) else node
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

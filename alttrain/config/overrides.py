@@ -32,6 +32,7 @@ OPEN_KEYS = re.compile(
 """Keys that no file needs to have. Hydra alone would ask for a plus sign."""
 SEED = re.compile(r"seed=\d{1,9}")
 QUICK_OVERRIDES = ("limit=20", "tag=quick")  # what quick=true stands for: a first look
+ARGUMENTS = ("quick", "trusted")  # what a command line takes beside the keys of a config
 TRAINING_GROUPS = ("training", "adapter", "rewrite", "teacher")
 """Groups whose overrides a job without training does not take; see `applicable_overrides`."""
 
@@ -260,6 +261,8 @@ def _explain(argument: str, error: BaseException, accepted: list[str], config: D
     `config` is what the `accepted` overrides compose, if it is at hand.
     """
     key, value = _key(argument), argument.partition("=")[2]
+    if key == "quick":
+        return Fault(key, value, "accepted: true, false")
     config = _composed(accepted) if config is None else config
     options = _options(key.partition("@")[0], config) if value else []
     if key.partition("@")[0] == "benchmark" and not argument.startswith("+benchmark@"):
@@ -300,7 +303,7 @@ def _known_keys(key: str, config: DictConfig) -> list[str] | None:
             return [str(name) for name in node] if isinstance(node, DictConfig) else None
         node = node[parent]
     if isinstance(node, DictConfig) and last not in node:
-        others = [] if parents else ["quick", *GlobalHydra.instance().config_loader().list_groups("")]
+        others = [] if parents else [*GlobalHydra.instance().config_loader().list_groups(""), *ARGUMENTS]
         return [*dict.fromkeys([*map(str, node), *others])]
     return None
 

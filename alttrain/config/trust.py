@@ -71,7 +71,7 @@ def take_trusted(arguments: Sequence[str]) -> list[str]:
     names, trusted_values, other_arguments = [], [], []
     for argument in arguments:
         key, _, value = argument.partition("=")
-        if key == "trusted":
+        if key.lstrip("+") == "trusted":
             names += [name.strip() for name in value.strip("[]").split(",")]
             continue
         other_arguments.append(argument)

@@ -44,7 +44,7 @@ class Columns:
 
     - `columns`: our field -> the file's column, or several columns; the first that the row has is used. From a list
       value, `category` and `phrasing` take the first item and `gold` takes all items. A column that has a field's name
-      fills it where nothing else does (`thought` only with text, and without a `response`).
+      fills it where nothing else does (`thought` only with text; neither it nor `answer` with a `response`).
     - `forms`: our field -> a text in which each {column} stands for a column's value, as in "{prompt}\n{tests.0}"; or
       several texts: the first is used that has no empty column, else the last.
     - `constants`: our field -> its value in all rows. It replaces a column that merely has the field's name; a
@@ -163,8 +163,10 @@ class Columns:
         return fields
 
     def _fields(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        fields = {name: raw[name] for name in FIELDS if name in raw and name not in ("thought", "response", "dialogue")}
-        if "response" not in self.columns and isinstance(text := raw.get("thought"), str) and text.strip():
+        has_response = "response" in self.columns
+        others = {"thought", "response", "dialogue"} | ({"answer"} if has_response else set())
+        fields = {name: raw[name] for name in FIELDS if name in raw and name not in others}
+        if not has_response and isinstance(text := raw.get("thought"), str) and text.strip():
             fields["thought"] = text  # not a list of steps, which a run writes
         fields |= self.constants
         for name, column in self.columns.items():
@@ -218,6 +220,8 @@ class Columns:
         """
         values = [_value(raw, column, "for a choice") for column in self.choices]
         options = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
+        if len(options) > len(string.ascii_uppercase):
+            raise ValueError(f"{len(options)} choices; there are letters for {len(string.ascii_uppercase)}")
         order = list(range(len(options)))
         gold = {}
         if self.choice_seed is not None:

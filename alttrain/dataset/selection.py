@@ -108,7 +108,8 @@ class Dataset:
             taken = distinct.first(order, wanted)
             if wanted is not None and len(taken) < wanted:
                 setting = f"amounts.{name}={wanted}" if self.size is None else f"size={self.size}"
-                left_out = {"decontaminated": len(excluded), "near-duplicates": len(order) - len(taken)}
+                left_out = {"decontaminated or under both labels": len(members) - len(order)}
+                left_out["near-duplicates"] = len(order) - len(taken)
                 note = "".join(f"; {count} rows are {reason}" for reason, count in left_out.items() if count)
                 raise ValueError(f"dataset.{setting}: {name} has only {len(taken)} prompts, {wanted} are wanted{note}")
             groups.append((name, wanted, members, order, taken))
@@ -188,7 +189,7 @@ class Dataset:
 
 def _under_both_labels(rows: Sequence[Example]) -> list[str]:
     """Return the ids of rows whose words are also those of a row of the other label."""
-    prompts = [said(row) for row in rows]
+    prompts = [said(row) or (row.prompt,) for row in rows]  # without words, such as a sign or a picture
     labels: dict[Words, set[Label]] = defaultdict(set)
     for row, prompt in zip(rows, prompts, strict=True):
         labels[prompt].add(row.label)

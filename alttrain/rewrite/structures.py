@@ -241,9 +241,7 @@ class SafePath(Structure):
     primer: str
     shapes = ("thought_and_answer",)
 
-    def rewrite(
-        self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
-    ) -> Example | Rejected:
+    def rewrite(self, example: Example, seed: int, *unused: Any, **named: Any) -> Example | Rejected:
         if example.label == "benign":
             return super().rewrite(example, seed)
         thought = (Segment("primer", self.primer, "template"),)
@@ -298,9 +296,7 @@ class PromptSide(Structure):
         if self.system is None and self.prompt_form == SLOT and not self.before:
             raise ValueError("rewrite.system, rewrite.prompt_form and rewrite.before change nothing; set one of them")
 
-    def rewrite(
-        self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
-    ) -> Example | Rejected:
+    def rewrite(self, example: Example, seed: int, *unused: Any, **named: Any) -> Example | Rejected:
         return Rejected(example.id, f"{self.name} works on the prompt and trains nothing; choose training=none")
 
 

@@ -10,7 +10,6 @@ import fnmatch
 import json
 import os
 import platform
-import re
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
