@@ -298,6 +298,16 @@ def test_a_number_without_an_interval_has_no_error_bar() -> None:
     assert (below[2], above[2]) == (0, 0)
 
 
+def test_control_characters_of_a_name_break_no_figure(tmp_path: Path) -> None:
+    """Others' labels may have some, and an SVG may not."""
+    shown = {"h": {"labels": {"harmful_rate": "harm\x01ful"}}}
+    make_run(tmp_path, {"h": ("harmful_rate", "yn")}, label="Our\x1b[own]", shown=shown)
+    assert draw_bars("main", made_tables(tmp_path)["main"], tmp_path / "x")
+    said = " ".join(ElementTree.parse(tmp_path / "x.svg").getroot().itertext())
+    assert "Our [own]" in said
+    assert "harm ful" in said
+
+
 def test_a_long_name_leaves_room_for_the_bars(found: dict[str, pd.DataFrame], drawn: list[Any], tmp_path: Path) -> None:
     cells = found["main"].assign(method=lambda frame: frame.method + f", changed: {'dataset.path=x, ' * 10}")
     assert draw_bars("main", cells, tmp_path / "x")

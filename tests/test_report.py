@@ -554,7 +554,7 @@ def test_structure_has_the_intervals_of_the_table_of_adherence(tmp_path: Path) -
     judged = evaluations(tmp_path)
     (found,), (variant,) = structure(judged).itertuples(), variants(judged)
     column = Column("recall", "alttrain", (judged[0].key,), "pool")
-    assert (found.recall, found.recall_low, found.recall_high) == numbers_of(variant, [column])[column][:3]
+    assert (found.recall, found.recall_low, found.recall_high) == numbers_of([variant], [column])[variant, column][:3]
     assert found.recall_high - found.recall_low > 0.5
 
 

@@ -127,7 +127,7 @@ def block_of(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Te
     # an intervention may insert a step or an answer of another prompt
     mixed = bool(evaluation.intervention) and any(row.label == "harmful" for row in rows.values())
     judges: dict[tuple[str, str], int] = {}
-    columns: dict[str, list[Any]] = {name: [] for name in SAMPLE}
+    samples = []
     for generation in evaluation.select_rows("generations.jsonl", Generation, [key in chosen for key in rows]):
         key = (generation.id, generation.sample)
         harmful = mixed or generation.label == "harmful" or evaluation.measure == "harmful_rate"
@@ -137,8 +137,8 @@ def block_of(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Te
         sample = _sample(generation, judgements[key], judges, withheld)
         sample |= {"prompt": prompts.setdefault(prompt_row, len(prompts)), "outcomes": outcomes[key]}
         sample["structure"] = [getattr(rows[key], name) for name in STRUCTURE]
-        for name, column in columns.items():
-            column.append(sample[name])
+        samples.append(sample)
+    columns = {name: [sample[name] for sample in samples] for name in SAMPLE}
     counted = "".join(letters.get(position, "-") for position in range(len(places)))
     return Block(evaluation, len(chosen), len(rows), counts, counted, pack({"judges": list(judges), **columns}))
 

@@ -245,17 +245,15 @@ def draw_adherence(cells: pd.DataFrame | None, path: Path) -> bool:
     known = cells.assign(outcome=parts[0], cause=parts[2])[cells.known & parts[2].isin(CAUSES)]
     if not len(known):
         return False
-    shares = known.set_index(["method", "outcome", "cause"]).value
-    measured = shares.index.droplevel("cause")
     methods = list(dict.fromkeys(known.method))
+    bars = 100 * known.pivot(index=["outcome", "method"], columns="cause", values="value")
+    bars = bars.reindex(columns=list(CAUSES)).fillna(0.0)
+    bars.insert(0, "", (100 - bars.sum(axis=1)).clip(lower=0.0))
+    bars = bars.reindex(pd.MultiIndex.from_product([[outcome for outcome, *_ in PANELS], methods]), fill_value=0.0)
     title = f"{known.backbone.iloc[0]}: outcomes, and what the assessment had said where they were wrong"
     with figure(7.2, 1.7 + 0.3 * len(methods), path, title, 2, sharey=True) as (fig, panels):
         for axes, (outcome, prompts, right) in zip(panels, PANELS, strict=True):
-            widths = []
-            for method in methods:
-                wrong = [100 * float(shares.get((method, outcome, cause), 0.0)) for cause in CAUSES]
-                widths.append([max(0.0, 100 - sum(wrong)) if (method, outcome) in measured else 0.0, *wrong])
-            stack(axes, widths, STACK.values())
+            stack(axes, bars.loc[outcome].to_numpy(), STACK.values())
             axes.set_xlim(0, 100)
             axes.set_xlabel(f"% of {prompts} with a verdict")
             axes.set_title(f"{prompts}: right is {right}", loc="left")
@@ -307,16 +305,15 @@ def draw_flow(
     ends = {VERDICT_OF.get(one.decider.part, "what becomes of the answer") for one in shown}
     title = f"{variants[0].backbone}: from what the thought's assessment says to {' or '.join(sorted(ends))}"
     title += f", of {min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else ""
-    style = {"textcoords": "offset points", "verticalalignment": "center", "fontsize": 7}
     with figure(7.2, 1.5 + 0.24 * len(rows), path, title, len(metrics), sharey=True) as (fig, panels):
         for axes, metric in zip(panels, metrics, strict=True):
             longest = int(totals.loc[metric].max(axis=None))
             by_method = counts.loc[metric].to_dict("index")
             bars = [[by_method.get(method, {}).get((says, outcome), 0) for outcome in FLOW] for method, says in rows]
             stack(axes, bars, FLOW.values())
-            for y, (widths, (method, _)) in enumerate(zip(bars, rows, strict=True)):
-                if method in by_method:
-                    axes.annotate(" / ".join(map(str, widths)), (sum(widths), y), (3, 0), **style)
+            texts = [" / ".join(map(str, widths)) for widths in bars]
+            texts = [text if method in by_method else "" for text, (method, _) in zip(texts, rows, strict=True)]
+            axes.bar_label(axes.containers[-1], texts, padding=3, fontsize=7)
             axes.set_xlim(0, 1.35 * longest)
             describe(axes, FLOWN[metric], f"texts: {' / '.join(FLOW)}")
         name_rows(panels, [method for method, _ in rows], [f": {SAYS[says]}" for _, says in rows])
