@@ -16,6 +16,7 @@ them in grey print. Matplotlib is imported when something is drawn.
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -42,8 +43,7 @@ from alttrain.report.drawing import (
     show_names,
     stack,
 )
-from alttrain.report.estimates import FLOWS
-from alttrain.report.estimates import thoughts as thoughts_of
+from alttrain.report.estimates import ENDS
 from alttrain.report.evaluation import BenchmarkKey
 from alttrain.report.measures import MEASURES, OFFLINE, base_measure
 from alttrain.report.probes import draw_probes
@@ -90,7 +90,7 @@ def draw_all(
         for backbone, backbone_variants in by_backbone(protocol_variants):
             assessed = parts["adherence"].query("backbone == @backbone") if "adherence" in parts else None
             add(f"adherence-{backbone}{suffix}", draw_adherence, assessed)
-            add(f"flow-{backbone}{suffix}", draw_flow, backbone_variants, benchmarks, frames["thoughts"])
+            add(f"flow-{backbone}{suffix}", draw_flow, backbone_variants, benchmarks)
             add(f"lengths-{backbone}{suffix}", draw_lengths, backbone_variants, benchmarks)
     jobs = [*drawings.values()]
     first_jobs = jobs[1::3]
@@ -274,47 +274,37 @@ VERDICT_OF = {"thought": "the verdict on the thought", "both": "the verdict on t
 FLOWN = {"harmful_rate": "benchmarks of harm", "over_refusal_rate": "benchmarks of over-refusal"}
 
 
-def draw_flow(
-    variants: Sequence[Variant], benchmarks: Sequence[BenchmarkKey], thoughts: pd.DataFrame, path: Path
-) -> bool:
+def draw_flow(variants: Sequence[Variant], benchmarks: Sequence[BenchmarkKey], path: Path) -> bool:
     """Draw how many texts of one backbone's methods go from each assessment to each outcome, over all seeds.
 
     A row is what the assessments say, and its parts are what became of the answers; the title says so where the
-    protocol judges another part. `thoughts` is the frame of thoughts.csv, of which only these benchmarks are drawn;
-    seeds that another judge decides are added.
+    protocol judges another part.
     """
-    methods = {e.run: v.name for v in variants for seeds in v.evaluations.values() for e in seeds.values()}
-    if thoughts.empty:
-        return False
-    ways = [(v.evaluations.get(key, {}), v.all_evaluations.get(key, {})) for v in variants for key in benchmarks]
-    views = thoughts_of(every[seed] for own, every in ways for seed in every if seed not in own)
-    thoughts = pd.concat([thoughts, views]) if len(views) else thoughts
-    thoughts = thoughts.assign(method=thoughts.run.map(methods)).dropna(subset="method")
-    keys = zip(thoughts.protocol, thoughts.benchmark, thoughts.protocol_hash, strict=True)
-    counts = thoughts[[key in benchmarks for key in keys]].groupby(["metric", "method"])[FLOWS].sum()
-    counts.columns = pd.MultiIndex.from_product([SAYS, FLOW])
-    totals = counts.T.groupby(level=0).sum().T  # by assessment
-    method_totals = totals.groupby(level="method").sum()
-    metrics = [metric for metric in FLOWN if metric in totals.index]
-    drawn = [method for method in dict.fromkeys(methods.values()) if method in method_totals.index]
-    rows = [(method, says) for method in drawn for says in SAYS if method_totals.loc[method, says]]
+    judged = [(v.name, e) for v in variants for key in benchmarks for e in v.all_evaluations.get(key, {}).values()]
+    judged = [(method, evaluation) for method, evaluation in judged if evaluation.measure in FLOWN]
+    counts = Counter(
+        (evaluation.measure, method, text.assessment or "unassessed", ENDS[text.refused])
+        for method, evaluation in judged
+        for text in evaluation.texts().values()
+        if text.generated
+    )
+    measured, said = {key[:2] for key in counts}, {key[1:3] for key in counts}
+    metrics = [metric for metric in FLOWN if metric in dict(measured)]
+    rows = [(variant.name, says) for variant in variants for says in SAYS if (variant.name, says) in said]
     if not rows:
         return False
     seeds = {len(variant.folders) for variant in variants}
-    shown = [one for _, every in ways for one in every.values() if one.measure in FLOWN]
-    ends = {VERDICT_OF.get(one.decider.part, "what becomes of the answer") for one in shown}
+    ends = {VERDICT_OF.get(one.decider.part, "what becomes of the answer") for _, one in judged}
     title = f"{variants[0].backbone}: from what the thought's assessment says to {' or '.join(sorted(ends))}"
     title += f", of {min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else ""
     with figure(7.2, 1.5 + 0.24 * len(rows), path, title, len(metrics), sharey=True) as (fig, panels):
         for axes, metric in zip(panels, metrics, strict=True):
-            longest = int(totals.loc[metric].max(axis=None))
-            by_method = counts.loc[metric].to_dict("index")
-            bars = [[by_method.get(method, {}).get((says, outcome), 0) for outcome in FLOW] for method, says in rows]
+            bars = [[counts[metric, *row, end] for end in FLOW] for row in rows]
             stack(axes, bars, FLOW.values())
             texts = [" / ".join(map(str, widths)) for widths in bars]
-            texts = [text if method in by_method else "" for text, (method, _) in zip(texts, rows, strict=True)]
+            texts = [text if (metric, row[0]) in measured else "" for text, row in zip(texts, rows, strict=True)]
             axes.bar_label(axes.containers[-1], texts, padding=3, fontsize=7)
-            axes.set_xlim(0, 1.35 * longest)
+            axes.set_xlim(0, 1.35 * max(map(sum, bars)))
             describe(axes, FLOWN[metric], f"texts: {' / '.join(FLOW)}")
         name_rows(panels, [method for method, _ in rows], [f": {SAYS[says]}" for _, says in rows])
         name_bars(fig, panels, 3)
