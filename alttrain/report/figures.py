@@ -157,13 +157,13 @@ def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
     diamond |= {"markeredgewidth": 0.7, "linestyle": "none", "clip_on": False, "zorder": 5}
     with figure(*size, path, f"{title}, with 95 % intervals{note}", count, sharey=True) as (_, panels):
         for index, (axes, heading) in enumerate(zip(panels, grid.columns, strict=True)):
-            column = [(y, method, method_cells[index]) for y, (method, method_cells) in enumerate(rows) if method_cells]
-            if known := [(y, method, cell) for y, method, cell in column if cell.known]:
-                ys, names, known_cells = zip(*known, strict=True)
-                colours = [BEFORE if name.startswith("No-train") else COLOURS[4] for name in names]
+            column = [(y, method_cells[index]) for y, (_, method_cells) in enumerate(rows) if method_cells]
+            if known := [(y, cell) for y, cell in column if cell.known]:
+                ys, known_cells = zip(*known, strict=True)
+                colours = [BEFORE if cell.method.startswith("No-train") else COLOURS[4] for cell in known_cells]
                 style = {"color": colours, "height": 0.7, "error_kw": {"elinewidth": 0.9, "capsize": 2}}
                 axes.barh(ys, [100 * cell.value for cell in known_cells], xerr=error_bars(known_cells), **style)
-            if published := [(100 * cell.published, y) for y, _, cell in column if cell.published >= 0]:
+            if published := [(100 * cell.published, y) for y, cell in column if cell.published >= 0]:
                 axes.plot(*zip(*published, strict=True), **diamond)
             axes.set_xlim(0, 102)
             axes.tick_params(axis="y", length=0)
@@ -282,7 +282,7 @@ def draw_flow(variants: Sequence[Variant], benchmarks: Sequence[BenchmarkKey], p
     """
     judged = [(v.name, e) for v in variants for key in benchmarks for e in v.all_evaluations.get(key, {}).values()]
     judged = [(method, evaluation) for method, evaluation in judged if evaluation.measure in FLOWN]
-    counts = Counter(
+    counts = Counter[tuple[str, str, str, str]](
         (evaluation.measure, method, text.assessment or "unassessed", ENDS[text.refused])
         for method, evaluation in judged
         for text in evaluation.texts().values()
