@@ -27,7 +27,7 @@ from alttrain.records import (
 )
 from alttrain.report.contrasts import comparisons
 from alttrain.report.results import evaluations
-from alttrain.report.tables import tables
+from alttrain.report.tables import report_of
 from alttrain.report.variants import variants
 
 VARIED = ["ablation_structure", "teacher_swap", "data_size", "benign_amount"]
@@ -163,8 +163,7 @@ def intervene(folder: Path, of: str, name: str = "cut", **settings: Any) -> None
 
 def made_tables(runs: Path) -> dict[str, pd.DataFrame]:
     """The tables over these runs."""
-    found = variants(evaluations(runs))
-    return tables(found, comparisons(found)[1])
+    return dict(report_of(evaluations(runs)).tables)
 
 
 def compared(runs: Path) -> list[Any]:

@@ -17,7 +17,6 @@ from papers import compile_article, has_latex
 from alttrain.report import figures
 from alttrain.report.contrasts import INTERVENTION_COLUMNS, interventions
 from alttrain.report.drawing import FORMS, error_bars, look, name_rows
-from alttrain.report.estimates import thoughts
 from alttrain.report.figures import (
     draw_adherence,
     draw_all,
@@ -98,7 +97,7 @@ def frames(runs: Path) -> dict[str, pd.DataFrame]:
     """The frames of CSV files from which figures are drawn."""
     judged = evaluations(runs)
     empty = pd.DataFrame(columns=INTERVENTION_COLUMNS)
-    return {"interventions": empty, "thoughts": thoughts(judged), "probes": probes(variants(judged))}
+    return {"interventions": empty, "probes": probes(variants(judged))}
 
 
 def column(table: pd.DataFrame, index: int) -> list[Any]:
@@ -298,6 +297,16 @@ def test_a_number_without_an_interval_has_no_error_bar() -> None:
     assert (below[2], above[2]) == (0, 0)
 
 
+def test_control_characters_of_a_name_break_no_figure(tmp_path: Path) -> None:
+    """Others' labels may have some, and an SVG may not."""
+    shown = {"h": {"labels": {"harmful_rate": "harm\x01ful"}}}
+    make_run(tmp_path, {"h": ("harmful_rate", "yn")}, label="Our\x1b[own]", shown=shown)
+    assert draw_bars("main", made_tables(tmp_path)["main"], tmp_path / "x")
+    said = " ".join(ElementTree.parse(tmp_path / "x.svg").getroot().itertext())
+    assert "Our [own]" in said
+    assert "harm ful" in said
+
+
 def test_a_long_name_leaves_room_for_the_bars(found: dict[str, pd.DataFrame], drawn: list[Any], tmp_path: Path) -> None:
     cells = found["main"].assign(method=lambda frame: frame.method + f", changed: {'dataset.path=x, ' * 10}")
     assert draw_bars("main", cells, tmp_path / "x")
@@ -342,39 +351,43 @@ def test_a_renamed_folder_stays_in_the_flow(tmp_path: Path) -> None:
     run = make_run(tmp_path, {"h": ("harmful_rate", "yn")})
     run.rename(run.with_name("downloaded"))
     (own,) = variants(evaluations(tmp_path))
-    assert draw_flow([own], list(own.evaluations), frames(tmp_path)["thoughts"], tmp_path / "x")
+    assert draw_flow([own], list(own.evaluations), tmp_path / "x")
 
 
-def test_a_flow_is_every_text_by_its_assessment_and_outcome(runs: Path, drawn: list[Any], tmp_path: Path) -> None:
+def test_a_flow_is_every_text_by_its_assessment_and_outcome(drawn: list[Any], tmp_path: Path) -> None:
     """By method over its seeds; texts under an intervention, of other protocols and of other methods are left out."""
-    own, frame = [one for one in variants(evaluations(runs)) if one.method in ("no_train", "plain")], frames(runs)
+    both = {"h": ("harmful_rate", "y" * 32 + "n" * 8), "o": ("over_refusal_rate", "n" * 20)}
+    no_train(tmp_path, both)
+    make_run(tmp_path, both)
+    make_run(tmp_path, both, method="plain", protocol="other", seed=2)
+    for seed in (0, 1):
+        harm = ("harmful_rate", "y" * (20 + seed) + "n" * 6 + "u" * 14)
+        run = make_run(tmp_path, {**both, "h": harm, "h+cut": harm}, method="plain", seed=seed)
+        intervene(run / "evaluation" / "h+cut.alttrain", "h")
+    own = [one for one in variants(evaluations(tmp_path)) if one.method in ("no_train", "plain")]
     made = pool(own, "alttrain")
-    other = frame["thoughts"].assign(protocol="other")
-    intervened = frame["thoughts"].assign(benchmark="strongreject+cut_0")
-    whole = pd.concat([frame["thoughts"], other, intervened])
-    whole.loc[whole.run.str.contains("plain"), "harmful_undecided"] = 7
-    assert draw_flow(own, made, whole, tmp_path / "x")
-    answered = [16 * 2, sum((12 - 2 * METHODS.index("plain") + seed) * 2 for seed in (0, 1))]
+    assert draw_flow(own, made, tmp_path / "x")
     harm, refusal = drawn[0].axes
     assert [label.get_text() for label in harm.get_yticklabels()] == [
         f"{method}: says {said}" for method in ("No-train", "plain") for said in ("harmful", "harmless")
     ]
     assert [text.get_text() for text in harm.texts] == [
-        f"{2 * 20 - answered[0]} / {answered[0]} / 0",
+        "8 / 32 / 0",
         "0 / 0 / 0",
-        f"{4 * 20 - answered[1]} / {answered[1]} / 28",
+        "12 / 41 / 28",
         "0 / 0 / 0",
     ]
     widths = [patch.get_width() for patch in harm.patches]
-    assert widths[::4] == [2 * 20 - answered[0], answered[0], 0]  # 4 rows, part by part
+    assert widths[::4] == [8, 32, 0]  # 4 rows, part by part
     assert [text.get_text() for text in refusal.texts][1] == "0 / 20 / 0"
-    assert not draw_flow(own, made, intervened, tmp_path / "y")
-    assert drawn[0].get_suptitle().endswith("to what becomes of the answer, of 1 to 2 seeds")
+    assert not draw_flow(own, [("alttrain", "h", "other")], tmp_path / "y")
+    assert drawn[0].get_suptitle().endswith("to what becomes of the answer, of 1 to 3 seeds")
     for variant in own:
         for evaluation in (one for seeds in variant.evaluations.values() for one in seeds.values()):
-            evaluation.decider = evaluation.decider._replace(part="both")
-    assert draw_flow(own, made, whole, tmp_path / "z")
-    assert drawn[1].get_suptitle().endswith("to the verdict on thought and answer, of 1 to 2 seeds")
+            decides = evaluation.decider._replace(part="both")
+            evaluation.packed_texts[decides], evaluation.decider = evaluation.pack_texts(), decides
+    assert draw_flow(own, made, tmp_path / "z")
+    assert drawn[1].get_suptitle().endswith("to the verdict on thought and answer, of 1 to 3 seeds")
 
 
 def test_a_seed_that_another_judge_decides_is_drawn_by_the_judge_of_the_others(
@@ -387,7 +400,7 @@ def test_a_seed_that_another_judge_decides_is_drawn_by_the_judge_of_the_others(
     beside(run, "h", "y" * 30 + "n" * 30, "h-h", 0.5, "judge")
     (own,) = variants(evaluations(tmp_path))
     way = [("alttrain", "h", "h-h")]
-    assert draw_flow([own], way, frames(tmp_path)["thoughts"], tmp_path / "x")
+    assert draw_flow([own], way, tmp_path / "x")
     assert [text.get_text() for text in drawn[0].axes[0].texts] == ["90 / 30 / 0"]
     assert lengths(own, way) == {"harmful": [10] * 120, "benign": []}
 

@@ -76,6 +76,20 @@ def test_what_two_runs_answered_alike_is_labelled_for_each(tmp_path: Path) -> No
         assert (len(found), len(others), {label.run for label in found.values()}) == (74, 74, {run.name})
 
 
+def test_an_id_and_a_hash_of_digits_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spreadsheet would make them numbers, which are those of no text."""
+    run = make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")})
+    change_rows(run / "evaluation" / "strongreject.alttrain", lambda row, n: {"id": f"0{n}"})
+    monkeypatch.setattr(label, "text_hash", lambda prompt, text: "0123456789012345")
+    rows = draw(tmp_path / "a.csv", run, "--n", 2)
+    assert {(row["id"], row["hash"]) for row in rows} == {(f"'0{n}", "'0123456789012345") for n in range(2)}
+    (tmp_path / "a.csv").write_text((tmp_path / "a.csv").read_text().replace(",\n", ",no\n"))
+    texts = {(f"0{n}", 0): "0123456789012345" for n in range(2)}
+    found, others = read_labels(tmp_path / "a.csv").join(texts, run.name)
+    assert {name: one.name for name, one in found.items()} == {name: name for name in texts}
+    assert not others
+
+
 def test_a_filled_sheet_is_read_back(tmp_path: Path) -> None:
     draw(tmp_path / "a.csv", make_run(tmp_path, SETS), "--n", 3, "--by", "verdict")
     sheet = tmp_path / "a.csv"

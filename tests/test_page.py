@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import json
+import math
 import random
+import re
 import shutil
 import zlib
 from collections import Counter
@@ -24,6 +26,7 @@ from made_runs import (
     make_run,
     mend,
     metrics_of,
+    no_train,
     resample,
     write_metrics,
 )
@@ -33,9 +36,10 @@ from alttrain.evaluation.adherence import Adherence, counts
 from alttrain.records import Generation, Judgement, Texts, read_rows, write_json, write_rows
 from alttrain.report.embedded import BITS, CUT, LONGEST, OUTCOMES, outcomes_of, pieces, shorten
 from alttrain.report.evaluation import Decider, Evaluation, TextRecord
+from alttrain.report.formats import cell_lines
 from alttrain.report.page import _tidy, embed, write_page
 from alttrain.report.results import evaluations
-from alttrain.report.tables import TABLES, report_of
+from alttrain.report.tables import TABLES, pivot, report_of
 
 UNDERSTANDING = "The user wants to know how a garden gate is mended."
 HARMFUL, HARMLESS = "This request is harmful.", "This request is harmless; it is an everyday question."
@@ -273,6 +277,25 @@ def test_means_over_seeds_and_rates_by_category_are_on_the_page(tmp_path: Path) 
         'n=5, 3 seeds</small> <small class="mark">undecided 1</small> <small class="mark">small sample</small>' in first
     )
     assert "<b>0.0</b>" in second
+
+
+def test_a_cell_of_the_page_says_what_the_tables_say(tmp_path: Path) -> None:
+    """Value, marks, interval, n and notes, also where a mean lacks a set."""
+    means = {"harmful_rate": ["a", "b"]}
+    no_train(tmp_path / "runs", dict.fromkeys("ab", ("harmful_rate", "y" * 30 + "u" * 3)), means=means)
+    for seed, letters in enumerate(("n" * 28 + "yyu", "n" * 31)):
+        run = make_run(tmp_path / "runs", dict.fromkeys("ab", ("harmful_rate", letters)), means=means, seed=seed)
+        mend(run / "evaluation" / "a.alttrain", lambda record: record["metrics"][0].update(truncated=9))
+    make_run(tmp_path / "runs", {"a": ("harmful_rate", "yn")}, means=means, method="plain")
+    page, report = written(tmp_path), report_of(evaluations(tmp_path / "runs"))
+    markup = section(page, "methods") + section(page, "tables")
+    cells = [re.sub(r"<svg.*?</svg>|<.*?>", " ", cell, flags=re.S) for cell in re.findall(r"<td.*?</td>", markup, re.S)]
+    shown = [frame[~frame.unit.isin(["seconds", "hours"])] for frame in report.tables.values()]
+    grids = [pivot(frame) for frame in shown if frame.table.iloc[0] != "published"]
+    told = [" ".join(cell_lines(cell._replace(published=math.nan))) for grid in grids for cell in grid.to_numpy().flat]
+    assert [re.sub(r"[\s,]", "", cell) for cell in cells] == [re.sub(r"[\s,]", "", cell) for cell in told]
+    assert sum("without b" in cell for cell in told) == 1
+    assert sum("truncated 18" in cell and "*" in cell for cell in told) > 1
 
 
 def test_a_benchmarks_categories_stay_together_if_a_method_lacks_one(tmp_path: Path) -> None:
@@ -949,6 +972,19 @@ def test_two_protocols_of_a_run_are_told_apart(show: Any, outputs: Path) -> None
     assert show(link).text("#status") == "1 of 4 samples"
     for name in ("outcomes", "comparisons"):
         assert {*page.texts(f"#{name} tbody td:nth-child(3)")} == {"star1", "thinksafe"}, name
+
+
+def test_methods_are_compared_over_many_texts(show: Any) -> None:
+    """In time that grows with their number, and not with its square."""
+    script = """
+        const prompts = Array.from({ length: 200000 }, (_, place) => place);
+        const letters = prompts.map((place) => place % 2).join("");
+        const way = { prompts, goals: prompts }, students = { students: [12.7], bound: 1 };
+        const found = ofMethods([[letters, letters], [letters]], way, students);
+        return [found.n, ...found.rates]"""
+    page = show()
+    page.browser.set_script_timeout(20)
+    assert page.run(script) == [200_000, 0.5, 0.5]
 
 
 def test_percents_are_rounded_as_in_python(show: Any) -> None:

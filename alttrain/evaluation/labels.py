@@ -108,6 +108,8 @@ def read_labels(path: Path) -> HumanLabels:
 
 def _label(row: Mapping[str, Any]) -> tuple[Kind, Label | None]:
     """(kind, label) of one row; the label is None if its cell is empty."""
+    # alttrain-label puts an apostrophe before what a spreadsheet would change, such as a hash of digits
+    row = {key: value.removeprefix("'") if isinstance(value, str) else value for key, value in row.items()}
     if not isinstance(row.get("id"), str):
         raise ValueError(f"expected a string 'id', among the columns {', '.join(map(repr, row))}")
     name = f"id {row['id']!r}"

@@ -141,7 +141,8 @@ def comparisons(variants: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
     """
     rows: list[tuple[tuple[Variant, Column], dict[str, Any]]] = []
     contrasts: dict[tuple[Variant, Column], Contrast] = {}
-    means = {name: list(mean_columns(judged, name).values()) for name, judged in protocols_of(variants).items()}
+    of_protocols = (mean_columns(judged, name).values() for name, judged in protocols_of(variants).items())
+    means = list(chain.from_iterable(of_protocols))
 
     @cache  # a baseline is compared with many variants
     def verdicts_of(variant: Variant, cell: BenchmarkKey) -> dict[int, Verdicts]:
@@ -154,14 +155,14 @@ def comparisons(variants: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
         ]
         return min(alike, key=lambda v: (bool(v.changed), v.dataset != variant.dataset), default=None)
 
-    for variant in variants:
+    for variant in (variant for variant in variants if not variant.untrained):
         sets: dict[BenchmarkKey, tuple[dict[int, Verdicts], dict[int, Verdicts]]] = {}
         for key, judged in variant.evaluations.items():
-            baseline = baseline_of(variant, [key]) or variant
+            if not (baseline := baseline_of(variant, [key])):
+                continue
             bases = baseline.all_evaluations[key]  # as the numbers', also of seeds that another judge decides
-            both = [*judged.values(), *variant.all_evaluations[key].values(), *bases.values()]
-            measure = both[0].measure
-            if variant.untrained or baseline is variant or any(evaluation.measure != measure for evaluation in both):
+            measure, *others = {one.measure for one in (*variant.all_evaluations[key].values(), *bases.values())}
+            if others:
                 continue
             before, after = verdicts_of(baseline, key), verdicts_of(variant, key)
             sets[key] = after, before
@@ -171,7 +172,7 @@ def comparisons(variants: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
                 base_seed = seed if seed in before else next(iter(before))
                 row = _comparison(bases[base_seed], before[base_seed], evaluation, after[seed])
                 rows.append((cell, row | {"seeds": max(1, len(common_seeds([after])))}))
-        for column in (column for name in {key[0] for key in variant.evaluations} for column in means[name]):
+        for column in means:
             if all(key in sets for key in column.sets) and (common := baseline_of(variant, column.sets)):
                 arms = [(sets[key][0], verdicts_of(common, key)) for key in column.sets]
                 contrasts[variant, column] = contrast(arms)  # a mean's sets have one baseline
@@ -215,12 +216,11 @@ def interventions(variants: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple
     rows: list[tuple[tuple[Variant, BenchmarkKey], dict[str, Any]]] = []
     contrasts: dict[tuple[Variant, BenchmarkKey], Contrast] = {}
     for variant in variants:
-        by_key = {(key, seed): e for key, seeds in variant.evaluations.items() for seed, e in seeds.items()}
         for key, seeds in variant.evaluations.items():
             pairs = {
                 seed: (base, evaluation)
                 for seed, evaluation in seeds.items()
-                if evaluation.intervention and (base := by_key.get((base_of(evaluation), seed)))
+                if evaluation.intervention and (base := variant.evaluations.get(base_of(evaluation), {}).get(seed))
             }
             if not pairs:
                 continue
@@ -341,8 +341,6 @@ def _comparison(baseline: Evaluation, before: Verdicts, evaluation: Evaluation, 
         statistics.rate_by_item([bool(arm[text]) for text in both], list(map(item_of, both))).value
         for arm in (before, after)
     ]
-    names = {"run": evaluation.run, "baseline": baseline.run}
-    names |= {"benchmark": evaluation.benchmark, "metric": evaluation.measure}
-    names |= {"protocol": evaluation.protocol, "protocol_hash": evaluation.key[2], "judge": evaluation.judge}
+    names = evaluation.names_of_row() | {"baseline": baseline.run, "metric": evaluation.measure}
     values = {"baseline_value": rates[0], "value": rates[1], "difference": difference, "low": low, "high": high}
     return {**names, **values, **counts}

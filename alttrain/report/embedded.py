@@ -18,6 +18,7 @@ MOST_SAMPLES = 10_000
 benchmark contributes the same share."""
 LONGEST = 20_000  # maximum number of characters of a field that are embedded
 CUT = "\0"  # separates a shortened field from its full length
+LETTERS = {True: "1", False: "0", None: "u"}  # of verdicts, in `Block.counted`
 SEED = 0  # selects the samples that are embedded if there are too many
 STEPS = {"understanding": "u", "assessment": "a", "reasoning": "r", "refusal": "x"}
 PROMPT = ("id", "prompt", "label", "category", "gold", "harmful")
@@ -31,8 +32,8 @@ STRUCTURE = [
 ]  # fmt: skip
 """The columns of prompts and of samples, which compress better than rows; the fields of an adherence record."""
 
-Places = dict[tuple[str, str, int], int]
-"""(subject, prompt, sample) of all runs' texts that were made in one way -> their position in `Block.counted`."""
+Places = dict[tuple[str, str, int], None]
+"""(subject, prompt, sample) of all runs' texts that were made in one way, in the order of `Block.counted`."""
 Prompts = dict[tuple[Any, ...], int]  # a benchmark's prompts, each stored once for all runs -> its position
 
 
@@ -112,9 +113,8 @@ def block_of(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Te
 
     Outcomes are counted over all rows; texts are read of the embedded rows only.
     """
-    rows, letters, benchmark = evaluation.texts(), dict[int, str](), asked_of(evaluation)
-    for text, verdict in evaluation.verdicts().items():
-        letters[places.setdefault(text, len(places))] = {True: "1", False: "0", None: "u"}[verdict]
+    rows, verdicts, benchmark = evaluation.texts(), evaluation.verdicts(), asked_of(evaluation)
+    places |= dict.fromkeys(verdicts)
     judgements: defaultdict[Text, list[Judgement]] = defaultdict(list)
     for judgement in evaluation.judgements():
         judgements[judgement.id, judgement.sample].append(judgement)
@@ -127,7 +127,7 @@ def block_of(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Te
     # an intervention may insert a step or an answer of another prompt
     mixed = bool(evaluation.intervention) and any(row.label == "harmful" for row in rows.values())
     judges: dict[tuple[str, str], int] = {}
-    columns: dict[str, list[Any]] = {name: [] for name in SAMPLE}
+    samples = []
     for generation in evaluation.select_rows("generations.jsonl", Generation, [key in chosen for key in rows]):
         key = (generation.id, generation.sample)
         harmful = mixed or generation.label == "harmful" or evaluation.measure == "harmful_rate"
@@ -137,9 +137,9 @@ def block_of(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Te
         sample = _sample(generation, judgements[key], judges, withheld)
         sample |= {"prompt": prompts.setdefault(prompt_row, len(prompts)), "outcomes": outcomes[key]}
         sample["structure"] = [getattr(rows[key], name) for name in STRUCTURE]
-        for name, column in columns.items():
-            column.append(sample[name])
-    counted = "".join(letters.get(position, "-") for position in range(len(places)))
+        samples.append(sample)
+    columns = {name: [sample[name] for sample in samples] for name in SAMPLE}
+    counted = "".join(LETTERS[verdicts[text]] if text in verdicts else "-" for text in places)
     return Block(evaluation, len(chosen), len(rows), counts, counted, pack({"judges": list(judges), **columns}))
 
 

@@ -1,4 +1,4 @@
-"""Escapes names and texts for Markdown, LaTeX and CSV, so that their content is never read as markup or a formula."""
+"""Escapes names and texts for Markdown, LaTeX and CSV, so that they are never read as markup, formulas or numbers."""
 
 import re
 from typing import Any
@@ -8,9 +8,9 @@ MARKUP = re.compile(r"[\\`|<\[*~]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")
 """Characters that Markdown reads as markup; an underscore within a word is not one, nor an ampersand without a name."""
 MARKDOWN_CELL = re.compile(r"[|<`\[]")
 """Characters that end a cell of a Markdown table, or start markup in a text that has markup already."""
-FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
-"""The beginning of a text that a spreadsheet would compute, or that `literal` has already escaped. Some take full-width
-signs for the ordinary ones."""
+COMPUTED = re.compile(r"'*([=+\-@\t\r\n＝＋－＠]|\d[\d.,]*(e[+-]?\d+)?$)", re.IGNORECASE)
+"""A text that a spreadsheet would compute or change into a number, as it would a hash such as 0123 or 12e45678, or that
+`literal` has already escaped. Some take full-width signs for the ordinary ones."""
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", '"': "''"}
 LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
 LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "–": "--", "…": r"\dots{}", "✓": r"\ding{51}", "✗": r"\ding{55}"}
@@ -37,20 +37,13 @@ def latex_text(text: str) -> str:
 
 
 def literal(value: Any) -> Any:
-    """A cell that a spreadsheet shows but does not compute: a text like a formula gets an apostrophe prefix."""
+    """A cell that a spreadsheet shows as it is: a text like a formula or a number gets an apostrophe before it."""
     if not isinstance(value, str):
         return value
-    if "\r" in value:  # csv would leave a lone carriage return unquoted
-        value = re.sub(r"\r(?!\n)", "\n", value)
-    if not FORMULA.match(value):
-        return value
-    try:
-        float(value)  # a signed number is harmless
-    except ValueError:
-        return f"'{value}"
-    return value
+    value = re.sub(r"\r(?!\n)", "\n", value)  # csv would leave a lone carriage return unquoted
+    return f"'{value}" if COMPUTED.match(value) else value
 
 
 def read_literal(text: str) -> str:
     """The inverse of `literal`."""
-    return text[1:] if text.startswith("'") and FORMULA.match(text) else text
+    return text[1:] if text.startswith("'") and COMPUTED.match(text) else text

@@ -8,7 +8,7 @@ scripts/simulate_statistics.py measures how often the intervals cover.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -126,16 +126,21 @@ class Number(NamedTuple):
     truncated: int = 0
 
 
-def numbers(variant: Variant, columns: Iterable[Column]) -> dict[Column, Number]:
-    """The variant's number in each column; columns by which it was not judged are absent."""
-    training = _training(variant)
-    values = {key: {seed: values_of(e) for seed, e in seeds.items()} for key, seeds in variant.all_evaluations.items()}
-    by_column: dict[Column, Number] = {}
-    for column in columns:
-        sets = [values.get(key, {}) for key in column.sets]
-        number = _number(variant, column, sets) if column.kind != "training" else training.get(column.measure)
-        by_column |= {column: number} if number else {}
-    return by_column
+Numbers = dict[tuple[Variant, Column], Number]
+
+
+def numbers(variants: Iterable[Variant], columns: Iterable[Column]) -> Numbers:
+    """Each variant's number in each column; those by which it was not judged are absent."""
+    every, known = list(dict.fromkeys(columns)), Numbers()
+    for variant in variants:
+        judged, training = variant.all_evaluations.items(), _training(variant)
+        values = {key: {seed: values_of(e) for seed, e in seeds.items()} for key, seeds in judged}
+        for column in every:
+            sets = [values.get(key, {}) for key in column.sets]
+            number = _number(variant, column, sets) if column.kind != "training" else training.get(column.measure)
+            if number:
+                known[variant, column] = number
+    return known
 
 
 def values_of(evaluation: Evaluation) -> dict[str, dict[Any, Any]]:
@@ -176,13 +181,10 @@ def _number(variant: Variant, column: Column, sets: Sequence[Mapping[int, Mappin
         return None
     measure = column.measure
     if column.kind == "pool":
-        pooled, truncated = dict[int, Values](), 0
-        for seed in common:
-            pooled[seed] = {text: v for seeds in sets for text, v in seeds[seed].get(measure, {}).items()}
-            truncated += sum(text in pooled[seed] for seeds in sets for text in seeds[seed].get("truncated", ()))
-        texts, n = sum(map(len, pooled.values())), len(_listed(pooled)[0])
-        estimate = (share if measure in ASSESSING else mean)(pooled) if n else UNKNOWN
-        return Number(*estimate, n, max(1, len(common_seeds([pooled]))), texts - n, truncated) if texts else None
+        pooled = {seed: {t: v for seeds in sets for t, v in seeds[seed].get(measure, {}).items()} for seed in common}
+        cut = [text in pooled[seed] for seed in common for seeds in sets for text in seeds[seed].get("truncated", ())]
+        estimated = share if measure in ASSESSING else mean
+        return _number_of_texts(pooled, sum(cut), estimated) if any(pooled.values()) else None
     metrics: dict[int, list[Any]] = {
         seed: [variant.all_evaluations[key][seed].metric(measure) for key in column.sets] for seed in common
     }
@@ -192,18 +194,24 @@ def _number(variant: Variant, column: Column, sets: Sequence[Mapping[int, Mappin
     counted = [metric for seed in (column.kind != "rate" and known) or common for metric in metrics[seed]]
     undecided, truncated = (sum(metric[name] for metric in counted) for name in ("undecided", "truncated"))
     decided = [{seed: seeds[seed].get(measure, {}) for seed in known} for seeds in sets]
+    estimate = UNKNOWN
     if len(known) * len(sets) > 1 and all(all(seeds.values()) for seeds in decided):
         estimate = share(*decided)
-    else:  # one number, or a measure without values by text: agreements, and what thoughts recognise
+    elif known:  # one number, or a measure without values by text: agreements, and what thoughts recognise
         by_set = [
             Estimate(*(fmean(math.nan if m[end] is None else m[end] for m in own) for end in Estimate._fields))
-            if own
-            else UNKNOWN
-            for own in ([metrics[seed][place] for seed in known] for place in range(len(sets)))
+            for own in zip(*(metrics[seed] for seed in known), strict=True)
         ]
         estimate = by_set[0] if column.kind == "rate" else mean_of_sets(by_set)
     n = sum(metric["n"] for metric in counted) - undecided
     return Number(*estimate, n, max(1, len(known)), undecided, truncated)
+
+
+def _number_of_texts(seeds: Seeds, truncated: int, estimated: Callable[[Seeds], Estimate]) -> Number:
+    """The number of these texts, by seed, of which so many are truncated."""
+    n, texts = len(_listed(seeds)[0]), sum(map(len, seeds.values()))
+    estimate = estimated(seeds) if n else UNKNOWN
+    return Number(*estimate, n, max(1, len(common_seeds([seeds]))), texts - n, truncated)
 
 
 def _training(variant: Variant) -> dict[str, Number]:
@@ -222,7 +230,7 @@ def by_category(variants: Sequence[Variant]) -> pd.DataFrame:
     """The rows of categories.csv: attack success and over-refusal by category, for benchmarks with two or more."""
     rows = []
     for variant in variants:
-        for (protocol, benchmark, digest), evaluations in variant.evaluations.items():
+        for evaluations in variant.evaluations.values():
             first = next(iter(evaluations.values()))
             if first.measure not in SAFETY:
                 continue
@@ -235,16 +243,11 @@ def by_category(variants: Sequence[Variant]) -> pd.DataFrame:
                     truncated[category] += read.truncated
             if len(categories) < 2:
                 continue
-            names = {"protocol": protocol, "backbone": variant.backbone, "method": variant.name, "benchmark": benchmark}
-            names |= {"metric": first.measure, "protocol_hash": digest, "judge": first.judge}
+            names = first.names_of_row() | {"backbone": variant.backbone, "method": variant.name}
             for category, seeds in sorted(categories.items()):
-                values, prompts = _listed(seeds)
-                texts, distinct = sum(map(len, seeds.values())), len(set(prompts))
-                counts = {"n": len(values), "undecided": texts - len(values)}
-                counts |= {"seeds": max(1, len(common_seeds([seeds])))}
-                counts |= {"truncated": truncated[category], "prompts": distinct, "small": distinct < SMALL}
-                estimate = (share(seeds) if values else UNKNOWN)._asdict()
-                rows.append({**names, **estimate, **counts, "category": category})
+                number, prompts = _number_of_texts(seeds, truncated[category], share), len({*_listed(seeds)[1]})
+                row = {"metric": first.measure, "category": category, "prompts": prompts, "small": prompts < SMALL}
+                rows.append(names | number._asdict() | row)
     return pd.DataFrame(rows, columns=CATEGORIES)
 
 
@@ -280,7 +283,7 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
         safe = [bool(text.refuses) - bool(text.refused) for text in acting]  # 1: the thought only, -1: the answer
         follows = [(text.assessment == "harmful") is text.refused for text in assessed]
         placed = [text for text in generated if text.position_share is not None]
-        row = _names(evaluation, evaluation.judge) | {"n": len(acting), "undecided": len(generated) - len(acting)}
+        row: dict[str, Any] = evaluation.names_of_row() | {"n": len(acting), "undecided": len(generated) - len(acting)}
         row |= {"truncated": sum(text.truncated for text in generated), "assessed": len(assessed)}
         for name, own in (("safe_thought", 1), ("safe_answer", -1)):
             row |= {name: safe.count(own)} | _rate(name, [sign == own for sign in safe], acting, RATE)
@@ -355,7 +358,7 @@ def _rate(
 def token_use(judged: Iterable[Evaluation]) -> pd.DataFrame:
     """tokens.csv: mean tokens of a query by outcome, in the thought, the answer and both (`Summary.tokens`)."""
     rows = [
-        _names(evaluation, evaluation.judge)
+        evaluation.names_of_row()
         | {"outcome": used["outcome"], "n": used["n"]}
         | {name: bound for part in TOKEN_PARTS for name, bound in _columns(part, used[part]).items()}
         for evaluation in judged
@@ -374,15 +377,8 @@ def structure_agreement(judged: Iterable[Evaluation]) -> pd.DataFrame:
     for evaluation in judged:
         for judge, agreement in evaluation.parser_agreement().items():
             for name, field in agreement["fields"].items():
-                row = _names(evaluation, judge) | {"field": name, "n": field["n"], "undecided": agreement["undecided"]}
-                for rate in ("agreed", "kappa"):
-                    row |= {f"{rate}{end}": (field[rate] or {}).get(end[1:] or "value") for end in INTERVAL}
-                rows.append(row)
-    return pd.DataFrame(rows, columns=AGREEMENT).astype(dict.fromkeys(AGREEMENT[-6:], float))
-
-
-def _names(evaluation: Evaluation, judge: str) -> dict[str, Any]:
-    """The first columns of a row of an evaluation's numbers."""
-    protocol, benchmark, digest = evaluation.key
-    names = {"run": evaluation.run, "benchmark": benchmark, "protocol": protocol}
-    return names | {"protocol_hash": digest, "judge": judge}
+                row: dict[str, Any] = evaluation.names_of_row() | {"judge": judge, "field": name, "n": field["n"]}
+                row |= _columns("agreed", Estimate(**field["agreed"] or UNKNOWN._asdict()))
+                row |= _columns("kappa", Estimate(**field["kappa"] or UNKNOWN._asdict()))
+                rows.append(row | {"undecided": agreement["undecided"]})
+    return pd.DataFrame(rows, columns=AGREEMENT)

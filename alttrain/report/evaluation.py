@@ -12,6 +12,7 @@ import msgspec
 from alttrain.evaluation.adherence import Adherence, Continuation, answer_refused, cause_of
 from alttrain.evaluation.protocol import Part
 from alttrain.records import DamagedError, Generation, Judgement, Label, parse_rows, read_bytes, read_json, subject_of
+from alttrain.report.escaping import one_line
 from alttrain.report.measures import MEASURES, base_measure, by_judge
 
 AGREEMENTS = "structure.json"
@@ -158,17 +159,20 @@ class Evaluation:
         self.key: BenchmarkKey = self.protocol, self.benchmark, str(self.provenance["protocol_hash"])
         self.method = self.setting = ""
         self.tables: Sequence[str] = self.provenance["tables"]
-        self.labels: Mapping[str, str] = self.provenance["labels"]
+        self.labels = {measure: one_line(label) for measure, label in self.provenance["labels"].items()}
         self.decider = _decides(self.measure, self.analysis["decides"])
         self.judge = self.decider.judge
         self.packed_texts: dict[Decider, bytes] = {}  # packed, since rows take ten times as much memory
 
+    def names_of_row(self) -> dict[str, str]:
+        """The columns that name this evaluation in the rows of CSV files."""
+        protocol, benchmark, digest = self.key
+        names = {"run": self.run, "benchmark": benchmark, "protocol": protocol}
+        return names | {"protocol_hash": digest, "judge": self.judge}
+
     def label_of(self, measure: str) -> str:
-        return (
-            self.labels.get(measure) or MEASURES[base_measure(measure)].label
-            if base_measure(measure) in MEASURES
-            else measure
-        )
+        known = MEASURES.get(base_measure(measure))
+        return self.labels.get(measure) or known.label if known else measure
 
     def metric(self, name: str) -> dict[str, Any] | None:
         return next((metric for metric in self.metrics_json["metrics"] if metric["metric"] == name), None)

@@ -16,6 +16,7 @@ them in grey print. Matplotlib is imported when something is drawn.
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -42,8 +43,7 @@ from alttrain.report.drawing import (
     show_names,
     stack,
 )
-from alttrain.report.estimates import FLOWS
-from alttrain.report.estimates import thoughts as thoughts_of
+from alttrain.report.estimates import ENDS
 from alttrain.report.evaluation import BenchmarkKey
 from alttrain.report.measures import MEASURES, OFFLINE, base_measure
 from alttrain.report.probes import draw_probes
@@ -90,7 +90,7 @@ def draw_all(
         for backbone, backbone_variants in by_backbone(protocol_variants):
             assessed = parts["adherence"].query("backbone == @backbone") if "adherence" in parts else None
             add(f"adherence-{backbone}{suffix}", draw_adherence, assessed)
-            add(f"flow-{backbone}{suffix}", draw_flow, backbone_variants, benchmarks, frames["thoughts"])
+            add(f"flow-{backbone}{suffix}", draw_flow, backbone_variants, benchmarks)
             add(f"lengths-{backbone}{suffix}", draw_lengths, backbone_variants, benchmarks)
     jobs = [*drawings.values()]
     first_jobs = jobs[1::3]
@@ -157,13 +157,13 @@ def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
     diamond |= {"markeredgewidth": 0.7, "linestyle": "none", "clip_on": False, "zorder": 5}
     with figure(*size, path, f"{title}, with 95 % intervals{note}", count, sharey=True) as (_, panels):
         for index, (axes, heading) in enumerate(zip(panels, grid.columns, strict=True)):
-            column = [(y, method, method_cells[index]) for y, (method, method_cells) in enumerate(rows) if method_cells]
-            if known := [(y, method, cell) for y, method, cell in column if cell.known]:
-                ys, names, known_cells = zip(*known, strict=True)
-                colours = [BEFORE if name.startswith("No-train") else COLOURS[4] for name in names]
+            column = [(y, method_cells[index]) for y, (_, method_cells) in enumerate(rows) if method_cells]
+            if known := [(y, cell) for y, cell in column if cell.known]:
+                ys, known_cells = zip(*known, strict=True)
+                colours = [BEFORE if cell.method.startswith("No-train") else COLOURS[4] for cell in known_cells]
                 style = {"color": colours, "height": 0.7, "error_kw": {"elinewidth": 0.9, "capsize": 2}}
                 axes.barh(ys, [100 * cell.value for cell in known_cells], xerr=error_bars(known_cells), **style)
-            if published := [(100 * cell.published, y) for y, _, cell in column if cell.published >= 0]:
+            if published := [(100 * cell.published, y) for y, cell in column if cell.published >= 0]:
                 axes.plot(*zip(*published, strict=True), **diamond)
             axes.set_xlim(0, 102)
             axes.tick_params(axis="y", length=0)
@@ -245,17 +245,15 @@ def draw_adherence(cells: pd.DataFrame | None, path: Path) -> bool:
     known = cells.assign(outcome=parts[0], cause=parts[2])[cells.known & parts[2].isin(CAUSES)]
     if not len(known):
         return False
-    shares = known.set_index(["method", "outcome", "cause"]).value
-    measured = shares.index.droplevel("cause")
     methods = list(dict.fromkeys(known.method))
+    bars = 100 * known.pivot(index=["outcome", "method"], columns="cause", values="value")
+    bars = bars.reindex(columns=list(CAUSES)).fillna(0.0)
+    bars.insert(0, "", (100 - bars.sum(axis=1)).clip(lower=0.0))
+    bars = bars.reindex(pd.MultiIndex.from_product([[outcome for outcome, *_ in PANELS], methods]), fill_value=0.0)
     title = f"{known.backbone.iloc[0]}: outcomes, and what the assessment had said where they were wrong"
     with figure(7.2, 1.7 + 0.3 * len(methods), path, title, 2, sharey=True) as (fig, panels):
         for axes, (outcome, prompts, right) in zip(panels, PANELS, strict=True):
-            widths = []
-            for method in methods:
-                wrong = [100 * float(shares.get((method, outcome, cause), 0.0)) for cause in CAUSES]
-                widths.append([max(0.0, 100 - sum(wrong)) if (method, outcome) in measured else 0.0, *wrong])
-            stack(axes, widths, STACK.values())
+            stack(axes, bars.loc[outcome].to_numpy(), STACK.values())
             axes.set_xlim(0, 100)
             axes.set_xlabel(f"% of {prompts} with a verdict")
             axes.set_title(f"{prompts}: right is {right}", loc="left")
@@ -276,48 +274,37 @@ VERDICT_OF = {"thought": "the verdict on the thought", "both": "the verdict on t
 FLOWN = {"harmful_rate": "benchmarks of harm", "over_refusal_rate": "benchmarks of over-refusal"}
 
 
-def draw_flow(
-    variants: Sequence[Variant], benchmarks: Sequence[BenchmarkKey], thoughts: pd.DataFrame, path: Path
-) -> bool:
+def draw_flow(variants: Sequence[Variant], benchmarks: Sequence[BenchmarkKey], path: Path) -> bool:
     """Draw how many texts of one backbone's methods go from each assessment to each outcome, over all seeds.
 
     A row is what the assessments say, and its parts are what became of the answers; the title says so where the
-    protocol judges another part. `thoughts` is the frame of thoughts.csv, of which only these benchmarks are drawn;
-    seeds that another judge decides are added.
+    protocol judges another part.
     """
-    methods = {e.run: v.name for v in variants for seeds in v.evaluations.values() for e in seeds.values()}
-    if thoughts.empty:
-        return False
-    ways = [(v.evaluations.get(key, {}), v.all_evaluations.get(key, {})) for v in variants for key in benchmarks]
-    views = thoughts_of(every[seed] for own, every in ways for seed in every if seed not in own)
-    thoughts = pd.concat([thoughts, views]) if len(views) else thoughts
-    thoughts = thoughts.assign(method=thoughts.run.map(methods)).dropna(subset="method")
-    keys = zip(thoughts.protocol, thoughts.benchmark, thoughts.protocol_hash, strict=True)
-    counts = thoughts[[key in benchmarks for key in keys]].groupby(["metric", "method"])[FLOWS].sum()
-    counts.columns = pd.MultiIndex.from_product([SAYS, FLOW])
-    totals = counts.T.groupby(level=0).sum().T  # by assessment
-    method_totals = totals.groupby(level="method").sum()
-    metrics = [metric for metric in FLOWN if metric in totals.index]
-    drawn = [method for method in dict.fromkeys(methods.values()) if method in method_totals.index]
-    rows = [(method, says) for method in drawn for says in SAYS if method_totals.loc[method, says]]
+    judged = [(v.name, e) for v in variants for key in benchmarks for e in v.all_evaluations.get(key, {}).values()]
+    judged = [(method, evaluation) for method, evaluation in judged if evaluation.measure in FLOWN]
+    counts = Counter[tuple[str, str, str, str]](
+        (evaluation.measure, method, text.assessment or "unassessed", ENDS[text.refused])
+        for method, evaluation in judged
+        for text in evaluation.texts().values()
+        if text.generated
+    )
+    measured, said = {key[:2] for key in counts}, {key[1:3] for key in counts}
+    metrics = [metric for metric in FLOWN if metric in dict(measured)]
+    rows = [(variant.name, says) for variant in variants for says in SAYS if (variant.name, says) in said]
     if not rows:
         return False
     seeds = {len(variant.folders) for variant in variants}
-    shown = [one for _, every in ways for one in every.values() if one.measure in FLOWN]
-    ends = {VERDICT_OF.get(one.decider.part, "what becomes of the answer") for one in shown}
+    ends = {VERDICT_OF.get(one.decider.part, "what becomes of the answer") for _, one in judged}
     title = f"{variants[0].backbone}: from what the thought's assessment says to {' or '.join(sorted(ends))}"
     title += f", of {min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else ""
-    style = {"textcoords": "offset points", "verticalalignment": "center", "fontsize": 7}
     with figure(7.2, 1.5 + 0.24 * len(rows), path, title, len(metrics), sharey=True) as (fig, panels):
         for axes, metric in zip(panels, metrics, strict=True):
-            longest = int(totals.loc[metric].max(axis=None))
-            by_method = counts.loc[metric].to_dict("index")
-            bars = [[by_method.get(method, {}).get((says, outcome), 0) for outcome in FLOW] for method, says in rows]
+            bars = [[counts[metric, *row, end] for end in FLOW] for row in rows]
             stack(axes, bars, FLOW.values())
-            for y, (widths, (method, _)) in enumerate(zip(bars, rows, strict=True)):
-                if method in by_method:
-                    axes.annotate(" / ".join(map(str, widths)), (sum(widths), y), (3, 0), **style)
-            axes.set_xlim(0, 1.35 * longest)
+            texts = [" / ".join(map(str, widths)) for widths in bars]
+            texts = [text if (metric, row[0]) in measured else "" for text, row in zip(texts, rows, strict=True)]
+            axes.bar_label(axes.containers[-1], texts, padding=3, fontsize=7)
+            axes.set_xlim(0, 1.35 * max(map(sum, bars)))
             describe(axes, FLOWN[metric], f"texts: {' / '.join(FLOW)}")
         name_rows(panels, [method for method, _ in rows], [f": {SAYS[says]}" for _, says in rows])
         name_bars(fig, panels, 3)

@@ -11,18 +11,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from alttrain.report import measures
 from alttrain.report.escaping import MARKDOWN_CELL, escape_markdown, latex_text, one_line
-from alttrain.report.measures import (
-    ASSESSING,
-    FAILURES,
-    MEASURES,
-    OFFLINE,
-    RECOGNISING,
-    WORTH_SAYING,
-    base_measure,
-    corrected,
-    format_value,
-)
+from alttrain.report.measures import MEASURES, WORTH_SAYING, base_measure, corrected, format_value
 from alttrain.report.published import WHY
 from alttrain.report.tables import pivot
 
@@ -110,7 +101,7 @@ def marks_legend(frame: pd.DataFrame) -> list[str]:
     units += "; ↑ higher is better." if 1 in directions else "."
     of_interventions = frame.table.iloc[0] == "interventions"
     star = EFFECT if of_interventions or not frame.differs.any() else star_meaning(frame.seeds[frame.differs])
-    by_seed = frame.measure.map(lambda name: base_measure(name) in ("kappa", *RECOGNISING) or corrected(name))
+    by_seed = frame.measure.map(lambda name: base_measure(name) in ("kappa", *measures.RECOGNISING) or corrected(name))
     explanations = (
         (True, units),
         (((frame.seeds > 1) & ~by_seed).any(), "Of several seeds the interval allows for other seeds, too."),
@@ -130,9 +121,9 @@ def _sets(frame: pd.DataFrame) -> list[str]:
     """Lists the benchmarks of means and pools, and what their evaluation changed."""
     means, changed = frame[frame.kind == "mean"], frame[(frame.evaluated != "") & (frame.kind != "pool")]
     judges = {judge: f", by {judge}" if " + " in judge else "" for judge in frame.judge.unique()}  # else in the heading
-    notes = []
-    for row in means.itertuples():
-        notes.append(f"Mean of {MEASURES[row.measure].label}: {row.benchmark}{judges[row.judge]}.")
+    notes = [
+        f"Mean of {MEASURES[row.measure].label}: {row.benchmark}{judges[row.judge]}." for row in means.itertuples()
+    ]
     for row in changed.itertuples():
         notes.append(f"Evaluated otherwise than protocol {row.protocol} says: {row.evaluated}.")
     if (frame.lacking != "").any():
@@ -150,8 +141,8 @@ def _structure(frame: pd.DataFrame) -> list[str]:
 
     The figures are from parser_error.csv, which scripts/measure_parser.py writes.
     """
-    notes = list(FAILED) if frame.measure.isin(FAILURES).any() else []
-    if frame.measure.isin(ASSESSING).any():
+    notes = list(FAILED) if frame.measure.isin(measures.FAILURES).any() else []
+    if frame.measure.isin(measures.ASSESSING).any():
         with resources.as_file(resources.files("alttrain.report") / "parser_error.csv") as path:
             errors = pd.read_csv(path).groupby(["thoughts", "measured"], sort=False)
         for (thoughts, measured), fields in errors:
@@ -178,7 +169,7 @@ def _parts(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """(protocol, grid) of each part; the name is "" if it need not be printed."""
     several_protocols = frame.protocol.nunique() > 1
     for protocol, part in frame.groupby("protocol", sort=False):
-        yield str(protocol) if several_protocols or protocol not in ("", OFFLINE) else "", pivot(part)
+        yield str(protocol) if several_protocols or protocol not in ("", measures.OFFLINE) else "", pivot(part)
 
 
 def markdown(title: str, frame: pd.DataFrame) -> str:

@@ -4,7 +4,6 @@ Several reports may be made at once. Nothing is written or removed outside these
 the output folder contains, since it may come from somebody else.
 """
 
-import contextlib
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from alttrain.records import UNFINISHED, write_text
@@ -40,7 +39,7 @@ def inputs(runs: Path) -> dict[Path, dict[str, State]]:
 def temporary_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder next to the report's, removed when the block ends. Also removes those that kills left."""
     for leftover in folder.parent.glob(f".{folder.name}.*{UNFINISHED}"):
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             if time.time() - leftover.lstat().st_mtime > FORGOTTEN_S:
                 shutil.rmtree(leftover, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=UNFINISHED))
@@ -54,7 +53,7 @@ def file_states(folder: Path, names: Collection[str]) -> dict[str, State]:
     """The state of each file of these names that exists; it differs once the file has changed."""
     by_name = {}
     for name in names:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             status = os.stat(os.path.join(folder, name))
             if stat.S_ISREG(status.st_mode):
                 by_name[name] = (status.st_ino, status.st_size, status.st_mtime_ns)
@@ -82,8 +81,5 @@ def put(new_folder: Path, folder: Path, last_files: Collection[str]) -> None:
 
 def files(folder: Path) -> set[str]:
     """The files below a folder; links are not followed."""
-    relative = set()
-    for parent, _, names in os.walk(folder) if not folder.is_symlink() else ():
-        paths = (Path(parent, name) for name in names)
-        relative |= {path.relative_to(folder).as_posix() for path in paths if stat.S_ISREG(path.lstat().st_mode)}
-    return relative
+    paths = () if folder.is_symlink() else folder.rglob("*")
+    return {path.relative_to(folder).as_posix() for path in paths if stat.S_ISREG(path.lstat().st_mode)}

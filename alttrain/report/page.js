@@ -424,14 +424,14 @@ function ofRuns(first, second, { prompts, goals }) {
  */
 function ofMethods(arms, { prompts, goals }, { students, bound }) {
   const tables = arms.map((seeds) => seeds.map((letters) => {
-    const own = Array.from({ length: Math.max(...prompts) + 1 }, () => []);
+    const own = goals.map(() => []);
     prompts.forEach((prompt, place) => { if (known(letters[place])) own[prompt].push(Number(letters[place])); });
     return own.map((values) => (values.length ? sum(values) / values.length : null));
   })).map((rows) => rows.filter((row) => row.some((value) => value !== null)));
   const there = [...new Set(prompts)].filter((prompt) => tables.every((rows) => rows.some((row) => row[prompt] !== null)));
   const lacking = (letters) => [...letters].filter((letter) => letter === "u").length;
   const undecided = sum(arms.flat().map(lacking)), n = there.length;
-  const clusters = numbered(there.map((prompt) => goals[prompt])), freedom = Math.max(...clusters, 0);
+  const clusters = numbered(there.map((prompt) => goals[prompt])), freedom = new Set(clusters).size - 1;
   if (freedom < 1) return { n: 0, undecided };
   const fits = tables.map((rows) => crossed(rows.map((row) => there.map((prompt) => row[prompt])).filter((row) => row.some((value) => value !== null)), clusters));
   const variance = sum(fits[1].clusters.map((off, place) => (off - fits[0].clusters[place]) ** 2)) * (freedom + 1) / freedom - fits[0].rest - fits[1].rest;
@@ -450,13 +450,13 @@ function ofMethods(arms, { prompts, goals }, { students, bound }) {
 function crossed(rows, clusters) {
   const columns = rows[0].map((_, place) => rows.map((row) => row[place]));
   const count = (values) => Math.max(1, values.filter((value) => value !== null).length);
-  const cells = rows.flat().filter((value) => value !== null).length;
-  const weights = columns.map((column) => cells / columns.length / count(column)); // all 1 if none is missing
+  const counts = rows.map(count), heights = columns.map(count), cells = rows.flat().filter((value) => value !== null).length;
+  const weights = heights.map((height) => cells / columns.length / height); // all 1 if none is missing
   const mean = sum(rows.map((row) => sum(row.map((value, place) => weights[place] * value)))) / cells;
   const off = rows.map((row) => row.map((value) => (value === null ? 0 : value - mean)));
   const seeds = off.map(sum), items = columns.map((_, place) => sum(off.map((row) => row[place])));
   const squares = rows.map((row, seed) => sum(grouped(row.map((value, place) => (value === null ? 0
-    : weights[place] * (off[seed][place] - seeds[seed] / count(row) - items[place] / count(columns[place])))), clusters).map((value) => value ** 2)));
+    : weights[place] * (off[seed][place] - seeds[seed] / counts[seed] - items[place] / heights[place]))), clusters).map((value) => value ** 2)));
   const weighted = off.map((row) => sum(row.map((value, place) => weights[place] * value))), share = (value) => value / cells;
   const own = grouped(items.map((value, place) => share(weights[place] * value)), clusters);
   const freedom = Math.max(1, (rows.length - 1) * (own.length - 1));

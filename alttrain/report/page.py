@@ -74,10 +74,10 @@ def write_page(output_dir: Path, texts: Texts, report: Report, draw: Callable[[]
     branches = [
         block_of(branch, prompts[asked_of(branch)], {}, texts, quota) for branch, quota in quotas_of(intervened)
     ]
-    frames, metrics = report.frames, report.frames["metrics"]
-    compared, pairs = (
-        frames[name].assign(differs=frames[name].p_holm < LEVEL) for name in ("comparisons", "interventions")
-    )
+    frames = {**report.frames}
+    for name in ("comparisons", "interventions"):
+        frames[name] = frames[name].assign(differs=frames[name].p_holm < LEVEL)
+    compared = frames["comparisons"]
     parts = {name: _grids(cells) for name, cells in report.tables.items() if name != "published"}
     data: dict[str, Any] = {"index": _index(blocks, branches, list(prompts), texts, report.variants)}
     data["verdicts"] = pack(_compared(blocks, places))
@@ -98,7 +98,6 @@ def write_page(output_dir: Path, texts: Texts, report: Report, draw: Callable[[]
         most=MOST_NUMBERS,
         methods=parts.get("overview", []),
         interventions=parts.get("interventions", []),
-        pairs=pairs,
         numbers_of=[(name, title, frames[name], doc) for name, (title, doc) in NUMBERS.items() if len(frames[name])],
         further=[(TABLES[name], table) for name, table in parts.items() if table and name not in APART],
         categories=_categories(frames["categories"]),
@@ -106,14 +105,12 @@ def write_page(output_dir: Path, texts: Texts, report: Report, draw: Callable[[]
         figures=_figures(output_dir / "report" / "figures"),
         blocks=blocks,
         outcomes=[outcome for outcome in OUTCOMES if any(block.outcomes[outcome.key] for block in blocks)],
-        structure=frames["structure"],
-        agreement=frames["structure_agreement"],
+        frames=frames,
         causes=CAUSES,
-        compared=compared,
         starred=star_meaning(compared.seeds[compared.differs].tolist() or [1]),
         ours=_beside_published(report.tables),
         published=report.tables["published"],
-        numbers=metrics.drop(columns=OF_RUN),
+        numbers=frames["metrics"].drop(columns=OF_RUN),
         data={name: Markup(embed(value)) for name, value in data.items()},
     )
     write_text(output_dir / "report" / "page.html", text)
@@ -248,11 +245,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["legend"] = lambda frame: [line.replace("Bold:", "Underlined:") for line in legend(frame)]
-    environment.filters |= {"written": format_value}
-    environment.filters["points"] = lambda change: f"{100 * change:+.1f}".replace("-", "−")
-    environment.filters["p"] = lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"
-    environment.filters |= {"cells": lambda row: Markup("").join(map(_cell, row))}
+    environment.filters |= {
+        "legend": lambda frame: [line.replace("Bold:", "Underlined:") for line in legend(frame)],
+        "written": format_value,
+        "points": lambda change: f"{100 * change:+.1f}".replace("-", "−"),
+        "p": lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}",
+        "cells": lambda row: Markup("").join(map(_cell, row)),
+    }
     environment.tests["nan"] = lambda value: value is None or (isinstance(value, float) and math.isnan(value))
     return environment
 

@@ -21,7 +21,7 @@ import yaml
 from alttrain.config import name_fault
 from alttrain.evaluation.interventions import JOIN
 from alttrain.records import DamagedError, RunDocument, checksum, read_document, read_metrics, write_text
-from alttrain.report.escaping import literal, read_literal
+from alttrain.report.escaping import literal, one_line, read_literal
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.processes import MANY, second_process
 
@@ -130,7 +130,7 @@ def method_name(names: Mapping[str, Any]) -> str:
     """What a run's method is called everywhere, from run.json: its label and its changes."""
     untrained = not names["method"] and names["rewrite"] == names["training"] == "none"
     label = option("method", NO_TRAIN)["method"]["label"] if untrained else names["label"]
-    return f"{label}, changed: {changes(changed)}" if (changed := names["changed"]) else str(label)
+    return one_line(f"{label}, changed: {changes(changed)}" if (changed := names["changed"]) else label)
 
 
 def name_methods(judged: Sequence[Evaluation]) -> None:
@@ -140,10 +140,10 @@ def name_methods(judged: Sequence[Evaluation]) -> None:
         evaluation.method = method_name(evaluation.names)
         by_name[str(evaluation.names["backbone"]), evaluation.method].append(evaluation)
     for alike in by_name.values():
-        parts = [[e.names[key] for key in ("dataset", "training", "tag", "digest", "method")] for e in alike]
-        differs = [len(set(values)) > 1 for values in zip(*parts, strict=True)]
-        for evaluation, values in zip(alike, parts, strict=True):
-            additions = [value for value, different in zip(values, differs, strict=True) if different and value]
+        parts = ("dataset", "training", "tag", "digest", "method")
+        differ = [part for part in parts if len({evaluation.names[part] for evaluation in alike}) > 1]
+        for evaluation in alike:
+            additions = filter(None, (evaluation.names[part] for part in differ))
             evaluation.method = " ".join([evaluation.method, *additions])
 
 
@@ -215,7 +215,7 @@ def samples(output_dir: str | Path = "outputs") -> pd.DataFrame:
     rows = []
     for evaluation in evaluations(_runs(output_dir)):
         texts, names = evaluation.texts(), {**evaluation.names, "method": evaluation.method}
-        names |= {"benchmark": evaluation.benchmark, "protocol": evaluation.protocol, **evaluation.decider._asdict()}
+        names |= evaluation.names_of_row() | evaluation.decider._asdict()
         for generation in evaluation.generations():
             read = texts[generation.id, generation.sample]
             verdicts = {"verdict": read.verdict, "counts": evaluation.counts(read.verdict)}
@@ -229,12 +229,11 @@ def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
     for evaluation in judged:
         views, changed = evaluation.views(), changes(evaluation.names["changed"])
         for metric in evaluation.metrics_json["metrics"]:
-            name = metric["metric"]
-            view = views.get(name)  # by another judge, or of another part
-            judge = view.judge if view else evaluation.judge_of(name)
-            made = dict(zip(("protocol", "benchmark", "protocol_hash"), (view or evaluation).key, strict=True))
+            made = evaluation.names_of_row() | {"judge": evaluation.judge_of(name := metric["metric"])}
+            if view := views.get(name):  # by another judge, or of another part
+                made = view.names_of_row()
             names = {**evaluation.names, "method": evaluation.method, "changed": changed}
-            rows.append({**names, **metric, **made, "judge": judge, "called": evaluation.label_of(name)})
+            rows.append({**names, **metric, **made, "called": evaluation.label_of(name)})
     return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(("value", "low", "high"), float))
 
 

@@ -7,7 +7,7 @@ multi_turn and multilingual are those whose metrics.json names the table. A tabl
 
 import itertools
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -15,17 +15,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from alttrain.evaluation import protocol_hash
-from alttrain.report import measures
+from alttrain.report import estimates, measures
 from alttrain.report.contrasts import Contrast, Contrasts, base_of, comparisons, decision_places, interventions
-from alttrain.report.estimates import (
-    Number,
-    by_category,
-    numbers,
-    structure,
-    structure_agreement,
-    thoughts,
-    token_use,
-)
+from alttrain.report.estimates import Number, Numbers, numbers
 from alttrain.report.evaluation import BenchmarkKey, Evaluation
 from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base_measure
 from alttrain.report.probes import probes
@@ -43,7 +35,7 @@ from alttrain.report.variants import (
     variants,
 )
 
-Numbers = dict[tuple[Variant, Column], Number]
+Layout = tuple[str, list[Variant], list[Column]]  # a table's name, rows and columns
 LEVEL = 0.05  # the level of the tests, adjusted over the report
 
 
@@ -116,24 +108,26 @@ def report_of(judged: Sequence[Evaluation]) -> Report:
     plain = [evaluation for evaluation in judged if not evaluation.intervention]
     intervened = [evaluation for evaluation in judged if evaluation.intervention]
     read_texts(plain)
-    plain_variants, metrics = variants(plain), tidy(plain)
+    plain_variants = variants(plain)
+    layouts = [layout for name, own in protocols_of(plain_variants).items() for layout in _layouts(own, name)]
 
     def differences() -> tuple[pd.DataFrame, list[tuple[int, Column, Contrast]]]:
         frame, contrasts = comparisons(plain_variants)
         return frame, [(plain_variants.index(variant), column, test) for (variant, column), test in contrasts.items()]
 
     with second_process([differences], len(plain) >= MANY) as results_of:
-        known = _all_numbers(plain_variants)
+        known = numbers(plain_variants, (column for *_, columns in layouts for column in columns))
         ((compared, indexed),) = results_of()
     contrasts = {(plain_variants[index], column): contrast for index, column, contrast in indexed}
-    all_variants, over_seeds = variants(judged), tables(plain_variants, contrasts, known)
+    all_variants, over_seeds = variants(judged), tables(layouts, known, contrasts, _changed_ways(plain_variants))
     intervention_rows, effects = interventions(all_variants)
     if effects:
         over_seeds["interventions"] = _intervention_table(effects)
-    frames = {"metrics": metrics[METRICS], "comparisons": compared, "interventions": intervention_rows}
-    frames |= {"decided": decision_places(all_variants), "thoughts": thoughts(judged), "probes": probes(plain_variants)}
-    frames |= {"structure": structure(plain), "structure_agreement": structure_agreement(judged)}
-    frames |= {"categories": by_category(plain_variants), "tokens": token_use(plain)}
+    frames = {"metrics": tidy(plain)[METRICS], "comparisons": compared, "interventions": intervention_rows}
+    frames |= {"decided": decision_places(all_variants), "probes": probes(plain_variants)}
+    frames |= {"structure": estimates.structure(plain), "structure_agreement": estimates.structure_agreement(judged)}
+    frames |= {"thoughts": estimates.thoughts(judged), "tokens": estimates.token_use(plain)}
+    frames |= {"categories": estimates.by_category(plain_variants)}
     return Report(plain, intervened, plain_variants, frames, over_seeds)
 
 
@@ -180,25 +174,12 @@ def rows_of_table(variants: Sequence[Variant], table: str) -> list[Variant]:
     return rows
 
 
-def _layouts(variants: Sequence[Variant]) -> list[tuple[str, list[Variant], list[Column]]]:
-    by_protocol = protocols_of(variants).items()
-    return [layout for protocol, judged in by_protocol for layout in _protocol_layouts(judged, protocol)]
-
-
-def _all_numbers(variants: Sequence[Variant]) -> Numbers:
-    every_column = list(dict.fromkeys(column for *_, columns in _layouts(variants) for column in columns))
-    known: Numbers = {}
-    for variant in variants:  # one at a time, so that the rows of the last one can be freed
-        known |= {(variant, column): number for column, number in numbers(variant, every_column).items()}
-    return known
-
-
-def tables(variants: Sequence[Variant], contrasts: Contrasts, known: Numbers | None = None) -> dict[str, pd.DataFrame]:
-    """Every table that has data, by name, as frames of `finish_table`. `known` are its numbers, if already computed."""
-    known = _all_numbers(variants) if known is None else known
+def tables(
+    layouts: Sequence[Layout], known: Numbers, contrasts: Contrasts, changed: Set[BenchmarkKey]
+) -> dict[str, pd.DataFrame]:
+    """Every table that has data, by name, as frames of `finish_table`."""
     cells: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-    changed = _changed_ways(variants)
-    for name, rows, columns in _layouts(variants):
+    for name, rows, columns in layouts:
         for key in itertools.product(rows, columns):
             cells[name].append(_cell(*key, known.get(key), contrasts.get(key)) | _published_figure(*key, changed))
     frames = {name: finish_table(name, table_cells) for name, table_cells in cells.items() if table_cells}
@@ -206,8 +187,8 @@ def tables(variants: Sequence[Variant], contrasts: Contrasts, known: Numbers | N
     return frames | {"published": figures()}
 
 
-def _protocol_layouts(variants: list[Variant], protocol: str) -> list[tuple[str, list[Variant], list[Column]]]:
-    """Each table's name, rows and columns, of one protocol. `variants` are those that it judged."""
+def _layouts(variants: list[Variant], protocol: str) -> list[Layout]:
+    """The layout of each table, of one protocol. `variants` are those that it judged."""
     rates, pooled = rate_columns(variants, protocol), pool(variants, protocol)
     judges = {column.sets[0]: column.judges for column in rates if column.judges}
 
@@ -252,32 +233,30 @@ def _intervention_table(effects: Mapping[tuple[Variant, BenchmarkKey], Contrast]
 
     If an intervention has several settings in a report, a row names them by the beginning of their hash.
     """
-    cells, settings = [], defaultdict[str, set[str]](set)
     evaluations = {(variant, key): next(iter(variant.evaluations[key].values())) for variant, key in effects}
     digests = {key: protocol_hash(e.intervention["settings"])[:DIGITS] for key, e in evaluations.items()}
-    for key, evaluation in evaluations.items():
-        settings[evaluation.intervention["name"]].add(digests[key])
-    for variant in dict.fromkeys(variant for variant, _ in effects):
-        rows: dict[str, dict[tuple[Column, Column], None]] = {"no intervention": {}}  # the column, and what it shows
-        for key in (key for key in effects if key[0] is variant):
-            evaluation, base_key = evaluations[key], base_of(evaluations[key])
-            name, measure = evaluation.intervention["name"], evaluation.measure
-            name += f" {digests[key]}" if len(settings[name]) > 1 else ""
-            judges = tuple(filter(None, [evaluation.judge]))
-            column = Column(measure, base_key[0], (base_key,), called=evaluation.label_of(measure), judges=judges)
-            if any(column == other for other, _ in rows.get(name, {})):
-                name += f" {key[1][2][:DIGITS]}"  # with other texts of the run that it reads
-            rows.setdefault(name, {})[column, replace(column, sets=(key[1],))] = None
-            rows["no intervention"][column, column] = None
-        known = numbers(variant, {shown for pairs in rows.values() for _, shown in pairs})
-        for name, pairs in rows.items():
-            row = replace(variant, name=f"{variant.name}, {name}")
-            for column, shown in pairs:
-                way = shown.sets[0]
-                # a number that is also over seeds without a base, or which another judge decides, was not tested
-                both = [variant.evaluations.get(key, {}).keys() for key in (way, column.sets[0])]
-                tested = variant.all_evaluations[way].keys() <= set.intersection(*map(set, both))
-                cells.append(_cell(row, column, known.get(shown), effects.get((variant, way)) if tested else None))
+    settings = {(evaluation.intervention["name"], digests[key]) for key, evaluation in evaluations.items()}
+    several = Counter(name for name, _ in settings)
+    rows = defaultdict[tuple[Variant, str], dict[Column, Column]](dict)  # the column, and that whose number it shows
+    for (variant, key), evaluation in evaluations.items():
+        base_key, measure, name = base_of(evaluation), evaluation.measure, evaluation.intervention["name"]
+        name += f" {digests[variant, key]}" if several[name] > 1 else ""
+        judges = tuple(filter(None, [evaluation.judge]))
+        column = Column(measure, base_key[0], (base_key,), called=evaluation.label_of(measure), judges=judges)
+        rows[variant, "no intervention"].setdefault(column, column)
+        if column in rows[variant, name]:
+            name += f" {key[2][:DIGITS]}"  # with other texts of the run that it reads
+        rows[variant, name][column] = replace(column, sets=(key,))
+    shown_columns = (shown for columns in rows.values() for shown in columns.values())
+    known, cells = numbers(dict.fromkeys(variant for variant, _ in rows), shown_columns), []
+    for (variant, name), columns in rows.items():
+        row = replace(variant, name=f"{variant.name}, {name}")
+        for column, shown in columns.items():
+            (way,), (base_key,) = shown.sets, column.sets
+            # a number that is also over seeds without a base, or which another judge decides, was not tested
+            both = {*variant.evaluations.get(way, ())}.intersection(variant.evaluations.get(base_key, ()))
+            contrast = effects.get((variant, way)) if variant.all_evaluations[way].keys() <= both else None
+            cells.append(_cell(row, column, known.get((variant, shown)), contrast))
     return finish_table("interventions", cells, best=False)
 
 

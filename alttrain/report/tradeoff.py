@@ -63,17 +63,14 @@ def draw_tradeoff(cells: pd.DataFrame | None, path: Path) -> bool:
     down = -(-len(backbones) // across)
     width, height = 6.0 if across == 1 else 4.2 * across, 3.2 * down + (1.0 if levels else 0.4)
     title = "Safety against over-refusal, 95 % intervals; dashed: Pareto front"
+    style = {"fmt": "none", "ecolor": "#AAAAAA", "elinewidth": 0.8, "capsize": 2, "zorder": 1}
     with figure(width, height, path, title, across, down, sharex=True, sharey=True) as (fig, panels):
         for axes, (backbone, backbone_methods) in zip(panels, backbones, strict=False):
             axes.set(xlim=_limits(methods.over_refusal_rate), ylim=_limits(methods.harmful_rate))
             axes.set_title(backbone, loc="left")
             for point in backbone_methods.itertuples(index=False):
-                bars: dict[str, Any] = {
-                    "xerr": error_bars([point.over_refusal_rate]),
-                    "yerr": error_bars([point.harmful_rate]),
-                }
-                bars |= {"fmt": "none", "ecolor": "#AAAAAA", "elinewidth": 0.8, "capsize": 2, "zorder": 1}
-                axes.errorbar(*_position(point), **bars)
+                ends = {"xerr": error_bars([point.over_refusal_rate]), "yerr": error_bars([point.harmful_rate])}
+                axes.errorbar(*_position(point), **ends, **style)
                 colour: dict[str, Any] = {"color": "white"}
                 known = isinstance(point.accuracy, tuple)
                 if known:

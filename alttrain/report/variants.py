@@ -20,6 +20,7 @@ from alttrain.report.measures import MEASURES, RATES, RECOGNISING, base_measure
 from alttrain.report.results import LAST, NAMING, NO_TRAIN
 
 Rank = tuple[int, str, int]  # of a way, the first is taken (`_ranks`)
+Rows = Sequence[Mapping[BenchmarkKey, Evaluation]]  # the evaluations of each variant by one protocol
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +80,10 @@ def variants(judged: Iterable[Evaluation]) -> list[Variant]:
         names, by_key = evaluations[0].names, defaultdict[BenchmarkKey, dict[int, Evaluation]](dict)
         every = defaultdict[BenchmarkKey, dict[int, Evaluation]](dict)
         for evaluation in evaluations:
-            key, seed = evaluation.key, evaluation.seed
-            by_key[key][seed] = every[key][seed] = evaluation
+            by_key[evaluation.key][evaluation.seed] = every[evaluation.key][evaluation.seed] = evaluation
         for view in (view for evaluation in evaluations for view in evaluation.views().values()):
             every[view.key].setdefault(view.seed, view)
-        variant = Variant(
+        row = Variant(
             **dict(zip(NAMING, names_key, strict=False)),
             name=evaluations[0].method,
             order=names["order"] if names["method"] else LAST,
@@ -93,7 +93,7 @@ def variants(judged: Iterable[Evaluation]) -> list[Variant]:
             evaluations=dict(by_key),
             all_evaluations=dict(every),
         )
-        rows.append(variant)
+        rows.append(row)
     return sorted(rows, key=_sort_key)
 
 
@@ -172,42 +172,34 @@ def mean_columns(variants: Sequence[Variant], protocol: str) -> dict[str, Column
     judged = [variant.first_seeds(protocol) for variant in main]
     columns = {}
     for measure in RATES:
-        every = (evaluation for row in judged for evaluation in row.values())
-        named = Counter(tuple(sorted(evaluation.provenance["means"].get(measure, ()))) for evaluation in every)
+        named = Counter(tuple(sorted(e.provenance["means"].get(measure, ()))) for row in judged for e in row.values())
         benchmarks = max(filter(None, named), key=named.__getitem__, default=())
-        of_measure = [{key: e for key, e in row.items() if e.measure == measure} for row in judged]
-        sets = _one_way(of_measure)
-        counts = Counter(frozenset(key for key in row if key[1] in benchmarks) for row in of_measure)
-        if not benchmarks and (shared := _shared([row_sets for row_sets in sets if len(row_sets) > 1], least=2)):
+        rows = [{key: e for key, e in row.items() if e.measure == measure} for row in judged]
+        if not benchmarks and (shared := _shared(_one_way(rows), least=2)):
             columns[measure] = Column(measure, protocol, shared, "mean")
-        if len(benchmarks) > 1 and any(counts):
-            named_sets = _named_sets(protocol, benchmarks, counts, _ranks(of_measure))
-            columns[measure] = Column(measure, protocol, named_sets, "mean", defined=True)
+        if len(benchmarks) > 1 and any(key[1] in benchmarks for row in rows for key in row):
+            columns[measure] = Column(measure, protocol, _named(rows, benchmarks, protocol), "mean", defined=True)
     return columns
 
 
-def _named_sets(
-    protocol: str,
-    benchmarks: Sequence[str],
-    counts: Counter[frozenset[BenchmarkKey]],
-    ranks: Mapping[BenchmarkKey, Rank],
-) -> tuple[BenchmarkKey, ...]:
+def _named(rows: Rows, benchmarks: Sequence[str], protocol: str) -> tuple[BenchmarkKey, ...]:
     """The key of each benchmark: that of the row with the most of them, else, or if it has two, the first by rank.
 
-    `counts` has the number of rows by the keys of these benchmarks that they have. A key that no row has lacks a hash.
+    A key that no row has lacks a hash.
     """
+    counts, ranks = Counter(frozenset(key for key in row if key[1] in benchmarks) for row in rows), _ranks(rows)
     fullest = min(counts, key=lambda keys: (-len({key[1] for key in keys}), -counts[keys], sorted(keys)))
-    ordered = sorted(frozenset().union(*counts), key=lambda key: (key not in fullest, ranks[key], key))
-    return tuple(next((key for key in ordered if key[1] == name), (protocol, name, "")) for name in benchmarks)
+    keys = {key for keys in counts for key in keys}
+    last_first = sorted(keys, key=lambda key: (key not in fullest, ranks[key], key), reverse=True)
+    return tuple(({name: (protocol, name, "") for name in benchmarks} | {key[1]: key for key in last_first}).values())
 
 
 def pool(variants: Sequence[Variant], protocol: str) -> tuple[BenchmarkKey, ...]:
     """The benchmarks over which adherence and tokens are pooled: those of main that most variants have."""
-    sets = _one_way([variant.first_seeds(protocol) for variant in variants])
-    return _shared([row_sets for row_sets in sets if row_sets], least=1)
+    return _shared(_one_way([variant.first_seeds(protocol) for variant in variants]), least=1)
 
 
-def _one_way(rows: Sequence[Mapping[BenchmarkKey, Evaluation]]) -> list[frozenset[BenchmarkKey]]:
+def _one_way(rows: Rows) -> list[frozenset[BenchmarkKey]]:
     """The benchmarks of main in each row, with one key of each, the first by rank: a benchmark counts once."""
     rows = [{key: evaluation for key, evaluation in row.items() if "main" in evaluation.tables} for row in rows]
     ranks = _ranks(rows)
@@ -215,7 +207,7 @@ def _one_way(rows: Sequence[Mapping[BenchmarkKey, Evaluation]]) -> list[frozense
     return [frozenset({key[1]: key for key in first_last if key in row}.values()) for row in rows]
 
 
-def _ranks(rows: Sequence[Mapping[BenchmarkKey, Evaluation]]) -> dict[BenchmarkKey, Rank]:
+def _ranks(rows: Rows) -> dict[BenchmarkKey, Rank]:
     """The rank of each key: a judge that decides more cells of its measure first, then the key of more rows.
 
     The judge comes first so that a row which two judges decided is taken by one of them on all benchmarks.
