@@ -28,6 +28,7 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from alttrain import tokenization
+from alttrain.backbone import attention
 from alttrain.backbone.device import GIB, detect_device
 from alttrain.records import DamagedError, open_regular, replacing
 from alttrain.training import Hardware, SafeKeyLoss, SupervisedFineTuning
@@ -207,6 +208,16 @@ class _Sharded(ModelParallelStrategy):  # type: ignore[misc]
         return get_model_state_dict(self.model, options=options)
 
 
+def _compiles(hardware: Hardware, bfloat16: bool) -> bool:
+    """Return whether each layer is compiled: by default where CUDA's attention kernel takes a whole row.
+
+    Elsewhere the program would depend on each sequence's length, and be compiled anew for every batch.
+    """
+    if hardware.compiled != "auto":
+        return hardware.compiled == "on"
+    return bfloat16 and attention.HAS_VARLEN and detect_device(hardware.accelerator).name != "cpu"
+
+
 def _strategy(hardware: Hardware, recipe: SupervisedFineTuning) -> Any:
     if hardware.world_size == 1:
         return "auto"
@@ -239,7 +250,7 @@ def fit(
     was loaded from: a checkpoint of a training on others is not resumed from.
     """
     on_cuda = detect_device(hardware.accelerator).name != "cpu"
-    compiled = on_cuda if hardware.compiled == "auto" else hardware.compiled == "on"
+    compiled = _compiles(hardware, bfloat16)
     last = folder / "checkpoints" / "last.ckpt"
     devices, steps = hardware.world_size, recipe.steps(len(sequences))
     device_batch = -(-recipe.batch_size // devices)  # examples of a step on each device
