@@ -305,8 +305,6 @@ class ChildServer(EngineConfig):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             address = f"http://127.0.0.1:{probe.getsockname()[1]}"
-        if not urllib.request.proxy_bypass("127.0.0.1"):  # a proxy of the environment would be asked for this server
-            os.environ["no_proxy"] = f"{urllib.request.getproxies().get('no', '')},127.0.0.1"
         # the model's name is first, since it may contain the others
         words = {"{name}": self.server.model_name, "{model}": str(model.weights()), "{run}": model.run}
         words["{port}"] = address.rpartition(":")[2]
@@ -318,11 +316,19 @@ class ChildServer(EngineConfig):
             return text
 
         command = [self._program(), *self.command[1:], *(self.with_adapter if model.adapter else ())]
-        model.log.parent.mkdir(parents=True, exist_ok=True)
-        with model.log.open("ab") as file:
+        with _asked_directly("127.0.0.1"), self._running([filled(part) for part in command], model.log) as child:
+            self._await(child, f"{address}/health", model.log)
+            server = replace(self.server, base_url=f"{address}/v1", model_name=filled(self.server.model_name))
+            with server.start(replace(model, trained=None)) as engine:
+                yield engine
+
+    @contextmanager
+    def _running(self, command: Sequence[str], output: Path) -> Iterator["subprocess.Popen[bytes]"]:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with output.open("ab") as file:
             try:
                 child = subprocess.Popen(
-                    [filled(part) for part in command],
+                    command,
                     stdout=file,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
@@ -332,10 +338,7 @@ class ChildServer(EngineConfig):
             except OSError as error:
                 raise self._not_started(str(error.strerror)) from error
         try:
-            self._await(child, f"{address}/health", model.log)
-            server = replace(self.server, base_url=f"{address}/v1", model_name=filled(self.server.model_name))
-            with server.start(replace(model, trained=None)) as engine:
-                yield engine
+            yield child
         finally:
             _end(child)
 
@@ -364,6 +367,20 @@ class ChildServer(EngineConfig):
                     return
             time.sleep(0.2)
         raise ValueError(f"generation.start_s={self.start_s:g}: the server was not ready in time:\n{_end_of(output)}")
+
+
+@contextmanager
+def _asked_directly(host: str) -> Iterator[None]:
+    """Have a host asked by no proxy of the environment, which may not know it."""
+    earlier = os.environ.get("no_proxy")
+    if not urllib.request.proxy_bypass(host):
+        os.environ["no_proxy"] = f"{urllib.request.getproxies().get('no', '')},{host}"
+    try:
+        yield
+    finally:
+        os.environ.pop("no_proxy", None)
+        if earlier is not None:
+            os.environ["no_proxy"] = earlier
 
 
 def _end(child: "subprocess.Popen[Any]") -> None:
