@@ -233,6 +233,32 @@ def test_conversion_is_all_or_nothing_and_done_once(
     assert json.loads((first.folder / "source.json").read_text())["origin"] == "wheel some-model==1.0 some/model.gguf"
 
 
+def test_without_locks_a_conversion_leaves_that_of_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def converts(gguf: Path, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        shutil.copytree(folder, final)
+        (final / "source.json").write_text(json.dumps({"files": source._sums(final), "by": "another process"}))
+
+    monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("filelock.FileLock.acquire", lambda *unused, **ignored: raise_(OSError("no locks")))
+    monkeypatch.setattr(source, "_fetch", fetched)
+    monkeypatch.setattr(source, "convert", converts)
+    final = source._converted(far_backbone(WHEEL), WHEEL).folder
+    others = final.with_name(f".partial-{final.name}-others")
+    others.mkdir(parents=True)
+    assert resolve(far_backbone(WHEEL)).folder == final
+    assert json.loads((final / "source.json").read_text())["by"] == "another process"
+    assert others.exists()
+
+
+def raise_(error: Exception) -> Any:
+    raise error
+
+
 def spoil(folder: Path) -> None:
     with (folder / "model.safetensors").open("r+b") as file:
         file.seek(40)
@@ -569,6 +595,26 @@ def test_an_adapters_file_that_cannot_be_read_is_named(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(str(tmp_path / name))):
         read_adapter(tmp_path)
+
+
+def test_an_adapters_config_of_a_stranger_imports_nothing(
+    adapter: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """peft would import the module that it names."""
+    copied = shutil.copytree(adapter, tmp_path / "adapter")
+    config = json.loads((copied / "adapter_config.json").read_text())
+    config |= {"megatron_config": {"a": 1}, "megatron_core": "megatron.strange"}
+    (copied / "adapter_config.json").write_text(json.dumps(config))
+    (tmp_path / "megatron").mkdir()
+    (tmp_path / "megatron" / "strange.py").write_text('raise RuntimeError("a stranger\'s code runs")')
+    monkeypatch.syspath_prepend(tmp_path)
+    ids = torch.tensor([[5, 6, 7]])
+    merged, attached = (load_model(Weights(tiny_folder, "local"), torch.float32, "cpu", "sdpa") for _ in range(2))
+    expected = Base(merged).merge(read_adapter(copied))(ids).logits
+    assert (attach_adapter(attached, read_adapter(copied))(ids).logits - expected).abs().max() < 1e-5
+    shutil.copytree(tiny_folder, copied, dirs_exist_ok=True)
+    with pytest.raises(ValueError, match="an adapter lies beside the weights"):
+        load_model(Weights(copied, "local"), torch.float32, "cpu", "sdpa")
 
 
 def test_an_adapter_without_half_of_a_pair_is_refused(adapter: Path, tmp_path: Path) -> None:

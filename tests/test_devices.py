@@ -45,6 +45,7 @@ def test_every_example_of_a_step_is_in_one_part_and_the_shares_are_of_tokens(dev
     for step in range(steps):
         own = [part for stream in parts for part in stream[step * passes : (step + 1) * passes]]
         counted = [part for part in own if part.share]
+        assert sum(part.tokens for part in counted) == sum(len(rows[index]) for index in streams[0].members(step))
         expected = sorted(len(rows[index]) for index in streams[0].members(step))
         assert sorted(length for part in counted for length in part.lengths) == expected
         tokens = sum(len(rows[index].response) for index in streams[0].members(step))

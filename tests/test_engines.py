@@ -348,6 +348,7 @@ def test_a_started_server_answers_and_ends(renderer: Renderer, tmp_path: Path, m
     with pytest.raises(RuntimeError, match="stage"), child().start(model(renderer, log=output)):
         raise RuntimeError("stage")
     assert child_gone(output)
+    assert os.environ["no_proxy"] == "other.example"  # for what is asked next in this process
 
 
 def test_a_server_that_does_not_come_up_is_told_with_its_last_lines(renderer: Renderer, tmp_path: Path) -> None:

@@ -21,9 +21,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, GptOssConfig, GptOssF
 from alttrain import tokenization
 from alttrain.backbone import Weights, attention
 from alttrain.backbone.attention import PackedSequences, packed_attention
+from alttrain.backbone.device import Device
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.records import DamagedError
 from alttrain.training import Hardware, SupervisedFineTuning
+from alttrain.training import fit as fitting
 from alttrain.training.batches import BatchStream, pack
 from alttrain.training.fit import TrainingResult, _AtomicCheckpoints, _first_step, _identity, fit, has_diverged
 from alttrain.training.module import SFTModule, compile_for_training, recompute_layers
@@ -459,6 +461,7 @@ def test_a_filled_row_and_recomputed_activations_change_nothing(tiny_folder: Pat
     assert filled.ids.shape[1] % 64 == 0
     assert sum(filled.lengths) == filled.ids.shape[1]
     assert len(filled.targets) == len(pack(rows).targets)
+    assert filled.tokens == pack(rows).tokens == sum(map(len, rows))
     recompute_layers(model)
     model.zero_grad()
     loss = module.loss(filled)
@@ -551,6 +554,15 @@ def test_compiled_layers_share_whole_programs_and_train_the_same(
         assert abs(one.item() - other.item()) < 1e-5
     for name, gradient in gradients(model).items():
         assert (plain[name] - gradient).abs().max() < 1e-5, name
+
+
+def test_layers_are_compiled_where_the_program_is_the_same_for_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, bfloat16, has_kernel in itertools.product(("cpu", "H100"), (False, True), (False, True)):
+        monkeypatch.setattr(fitting, "detect_device", lambda accelerator, name=name: Device(name, None))
+        monkeypatch.setattr(attention, "HAS_VARLEN", has_kernel)
+        assert fitting._compiles(Hardware(), bfloat16) == (name == "H100" and bfloat16 and has_kernel)
+        assert fitting._compiles(Hardware(compiled="on"), bfloat16)
+        assert not fitting._compiles(Hardware(compiled="off"), bfloat16)
 
 
 def to_cpu(to: Any) -> Any:

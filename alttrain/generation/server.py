@@ -316,11 +316,19 @@ class ChildServer(EngineConfig):
             return text
 
         command = [self._program(), *self.command[1:], *(self.with_adapter if model.adapter else ())]
-        model.log.parent.mkdir(parents=True, exist_ok=True)
-        with model.log.open("ab") as file:
+        with _asked_directly("127.0.0.1"), self._running([filled(part) for part in command], model.log) as child:
+            self._await(child, f"{address}/health", model.log)
+            server = replace(self.server, base_url=f"{address}/v1", model_name=filled(self.server.model_name))
+            with server.start(replace(model, trained=None)) as engine:
+                yield engine
+
+    @contextmanager
+    def _running(self, command: Sequence[str], output: Path) -> Iterator["subprocess.Popen[bytes]"]:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with output.open("ab") as file:
             try:
                 child = subprocess.Popen(
-                    [filled(part) for part in command],
+                    command,
                     stdout=file,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
@@ -330,11 +338,7 @@ class ChildServer(EngineConfig):
             except OSError as error:
                 raise self._not_started(str(error.strerror)) from error
         try:
-            with _asked_directly():
-                self._await(child, f"{address}/health", model.log)
-                server = replace(self.server, base_url=f"{address}/v1", model_name=filled(self.server.model_name))
-                with server.start(replace(model, trained=None)) as engine:
-                    yield engine
+            yield child
         finally:
             _end(child)
 
@@ -366,17 +370,17 @@ class ChildServer(EngineConfig):
 
 
 @contextmanager
-def _asked_directly() -> Iterator[None]:
-    """In the block, a proxy of the environment is not asked for this machine's own address."""
-    before = os.environ.get("no_proxy")
-    if not urllib.request.proxy_bypass("127.0.0.1"):
-        os.environ["no_proxy"] = f"{urllib.request.getproxies().get('no', '')},127.0.0.1"
+def _asked_directly(host: str) -> Iterator[None]:
+    """Have a host asked by no proxy of the environment, which may not know it."""
+    earlier = os.environ.get("no_proxy")
+    if not urllib.request.proxy_bypass(host):
+        os.environ["no_proxy"] = f"{urllib.request.getproxies().get('no', '')},{host}"
     try:
         yield
     finally:
         os.environ.pop("no_proxy", None)
-        if before is not None:
-            os.environ["no_proxy"] = before
+        if earlier is not None:
+            os.environ["no_proxy"] = earlier
 
 
 def _end(child: "subprocess.Popen[Any]") -> None:

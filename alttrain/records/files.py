@@ -121,10 +121,10 @@ def file_lock(path: Path) -> FileLock:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path) -> Iterator[bool]:
     """Hold a lock while making a file that several processes share. The others wait and then find the file.
 
-    On a file system without locks no process waits, and each makes the same file.
+    On a file system without locks no process waits, and each makes the same file. Yields whether there is a lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = file_lock(path.with_name(f".{path.name}.lock"))
@@ -136,7 +136,7 @@ def exclusive(path: Path) -> Iterator[None]:
     except OSError:
         log.debug("%s cannot be locked", path)
     try:
-        yield
+        yield lock.is_locked
     finally:
         lock.release()
 

@@ -124,9 +124,10 @@ class Hardware:
     """The devices that models run on.
 
     `devices` on each of `nodes` machines train together. With `strategy` "ddp" each device has a copy of the backbone,
-    and "fsdp" shards it, what is trained, and its optimizer. The recipe's batch is split over the devices, and on each
-    device into passes of at most `examples_per_pass` examples (gradient accumulation). If a training does not fit into
-    `memory_gib`, these are applied in order until it does: `recompute` (activation checkpointing: a third more
+    and "fsdp" shards it, what is trained, and its optimizer. Before that, each of its processes has the whole model in
+    system memory; they share what is in the dtype of the safetensors. The recipe's batch is split over the devices, and
+    on each device into passes of at most `examples_per_pass` examples (gradient accumulation). If a training does not
+    fit into `memory_gib`, these are applied in order until it does: `recompute` (activation checkpointing: a third more
     computation, for rows several times as long), one example per pass, sharding over up to `most_devices`.
     """
 
@@ -136,7 +137,7 @@ class Hardware:
     nodes: Annotated[int, Gt(0)] = 1
     strategy: Strategy = "ddp"
     examples_per_pass: Annotated[int, Gt(0)] | None = None
-    compiled: Literal["auto", "on", "off"] = "auto"  # each layer, for training; auto: on CUDA; on needs a GPU
+    compiled: Literal["auto", "on", "off"] = "auto"  # each layer, for training; auto: in bfloat16 on CUDA
     recompute: bool = False
     threads: Annotated[int, Gt(0), Le(1024)] | None = None  # on a CPU; None leaves the number to torch
     log_every: Annotated[int, Gt(0)] = 10  # in steps

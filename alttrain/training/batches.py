@@ -37,6 +37,7 @@ class PackedBatch(_Movable):
     lengths: list[int]  # the tokens of each sequence
     keep: Tensor  # (predicted,): the positions whose logits predict a response token
     targets: Tensor  # (predicted,): those tokens
+    tokens: int  # of the examples, without padding
     share: float = 1.0
     relative: Tensor | None = None  # (predicted,): token weights with mean 1; None weights all tokens equally
     marked: "MarkedBatch | None" = None  # the data of SafeKey's losses
@@ -99,6 +100,7 @@ def _joined(parts: Sequence[_Part], multiple: int, mean_over: Mean) -> PackedBat
         lengths=[len(part.ids) for part in padded],
         keep=torch.tensor(keep),
         targets=torch.tensor([token for part in parts for token in part.ids[part.trained :]]),
+        tokens=start,
         relative=relative,
     )
 

@@ -28,6 +28,7 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from alttrain import tokenization
+from alttrain.backbone import attention
 from alttrain.backbone.device import GIB, detect_device
 from alttrain.records import DamagedError, open_regular, replacing
 from alttrain.training import Hardware, SafeKeyLoss, SupervisedFineTuning
@@ -42,12 +43,18 @@ DIVERGED = 1.5
 ENDS = 10  # number of steps compared at each end of a training; with fewer than twice as many steps, half of them
 
 
-def _ends_step(trainer: pl.Trainer, batch_index: int) -> bool:
-    """Return whether this was the last pass of its step."""
-    return (batch_index + 1) % trainer.accumulate_grad_batches == 0  # type: ignore[no-any-return]
+class _StepCallback(pl.Callback):  # type: ignore[misc]
+    """Base of callbacks that act after each complete step. For Lightning, a batch is one pass of a step."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
+        if (batch_index + 1) % trainer.accumulate_grad_batches == 0:
+            self.after_step(trainer, module)
+
+    def after_step(self, trainer: pl.Trainer, module: SFTModule) -> None:
+        raise NotImplementedError
 
 
-class _StopAfterStep(pl.Callback):  # type: ignore[misc]
+class _StopAfterStep(_StepCallback):
     """On Ctrl-C or SIGTERM, finish the step, save a checkpoint and stop. A second signal stops at once.
 
     All devices stop after the same step, whichever of them got the signal: saving a checkpoint takes all of them.
@@ -62,8 +69,8 @@ class _StopAfterStep(pl.Callback):  # type: ignore[misc]
             signals = (signal.SIGINT, signal.SIGTERM)
             self._earlier_handlers = {number: signal.signal(number, self._handle) for number in signals}
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
-        if _ends_step(trainer, batch_index) and trainer.strategy.reduce_boolean_decision(self.stopping, all=False):
+    def after_step(self, trainer: pl.Trainer, module: SFTModule) -> None:
+        if trainer.strategy.reduce_boolean_decision(self.stopping, all=False):
             trainer.save_checkpoint(self.last)
             raise KeyboardInterrupt
 
@@ -81,46 +88,42 @@ class _StopAfterStep(pl.Callback):  # type: ignore[misc]
         log.info("training  stops after this step; Ctrl-C again stops it at once, and loses what is not saved")
 
 
-class _AfterStep(pl.Callback):  # type: ignore[misc]
-    """What follows each complete step.
+class _FirstRow(_StepCallback):
+    """Logs the first step of a training: Lightning logs every `log_every`-th step, so the first row would be late."""
 
-    - logs the first step of a training: Lightning logs every `log_every`-th step, so the first row would be late
-    - calls `samples` after the first step and every `samples_every` steps, with the model in evaluation mode
-    """
-
-    def __init__(self, samples: Callable[[int], None] | None, samples_every: int | None) -> None:
-        self.samples, self.samples_every = samples, samples_every
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
-        if not _ends_step(trainer, batch_index):
-            return
-        step = trainer.global_step
-        if step == 1 and trainer.log_every_n_steps > 1:
+    def after_step(self, trainer: pl.Trainer, module: SFTModule) -> None:
+        if trainer.global_step == 1 and trainer.log_every_n_steps > 1:
             numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
             for logger in trainer.loggers:
                 logger.log_metrics(numbers | {"epoch": trainer.current_epoch}, 0)
-        due = self.samples_every and (step == 1 or step % self.samples_every == 0)
-        if self.samples and due and trainer.is_global_zero:
+
+
+class _Samples(_StepCallback):
+    """Calls `take` after the first step and every `every` steps, with the model in evaluation mode."""
+
+    def __init__(self, take: Callable[[int], None], every: int) -> None:
+        self.take, self.every = take, every
+
+    def after_step(self, trainer: pl.Trainer, module: SFTModule) -> None:
+        step = trainer.global_step
+        if (step == 1 or step % self.every == 0) and trainer.is_global_zero:
             module.eval()
-            self.samples(step)
+            self.take(step)
             module.train()
 
 
-class _Progress(pl.Callback):  # type: ignore[misc]
+class _Progress(_StepCallback):
     """Advances a bar, with loss, tokens per second and memory, after each step and its checkpoint."""
 
     def __init__(self, advance: Callable[[int, str], None]) -> None:
         self.advance = advance
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
-        if not _ends_step(trainer, batch_index):
-            return
-        on_gpu = module.device.type == "cuda"
+    def after_step(self, trainer: pl.Trainer, module: SFTModule) -> None:
         unit = 1 if sys.platform == "darwin" else 1024
+        on_gpu = module.device.type == "cuda"
         peak = torch.cuda.max_memory_allocated() if on_gpu else unit * getrusage(RUSAGE_SELF).ru_maxrss
         speed = float(trainer.callback_metrics.get("tokens_per_second", 0))
-        note = f"loss {float(module.losses[-1]):.3f}, {speed:.0f} tokens/s, {peak / GIB:.1f} GiB"
-        self.advance(1, note)
+        self.advance(1, f"loss {float(module.losses[-1]):.3f}, {speed:.0f} tokens/s, {peak / GIB:.1f} GiB")
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc]
@@ -207,6 +210,16 @@ class _Sharded(ModelParallelStrategy):  # type: ignore[misc]
         return get_model_state_dict(self.model, options=options)
 
 
+def _compiles(hardware: Hardware, bfloat16: bool) -> bool:
+    """Return whether each layer is compiled: by default where CUDA's attention kernel takes a whole row.
+
+    Elsewhere the program would depend on each sequence's length, and be compiled anew for every batch.
+    """
+    if hardware.compiled != "auto":
+        return hardware.compiled == "on"
+    return bfloat16 and attention.HAS_VARLEN and detect_device(hardware.accelerator).name != "cpu"
+
+
 def _strategy(hardware: Hardware, recipe: SupervisedFineTuning) -> Any:
     if hardware.world_size == 1:
         return "auto"
@@ -239,7 +252,7 @@ def fit(
     was loaded from: a checkpoint of a training on others is not resumed from.
     """
     on_cuda = detect_device(hardware.accelerator).name != "cpu"
-    compiled = on_cuda if hardware.compiled == "auto" else hardware.compiled == "on"
+    compiled = _compiles(hardware, bfloat16)
     last = folder / "checkpoints" / "last.ckpt"
     devices, steps = hardware.world_size, recipe.steps(len(sequences))
     device_batch = -(-recipe.batch_size // devices)  # examples of a step on each device
@@ -267,7 +280,9 @@ def fit(
             save_top_k=0,
             enable_version_counter=False,  # otherwise a run whose folder was moved would start a second file
         )
-        after_step = _AfterStep(samples, hardware.samples_every)
+        callbacks = [checkpoints, _StopAfterStep(last), _FirstRow()]
+        if samples and hardware.samples_every:
+            callbacks.append(_Samples(samples, hardware.samples_every))
         trainer = pl.Trainer(
             accelerator="cuda" if on_cuda else "cpu",  # Lightning's own choice may be MPS, on which nothing else runs
             devices=hardware.devices,
@@ -280,7 +295,7 @@ def fit(
             accumulate_grad_batches=passes,
             gradient_clip_val=recipe.gradient_clip,
             logger=loggers,
-            callbacks=[checkpoints, _StopAfterStep(last), after_step],
+            callbacks=callbacks,
             log_every_n_steps=hardware.log_every,
             enable_progress_bar=False,
             enable_model_summary=False,

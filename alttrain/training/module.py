@@ -132,12 +132,9 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         torch.manual_seed(random.Random(f"pass-{self.seed}-{batch_index}-{self.global_rank}").getrandbits(63))
         loss = self.loss(batch) * batch.share
         self._step_loss += loss.detach()
-        self._step_tokens += batch.ids.numel()
+        self._step_tokens += batch.tokens if batch.share else 0  # not of an example that stands in for none
         if (batch_index + 1) % self.passes == 0:
-            step_loss = self._step_loss / self.passes
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                torch.distributed.all_reduce(step_loss)
-                step_loss = step_loss / torch.distributed.get_world_size()
+            step_loss = self.trainer.strategy.reduce(self._step_loss / self.passes, reduce_op="mean")
             self.losses.append(step_loss)
             now = time.monotonic()
             self.log(LOSS, step_loss, prog_bar=True, batch_size=1)
