@@ -448,6 +448,17 @@ def test_a_judge_is_checked_for_what_interventions_leave_to_judge(
     assert [path.name for path in folder.parent.iterdir()] == [BENCHMARK]
 
 
+def test_texts_are_judged_where_their_backbone_is_not(run: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    """As where the runs of a cluster are judged on another machine; its folder there is part of their identity."""
+    source = shutil.copytree(tiny_folder, tmp_path / "backbone")
+    run(f"backbone.source={source}", stages="[generate]")
+    shutil.rmtree(source)
+    folder = run(f"backbone.source={source}", stages="[judge]")
+    assert len(judgements(folder)) == 4
+    with pytest.raises(RunError, match=f"backbone.source={source}: no such folder"):
+        run(f"backbone.source={source}", stages="[generate]")
+
+
 def test_a_kill_loses_no_votes_of_a_majority(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     voters = ",".join(f"{name}:{{_target_:alttrain.evaluation.RefusalJudge,name:{name}}}" for name in "ab")
     majority = f"{{_target_:alttrain.evaluation.judges.Majority,quorum:1,judges:{{{voters}}}}}"

@@ -190,7 +190,7 @@ def _backbone_writes(run: Run, rows: Sequence[Example]) -> bool:
 def _check_backbone(run: Run, gpu: bool, trains: bool, generates: bool) -> None:
     """Raise RunError if the weights are not available, or the kernels lack their packages or hardware."""
     key, folder = f"backbone.source={run.backbone.source}", local_folder(run.backbone.source)
-    if folder and not folder.is_dir():
+    if folder and not folder.is_dir() and {"check", *MODEL_STAGES} & set(run.stages):
         raise RunError(f"{key}: no such folder; give a model folder or a hub id such as Qwen/Qwen3-0.6B")
     # a server's weights are elsewhere, but its prompts are encoded here
     loads = trains or (generates and (run.generation.loads_weights or not offline_tokenizer(run.backbone)))
