@@ -11,7 +11,7 @@ of its generation's line. If the line changes, the judgement is no longer valid.
 
 import hashlib
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice, product
@@ -130,7 +130,7 @@ class Judgements:
         flags, unjudged, given_up = self._judged[judge, part], f"{NO_REPLY}{GIVEN_UP}", False
 
         def vote(voter: Judge, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
-            return keep_verdicts(voter, rows, context, _path_of_votes(self._working_path(judge, part), voter))
+            return keep_verdicts(voter.judge, rows, context, _path_of_votes(self._working_path(judge, part), voter))
 
         context = replace(context, vote=vote)
         numbered = enumerate(records.iterate_rows(self.generations, Generation))
@@ -279,10 +279,15 @@ def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
             yield batch
 
 
-def keep_verdicts(judge: Judge, rows: Sequence[Generation], context: JudgeContext, path: Path) -> Iterator[Judgement]:
+def keep_verdicts(
+    judge: Callable[[Sequence[Generation], JudgeContext], Iterator[Judgement]],
+    rows: Sequence[Generation],
+    context: JudgeContext,
+    path: Path,
+) -> Iterator[Judgement]:
     """Yield a judge's verdicts on rows of different ids, and keep them in a file until others are made of them.
 
-    Those that the file has, of the same texts, are not asked for again. Errors are not kept.
+    Those that the file has, of the same texts, are not asked for again. Errors are not kept. `judge` is `Judge.judge`.
     """
     records.repair_rows(path)
     hashes = {row.id: hashlib.sha256(records.encode(row).encode()).hexdigest()[:16] for row in rows}
@@ -291,7 +296,7 @@ def keep_verdicts(judge: Judge, rows: Sequence[Generation], context: JudgeContex
     context.progress(len(kept))
     yield from kept.values()
     lacking = [row for row in rows if row.id not in kept]
-    for batch in _batched(judge.judge(lacking, context), APPEND_BATCH) if lacking else ():
+    for batch in _batched(judge(lacking, context), APPEND_BATCH) if lacking else ():
         records.append_rows(path, [replace(row, hash=hashes[row.id]) for row in batch if not row.error])
         yield from batch
 

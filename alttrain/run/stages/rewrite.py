@@ -272,7 +272,7 @@ def _guard_verdicts(session: Session, guard: Guard, rows: Sequence[Example]) -> 
     with bar(guard.name, len(outputs)) as advance:
         context = JudgeContext(cache_folder() / "replies", session.scorer, advance)
         path = session.run.folder / GUARDED
-        verdicts = {judgement.id: judgement for judgement in keep_verdicts(guard, outputs, context, path)}
+        verdicts = {judgement.id: judgement for judgement in keep_verdicts(guard.judge, outputs, context, path)}
     clear_shelf()
     errors = [judgement.error for judgement in verdicts.values() if judgement.error]
     no_reply = next((error for error in errors if error.startswith(NO_REPLY)), "")
