@@ -265,20 +265,6 @@ def put_in_place(folder: Path) -> bool:
     return True
 
 
-def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
-    """Lists of `size` rows. The last may be shorter, also if an error or Ctrl-C ends the rows: it comes before that."""
-    batch: list[Row] = []
-    try:
-        for row in rows:
-            batch.append(row)
-            if len(batch) == size:
-                whole, batch = batch, []
-                yield whole
-    finally:
-        if batch:
-            yield batch
-
-
 def keep_verdicts(
     judge: Callable[[Sequence[Generation], JudgeContext], Iterator[Judgement]],
     rows: Sequence[Generation],
@@ -299,6 +285,20 @@ def keep_verdicts(
     for batch in _batched(judge(lacking, context), APPEND_BATCH) if lacking else ():
         records.append_rows(path, [replace(row, hash=hashes[row.id]) for row in batch if not row.error])
         yield from batch
+
+
+def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+    """Lists of `size` rows. The last may be shorter, also if an error or Ctrl-C ends the rows: it comes before that."""
+    batch: list[Row] = []
+    try:
+        for row in rows:
+            batch.append(row)
+            if len(batch) == size:
+                whole, batch = batch, []
+                yield whole
+    finally:
+        if batch:
+            yield batch
 
 
 class _Identity(records.GenerationKey, kw_only=True):  # the fields that identify a judgement
