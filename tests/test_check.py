@@ -142,8 +142,13 @@ def test_safekeys_objective_wants_key_sentences(
 
 def test_train_jsonl_is_what_is_proved(tiny_folder: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / "train.jsonl", [replace(TRACED, id="written", answer="</think>")])
+    rows = [TRACED, replace(TRACED, id="b")]
     with pytest.raises(RunError, match="1 of 1 rows"):
-        stage(a_run(tmp_path, tiny_folder, [TRACED, replace(TRACED, id="b")]), SimpleNamespace())
+        stage(a_run(tmp_path, tiny_folder, rows), SimpleNamespace())
+    stage(a_run(tmp_path, tiny_folder, rows, ["check", "rewrite"]), SimpleNamespace())  # rewrite.json is to be made
+    (tmp_path / "rewrite.json").write_text("{}")
+    with pytest.raises(RunError, match="1 of 1 rows"):
+        stage(a_run(tmp_path, tiny_folder, rows, ["check", "rewrite"]), SimpleNamespace())
 
 
 def test_rows_are_rewritten_where_it_takes_no_model(tiny_folder: Path, tmp_path: Path) -> None:

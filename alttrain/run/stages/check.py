@@ -364,12 +364,13 @@ def _refuse_unpacked(run: Run, rows: Sequence[Example]) -> None:
 
 
 def examples_without_model(run: Run, rows: Sequence[Example]) -> list[Example] | None:
-    """Return the rows to train on: train.jsonl if it exists, otherwise rows rewritten here.
+    """Return the rows to train on: those of train.jsonl, unless it is absent or written anew; then rows rewritten here.
 
     Returns None if the rewrite needs a model for its originals or its teacher. Raises RunError if too many rows are
     lost.
     """
-    if written := records.read_rows(run.folder / "train.jsonl", Example):
+    is_kept = run.is_rewritten or "rewrite" not in run.stages
+    if is_kept and (written := records.read_rows(run.folder / "train.jsonl", Example)):
         return written
     structure, teacher = run.structure, run.structure.teacher
     asks = any(lacks_understanding(structure, row, run.backbone.untrained_thought) for row in rows)
