@@ -34,6 +34,7 @@ from alttrain.backbone.memory import (
 from alttrain.backbone.source import public_name
 from alttrain.backbone.support import why_unsupported
 from alttrain.backbone.weights import (
+    Adapter,
     Base,
     add_lora,
     attach_adapter,
@@ -584,6 +585,17 @@ def test_tensors_that_are_not_the_adapters_are_never_merged(
         with pytest.raises(ValueError, match=rf"adapter_model\.safetensors .*{told}.*; remove the folder and train"):
             use(read_adapter(tmp_path))
     assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
+
+
+def test_no_update_is_added_to_the_codes_of_quantised_weights(tmp_path: Path) -> None:
+    """Their scales are elsewhere, so that the merged model would write nearly what the bare backbone writes."""
+    model = torch.nn.Module()
+    model.q_proj = torch.nn.Linear(8, 8, bias=False).to(torch.float8_e4m3fn)
+    before = model.q_proj.weight.float()
+    adapter = Adapter(tmp_path, ["q_proj"], 1.0, {"q_proj": (torch.ones(2, 8), torch.ones(8, 2))})
+    with pytest.raises(ValueError, match="its backbone's weights are quantised; train one in bfloat16"):
+        Base(model).merge(adapter)
+    assert torch.equal(model.q_proj.weight.float(), before)
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])

@@ -24,7 +24,7 @@ from alttrain.backbone.memory import training_bytes
 from alttrain.config import RunError, register
 from alttrain.evaluation import Protocol
 from alttrain.generation import Decoding, InProcess, Server
-from alttrain.records import Example, Rejected, Segment, write_rows
+from alttrain.records import Example, Generation, Rejected, Segment, write_rows
 from alttrain.rewrite import SelfTrace, TemplateTeacher, ThinkSafe
 from alttrain.rewrite.structures import Structure
 from alttrain.run.app import execute
@@ -142,8 +142,13 @@ def test_safekeys_objective_wants_key_sentences(
 
 def test_train_jsonl_is_what_is_proved(tiny_folder: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / "train.jsonl", [replace(TRACED, id="written", answer="</think>")])
+    rows = [TRACED, replace(TRACED, id="b")]
     with pytest.raises(RunError, match="1 of 1 rows"):
-        stage(a_run(tmp_path, tiny_folder, [TRACED, replace(TRACED, id="b")]), SimpleNamespace())
+        stage(a_run(tmp_path, tiny_folder, rows), SimpleNamespace())
+    stage(a_run(tmp_path, tiny_folder, rows, ["check", "rewrite"]), SimpleNamespace())  # rewrite.json is to be made
+    (tmp_path / "rewrite.json").write_text("{}")
+    with pytest.raises(RunError, match="1 of 1 rows"):
+        stage(a_run(tmp_path, tiny_folder, rows, ["check", "rewrite"]), SimpleNamespace())
 
 
 def test_rows_are_rewritten_where_it_takes_no_model(tiny_folder: Path, tmp_path: Path) -> None:
@@ -213,6 +218,21 @@ def test_layers_that_a_packed_row_would_confuse_are_refused_without_weights(tiny
     checked(sinks, **served)  # once it is trained, the kernel of its training does not matter
 
 
+@pytest.mark.parametrize(("method", "refused"), [("fp8", True), ("bitsandbytes", True), ("mxfp4", False)])
+def test_weights_that_come_quantised_are_not_trained(
+    method: str, refused: bool, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """An update would be added to the codes of FP8 weights, whatever their scales. MXFP4 is of experts alone."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "quantised")
+    config = json.loads((folder / "config.json").read_text()) | {"quantization_config": {"quant_method": method}}
+    (folder / "config.json").write_text(json.dumps(config))
+    fault = rf"^backbone.source={re.escape(str(folder))}: its weights are quantised \({method}\), so that .* bfloat16"
+    with pytest.raises(RunError, match=fault) if refused else nullcontext():
+        stage(a_run(tmp_path, folder, [TRACED]), SimpleNamespace())
+    (tmp_path / "train.json").write_text("{}")  # nothing is left to train
+    stage(a_run(tmp_path, folder, [TRACED]), SimpleNamespace())
+
+
 @pytest.mark.parametrize(
     ("kind", "limit"),
     [
@@ -239,12 +259,12 @@ def test_a_context_in_which_a_sequence_changes_its_neighbours_is_refused(
     decodes = a_run(tmp_path, folder, [TRACED], backbone=long, training=shorter)
     served = Server("http://localhost/v1", "m")
     trains = a_run(tmp_path, folder, [TRACED], training=replace(RECIPE, max_length=4096), generation=served)
-    for key, run in (("backbone.context_length", decodes), ("training.max_length", trains)):
-        if limit is None:
-            stage(run, SimpleNamespace())
-        else:
-            with pytest.raises(RunError, match=rf"^{key}=4096: accepted: at most {limit}; a longer"):
-                stage(run, SimpleNamespace())
+    for key, own, run in (("backbone.context_length", "generate", decodes), ("training.max_length", "train", trains)):
+        for stages, checks in ((["check"], stage), ([own], check_module.check_prompts)):  # also without the stage
+            run.stages = stages
+            fault = rf"^{key}=4096: accepted: at most {limit}; a longer"
+            with pytest.raises(RunError, match=fault) if limit else nullcontext():
+                checks(run, SimpleNamespace())
     stage(a_run(tmp_path, folder, [TRACED], backbone=long, training=shorter, generation=served), SimpleNamespace())
     rewrites = a_run(tmp_path, folder, [TRACED], backbone=long, training=shorter, benchmarks=())
     stage(rewrites, SimpleNamespace())
@@ -283,14 +303,18 @@ def test_without_a_tokenizer_it_says_what_is_left_open(
     )
 
 
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [("{{ messages[0]['content'] }}", "Why?"), ("{{ raise_exception('no system') }}", "TemplateError: no system")],
+)
 def test_a_template_unlike_the_tokenizers_own_is_told(
-    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    template: str, told: str, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = shutil.copytree(tiny_folder, tmp_path / "own")
-    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}", encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     reasoning = replace(backbone(folder), untrained_thought="open")
     stage(a_run(tmp_path, folder, [TRACED], backbone=reasoning), SimpleNamespace())
-    assert "but the tokenizer's own template 'Why?'" in caplog.text
+    assert f"but the tokenizer's own template '{told}'" in caplog.text
 
 
 LARGE = Shape(32, 4096, 32, 8, 128, 14336, 128256, tied=False)
@@ -404,6 +428,20 @@ def test_memory_is_refused_only_for_stages_to_come(
     run.backbone = large(tiny_folder)
     told = needs.refuse_too_large(run, [TRACED], run.stages, needs.Sizes(1, 1, (10,)))
     assert ["and cpu has 1.0 free" in line for line in told] == ([] if finished else [True])
+
+
+def test_memory_is_not_asked_for_what_was_generated(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that were made on a larger machine can be judged on a small one."""
+    free(monkeypatch, 1)
+    (tmp_path / "train.json").write_text("{}")
+    run = a_run(tmp_path, tiny_folder, [TRACED], ["generate"], backbone=large(tiny_folder))
+    with pytest.raises(RunError, match="generate needs about"):
+        needs.refuse_too_large(run, [TRACED], run.stages)
+    made = Generation("a", "Hi?", "harmful", "", (), "No.", "", "No.", True, "stop", 0, 1)
+    write_rows(tmp_path / "evaluation" / "b.p" / "generations.jsonl", [made])
+    assert needs.refuse_too_large(run, [TRACED], run.stages) == []
 
 
 @pytest.mark.slow

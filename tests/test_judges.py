@@ -350,7 +350,7 @@ def test_a_served_guard_is_checked(serve: Serve) -> None:
 class Told:
     """A scorer whose next-token probabilities are told by the end of a prompt: {ending: {word: probability}}."""
 
-    longest = 10_000
+    longest, weights = 10_000, ""
 
     def __init__(self, probabilities: Mapping[str, Mapping[str, float]], written: str = "") -> None:
         self.probabilities, self.written, self.words = probabilities, written, list[str]()

@@ -305,6 +305,28 @@ def test_thinksafe_trains_on_what_a_guard_lets_pass(arguments: list[str], speaks
     assert counts["left_out"]["the guard calls it unsafe"] == 1
 
 
+def test_a_kill_loses_no_verdict_of_a_guard(
+    arguments: list[str], speaks: Speaks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speaks(whole)
+    asked, judge, killed_at = list[str](), Flag.judge, 12
+
+    def judges(guard: Flag, generations: Sequence[Generation], context: Any) -> Iterator[Judgement]:
+        for verdict in judge(guard, generations, context):
+            if len(asked) == killed_at:
+                raise KeyboardInterrupt
+            asked.append(verdict.id)
+            yield verdict
+
+    monkeypatch.setattr(Flag, "judge", judges)
+    with pytest.raises(KeyboardInterrupt):
+        run([*arguments, *THINKSAFE])
+    killed_at = -1
+    rows, _, _ = run([*arguments, *THINKSAFE])
+    assert sorted(asked) == sorted(row.id for row in rows) == sorted(f"r{n}" for n in range(ROWS))
+    assert not list(tmp_path.rglob("guard.jsonl"))
+
+
 def test_a_guard_that_judges_nearly_nothing_stops_the_run(arguments: list[str], speaks: Speaks) -> None:
     """Else all that it did not look at would be trained on."""
     speaks(lambda n: f"The user wants {n}.\n</think>\n\nIt is {'fine' if n == 5 else 'refused'}.")

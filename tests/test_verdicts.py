@@ -3,7 +3,9 @@
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from stub_server import Say, Serve, Stub
 
 from alttrain import llm
+from alttrain.backbone import Backbone, Weights, resolve
 from alttrain.config import RunError, register
 from alttrain.config.trust import TRUSTED
-from alttrain.evaluation import Adherence
+from alttrain.evaluation import Adherence, RefusalJudge
 from alttrain.evaluation.judged import Judgements
 from alttrain.evaluation.judges.judge import NO_REPLY, TOO_LONG
 from alttrain.records import Generation, Judgement, checksum, read_rows
@@ -420,6 +423,72 @@ def test_a_judge_with_other_weights_in_its_folder_is_asked_again(run: Run, tiny_
     assert [row.probability for row in deciding] != [row.probability for row in first]
     assert [row.probability for row in others] == [row.probability for row in first]
     assert metrics(folder)["provenance"]["protocol_hash"] != hashed
+
+
+def test_verdicts_say_which_weights_a_guard_had_and_several_are_told(
+    run: Run, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a revision, a guard is what the hub has on the day."""
+    judge, commit = guarded_by(tmp_path / "guard", tiny_folder), "hub@one"
+
+    def of_hub(model: Backbone) -> Weights:
+        return replace(resolve(model), origin=commit) if model.name == "judge" else resolve(model)
+
+    monkeypatch.setattr("alttrain.run.session.resolve", of_hub)
+    folder = run(*judge)
+    assert {row.served for row in judgements(folder)} == {"hub@one"}
+    assert metrics(folder)["served"] == {"llama_guard_3": ["hub@one"]}
+    assert "several models" not in caplog.text
+    edit(folder, 2, '"answer": "', '"answer": "Other. ')
+    commit = "hub@two"
+    run(*judge)
+    assert metrics(folder)["served"] == {"llama_guard_3": ["hub@one", "hub@two"]}
+    assert "verdicts by llama_guard_3 are of several models, hub@one, hub@two" in caplog.text
+
+
+def test_a_judge_is_checked_for_what_interventions_leave_to_judge(
+    run: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The benchmark itself is judged; a key that is missing would show once all answers are generated."""
+    stub = serve(lambda prompt, asked: Say("1"))
+    folder = run(*judged_by(stub))
+    monkeypatch.delenv("A_KEY")
+    with pytest.raises(RunError, match=f"{JUDGE}.writer.key_variable=A_KEY: the environment has no such variable"):
+        run(*judged_by(stub), "intervention=prompt")
+    assert [path.name for path in folder.parent.iterdir()] == [BENCHMARK]
+
+
+def test_texts_are_judged_where_their_backbone_is_not(run: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    """As where the runs of a cluster are judged on another machine; its folder there is part of their identity."""
+    source = shutil.copytree(tiny_folder, tmp_path / "backbone")
+    run(f"backbone.source={source}", stages="[generate]")
+    shutil.rmtree(source)
+    folder = run(f"backbone.source={source}", stages="[judge]")
+    assert len(judgements(folder)) == 4
+    with pytest.raises(RunError, match=f"backbone.source={source}: no such folder"):
+        run(f"backbone.source={source}", stages="[generate]")
+
+
+def test_a_kill_loses_no_votes_of_a_majority(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    voters = ",".join(f"{name}:{{_target_:alttrain.evaluation.RefusalJudge,name:{name}}}" for name in "ab")
+    majority = f"{{_target_:alttrain.evaluation.judges.Majority,quorum:1,judges:{{{voters}}}}}"
+    asked, judge, killed = Counter[str](), RefusalJudge.__call__, True
+
+    def ask(voter: RefusalJudge, generation: Generation) -> Judgement:
+        asked[voter.name] += 1
+        if voter.name == "b" and killed:
+            raise KeyboardInterrupt
+        return judge(voter, generation)
+
+    monkeypatch.setattr(RefusalJudge, "__call__", ask)
+    with pytest.raises(KeyboardInterrupt):
+        run(f"+protocol.second_opinions={{harmful_rate:[{majority}]}}")
+    assert asked == {"refusal": 4, "a": 4, "b": 1}
+    killed = False
+    folder = run(f"+protocol.second_opinions={{harmful_rate:[{majority}]}}")
+    assert asked == {"refusal": 4, "a": 4, "b": 5}
+    assert [row.judge for row in judgements(folder)] == ["refusal"] * 4 + ["majority"] * 4
+    assert not (folder / "judging").exists()
 
 
 def test_a_judge_of_the_same_name_with_other_settings_is_another_judge(run: Run, serve: Serve) -> None:

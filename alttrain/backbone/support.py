@@ -25,7 +25,9 @@ def why_unsupported(folder: Path, kernel: Attention = "packed", purpose: Purpose
     attention, such as a recurrent one, would carry a sequence's state on into the next sequence of the row. Attention
     in chunks is computed as full attention, which is the same only for prompts as short as a judge's.
     """
-    kind = read_json(folder / "config.json").get("model_type")
+    config = read_json(folder / "config.json")
+    kind, quantized = config.get("model_type"), config.get("quantization_config")
+    method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         known = f"that transformers {transformers.__version__} knows; choose another, or a transformers that knows it"
         return f"its model_type is {kind!r}, which is no causal language model {known}"
@@ -49,6 +51,10 @@ def why_unsupported(folder: Path, kernel: Attention = "packed", purpose: Purpose
     # packed attention raises when it meets what it lacks; sdpa would compute without it
     if kernel == "sdpa" and not trial.ran:
         return f"what this model's attention ({kind}) takes is not known before it runs: set backbone.attention=packed"
+    # MXFP4 is of experts alone, which LoRA does not reach. An update of other weights would be added to their codes
+    if purpose == "training" and quantized and method != "mxfp4":
+        fault = f"its weights are quantised ({method}), so that it cannot be trained here"
+        return f"{fault}; give the model in bfloat16, which backbone.quantization=nf4 quantises for training"
     if purpose == "training" and not trial.plain_head:
         fault = f"this model ({kind}) scales, caps or shifts the logits of its head, which the loss does not"
         return f"{fault}, so that it cannot be trained here; choose another, or method=no_train"

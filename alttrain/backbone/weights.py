@@ -237,13 +237,17 @@ class Base:
     def merge(self, adapter: Adapter | None) -> torch.nn.Module:
         """Return the model with only this adapter merged; None restores the backbone.
 
-        Raises ValueError if the adapter does not fit the backbone; the model is then the plain backbone.
+        Raises ValueError if the adapter does not fit the backbone, or the backbone's weights came quantised: an update
+        would be added to their codes, whatever their scales. The model is then the plain backbone.
         """
         for name, weight in self._originals.items():
             self.model.get_parameter(name).copy_(weight)
         self._originals = {}
         if adapter is not None:
-            for name, (down, up) in adapter.check_fit(self.model).pairs.items():
+            pairs = adapter.check_fit(self.model).pairs
+            if any(self.model.get_parameter(f"{name}.weight").element_size() < 2 for name in pairs):
+                raise ValueError(f"{adapter.folder}: its backbone's weights are quantised; train one in bfloat16")
+            for name, (down, up) in pairs.items():
                 weight = self.model.get_parameter(f"{name}.weight")
                 self._originals[f"{name}.weight"] = weight.to("cpu", copy=True)
                 update = up.float() @ down.float() * adapter.scale

@@ -4,7 +4,8 @@ judgements.jsonl has only judges that judged every generation, sorted, so that i
 generations. All files are made in the folder judging/ and replace the old ones when they are complete
 (`put_in_place`): nothing that was judged before is touched until then. There a block, which is what one judge says of
 one part, has a file of its own (PART-HASH.jsonl): the verdicts that are still valid, to which a judge at work appends.
-The new judgements.jsonl is made of these files. Verdicts of a judge that is not asked again are kept.
+The new judgements.jsonl is made of these files. Each judge of a majority appends to a file beside its block's
+(PART-HASH.VOTER.jsonl). Verdicts of a judge that is not asked again are kept.
 Memory holds the ids and hashes of the generations and one byte per judgement, but no texts. A judgement stores the hash
 of its generation's line. If the line changes, the judgement is no longer valid.
 """
@@ -12,7 +13,7 @@ of its generation's line. If the line changes, the judgement is no longer valid.
 import hashlib
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, groupby, product
@@ -130,6 +131,11 @@ class Judgements:
     def judge_missing(self, judge: str, part: Part, context: JudgeContext) -> None:
         """Judge the missing generations in batches. Once a judge gives up on its server, it is not called again."""
         flags, unjudged, given_up = self._judged[judge, part], f"{NO_REPLY}{GIVEN_UP}", False
+
+        def vote(voter: Judge, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
+            return keep_verdicts(voter.judge, rows, context, _path_of_votes(self._block_path(judge, part), voter))
+
+        context = replace(context, vote=vote)
         numbered = enumerate(records.iterate_rows(self.generations, Generation))
         for batch in _batched((row for number, row in numbered if not flags[number]), JUDGE_BATCH):
             texts = {f"{row.id}#{row.sample}": row for row in batch}  # by an id that differs for each sample
@@ -191,6 +197,11 @@ def working_file_name(part: str, entry: Mapping[str, Any]) -> str:
     return f"{part}-{protocol_hash(entry)}.jsonl"
 
 
+def _path_of_votes(path: Path, voter: Judge) -> Path:
+    """The path of the file to which a judge of a majority appends its votes, beside the majority's own."""
+    return path.with_suffix(f".{hashlib.sha256(repr(voter).encode()).hexdigest()[:8]}.jsonl")
+
+
 def shaping_verdicts(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a judge's entry in judges.json that shapes its verdicts: without its server's address."""
     left_out = ("alttrain", TRUE_MEANS)
@@ -239,11 +250,35 @@ def put_in_place(folder: Path) -> bool:
             (judging / name).replace(folder / name)
     entries = records.read_json(folder / "judges.json")
     for judge in (judged["analysis"]["decides"], *judged["analysis"]["others"]):
-        (judging / working_file_name(judge["part"], entries[judge["judge"]])).unlink(missing_ok=True)
+        name = working_file_name(judge["part"], entries[judge["judge"]])
+        for path in judging.glob(name.replace(".jsonl", ".*jsonl")):  # also the votes that a majority was made of
+            path.unlink()
     (judging / "metrics.json").replace(folder / "metrics.json")
     with suppress(OSError):  # not empty: verdicts that wait for their judge
         judging.rmdir()
     return True
+
+
+def keep_verdicts(
+    judge: Callable[[Sequence[Generation], JudgeContext], Iterator[Judgement]],
+    rows: Sequence[Generation],
+    context: JudgeContext,
+    path: Path,
+) -> Iterator[Judgement]:
+    """Yield a judge's verdicts on rows of different ids, and keep them in a file until others are made of them.
+
+    Those that the file has, of the same texts, are not asked for again. Errors are not kept. `judge` is `Judge.judge`.
+    """
+    records.repair_rows(path)
+    hashes = {row.id: hashlib.sha256(records.encode(row).encode()).hexdigest()[:16] for row in rows}
+    found = records.iterate_rows(path, Judgement) if path.exists() else ()
+    kept = {row.id: row for row in found if hashes.get(row.id) == row.hash}
+    context.progress(len(kept))
+    yield from kept.values()
+    lacking = [row for row in rows if row.id not in kept]
+    for batch in _batched(judge(lacking, context), APPEND_BATCH) if lacking else ():
+        records.append_rows(path, [replace(row, hash=hashes[row.id]) for row in batch if not row.error])
+        yield from batch
 
 
 def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:

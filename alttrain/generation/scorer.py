@@ -50,7 +50,12 @@ def group_by_tokens(rows: Sequence[Sequence[int]], most: int = PREFILL_TOKENS) -
 
 
 class JudgePrompts:
-    """Renders and tokenizes what a judge's model is asked. A prompt has at most `longest` tokens."""
+    """Renders and tokenizes what a judge's model is asked. A prompt has at most `longest` tokens.
+
+    `weights` is the identity of the weights (`backbone.Weights`) of a model in this process.
+    """
+
+    weights = ""
 
     def __init__(self, tokenizer: Any, longest: int) -> None:
         self.tokenizer, self.longest = tokenizer, longest

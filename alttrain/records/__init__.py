@@ -199,7 +199,7 @@ class Judgement:
     - `probability`  the judge's probability of True
     - `value`        a graded score from 0 to 1 (F1, ROUGE, a rubric)
     - `raw`          what a judge model wrote
-    - `served`       the model name that its server reports
+    - `served`       the model name that its server reports, or which weights a guard in this process has
     - `part`         the judged text: answer, thought, or both
     - `hash`         hash of the judged generation; the verdict is valid only for it
     - `checksum`     checksum of the row, as in `Generation`

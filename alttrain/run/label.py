@@ -12,6 +12,7 @@ docs/judges.md shows the whole path.
 import argparse
 import random
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -87,14 +88,9 @@ def _texts(run: Path, benchmark: str | None, protocol: str | None) -> tuple[str,
             evaluations[evaluation.benchmark][evaluation.protocol] = evaluation
     if not evaluations:
         raise FileNotFoundError(f"{run}: no judged benchmark there; run the judge stage first")
-    benchmark = next(iter(evaluations)) if benchmark is None and len(evaluations) == 1 else benchmark or "NAME"
-    if benchmark not in evaluations:
-        raise ValueError(f"--benchmark {benchmark}: {run} has {', '.join(evaluations)}")
-    by_protocol = evaluations[benchmark]
-    protocol = next(iter(by_protocol)) if protocol is None and len(by_protocol) == 1 else protocol or "NAME"
-    if protocol not in by_protocol:
-        raise ValueError(f"--protocol {protocol}: {run} has {benchmark} by {', '.join(by_protocol)}")
-    evaluation, rows = by_protocol[protocol], list[Row]()
+    benchmark = _only("benchmark", benchmark, evaluations, f"{run} has")
+    protocol = _only("protocol", protocol, evaluations[benchmark], f"{run} has {benchmark} by")
+    evaluation, rows = evaluations[benchmark][protocol], list[Row]()
     texts, deciding = evaluation.texts(), evaluation.decider
     for generation in evaluation.generations():
         if generation.finish != "error":
@@ -105,3 +101,11 @@ def _texts(run: Path, benchmark: str | None, protocol: str | None) -> tuple[str,
     if not rows:
         raise ValueError(f"{run}: no text of {benchmark} was generated")
     return benchmark, protocol, "harmful" if deciding.says == "unsafe" else deciding.says, rows
+
+
+def _only(option: str, given: str | None, found: Mapping[str, object], has: str) -> str:
+    """Return what an option names, or without it the only one that was found. Raises ValueError if there are others."""
+    name = given or (next(iter(found)) if len(found) == 1 else "NAME")
+    if name not in found:
+        raise ValueError(f"--{option} {name}: {has} {', '.join(found)}")
+    return name

@@ -104,9 +104,9 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], earlier_
     generated = len(lacking_original) if is_first(originals) else 0
     generated_tokens = generated * original_tokens
     for benchmark in run.all_benchmarks:
-        work, samples = _work_key(run, benchmark), len(benchmark_samples(run, benchmark))
+        work = _work_key(run, benchmark)
         lacking = count_unanswered(run, benchmark) if "generate" in due else 0
-        is_unjudged = "judge" in due and samples > 0 and not is_judged(run, benchmark)
+        is_unjudged = "judge" in due and not is_judged(run, benchmark)
         is_left |= lacking > 0 or is_unjudged
         if "generate" in due and is_first(f"generate {work}"):
             responses = lacking * (benchmark.intervention.responses if benchmark.intervention else 1)
@@ -116,7 +116,7 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example], earlier_
             if benchmark.intervention and benchmark.intervention.requests:
                 calls[f"attack {benchmark.intervention_name}"] += lacking * benchmark.intervention.requests
         if "judge" in due and is_first(f"judge {work}") and is_unjudged:
-            texts = samples * len(run.protocol.parts_of(benchmark))
+            texts = len(benchmark_samples(run, benchmark)) * len(run.protocol.parts_of(benchmark))
             for judge in judges_of(run, benchmark).values():
                 calls[f"judge {_judge_text(judge)}"] += texts * requests_of(judge)
     not_understood = sum(lacks_understanding(structure, row, run.backbone.untrained_thought) for row in to_rewrite)

@@ -205,4 +205,5 @@ class Session:
         if key not in _SHELF:
             clear_shelf()
             _SHELF[key] = load_scorer(weights.folder, dtype, self.device)
+            _SHELF[key].weights = weights.identity
         return _SHELF[key]

@@ -10,7 +10,7 @@ import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Le
@@ -111,7 +111,7 @@ class GuardModel(judge.ModelJudge):
         for start in range(0, len(rows), CHUNK):
             for judgement in self._side_by_side(rows[start : start + CHUNK], scorer):
                 given_up |= judgement.error == f"{judge.NO_REPLY}{GIVEN_UP}"
-                yield judgement
+                yield replace(judgement, served=scorer.weights)
             if given_up:
                 yield from (self.failed_judgement(row, Failure(GIVEN_UP, final=False)) for row in rows[start + CHUNK :])
                 return

@@ -35,12 +35,15 @@ class JudgeContext:
 
     `cache` is the folder of cached replies. `scorer` loads a model (hub id or folder, revision, dtype) and keeps the
     last one; given a server, it asks that one instead. `progress` is called with the number of generations judged since
-    the last call.
+    the last call. `vote` has a judge of a majority judge, and may keep its votes until the majority's are there.
     """
 
     cache: Path
     scorer: "Callable[[str, str | None, str, ServerSettings | None], TokenScorer | ServedScorer] | None" = None
     progress: Callable[[int], None] = lambda count: None
+    vote: "Callable[[Judge, Sequence[Generation], JudgeContext], Iterator[Judgement]]" = (
+        lambda judge, generations, context: judge.judge(generations, context)
+    )
 
 
 class Judge(Protocol):
@@ -266,10 +269,10 @@ class Majority:
             judge.check(f"{where}.judges.{key}", model_fault)
 
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
-        """Run the judges one after the other; verdicts are yielded while the last one runs. A kill before loses all."""
+        """Run the judges one after the other; verdicts are yielded while the last one runs."""
         *others, last = self.judges.values()
         inner = replace(context, progress=lambda count: None)
-        before = [{vote.id: vote for vote in judge.judge(generations, inner)} for judge in others]
+        before = [{vote.id: vote for vote in context.vote(judge, generations, inner)} for judge in others]
         for vote in last.judge(generations, context):
             yield self._joined([*(votes[vote.id] for votes in before), vote])
 

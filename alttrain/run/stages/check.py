@@ -2,7 +2,7 @@
 
 - `check_light`    always first: data files, folders, packages, keys, servers, hardware
 - `check`          the stage: the token ids of every row, the room for every prompt, the memory of each stage (`needs`)
-- `check_prompts`  the room for every prompt, if the stage is left out
+- `check_prompts`  if the stage is left out: whether the backbone computes rows rightly, and the room for every prompt
 - `all_ready`      after a check alone: what the other stages would lack on this machine
 
 The tokenizer is local or comes from the hub without the weights. If neither is possible, a run that loads the model
@@ -59,6 +59,9 @@ MODEL_STAGES = frozenset({"rewrite", "train", "generate"})
 Tokens = tuple[str, int]  # a number of tokens, after the key or the words that it is named by
 
 
+# --- first: what takes neither tokenizer nor weights ---
+
+
 def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = True) -> None:
     """Check the files, parts, servers and hardware that the run's stages need. Raises RunError with all faults.
 
@@ -66,89 +69,70 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
     `here` says whether the run will have the memory that is free on this machine now.
     """
     faults: dict[str, None] = {}
-    stages, structure, reads_files = set(run.stages), run.structure, rows is None
-    gpu = run.hardware.accelerator != "cpu" and has_gpu_driver()
 
     def attempt(check: Callable[..., Any], *arguments: object) -> Any:
+        """Return what a check returns; None if it finds a fault."""
         try:
             return check(*arguments)
         except (RunError, ValueError, OSError) as error:
             faults[str(error)] = None
 
-    def model_fault(source: str, revision: str | None, dtype: str | None) -> str:
-        model = judge_model(run, source, revision)
-        if dtype is None:
-            return "" if offline_tokenizer(model) else why_absent(model)
-        return why_absent(model) or (needs.too_large(run, model, dtype) if here else "")
+    stages, structure, is_first = set(run.stages), run.structure, rows is None
+    rewrites = "rewrite" in stages and run.training.trains and not run.is_rewritten
+    trains = "train" in stages and run.needs_training
+    gpu = run.hardware.accelerator != "cpu" and has_gpu_driver()
+    model_fault = partial(_model_fault, run, here)
 
+    # where it writes
     attempt(check_writable, run.output_dir)
     for logger in run.loggers.values() if {"train", "judge"} & stages else ():
         attempt(logger.check)
 
     # the rows to train on
-    def read_rows() -> Sequence[Example]:
-        for source in run.dataset.sources.values() if reads_files else ():
-            source.read(run.seed)  # first: its fault is reported even if a benchmark cannot be read
-        dataset_rows = run.rows if rows is None else rows
-        if structure.teacher is not None and "rewrite" in stages:
-            structure.teacher.check_rows(run.rows if structure.teacher.offline else dataset_rows)  # of this seed
-        return dataset_rows
-
-    rows = attempt(read_rows) if run.training.trains else rows
-    trains = run.needs_training and "train" in stages
-    if trains and rows is not None and not rows and not run.is_rewritten:
-        faults[f"dataset={run.dataset.name}: it selects no rows to train on; raise dataset.amounts"] = None
+    if run.training.trains:
+        rows = attempt(_read_rows, run, rows)
 
     # the benchmarks, their judges and interventions
-    def judges_due(benchmark: Benchmark) -> Mapping[str, Judge]:
-        if reads_files:
-            benchmark.prompts()
-        if "judge" not in stages:
-            return {}
-        check_labels(run, benchmark)  # first: its message names the key
-        return {} if is_judged(run, benchmark) else judges_of(run, benchmark)
-
     for benchmark in run.benchmarks:
         attempt(run.protocol.decoding_for, benchmark)
-        for judge_key, judge in (attempt(judges_due, benchmark) or {}).items():
+        for judge_key, judge in (attempt(_judges_due, run, benchmark, is_first) or {}).items():
             attempt(check_rows, judge, benchmark.name, benchmark.examples)
             attempt(judge.check, judge_key, model_fault)
     unfinished = attempt(incomplete_benchmarks, run) or [] if "generate" in stages else []
-    interventions = {each.intervention_name: each.intervention for each in unfinished if each.intervention}
-    for name, intervention in interventions.items():
-        attempt(intervention.check, f"intervention.{name}", model_fault)
+    for each in unfinished:
+        if each.intervention:
+            attempt(each.intervention.check, f"intervention.{each.intervention_name}", model_fault)
     attempt(check_protocol, run)
 
-    # who writes the new thoughts
-    rewrites = "rewrite" in stages and run.training.trains and not run.is_rewritten
-    if rewrites and structure.teacher is not None:
-        attempt(structure.teacher.check, "teacher")
-    if rewrites and structure.understander is not None:
-        attempt(structure.understander.check, "rewrite.understander")
+    # who writes the new thoughts, and the guard of them
+    for key, writer in (("teacher", structure.teacher), ("rewrite.understander", structure.understander)):
+        if rewrites and writer is not None:
+            attempt(writer.check, key)
     if rewrites and structure.guard is not None:
         attempt(structure.guard.check, "rewrite.guard", model_fault)
     backbone_writes = "rewrite" in stages and _backbone_writes(run, rows or ())
 
-    # the backbone, and what it runs on
+    # the backbone, and what answers with it
     attempt(_check_backbone, run, gpu, trains, backbone_writes or bool(unfinished))
     if backbone_writes:
         attempt(run.generation.check, None, gpu)
         attempt(run.generation.check_served, run.name, None, False)
     if unfinished:
+        trained = run.adapter if run.training.trains else None
         attempt(run.generation.check, run.protocol.quantization, gpu)
-        attempt(
-            run.generation.check_served, run.name, run.adapter if run.training.trains else None, not run.needs_training
-        )
+        attempt(run.generation.check_served, run.name, trained, not run.needs_training)
         if run.training.trains and "train" not in stages:
             attempt(check_trained, run)
+
+    # the training, and the machine
     if trains:
         attempt(_check_targets, run)
         attempt(run.hardware.check)
-        if run.hardware.samples_every and run.backbone.attention != "packed":
-            fault = f"trainer.samples_every={run.hardware.samples_every} needs backbone.attention=packed, or null"
-            faults[f"{fault}; found {run.backbone.attention}"] = None
+        attempt(_check_samples, run)
         attempt(needs.refuse_full_disk, [run])
     attempt(_refuse_without_gpu, run, gpu)
+
+    # what the run's folder holds
     attempt(check_belongs, run)
     if MODEL_STAGES & stages:
         attempt(check_weights, run)
@@ -158,6 +142,44 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
         raise RunError(*faults)
 
 
+def _read_rows(run: Run, rows: Sequence[Example] | None) -> Sequence[Example]:
+    """Return the rows to train on: `rows`, or those of the files. Raises an error if there are none, or unusable ones.
+
+    A teacher without a server is shown the rows of the run's own seed.
+    """
+    if rows is None:
+        for source in run.dataset.sources.values():
+            source.read(run.seed)  # first: its fault is reported even if a benchmark cannot be read
+        rows = run.rows
+    if not rows and "train" in run.stages and run.needs_training and not run.is_rewritten:
+        raise RunError(f"dataset={run.dataset.name}: it selects no rows to train on; raise dataset.amounts")
+    if (teacher := run.structure.teacher) is not None and "rewrite" in run.stages:
+        teacher.check_rows(run.rows if teacher.offline else rows)
+    return rows
+
+
+def _judges_due(run: Run, benchmark: Benchmark, reads_files: bool) -> Mapping[str, Judge]:
+    """Return the judges, by config key, that are still to judge a benchmark or an intervention on it.
+
+    Raises an error for the benchmark's files, if they are to be read, and for its labels.
+    """
+    if reads_files:
+        benchmark.prompts()
+    if "judge" not in run.stages:
+        return {}
+    check_labels(run, benchmark)  # first: its message names the key
+    own = [each for each in run.all_benchmarks if each.base_name == benchmark.name]
+    return {} if all(is_judged(run, each) for each in own) else judges_of(run, benchmark)
+
+
+def _model_fault(run: Run, here: bool, source: str, revision: str | None, dtype: str | None) -> str:
+    """Return why a judge's model cannot be had (`judges.ModelFault`), or does not fit in memory if it is `here`."""
+    model = judge_model(run, source, revision)
+    if dtype is None:
+        return "" if offline_tokenizer(model) else why_absent(model)
+    return why_absent(model) or (needs.too_large(run, model, dtype) if here else "")
+
+
 def _backbone_writes(run: Run, rows: Sequence[Example]) -> bool:
     """Return whether the backbone writes thoughts or whole originals for the rewrite that is left."""
     writers = (run.structure.teacher, run.structure.understander)
@@ -165,21 +187,10 @@ def _backbone_writes(run: Run, rows: Sequence[Example]) -> bool:
     return run.training.trains and not run.is_rewritten and (asks_backbone or needs.lacks_originals(run, rows))
 
 
-def check_sources(run: Run, planned: Collection[str] = ()) -> None:
-    """Raise RunError if an intervention that is to be made reads a run that neither exists nor is `planned`."""
-    runs = run.folder.parent
-    for benchmark in run.intervened_benchmarks if {"check", "generate"} & set(run.stages) else ():
-        source = benchmark.intervention and benchmark.intervention.source
-        if source and source not in planned and not (runs / source).is_dir() and incomplete_chunks(run, benchmark):
-            key = f"intervention.{benchmark.intervention_name}.source={source}"
-            names = [path.name for path in runs.glob("*") if path.is_dir()]
-            raise RunError(f"{key}: {runs} has no such run; give one that has generated{did_you_mean(source, names)}")
-
-
 def _check_backbone(run: Run, gpu: bool, trains: bool, generates: bool) -> None:
     """Raise RunError if the weights are not available, or the kernels lack their packages or hardware."""
     key, folder = f"backbone.source={run.backbone.source}", local_folder(run.backbone.source)
-    if folder and not folder.is_dir():
+    if folder and not folder.is_dir() and {"check", *MODEL_STAGES} & set(run.stages):
         raise RunError(f"{key}: no such folder; give a model folder or a hub id such as Qwen/Qwen3-0.6B")
     # a server's weights are elsewhere, but its prompts are encoded here
     loads = trains or (generates and (run.generation.loads_weights or not offline_tokenizer(run.backbone)))
@@ -199,6 +210,13 @@ def _check_targets(run: Run) -> None:
         raise RunError(
             f"adapter.target_modules={list(targets)}: this backbone has no {absent[0]}; it has {', '.join(modules)}"
         )
+
+
+def _check_samples(run: Run) -> None:
+    """Raise RunError if the model in training is to answer prompts, and its attention is not the decoder's."""
+    every, attention = run.hardware.samples_every, run.backbone.attention
+    if every and attention != "packed":
+        raise RunError(f"trainer.samples_every={every} needs backbone.attention=packed, or null; found {attention}")
 
 
 def _refuse_without_gpu(run: Run, gpu: bool) -> None:
@@ -232,6 +250,42 @@ def check_protocol(run: Run) -> None:
             raise RunError(f"protocol.means.{measure} names {name}, whose measure is {measures[name]}")
 
 
+def check_sources(run: Run, planned: Collection[str] = ()) -> None:
+    """Raise RunError if an intervention that is to be made reads a run that neither exists nor is `planned`."""
+    runs = run.folder.parent
+    for benchmark in run.intervened_benchmarks if {"check", "generate"} & set(run.stages) else ():
+        source = benchmark.intervention and benchmark.intervention.source
+        if source and source not in planned and not (runs / source).is_dir() and incomplete_chunks(run, benchmark):
+            key = f"intervention.{benchmark.intervention_name}.source={source}"
+            names = [path.name for path in runs.glob("*") if path.is_dir()]
+            raise RunError(f"{key}: {runs} has no such run; give one that has generated{did_you_mean(source, names)}")
+
+
+def all_ready(jobs: Sequence[tuple[Run, int]]) -> bool:
+    """Return whether these runs, whose check has passed, could do all their stages on this machine, and log it.
+
+    Each run comes with the number of jobs like it.
+    """
+    total, lacking = sum(count for _, count in jobs), Counter[str]()
+    rows: dict[str, Sequence[Example]] = {}  # by `Run.data`, each read once
+    for run, count in jobs:
+        job_rows = rows[run.data] = rows.get(run.data) or run.rows
+        whole_run = partial(check_light, replace(run, stages=STAGES), job_rows)
+        for check_run in (whole_run, partial(needs.refuse_too_large, run, job_rows, MODEL_STAGES)):
+            try:
+                check_run()
+            except RunError as error:
+                lacking.update(dict.fromkeys(error.faults, count))
+    for reason, count in lacking.items():
+        log.warning("not ready %s%s", reason, f" (in {count} of {total} jobs)" if total > 1 else "")
+    if not lacking:
+        log.info("ready     %s", jobs[0][0].name if total == 1 else f"{total} jobs")
+    return not lacking
+
+
+# --- the stage: what takes the tokenizer ---
+
+
 def check(run: Run, session: Session) -> None:
     """Validate the rendering of every row and estimate the memory.
 
@@ -259,34 +313,16 @@ def check(run: Run, session: Session) -> None:
         log.info("check     the rendering will be proved once the tokenizer is there: %s", reason)
 
 
-def all_ready(jobs: Sequence[tuple[Run, int]]) -> bool:
-    """Return whether these runs, whose check has passed, could do all their stages on this machine, and log it.
-
-    Each run comes with the number of jobs like it.
-    """
-    total, lacking = sum(count for _, count in jobs), Counter[str]()
-    rows: dict[str, Sequence[Example]] = {}  # by `Run.data`, each read once
-    for run, count in jobs:
-        job_rows = rows[run.data] = rows.get(run.data) or run.rows
-        checks: list[Callable[[], object]] = [partial(check_light, replace(run, stages=STAGES), job_rows)]
-        if run.needs_training or incomplete_benchmarks(run):
-            checks.append(partial(needs.refuse_too_large, run, job_rows, MODEL_STAGES))
-        for run_check in checks:
-            try:
-                run_check()
-            except RunError as error:
-                lacking.update(dict.fromkeys(error.faults, count))
-    for reason, count in lacking.items():
-        log.warning("not ready %s%s", reason, f" (in {count} of {total} jobs)" if total > 1 else "")
-    if not lacking:
-        log.info("ready     %s", jobs[0][0].name if total == 1 else f"{total} jobs")
-    return not lacking
-
-
 def check_prompts(run: Run, session: Session) -> None:
-    """Check only that prompts fit the context, for a run without the stage `check`. Raises RunError."""
+    """Check only that the backbone computes prompts and rows rightly, and that prompts fit, without the stage `check`.
+
+    Raises RunError.
+    """
     rewrites = run.training.trains and "rewrite" in run.stages and not run.is_rewritten
-    fits_context(run, run.rows if rewrites else [], _tokenizer_alone(run)[0] or session.renderer)
+    rows = run.rows if rewrites else []
+    renderer = _tokenizer_alone(run)[0] or session.renderer
+    _refuse_unpacked(run, rows)
+    fits_context(run, rows, renderer)
 
 
 def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
@@ -302,49 +338,49 @@ def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
 
 def _refuse_unpacked(run: Run, rows: Sequence[Example]) -> None:
     """Raise RunError if the backbone, as far as its config is at hand, would be trained or decoded wrongly here."""
-    decodes_here = isinstance(run.generation, InProcess) and (incomplete_benchmarks(run) or _backbone_writes(run, rows))
-    uses: list[tuple[Attention, Purpose]] = [(run.backbone.attention, "training")] if run.needs_training else []
-    if decodes_here:
-        uses.append(("packed", "generation"))
+    due = STAGES if "check" in run.stages else run.stages
+    answers = "generate" in due and bool(incomplete_benchmarks(run))
+    writes = "rewrite" in due and _backbone_writes(run, rows)
+    uses: list[tuple[Purpose, Attention, str, int]] = []
+    if "train" in due and run.training.trains and run.needs_training:
+        uses.append(("training", run.backbone.attention, "training.max_length", run.training.max_length))
+    if isinstance(run.generation, InProcess) and (answers or writes):
+        uses.append(("generation", "packed", "backbone.context_length", run.backbone.context_length))
     if not uses or not (config := offline_file(run.backbone, "config.json")):
         return
     from alttrain.backbone.support import shared_context, why_unsupported
 
-    try:
-        fault = next(filter(None, (why_unsupported(config.parent, *use) for use in uses)), "")
-    except ValueError as error:  # no causal language model, or not one that this transformers has
-        fault = str(error)
-    if fault:
-        raise RunError(f"backbone.source={run.backbone.source}: {fault}")
-    bounds = {"training.max_length": run.training.max_length} if run.training.trains and run.needs_training else {}
-    bounds |= {"backbone.context_length": run.backbone.context_length} if decodes_here else {}
-    limit = shared_context(config.parent)
-    for key, tokens in bounds.items():
-        if limit is not None and tokens > limit:
-            longer = "" if key.startswith("training") else "; for longer ones, generation=vllm"
+    for purpose, kernel, key, tokens in uses:
+        try:
+            fault = why_unsupported(config.parent, kernel, purpose)
+        except ValueError as error:  # no causal language model, or not one that this transformers has
+            fault = str(error)
+        if fault:
+            raise RunError(f"backbone.source={run.backbone.source}: {fault}")
+        if (limit := shared_context(config.parent)) is not None and tokens > limit:
+            longer = "; for longer ones, generation=vllm" if purpose == "generation" else ""
             neighbours = "a longer sequence would change the positions of the others in its row"
             raise RunError(f"{key}={tokens}: accepted: at most {limit}; {neighbours}{longer}")
 
 
 def examples_without_model(run: Run, rows: Sequence[Example]) -> list[Example] | None:
-    """Return the rows to train on: train.jsonl if it exists, otherwise rows rewritten here.
+    """Return the rows to train on: those of train.jsonl, unless it is absent or written anew; then rows rewritten here.
 
     Returns None if the rewrite needs a model for its originals or its teacher. Raises RunError if too many rows are
     lost.
     """
-    if written := records.read_rows(run.folder / "train.jsonl", Example):
+    is_kept = run.is_rewritten or "rewrite" not in run.stages
+    if is_kept and (written := records.read_rows(run.folder / "train.jsonl", Example)):
         return written
     structure, teacher = run.structure, run.structure.teacher
     asks = any(lacks_understanding(structure, row, run.backbone.untrained_thought) for row in rows)
     if asks or (teacher and not teacher.offline) or needs.lacks_originals(run, rows):
         return None
     assessed = dict(teacher.assess(rows, run.seed, TeacherContext(cache_folder()))) if teacher else {}
-    rewritten: list[Example | Rejected] = []
-    for row in rows:
-        if isinstance(assessment := assessed.get(row.id), Rejected):
-            rewritten.append(assessment)
-        else:
-            rewritten.append(structure.rewrite(row, run.seed, assessment))
+    rewritten = [
+        said if isinstance(said := assessed.get(row.id), Rejected) else structure.rewrite(row, run.seed, said)
+        for row in rows
+    ]
     refuse_losses(run, [row for row in rewritten if isinstance(row, Rejected)])
     return [row for row in rewritten if isinstance(row, Example)]
 
@@ -389,7 +425,10 @@ def _compare_templates(run: Run, renderer: Renderer) -> None:
         return
     system = [{"role": "system", "content": backbone.system_prompt}] if backbone.system_prompt else []
     messages = [*system, {"role": "user", "content": "Why?"}]
-    tokenizer_prompt = renderer.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    try:
+        tokenizer_prompt = renderer.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template may take no system prompt, or be damaged
+        tokenizer_prompt = f"{type(error).__name__}: {error}"
     prompt = backbone.template.prompt("Why?", backbone.system_prompt, "open")
     if prompt != tokenizer_prompt:
         message = "check     backbone.template prompts %r, but the tokenizer's own template %r"
@@ -404,8 +443,7 @@ def fits_context(run: Run, rows: Sequence[Example], renderer: Renderer) -> tuple
     longest, context, original = 0, run.backbone.context_length, run.structure.original
     whole_context, one_token = ("backbone.context_length", context), ("one token of response", 1)
     for benchmark in run.benchmarks if {"check", "generate"} & set(run.stages) else ():
-        texts = (prompt_text(run, renderer, benchmark, row) for row in benchmark.examples)
-        lengths = [len(renderer.encode(text)) for text in texts]
+        lengths = [len(renderer.encode(prompt_text(run, renderer, benchmark, row))) for row in benchmark.examples]
         longest = max([longest, *lengths])
         label, decoding = f"benchmark {benchmark.name}", run.protocol.decoding_for(benchmark)
         if (cut_at := decoding.cut_at(context)) is not None:

@@ -68,8 +68,6 @@ def judge(run: Run, session: Session) -> None:
 
 def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     """Judge one benchmark. Returns whether there was work to do."""
-    if benchmark.intervention and not benchmark_samples(run, benchmark):
-        return False  # it applies to no prompt
     folder, present = evaluation_folder(run, benchmark), _state_of_metrics(run, benchmark)
     if present.is_current and not _can_ask_again(run, benchmark, present.unsettled):
         return False
@@ -79,20 +77,14 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     _remove_outdated(folder, present)
     _collect_verdicts(judgements, session)
     servers = _refuse_unjudged(judgements)
-    summaries = _summarise(benchmark, judgements)
-    (deciding_block, deciding), *others = summaries.items()
-    metrics = deciding.metrics()
-    for block, summary in others:
-        metrics.append(replace(summary.metrics()[0], metric=_rate_name(benchmark.measure, block, deciding_block)))
-    metrics += agreement(run, benchmark, judgements)
-    _write_metrics(run, benchmark, summaries, metrics, servers)
+    rate = _write_metrics(run, benchmark, judgements, _summarise(benchmark, judgements), servers)
     put_in_place(folder)
-    rate = metrics[0]
-    other_judges = ", ".join(dict.fromkeys(name for name, _ in judgements.blocks if name != deciding_block[0]))
+    deciding = judgements.blocks[0][0]
+    other_judges = ", ".join(dict.fromkeys(name for name, _ in judgements.blocks if name != deciding))
     decided = rate.n - rate.undecided
     value = f"{100 * rate.value:.1f} % of {decided}" if decided else f"unknown: none of {rate.n} decided"
     also = f"; also judged by {other_judges}" if other_judges else ""
-    log.info("judge     %s: %s %s by %s%s", benchmark.name, rate.metric, value, deciding_block[0], also)
+    log.info("judge     %s: %s %s by %s%s", benchmark.name, rate.metric, value, deciding, also)
     return True
 
 
@@ -112,11 +104,13 @@ class MetricsState(NamedTuple):
 
 
 def is_judged(run: Run, benchmark: Benchmark) -> bool:
-    """Return whether current metrics exist, from these judges, protocol, labels and files."""
+    """Return whether current metrics exist, from these judges, protocol, labels and files, or nothing is to judge."""
     return _state_of_metrics(run, benchmark).is_current
 
 
 def _state_of_metrics(run: Run, benchmark: Benchmark) -> MetricsState:
+    if benchmark.intervention and not benchmark_samples(run, benchmark):
+        return MetricsState(True, [], 0)  # it applies to no prompt, so that there is nothing to judge
     folder = evaluation_folder(run, benchmark)
     try:
         metrics = records.read_metrics(folder / "metrics.json")
@@ -282,6 +276,10 @@ def _refuse_unjudged(judgements: Judgements) -> dict[str, Any]:
                 f"{judgements.folder.name}: {len(errors)} of {replied[judge]} judgements by {judge_at} failed "
                 f"({errors[0]}); what was judged is kept, and the same command asks again for the rest"
             )
+    for judge, names in models.items():
+        if len(names) > 1:  # without a revision, a model is what the hub or the server had on the day
+            message = "judge     %s: verdicts by %s are of several models, %s; delete judgements.jsonl for those of one"
+            log.warning(message, judgements.folder.name, judge, ", ".join(sorted(names)))
     return {"unsettled": unsettled, "served": {judge: sorted(names) for judge, names in models.items()}}
 
 
@@ -327,21 +325,20 @@ def _summarise(benchmark: Benchmark, judgements: Judgements) -> Summaries:
 
 
 def _write_metrics(
-    run: Run, benchmark: Benchmark, summaries: Summaries, metrics: list[Metric], servers: Mapping[str, Any]
-) -> None:
-    """Write metrics.json into judging/, after all other files."""
-    folder = evaluation_folder(run, benchmark)
-    document_folder, entries = folder / JUDGING, records.read_json(folder / JUDGING / "judges.json")
-    block_entries: list[dict[str, Any]] = [
-        {"judge": name, "part": part, "counted": summary.counting, "says": summary.says}
-        for (name, part), summary in summaries.items()
-    ]
-    (deciding_block, *blocks), (deciding, *others) = summaries, block_entries
-    for block, entry in zip(blocks, others, strict=True):
-        shaping = shaping_verdicts(entries[entry["judge"]])
-        entry["protocol_hash"] = run.protocol_hash(benchmark, shaping, entry["part"], source_texts(run, benchmark))
-        entry["metric"] = _rate_name(benchmark.measure, block, deciding_block)
-    analysis = {"decides": deciding, **summaries[deciding_block].analysis(), "others": others}
+    run: Run, benchmark: Benchmark, judgements: Judgements, summaries: Summaries, servers: Mapping[str, Any]
+) -> Metric:
+    """Write metrics.json into judging/, after all other files. Returns the deciding judge's rate."""
+    folder, document_folder, deciding = judgements.folder, judgements.path.parent, judgements.blocks[0]
+    metrics, entries = summaries[deciding].metrics(), list[dict[str, Any]]()
+    for (name, part), summary in summaries.items():
+        entry = {"judge": name, "part": part, "counted": summary.counting, "says": summary.says}
+        if (name, part) != deciding:
+            metric = _rate_name(benchmark.measure, (name, part), deciding)
+            shaping, texts = shaping_verdicts(judgements.entries[name]), source_texts(run, benchmark)
+            entry |= {"protocol_hash": run.protocol_hash(benchmark, shaping, part, texts), "metric": metric}
+            metrics.append(replace(summary.metrics()[0], metric=metric))
+        entries.append(entry)
+    metrics += agreement(run, benchmark, judgements)
     # prompts are compared for the benchmark without its intervention
     rows = [] if benchmark.intervention else records.read_rows(run.folder / "train.jsonl", Example)
     trained = [(row.id, turn) for row in rows for turn in (*row.turns, row.prompt)]
@@ -358,6 +355,7 @@ def _write_metrics(
             "contaminated": [asdict(match) for match in contamination],
             "left_out": [asdict(row) for row in benchmark.rejected()],
             "metrics": plain_json([asdict(metric) for metric in metrics]),
-            "analysis": analysis,
+            "analysis": {"decides": entries[0], **summaries[deciding].analysis(), "others": entries[1:]},
         },
     )
+    return metrics[0]

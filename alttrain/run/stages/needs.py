@@ -18,6 +18,7 @@ from alttrain.rewrite import lacks_original, render
 from alttrain.run.assembly import Run
 from alttrain.run.folder import nearest_existing
 from alttrain.run.session import release_model
+from alttrain.run.stages.generate import incomplete_benchmarks
 from alttrain.training import Hardware
 
 CHARACTERS_PER_TOKEN = 4
@@ -82,11 +83,11 @@ def needs_of(run: Run, rows: Sequence[Example], device: Device, sizes: Sizes | N
         sizes = Sizes(longest[0] // CHARACTERS_PER_TOKEN, longest[1] // CHARACTERS_PER_TOKEN, lengths)
     needs: list[Need] = []
     if run.needs_training and run.adapter.trains:
-        if run.structure.original is not None and lacks_originals(run, rows):
+        if run.structure.original is not None and not run.is_rewritten and lacks_originals(run, rows):
             caps = {tokens_key(run): run.structure.original.tokens}
             needs.append(_generation_need(run, shape, "rewrite", sizes.dataset_prompt, caps, device))
         needs.append(_training_need(run, shape, sizes, device))
-    if run.benchmarks:
+    if run.benchmarks and (run.needs_training or incomplete_benchmarks(run)):
         caps = {
             run.protocol.key_for(benchmark, "max_new_tokens"): run.protocol.decoding_for(benchmark).max_new_tokens
             for benchmark in run.benchmarks

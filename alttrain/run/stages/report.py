@@ -189,10 +189,8 @@ def show(output_dir: Path, texts: Texts = "all") -> bool:
     if not len(table):
         log.info("report    no judged run in %s", output_dir / "runs")
         return True
-    titles = {"overview": "runs"}
-    by_table = table.groupby("table", sort=False)
-    for name, cells in by_table:
-        for part in console(titles.get(str(name), str(name)), cells):
+    for name, cells in table.groupby("table", sort=False):
+        for part in console("runs" if name == "overview" else str(name), cells):
             print_whole(part)
     log.info("report    %s", output_dir / "report")
     return True

@@ -25,6 +25,7 @@ from alttrain import records
 from alttrain.config import RunError
 from alttrain.dataset.selection import stratified
 from alttrain.evaluation import JudgeContext
+from alttrain.evaluation.judged import keep_verdicts
 from alttrain.evaluation.judges import NO_REPLY
 from alttrain.evaluation.statistics import rate
 from alttrain.generation import Decoding
@@ -45,6 +46,7 @@ from alttrain.tokenization import Renderer
 
 log = logging.getLogger(__name__)
 
+GUARDED = "guard.jsonl"  # the guard's verdicts, until the rewrite is done
 UNSAFE = "the guard calls it unsafe"
 REVIEWED = 20
 SHOWN = 1500
@@ -86,11 +88,11 @@ def rewrite(run: Run, session: Session) -> None:
     left_out = Counter(row.reason for row in rejected)
     untrainable = [row.id for row in rewritten if row.shape == "prompt_only"]
     if untrainable or not rewritten:
-        message = f"rewrite={structure.name} leaves nothing to train on"
-        if untrainable:
-            message += f" for {len(untrainable)} rows without thought or answer (first: {untrainable[0]})"
-        message += "".join(f"; {count} rows: {reason}" for reason, count in left_out.items())
-        raise RunError(f"{message}; choose another rewrite, or method=no_train for the backbone as it is")
+        count = len(untrainable)
+        found = f" for {count} rows without thought or answer (first: {untrainable[0]})" if untrainable else ""
+        reasons = "".join(f"; {n} rows: {reason}" for reason, n in left_out.items())
+        remedy = "choose another rewrite, or method=no_train for the backbone as it is"
+        raise RunError(f"rewrite={structure.name} leaves nothing to train on{found}{reasons}; {remedy}")
 
     before = {row.id: row for row in [*examples, *completed]}  # the latter have traces
     rows = {"originals": list(before.values()), "held_out": selection.held_out, "train": rewritten}
@@ -113,6 +115,7 @@ def rewrite(run: Run, session: Session) -> None:
         "files": {name: records.checksum(run.folder / name) for name in files},
     }
     records.write_sealed(run.folder / "rewrite.json", summary)
+    (run.folder / GUARDED).unlink(missing_ok=True)
     if matches := selection.report["decontamination"]:
         similar, total = len({match["id"] for match in matches}), sum(selection.report["read"].values())
         counts = Counter(match["benchmark"] for match in matches)
@@ -268,7 +271,8 @@ def _guard_verdicts(session: Session, guard: Guard, rows: Sequence[Example]) -> 
         outputs.append(Generation(row.id, prompt, row.label, row.category, (), text, "", text, True, "stop", 0, 0))
     with bar(guard.name, len(outputs)) as advance:
         context = JudgeContext(cache_folder() / "replies", session.scorer, advance)
-        verdicts = {judgement.id: judgement for judgement in guard.judge(outputs, context)}
+        path = session.run.folder / GUARDED
+        verdicts = {judgement.id: judgement for judgement in keep_verdicts(guard.judge, outputs, context, path)}
     clear_shelf()
     errors = [judgement.error for judgement in verdicts.values() if judgement.error]
     no_reply = next((error for error in errors if error.startswith(NO_REPLY)), "")
