@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 from trace_labels import LABELS, SHARED, LabelledTrace, labelled_traces
 
 from alttrain.dataset import embedded_rows
@@ -378,10 +379,11 @@ def _regressions(
     matrix = csr_matrix(
         (values, np.array(columns, dtype=np.int32), np.array(ends, dtype=np.int32)), shape=(len(rows), len(names))
     )
-    return [
-        LogisticRegression(C=STRENGTH, solver="liblinear", random_state=0).fit(matrix, labels[:, number], counted)
-        for number in range(len(LETTERS))
-    ]
+    with threadpool_limits(2):  # sums in another order would end at slightly different weights
+        return [
+            LogisticRegression(C=STRENGTH, solver="liblinear", random_state=0).fit(matrix, labels[:, number], counted)
+            for number in range(len(LETTERS))
+        ]
 
 
 def cross_validated(

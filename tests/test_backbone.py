@@ -592,7 +592,7 @@ def test_no_update_is_added_to_the_codes_of_quantised_weights(tmp_path: Path) ->
     model = torch.nn.Module()
     model.q_proj = torch.nn.Linear(8, 8, bias=False).to(torch.float8_e4m3fn)
     before = model.q_proj.weight.float()
-    adapter = Adapter(tmp_path, ["q_proj"], 1.0, {"q_proj": (torch.ones(2, 8), torch.ones(8, 2))})
+    adapter = Adapter(tmp_path, LoRA(2, 2, ["q_proj"]), 1.0, {"q_proj": (torch.ones(2, 8), torch.ones(8, 2))})
     with pytest.raises(ValueError, match="its backbone's weights are quantised; train one in bfloat16"):
         Base(model).merge(adapter)
     assert torch.equal(model.q_proj.weight.float(), before)

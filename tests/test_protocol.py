@@ -470,7 +470,13 @@ def test_evaluated_weights_have_the_protocols_precision_and_others_the_backbones
     monkeypatch.setattr(Session, "weights", SimpleNamespace(identity="w"))
     monkeypatch.setattr(Session, "device", "cpu")
     monkeypatch.setattr(Session, "dtype", lambda self, name: name)
-    monkeypatch.setattr(Session, "_decoder", lambda *given: asked.append((given[-2] is not None, given[-1])))
+
+    def decoder(
+        session: Session, generation: InProcess, adapter: Any, full_model: Path | None, quantization: str
+    ) -> None:
+        asked.append((full_model is not None, quantization))
+
+    monkeypatch.setattr(Session, "_decoder", decoder)
     kept = []
     for quantization in (None, "nf4"):
         with session.engine(tmp_path, quantization):  # type: ignore[arg-type]
@@ -484,8 +490,9 @@ def test_evaluated_weights_have_the_protocols_precision_and_others_the_backbones
 
 
 @pytest.mark.slow
-def test_memory_is_that_of_the_protocols_precision_and_of_the_longest_cap() -> None:
+def test_memory_is_that_of_the_protocols_precision_and_of_the_longest_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     benchmarks = ("gsm8k", "humaneval")
+    monkeypatch.setattr(needs, "incomplete_benchmarks", lambda run: run.all_benchmarks)  # without their files
     device = needs.Device("GPU", 80 << 30)
 
     def weights(*overrides: str) -> tuple[int, list[str]]:

@@ -175,7 +175,7 @@ def test_end_to_end_then_again_without_work(tiny_arguments: list[str], monkeypat
 
     before = hashes(folder.parent.parent)
 
-    def load(self: Session, *arguments: object) -> None:
+    def load(self: Session, *arguments: object, **named: object) -> None:
         raise AssertionError("a finished run loaded a model")
 
     monkeypatch.setattr(Session, "model", load)
@@ -223,7 +223,7 @@ def test_no_train_runs_of_a_folder_generate_once(
 ) -> None:
     first = copied(baseline, tmp_path)
 
-    def load(self: Session, *arguments: object) -> None:
+    def load(self: Session, *arguments: object, **named: object) -> None:
         raise AssertionError("what is kept was generated again")
 
     monkeypatch.setattr(Session, "model", load)
@@ -245,9 +245,9 @@ def test_adapters_of_one_backbone_need_it_loaded_once(
     loaded: list[str] = []
     model = Session.model
 
-    def load(self: Session, *arguments: Any) -> Any:
+    def load(self: Session, *arguments: Any, **named: Any) -> Any:
         loaded.append(self.run.name)
-        return model(self, *arguments)
+        return model(self, *arguments, **named)
 
     monkeypatch.setattr(Session, "model", load)
     clear_shelf()

@@ -559,9 +559,7 @@ def test_texts_of_one_prompt_widen_the_interval_of_a_comparison() -> None:
     """Eight equal texts say no more than one."""
     from alttrain.report.contrasts import _comparison
 
-    names = SimpleNamespace(
-        run="r", benchmark="b", measure="harmful_rate", protocol="p", key=("p", "b", "h"), judge="j"
-    )
+    names = SimpleNamespace(run="r", measure="harmful_rate", names_of_row=dict)
 
     def row(samples: int, hits: int = 36) -> dict[str, Any]:
         before = {(f"p{n}", s): n < 30 for n in range(60) for s in range(samples)}

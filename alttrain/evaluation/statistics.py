@@ -124,8 +124,9 @@ def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[floa
     if not values:
         return math.nan, 0.0, {}
     means = item_means(values, items)
-    mean = sum(means.values()) / len(means)
-    deviations = by_cluster({item: (value - mean) / len(means) for item, value in means.items()})
+    mean, deviations = sum(means.values()) / len(means), defaultdict[Hashable, float](float)
+    for item, value in means.items():  # not by `by_cluster`, which would need a second dict of all items
+        deviations[cluster_of(item)] += (value - mean) / len(means)
     squares, clusters = sum(deviation**2 for deviation in deviations.values()), len(deviations)
     variance = squares * clusters / (clusters - 1) if clusters > 1 else 0.0
     return mean, student(clusters - 1) * math.sqrt(variance) if variance else 0.0, deviations

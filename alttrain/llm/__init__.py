@@ -173,7 +173,7 @@ def printable_name(value: object) -> str:
 
 @functools.cache
 def _models_at(root: str, key: str) -> list[str]:
-    """The models that a server lists; empty if it lists none. Cached, so that a sweep asks each server once.
+    """The models that a server lists; empty if it lists none. A list is cached, so that a sweep asks a server once.
 
     Raises ConnectionError or PermissionError, which is not cached: the server may be started for the next job.
     """

@@ -53,8 +53,8 @@ def probes(variants: Sequence[Variant]) -> pd.DataFrame:
                 for (protocol, benchmark, _), seeds in variant.evaluations.items():
                     if seed in seeds and benchmark in names.split():
                         by_protocol[protocol].append(seeds[seed])
-                alike = (judged for judged in by_protocol.values() if {*frame.made_from} == {made_from(judged)})
-                probed = next(alike, [])
+                whole = [judged for judged in by_protocol.values() if len(judged) == len(names.split())]
+                probed = next((judged for judged in whole if {*frame.made_from} == {made_from(judged)}), [])
                 if not probed:
                     raise ValueError("it is of other texts or verdicts than the run's; run alttrain-probe again")
             except (OSError, ValueError, LookupError, TypeError) as error:
