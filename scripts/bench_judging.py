@@ -93,10 +93,10 @@ def summarise(folder: Path) -> int:
 TASKS = {"judge": judge, "summarise": summarise}
 
 
-def peak_mb() -> int:
+def peak_mb() -> float:
     """This process's peak memory, from Linux. getrusage would also count the parent's memory before exec."""
     status = Path("/proc/self/status").read_text()
-    return round(int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024)
+    return round(int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024, 1)
 
 
 def main() -> None:

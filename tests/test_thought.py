@@ -61,7 +61,7 @@ def test_what_a_thought_decides_last_counts() -> None:
     ["-", '"', "(", "'", "\n", "\n\n", "a", "a ", "not ", "I ", "the user ", "...", "Hmm. ", "“", "This is harmful. "],
 )
 def test_time_is_linear_in_length(unit: str) -> None:
-    """Twice the text takes no more than thrice the time; 80,000 dashes once took 47 seconds."""
+    """Twice the text takes no more than thrice the time, or five seconds; 80,000 dashes once took 47."""
     taken = []
     for length in (40_000, 80_000):
         text = (unit * (length // len(unit)))[:length]
@@ -71,7 +71,7 @@ def test_time_is_linear_in_length(unit: str) -> None:
             parse(text + "x" * number)
             best.append(time.process_time() - start)
         taken.append(min(best))
-    assert taken[1] < max(1.0, 3 * taken[0])
+    assert taken[1] < max(5.0, 3 * taken[0])
 
 
 def test_a_line_that_begins_with_many_blanks_takes_no_time() -> None:
