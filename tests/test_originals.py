@@ -66,7 +66,7 @@ class Flag:
         self.name = name
 
     def check(self, where: str, model_fault: Any) -> None:
-        assert where == "rewrite.guard"
+        assert where.startswith("rewrite.guard")
 
     def judge(self, generations: Sequence[Generation], context: Any) -> Iterator[Judgement]:
         for made in generations:
@@ -305,25 +305,39 @@ def test_thinksafe_trains_on_what_a_guard_lets_pass(arguments: list[str], speaks
     assert counts["left_out"]["the guard calls it unsafe"] == 1
 
 
+FLAGS = ",".join(f"{name}:{{_target_:test_originals.Flag,name:{name}}}" for name in "ab")
+PANEL = f"+rewrite.guard={{_target_:alttrain.evaluation.judges.Majority,quorum:1,judges:{{{FLAGS}}}}}"
+
+
+@pytest.mark.parametrize(
+    ("guard", "names"), [([], ["llama_guard_3"]), (["~rewrite.guard", PANEL], ["a", "b"])], ids=["one", "majority"]
+)
 def test_a_kill_loses_no_verdict_of_a_guard(
-    arguments: list[str], speaks: Speaks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    guard: list[str],
+    names: list[str],
+    arguments: list[str],
+    speaks: Speaks,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     speaks(whole)
-    asked, judge, killed_at = list[str](), Flag.judge, 12
+    chosen = [*arguments, *(["rewrite=thinksafe", *guard] if guard else THINKSAFE)]
+    asked, judge, killed_at = list[tuple[str, str]](), Flag.judge, 12
 
-    def judges(guard: Flag, generations: Sequence[Generation], context: Any) -> Iterator[Judgement]:
-        for verdict in judge(guard, generations, context):
-            if len(asked) == killed_at:
+    def judges(flag: Flag, generations: Sequence[Generation], context: Any) -> Iterator[Judgement]:
+        for verdict in judge(flag, generations, context):
+            if sum(name == names[-1] for name, _ in asked) == killed_at:
                 raise KeyboardInterrupt
-            asked.append(verdict.id)
+            asked.append((flag.name, verdict.id))
             yield verdict
 
     monkeypatch.setattr(Flag, "judge", judges)
     with pytest.raises(KeyboardInterrupt):
-        run([*arguments, *THINKSAFE])
+        run(chosen)
     killed_at = -1
-    rows, _, _ = run([*arguments, *THINKSAFE])
-    assert sorted(asked) == sorted(row.id for row in rows) == sorted(f"r{n}" for n in range(ROWS))
+    rows, _, _ = run(chosen)
+    assert len(rows) == ROWS
+    assert sorted(asked) == sorted((name, f"r{n}") for name in names for n in range(ROWS))
     assert not list(tmp_path.rglob("guard.jsonl"))
 
 

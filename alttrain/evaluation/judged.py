@@ -4,8 +4,8 @@ judgements.jsonl has only judges that judged every generation, sorted, so that i
 generations. All files are made in the folder judging/ and replace the old ones when they are complete
 (`put_in_place`): nothing that was judged before is touched until then. There a block, which is what one judge says of
 one part, has a file of its own (PART-HASH.jsonl): the verdicts that are still valid, to which a judge at work appends.
-The new judgements.jsonl is made of these files. Each judge of a majority appends to a file beside its block's
-(PART-HASH.VOTER.jsonl). Verdicts of a judge that is not asked again are kept.
+The new judgements.jsonl is made of these files. The judges of a majority append to a file beside its block's
+(PART-HASH.votes.jsonl). Verdicts of a judge that is not asked again are kept.
 Memory holds the ids and hashes of the generations and one byte per judgement, but no texts. A judgement stores the hash
 of its generation's line. If the line changes, the judgement is no longer valid.
 """
@@ -13,7 +13,7 @@ of its generation's line. If the line changes, the judgement is no longer valid.
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, groupby, product
@@ -23,7 +23,7 @@ from typing import Any, TypedDict
 
 from alttrain import records
 from alttrain.config import name_fault
-from alttrain.evaluation.judges.judge import NO_REPLY, TOO_LONG, Judge, JudgeContext
+from alttrain.evaluation.judges.judge import NO_REPLY, TOO_LONG, Judge, JudgeContext, Vote
 from alttrain.evaluation.protocol import Part, protocol_hash, seen_by_judge
 from alttrain.llm import GIVEN_UP
 from alttrain.records import Generation, Judgement, Row
@@ -36,6 +36,7 @@ DOCUMENTS = ("judgements.jsonl", "adherence.jsonl", "judges.json", "agreement.js
 JUDGE_BATCH = 4096  # generations passed to a judge at a time
 APPEND_BATCH = 256  # judgements appended to the file at a time
 NAME_DIGITS = 6
+VOTES = ".votes.jsonl"  # in place of ".jsonl", in the name of a file of votes
 TRUE_MEANS = "true means"  # the key of a judge's entry in judges.json that has its `says`
 Entry = TypedDict("Entry", {"true means": str})  # a judge in judges.json: its config, and what its True means
 NOT_GENERATED = "not generated: "  # prefix of a judgement's error if there was no text to judge
@@ -131,11 +132,7 @@ class Judgements:
     def judge_missing(self, judge: str, part: Part, context: JudgeContext) -> None:
         """Judge the missing generations in batches. Once a judge gives up on its server, it is not called again."""
         flags, unjudged, given_up = self._judged[judge, part], f"{NO_REPLY}{GIVEN_UP}", False
-
-        def vote(voter: Judge, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
-            return keep_verdicts(voter.judge, rows, context, _path_of_votes(self._block_path(judge, part), voter))
-
-        context = replace(context, vote=vote)
+        context = replace(context, vote=votes_kept(self._block_path(judge, part).with_suffix(VOTES)))
         numbered = enumerate(records.iterate_rows(self.generations, Generation))
         for batch in _batched((row for number, row in numbered if not flags[number]), JUDGE_BATCH):
             texts = {f"{row.id}#{row.sample}": row for row in batch}  # by an id that differs for each sample
@@ -197,11 +194,6 @@ def working_file_name(part: str, entry: Mapping[str, Any]) -> str:
     return f"{part}-{protocol_hash(entry)}.jsonl"
 
 
-def _path_of_votes(path: Path, voter: Judge) -> Path:
-    """The path of the file to which a judge of a majority appends its votes, beside the majority's own."""
-    return path.with_suffix(f".{hashlib.sha256(repr(voter).encode()).hexdigest()[:8]}.jsonl")
-
-
 def shaping_verdicts(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a judge's entry in judges.json that shapes its verdicts: without its server's address."""
     left_out = ("alttrain", TRUE_MEANS)
@@ -251,34 +243,38 @@ def put_in_place(folder: Path) -> bool:
     entries = records.read_json(folder / "judges.json")
     for judge in (judged["analysis"]["decides"], *judged["analysis"]["others"]):
         name = working_file_name(judge["part"], entries[judge["judge"]])
-        for path in judging.glob(name.replace(".jsonl", ".*jsonl")):  # also the votes that a majority was made of
-            path.unlink()
+        for path in (judging / name, (judging / name).with_suffix(VOTES)):
+            path.unlink(missing_ok=True)
     (judging / "metrics.json").replace(folder / "metrics.json")
     with suppress(OSError):  # not empty: verdicts that wait for their judge
         judging.rmdir()
     return True
 
 
-def keep_verdicts(
-    judge: Callable[[Sequence[Generation], JudgeContext], Iterator[Judgement]],
-    rows: Sequence[Generation],
-    context: JudgeContext,
-    path: Path,
-) -> Iterator[Judgement]:
-    """Yield a judge's verdicts on rows of different ids, and keep them in a file until others are made of them.
+def votes_kept(path: Path, majority: str = "") -> Vote:
+    """Return what has a judge vote, and keeps its votes in a file: no text is judged twice by the same judge.
 
-    Those that the file has, of the same texts, are not asked for again. Errors are not kept. `judge` is `Judge.judge`.
+    Errors are not kept. The file is of one config, where names tell judges apart; `majority` has those of the
+    majorities that the judge is in. Whoever makes the verdicts of a majority removes the file when it has them.
     """
-    records.repair_rows(path)
-    hashes = {row.id: hashlib.sha256(records.encode(row).encode()).hexdigest()[:16] for row in rows}
-    found = records.iterate_rows(path, Judgement) if path.exists() else ()
-    kept = {row.id: row for row in found if hashes.get(row.id) == row.hash}
-    context.progress(len(kept))
-    yield from kept.values()
-    lacking = [row for row in rows if row.id not in kept]
-    for batch in _batched(judge(lacking, context), APPEND_BATCH) if lacking else ():
-        records.append_rows(path, [replace(row, hash=hashes[row.id]) for row in batch if not row.error])
-        yield from batch
+
+    def vote(judge: Any, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
+        records.repair_rows(path)
+        voter = f"{majority}/{judge.name}"
+        hashes = {row.id: hashlib.sha256(records.encode(row).encode()).hexdigest()[:16] for row in rows}
+        found = records.iterate_rows(path, Judgement) if path.exists() else ()
+        of_voter = (row for row in found if row.judge == voter and row.hash == hashes.get(row.id))
+        kept = {row.id: replace(row, judge=judge.name) for row in of_voter}
+        context.progress(len(kept))
+        yield from kept.values()
+        lacking = [row for row in rows if row.id not in kept]
+        judged = judge.judge(lacking, replace(context, vote=votes_kept(path, voter))) if lacking else iter(())
+        for batch in _batched(judged, APPEND_BATCH):
+            votes = [replace(row, judge=voter, hash=hashes[row.id]) for row in batch if not row.error]
+            records.append_rows(path, votes)
+            yield from batch
+
+    return vote
 
 
 def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:

@@ -29,21 +29,23 @@ ModelFault = Callable[[str, str | None, str | None], str]
 """(hub id or folder, revision, dtype; None if its tokenizer is enough) -> why the model cannot be had here, or ""."""
 
 
+Vote = Callable[[Any, Sequence[Generation], "JudgeContext"], Iterator[Judgement]]
+"""Has a judge, or a guard of a rewrite, judge."""
+
+
 @dataclass(frozen=True)
 class JudgeContext:
     """What a run passes to a judge.
 
     `cache` is the folder of cached replies. `scorer` loads a model (hub id or folder, revision, dtype) and keeps the
     last one; given a server, it asks that one instead. `progress` is called with the number of generations judged since
-    the last call. `vote` has a judge of a majority judge, and may keep its votes until the majority's are there.
+    the last call. `vote` has a judge of a majority judge, and may keep its votes (`judged.votes_kept`).
     """
 
     cache: Path
     scorer: "Callable[[str, str | None, str, ServerSettings | None], TokenScorer | ServedScorer] | None" = None
     progress: Callable[[int], None] = lambda count: None
-    vote: "Callable[[Judge, Sequence[Generation], JudgeContext], Iterator[Judgement]]" = (
-        lambda judge, generations, context: judge.judge(generations, context)
-    )
+    vote: Vote = lambda judge, generations, context: judge.judge(generations, context)
 
 
 class Judge(Protocol):

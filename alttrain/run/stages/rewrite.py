@@ -25,7 +25,7 @@ from alttrain import records
 from alttrain.config import RunError
 from alttrain.dataset.selection import stratified
 from alttrain.evaluation import JudgeContext
-from alttrain.evaluation.judged import keep_verdicts
+from alttrain.evaluation.judged import votes_kept
 from alttrain.evaluation.judges import NO_REPLY
 from alttrain.evaluation.statistics import rate
 from alttrain.generation import Decoding
@@ -271,8 +271,8 @@ def _guard_verdicts(session: Session, guard: Guard, rows: Sequence[Example]) -> 
         outputs.append(Generation(row.id, prompt, row.label, row.category, (), text, "", text, True, "stop", 0, 0))
     with bar(guard.name, len(outputs)) as advance:
         context = JudgeContext(cache_folder() / "replies", session.scorer, advance)
-        path = session.run.folder / GUARDED
-        verdicts = {judgement.id: judgement for judgement in keep_verdicts(guard.judge, outputs, context, path)}
+        vote = votes_kept(session.run.folder / GUARDED)
+        verdicts = {judgement.id: judgement for judgement in vote(guard, outputs, context)}
     clear_shelf()
     errors = [judgement.error for judgement in verdicts.values() if judgement.error]
     no_reply = next((error for error in errors if error.startswith(NO_REPLY)), "")
