@@ -4,13 +4,16 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import krippendorff
 import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
+from statsmodels.regression.linear_model import WLS
 from statsmodels.stats.inter_rater import cohens_kappa
+from statsmodels.stats.proportion import proportion_confint
 
 from alttrain.evaluation.agreement import (
     cohen_kappa,
@@ -20,6 +23,7 @@ from alttrain.evaluation.agreement import (
     kappa,
     krippendorff_alpha,
     nominal_alpha,
+    weighted_rate,
 )
 from alttrain.evaluation.labels import HumanLabels, Label, read_labels
 from alttrain.evaluation.statistics import wilson
@@ -297,6 +301,24 @@ def test_labels_of_one_goal_are_no_more_than_what_it_tells() -> None:
     assert single["precision"] == pytest.approx((0.6, *wilson(0.6, 1)))
     strata = [corrected_rate(repeated(judge, n), repeated(human, n))["strata"][0]["share"] for n in (1, 8)]
     assert strata[1].high - strata[1].low > 0.95 * (strata[0].high - strata[0].low)
+
+
+def test_the_variance_of_correlated_labels_is_that_of_a_regression_by_cluster() -> None:
+    """A weighted regression on a constant, its errors robust to clusters, with the t interval's width as Wilson's."""
+    rng = np.random.default_rng(7)
+    for goals, most in ((3, 4), (12, 5), (40, 2)):
+        goal = np.repeat(np.arange(goals), rng.integers(1, most + 1, goals))
+        label, weight = rng.random(len(goal)) < rng.random(goals)[goal], rng.integers(1, 9, len(goal)).astype(float)
+        names = [(f"g{cluster}", n) for n, cluster in enumerate(goal)]
+        found = weighted_rate(
+            dict(zip(names, map(bool, label), strict=True)), dict(zip(names, weight.tolist(), strict=True))
+        )
+        fitted = WLS(label.astype(float), np.ones(len(goal)), weights=weight).fit(
+            cov_type="cluster", cov_kwds={"groups": goal, "df_correction": True}, use_t=True
+        )
+        (low, high), share = fitted.conf_int()[0], fitted.params[0]
+        n = share * (1 - share) * (NormalDist().inv_cdf(0.975) / ((high - low) / 2)) ** 2
+        assert close(found, (share, *proportion_confint(share * n, n, method="wilson")))
 
 
 def test_intervals_of_correlated_labels_cover() -> None:

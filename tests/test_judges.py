@@ -21,6 +21,7 @@ from stub_server import Say, Serve, Stub
 
 from alttrain.config import instantiate
 from alttrain.config.binding import target_faults
+from alttrain.evaluation import judged
 from alttrain.evaluation.judges import (
     NO_REPLY,
     GptOssSafeguard,
@@ -952,6 +953,35 @@ def test_majority_judges_every_row() -> None:
     rows = [replace(generation(), id=f"g{number}") for number in range(2)]
     judged = list(Majority({"a": Says("a", True), "b": Says("b", True)}, 2).judge(rows, context()))
     assert [(j.id, j.verdict) for j in judged] == [("g0", True), ("g1", True)]
+
+
+def test_a_kept_vote_is_of_one_judge_and_one_text(tmp_path: Path) -> None:
+    """Judges of one name are told apart by the majorities that they are in."""
+    asked = list[tuple[bool | None, str]]()
+
+    class Asked(Says):
+        def __call__(self, generation: Generation) -> Judgement:
+            asked.append((self.verdict, generation.answer))
+            return super().__call__(generation)
+
+    def voted(judge: Any, answer: str) -> tuple[str, bool | None]:
+        votes = judged.votes_kept(tmp_path / "a.votes.jsonl")
+        (judgement,) = votes(judge, [replace(generation(), answer=answer)], context())
+        return judgement.judge, judgement.verdict
+
+    yes, no = Asked("a", True), Asked("b", False)
+    for _ in range(2):
+        assert voted(yes, "One.") == ("a", True)
+        assert voted(no, "One.") == ("b", False)
+        assert voted(yes, "Two.") == ("a", True)
+    assert asked == [(True, "One."), (False, "One."), (True, "Two.")]
+    asked.clear()
+    for _ in range(2):
+        assert voted(Majority({"a": Asked("a", False), "c": Asked("c", False)}, 1), "One.") == ("majority", False)
+    assert asked == [(False, "One."), (False, "One.")]
+    asked.clear()
+    failing = Says("d", None, error="out of memory")
+    assert [voted(judge, "One.") for judge in (failing, Asked("d", True))] == [("d", None), ("d", True)]
 
 
 @pytest.mark.parametrize(
