@@ -594,6 +594,20 @@ def test_an_own_option_that_does_not_compose_is_told_with_its_fault(tmp_path: Pa
     assert re.match(rf"experiment='mine': it does not compose .*{fault}", found)
 
 
+def test_an_intervention_is_named_once(tmp_path: Path) -> None:
+    """Hydra alone would make one of two options that have the same name, or of one that is given twice."""
+    (tmp_path / "intervention").mkdir()
+    (tmp_path / "intervention" / "mine.yaml").write_text(
+        "prefill_refusal: {_target_: alttrain.evaluation.interventions.Begin, answer: Well}\n"
+    )
+    own = f"hydra.searchpath=[file://{tmp_path}]"
+    expected = "intervention=['prefill', 'mine']: has prefill_refusal twice; name each intervention once"
+    assert told([own, "intervention=[prefill,mine]"]) == [expected]
+    (found,) = told(["intervention=[many_shot,many_shot],prefill"])
+    assert found.startswith("intervention=['many_shot', 'many_shot']: has many_shot twice")
+    assert not told([own, "intervention=[thinking,mine]"])
+
+
 def test_searchpath_is_known_to_the_check_of_the_command_line(config_dir: Path) -> None:
     found, (config, *_) = preview([f"hydra.searchpath=[file://{config_dir}]", "training=mine"])
     assert [str(fault) for fault in found] == []

@@ -48,6 +48,7 @@ from alttrain.run.app import execute
 from alttrain.run.asking import BeginningRow
 from alttrain.run.assembly import assemble
 from alttrain.run.plan import job_of
+from alttrain.run.stages.check import check_light
 
 QWEN = replace(CHATML, opened_by="model")
 UNDERSTANDING = "The user wants to know how to bake bread at home."
@@ -1126,3 +1127,15 @@ def test_every_packaged_intervention_is_checked(run: Run) -> None:
     needy = {"prefill_thought", "prefill_reset", "crescendo", "actor_attack"}
     for name in sorted(set(names) - needy - {"none", "__init__.py", "__pycache__"}):
         run(f"intervention={name}", stages="[check]")
+
+
+def test_an_intervention_is_checked_once_however_many_benchmarks_it_is_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = list[str]()
+    monkeypatch.setattr(Intervention, "check", lambda intervention, where, fault: checked.append(where))
+    second = "+benchmark@evaluation.benchmarks.development_short_answer=development_short_answer"
+    made = assemble(run.composed("intervention=prefill", second, stages="[generate]"))  # type: ignore[attr-defined]
+    check_light(made)
+    assert len(made.intervened_benchmarks) == 4
+    assert sorted(checked) == ["intervention.prefill_agreement", "intervention.prefill_refusal"]

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -70,6 +71,9 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
         ordered = sorted(arguments, key=_order)
         values = {argument: _values(argument, problems) for argument in ordered}
         problems += [fault for argument in ordered if _key(argument) == "tag" for fault in _tag_faults(argument)]
+        before = [argument for argument in ordered if not _order(argument)]
+        lists = [value for argument in ordered if _key(argument) == "intervention" for value in values[argument]]
+        problems += [fault for value in lists for fault in _intervention_faults(value, before)]
         for overrides in values.values():  # a method that trains comes first, so that keys of its training are known
             if len(overrides) > 1 and _key(overrides[0]) == "method":
                 overrides.sort(key=lambda method: bool(_unused((method,))))
@@ -243,6 +247,20 @@ def _tag_faults(argument: str) -> Iterator[Fault]:
             if not isinstance(value, int | float) or isinstance(value, bool) or str(value) == text:
                 continue
             yield Fault("tag", text, f"it would be read as the number {value}; quote it: 'tag=\"{text}\"'")
+
+
+def _intervention_faults(override: str, before: list[str]) -> Iterator[Fault]:
+    """Yield a fault for an intervention that two options of a list have: Hydra would make one of them.
+
+    `before` are the overrides of Hydra's own keys.
+    """
+    options = OverridesParser.create().parse_override(override).value()
+    if isinstance(options, list):
+        with suppress(*COMPOSE_ERRORS):  # reported elsewhere
+            composed = [_composed([*before, f"intervention={option}"]) for option in options]
+            names = Counter(name for config in composed for name in config.intervention)
+            if twice := [str(name) for name, count in names.items() if count > 1]:
+                yield Fault("intervention", options, f"has {', '.join(twice)} twice; name each intervention once")
 
 
 def _key(argument: str) -> str:

@@ -173,7 +173,7 @@ class Judgements:
                 log.warning("%s did not judge every text; its verdicts are kept in %s", block[0], path)
         with records.replacing(self.path) as file:
             for path in (self._block_path(*block) for block in self.blocks):
-                records.sort_rows(path, records.GenerationKey, lambda row: self._row_numbers[row.id, row.sample])
+                records.sort_rows(path, self._row_numbers)
                 with records.open_regular(path) as block_file:
                     shutil.copyfileobj(block_file, file)
         records.write_json(self.path.with_name("judges.json"), {name: self.entries[name] for name, _ in self.blocks})

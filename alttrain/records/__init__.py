@@ -17,7 +17,7 @@ import mmap
 import os
 import typing
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import attrgetter
@@ -393,21 +393,22 @@ def is_unchanged(line: bytes, by: str = "") -> bool:
     return _SEAL in line and line.rstrip() == _sealed(line, by)
 
 
-def sort_rows(path: Path, key_type: type[Row], place: Callable[[Row], int]) -> None:
-    """Sort the lines of a file by the `place` of each row, read as `key_type`. The lines stay as they are.
+def sort_rows(path: Path, places: Mapping[tuple[str, int], int]) -> None:
+    """Sort the lines of a file by the place of each row, given by id and sample. The lines stay as they are.
 
     Memory holds offsets but no lines. A sorted file is not rewritten.
     """
     if not path.exists():
         return
-    decoder, places, starts = msgspec.json.Decoder(key_type), array("q"), array("q", [0])
+    decoder, found, starts = msgspec.json.Decoder(GenerationKey), array("q"), array("q", [0])
     with open_regular(path) as lines:
         for line in lines:
-            places.append(place(decoder.decode(line)) if line.strip() else -1)
+            row = decoder.decode(line) if line.strip() else None
+            found.append(places[row.id, row.sample] if row else -1)
             starts.append(starts[-1] + len(line))
-    if all(place <= following for place, following in pairwise(places)):
+    if all(place <= following for place, following in pairwise(found)):
         return
     with open_regular(path) as source, replacing(path) as target:
-        for number in sorted(range(len(places)), key=places.__getitem__):
+        for number in sorted(range(len(found)), key=found.__getitem__):
             source.seek(starts[number])
             target.write(source.read(starts[number + 1] - starts[number]))

@@ -99,9 +99,9 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
             attempt(check_rows, judge, benchmark.name, benchmark.examples)
             attempt(judge.check, judge_key, model_fault)
     unfinished = attempt(incomplete_benchmarks, run) or [] if "generate" in stages else []
-    for each in unfinished:
-        if each.intervention:
-            attempt(each.intervention.check, f"intervention.{each.intervention_name}", model_fault)
+    interventions = {each.intervention_name: each.intervention for each in unfinished if each.intervention}
+    for name, intervention in interventions.items():  # once, however many benchmarks it is on
+        attempt(intervention.check, f"intervention.{name}", model_fault)
     attempt(check_protocol, run)
 
     # who writes the new thoughts, and the guard of them

@@ -293,7 +293,7 @@ class _File:
         """Sort the file. Returns a line about the prompts without an answer, of `total` that were asked, or ""."""
         benchmark, due = self.benchmark, self.due
         positions = {name: position for position, name in enumerate(due)}
-        records.sort_rows(self.path, records.GenerationKey, lambda row: positions[row.id, row.sample])
+        records.sort_rows(self.path, positions)
         if self.unanswered:
             count, reason = len(self.unanswered), self.unanswered[0]
             return f"{benchmark.name}: {count} of {total} prompts have no answer yet, because {reason}"
