@@ -403,6 +403,22 @@ def test_corrected_intervals_cover_though_what_is_undecided_depends_on_the_truth
     assert abs(off) < 0.01
 
 
+def test_corrected_intervals_cover_where_texts_of_one_goal_have_different_verdicts() -> None:
+    """200 samples of 40 goals with five texts each, nearly all as harmful as their goal, and a judge of little use."""
+    rng, held = np.random.default_rng(11), 0
+    for _ in range(200):
+        names = [(f"g{goal}", f"p{goal}", n) for goal in range(40) for n in range(5)]
+        harmful = dict(zip((goal for goal, *_ in names[::5]), rng.random(40) < 0.4, strict=True))
+        truth = {name: bool(harmful[name[0]] ^ (rng.random() < 0.05)) for name in names}
+        judge = {
+            name: None if rng.random() < 0.1 else bool(rng.random() < (0.6 if truth[name] else 0.4)) for name in names
+        }
+        human = {name: label for name, label in truth.items() if rng.random() < 0.7}
+        _, low, high = corrected_rate(judge, human)["corrected"]
+        held += low <= 0.4 * 0.95 + 0.6 * 0.05 <= high
+    assert 0.92 <= held / 200 <= 0.99
+
+
 # --- the report ---
 
 

@@ -22,12 +22,14 @@ from alttrain.evaluation.statistics import (
     CONFIDENCE,
     ROUNDING,
     UNKNOWN,
+    Deviations,
     Estimate,
     Verdicts,
     Z,
     by_cluster,
     cluster_of,
     item_of,
+    mean_of_sets,
     rate_by_item,
     student,
     wilson,
@@ -231,19 +233,24 @@ def weighted_rate(labels: Verdicts, weights: Mapping[Any, float] | None = None) 
     with several, it is the number that gives the variance between clusters, as in `rate_by_item`, or Kish's of clusters
     if these do not differ. An id without a weight has 1.
     """
+    return _weighted(labels, weights)[0]
+
+
+def _weighted(labels: Verdicts, weights: Mapping[Any, float] | None) -> tuple[Estimate, Deviations]:
+    """`weighted_rate`, and how far the labels of each cluster move it."""
     if not labels:
-        return UNKNOWN
+        return UNKNOWN, {}
     weight_of = {name: (weights or {}).get(name, 1.0) for name in labels}
     total = sum(weight_of.values())
     share = sum(weight for name, weight in weight_of.items() if labels[name]) / total
     by_weight = by_cluster(weight_of).values()
     effective, clusters = total**2 / sum(weight**2 for weight in by_weight), len(by_weight)
+    moves = by_cluster({name: weight * (bool(labels[name]) - share) / total for name, weight in weight_of.items()})
     if 1 < clusters < len(labels):
-        off = by_cluster({name: weight * (bool(labels[name]) - share) for name, weight in weight_of.items()}).values()
-        error = math.sqrt(sum(own**2 for own in off) * clusters / (clusters - 1)) / total
+        error = math.sqrt(sum(move**2 for move in moves.values()) * clusters / (clusters - 1))
         half = student(clusters - 1) * error
         effective = share * (1 - share) * (Z / half) ** 2 if half > ROUNDING else effective
-    return Estimate(share, *wilson(share * effective, effective))
+    return Estimate(share, *wilson(share * effective, effective)), moves
 
 
 def confusions(
@@ -291,28 +298,30 @@ def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float
 
     Double sampling (Tenenbein, 1970): the texts judged True, False and undecided are three strata. The estimate is the
     human share of True in each stratum, weighted by the stratum's size. It therefore includes undecided texts and
-    corrects the judge's errors. The interval combines the strata's Wilson intervals and the sampling of texts by adding
-    squares (Zou and Donner, 2008). In each, the texts of a prompt or goal are a cluster. The labels must be a random
-    sample within each stratum, or have weights. A stratum without labels has the interval 0 to 1.
+    corrects the judge's errors. The interval combines the strata's Wilson intervals and the sampling of texts as
+    `mean_of_sets` does. The texts of a prompt or goal are a cluster, in each stratum and over all of them. The labels
+    must be a random sample within each stratum, or have weights. A stratum without labels has the interval 0 to 1.
 
     Returns {apparent, corrected, n, undecided, strata, note}: `apparent` is the judged rate over the `n` decided rows,
     and `note` a warning if the interval is too wide to be informative. A stratum is {verdict, n, labelled, share}.
     """
     strata: dict[bool | None, dict[str, Any]] = {}
+    parts, moves = list[Estimate](), list[Deviations]()  # of the rate: each stratum's labels, and the sampling of texts
     for verdict in (True, False, None):
         names = [name for name, judged in judge.items() if judged is verdict]
         labels = {name: label for name in names if (label := human.get(name)) is not None}
         if names:
-            share = weighted_rate(labels, weights) if labels else Estimate(0.5, 0.0, 1.0)
+            share, own = _weighted(labels, weights) if labels else (Estimate(0.5, 0.0, 1.0), {object(): 1.0})
             strata[verdict] = {"verdict": verdict, "n": len(names), "labelled": len(labels), "share": share}
+            parts.append(Estimate(*(len(names) / len(judge) * end for end in share)))
+            moves.append(own)
     expected = [strata[verdict]["share"].value for verdict in judge.values()]
     mean = rate_by_item(expected, list(map(item_of, judge)))
-    parts = [(stratum["n"] / len(judge), stratum["share"]) for stratum in strata.values()]
     if len(parts) > 1:
-        parts.append((1.0, mean))
-    below, above = (
-        math.sqrt(sum((weight * (share.value - share[end])) ** 2 for weight, share in parts)) for end in (1, 2)
-    )
+        parts.append(mean)
+        moves.append({object(): 1.0})  # a cluster of its own, as it is correlated with no stratum
+    joined = mean_of_sets(parts, moves)
+    below, above = (abs(joined.value - end) * len(parts) for end in joined[1:])
     corrected = Estimate(mean.value, max(0.0, mean.value - below), min(1.0, mean.value + above))
     labelled, width = sum(stratum["labelled"] for stratum in strata.values()), corrected.high - corrected.low
     note = f"{labelled} labels leave {100 * width:.0f} points open, which says nothing of the rate"
