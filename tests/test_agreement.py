@@ -310,7 +310,7 @@ def test_the_variance_of_correlated_labels_is_that_of_a_regression_by_cluster() 
         goal = np.repeat(np.arange(goals), rng.integers(1, most + 1, goals))
         label, weight = rng.random(len(goal)) < rng.random(goals)[goal], rng.integers(1, 9, len(goal)).astype(float)
         names = [(f"g{cluster}", n) for n, cluster in enumerate(goal)]
-        found = weighted_rate(
+        found, _ = weighted_rate(
             dict(zip(names, map(bool, label), strict=True)), dict(zip(names, weight.tolist(), strict=True))
         )
         fitted = WLS(label.astype(float), np.ones(len(goal)), weights=weight).fit(

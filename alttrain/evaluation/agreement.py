@@ -20,19 +20,17 @@ from alttrain.english import sentences
 from alttrain.evaluation.adherence import Adherence
 from alttrain.evaluation.statistics import (
     CONFIDENCE,
-    ROUNDING,
     UNKNOWN,
     Deviations,
     Estimate,
     Verdicts,
-    Z,
+    as_wide,
     by_cluster,
     cluster_of,
+    half_width,
     item_of,
     mean_of_sets,
     rate_by_item,
-    student,
-    wilson,
 )
 from alttrain.records import Generation, Judgement, subject_of
 
@@ -226,31 +224,22 @@ def nominal_alpha(kinds: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArr
     return np.where(falses * trues > 0, alpha, np.nan)
 
 
-def weighted_rate(labels: Verdicts, weights: Mapping[Any, float] | None = None) -> Estimate:
+def weighted_rate(labels: Verdicts, weights: Mapping[Any, float] | None = None) -> tuple[Estimate, Deviations]:
     """The share of True among labels by id, with Wilson's interval for an effective number of labels.
 
     With one label of each cluster (`cluster_of`), that number is Kish's (1965). Labels of one cluster are correlated:
     with several, it is the number that gives the variance between clusters, as in `rate_by_item`, or Kish's of clusters
-    if these do not differ. An id without a weight has 1.
+    if these do not differ. An id without a weight has 1. Also returned is how far each cluster moves the share.
     """
-    return _weighted(labels, weights)[0]
-
-
-def _weighted(labels: Verdicts, weights: Mapping[Any, float] | None) -> tuple[Estimate, Deviations]:
-    """`weighted_rate`, and how far the labels of each cluster move it."""
     if not labels:
         return UNKNOWN, {}
     weight_of = {name: (weights or {}).get(name, 1.0) for name in labels}
     total = sum(weight_of.values())
     share = sum(weight for name, weight in weight_of.items() if labels[name]) / total
-    by_weight = by_cluster(weight_of).values()
-    effective, clusters = total**2 / sum(weight**2 for weight in by_weight), len(by_weight)
     moves = by_cluster({name: weight * (bool(labels[name]) - share) / total for name, weight in weight_of.items()})
-    if 1 < clusters < len(labels):
-        error = math.sqrt(sum(move**2 for move in moves.values()) * clusters / (clusters - 1))
-        half = student(clusters - 1) * error
-        effective = share * (1 - share) * (Z / half) ** 2 if half > ROUNDING else effective
-    return Estimate(share, *wilson(share * effective, effective)), moves
+    half = half_width(moves) if len(moves) < len(labels) else 0.0
+    kish = total**2 / sum(weight**2 for weight in by_cluster(weight_of).values())
+    return as_wide(share, half, kish), moves
 
 
 def confusions(
@@ -265,30 +254,31 @@ def confusions(
     ids, and the human did not decide `unclear` ids; these enter no other count. `precision`, `recall`, `specificity`
     and `f1` take the human labels as the truth and weight each id by its label's weight.
     """
-    comparisons = [_confusion("all", human, judge, weights)]
+    groups = [("all", human)]
     if category:
         for group in sorted({category[name] for name in human}):
-            labels = {name: label for name, label in human.items() if category[name] == group}
-            comparisons.append(_confusion(group, labels, judge, weights))
-    return comparisons
+            groups.append((group, {name: label for name, label in human.items() if category[name] == group}))
+    return [{"category": group, **_confusion(labels, judge, weights)} for group, labels in groups]
 
 
-def _confusion(category: str, human: Verdicts, judge: Verdicts, weights: Mapping[Any, float] | None) -> dict[str, Any]:
+def _confusion(human: Verdicts, judge: Verdicts, weights: Mapping[Any, float] | None) -> dict[str, Any]:
+    def share(labels: Verdicts) -> Estimate:
+        return weighted_rate(labels, weights)[0]
+
     counts = Counter((label, judge[name]) for name, label in human.items())
     known = [(name, label, judge[name]) for name, label in human.items() if None not in (label, judge[name])]
     # F1 = 2 J / (1 + J), where J is the share of `both` among ids that either calls True; the bounds map the same way
-    either = weighted_rate({name: label and verdict for name, label, verdict in known if label or verdict}, weights)
+    either = share({name: label and verdict for name, label, verdict in known if label or verdict})
     return {
-        "category": category,
         "both": counts[True, True],
         "judge_only": counts[False, True],
         "human_only": counts[True, False],
         "neither": counts[False, False],
         "undecided": counts[True, None] + counts[False, None],
-        "unclear": sum(label is None for label in human.values()),
-        "precision": weighted_rate({name: label for name, label, verdict in known if verdict}, weights),
-        "recall": weighted_rate({name: verdict for name, label, verdict in known if label}, weights),
-        "specificity": weighted_rate({name: not verdict for name, label, verdict in known if not label}, weights),
+        "unclear": list(human.values()).count(None),
+        "precision": share({name: label for name, label, verdict in known if verdict}),
+        "recall": share({name: verdict for name, label, verdict in known if label}),
+        "specificity": share({name: not verdict for name, label, verdict in known if not label}),
         "f1": Estimate(*(2 * bound / (1 + bound) for bound in either)),
     }
 
@@ -311,7 +301,7 @@ def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float
         names = [name for name, judged in judge.items() if judged is verdict]
         labels = {name: label for name in names if (label := human.get(name)) is not None}
         if names:
-            share, own = _weighted(labels, weights) if labels else (Estimate(0.5, 0.0, 1.0), {object(): 1.0})
+            share, own = weighted_rate(labels, weights) if labels else (Estimate(0.5, 0.0, 1.0), {object(): 1.0})
             strata[verdict] = {"verdict": verdict, "n": len(names), "labelled": len(labels), "share": share}
             parts.append(Estimate(*(len(names) / len(judge) * end for end in share)))
             moves.append(own)

@@ -92,6 +92,14 @@ class InterventionContext:
         bare = text.removeprefix(opening) if self.template.opened_by == "model" else text
         return text if bare.lstrip().startswith(opening.strip()) else bare
 
+    def closed_thought(self, response: Generation) -> Beginning:
+        """A closed thought as the model wrote it, with its delimiter and the line breaks around it."""
+        delimiter = self.template.think_close.strip()
+        thought, _, following = self.raw(response).rpartition(delimiter)
+        text = thought.rstrip("\n")
+        breaks = len(following) - len(following.lstrip("\n"))
+        return Beginning(text, thought[len(text) :] + delimiter + following[:breaks], then=following[breaks:][:AHEAD])
+
     @cached_property
     def complying(self) -> Sequence[Generation]:
         """The first response to each prompt, where its answer does not refuse by the packaged judge of refusals."""
@@ -211,7 +219,7 @@ class Prefill(Intervention):
             return Beginning(prefix, then=then)
         if not response.closed or not judge_refusal(response.answer, response.prompt):
             return None
-        before = _closed_thought(context.raw(response), context).thought.rstrip()
+        before = context.closed_thought(response).thought.rstrip()
         return Beginning(SEPARATOR.join(filter(None, [before, self.text, prefix])), then=then)
 
 
@@ -230,9 +238,9 @@ class Cut(Intervention):
         """None if the thought is empty or never ended, so that there is no outcome without the cut."""
         if not response.thought or not response.closed:
             return None
-        raw = context.raw(response)
         if self.share == 1:
-            return _closed_thought(raw, context)
+            return context.closed_thought(response)
+        raw = context.raw(response)
         ends = [0, *(end for _, end in sentences(response.thought))]
         kept = int(self.share * (len(ends) - 1) + 1e-9)  # 0.7 of ten sentences are seven, whatever floats make of it
         beginning = raw[: raw.index(response.thought) + ends[kept]].rstrip()
@@ -292,7 +300,7 @@ class More(Intervention):
         """None if the thought never ended."""
         if not response.closed or not response.thought:
             return None
-        return Beginning(_closed_thought(context.raw(response), context).thought.rstrip() + SEPARATOR + self.text)
+        return Beginning(context.closed_thought(response).thought.rstrip() + SEPARATOR + self.text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -411,12 +419,3 @@ def step_of(thought: str, part: Part) -> Span | None:
             says = reading.verdict if part == "assessment" else segment.step
             return str(says), start, end
     return None
-
-
-def _closed_thought(raw: str, context: InterventionContext) -> Beginning:
-    """A closed thought as the model wrote it, with its delimiter and the line breaks around it."""
-    delimiter = context.template.think_close.strip()
-    thought, _, following = raw.rpartition(delimiter)
-    text = thought.rstrip("\n")
-    breaks = len(following) - len(following.lstrip("\n"))
-    return Beginning(text, thought[len(text) :] + delimiter + following[:breaks], then=following[breaks:][:AHEAD])

@@ -101,7 +101,7 @@ def rate_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate
     if len(set(map(cluster_of, items))) == len(values) and set(values) <= {0, 1}:  # the usual case, at once
         return rate(int(sum(values)), len(values))
     mean, half, deviations = _clustered(values, items)
-    return _share(mean, half, len(deviations))
+    return as_wide(mean, half, len(deviations))
 
 
 def mean_of_rates(sets: Sequence[tuple[Sequence[float], Sequence[Hashable]]]) -> Estimate:
@@ -127,9 +127,14 @@ def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[floa
     mean, deviations = sum(means.values()) / len(means), defaultdict[Hashable, float](float)
     for item, value in means.items():  # not by `by_cluster`, which would need a second dict of all items
         deviations[cluster_of(item)] += (value - mean) / len(means)
+    return mean, half_width(deviations), deviations
+
+
+def half_width(deviations: Deviations) -> float:
+    """Half the width of the t interval of what clusters move by these amounts; 0 for equal values or one cluster."""
     squares, clusters = sum(deviation**2 for deviation in deviations.values()), len(deviations)
     variance = squares * clusters / (clusters - 1) if clusters > 1 else 0.0
-    return mean, student(clusters - 1) * math.sqrt(variance) if variance else 0.0, deviations
+    return student(clusters - 1) * math.sqrt(variance) if variance else 0.0
 
 
 def item_means(values: Sequence[Any], items: Sequence[Hashable]) -> dict[Hashable, Any]:
@@ -144,9 +149,9 @@ def item_means(values: Sequence[Any], items: Sequence[Hashable]) -> dict[Hashabl
     return {item: total / sizes[item] for item, total in totals.items()}
 
 
-def _share(share: float, half: float, clusters: int) -> Estimate:
+def as_wide(share: float, half: float, clusters: float) -> Estimate:
     """Wilson's interval for the number of verdicts that would give this half-width; for `clusters` if it has none."""
-    effective = share * (1 - share) * (Z / half) ** 2 if half > ROUNDING else float(clusters)
+    effective = share * (1 - share) * (Z / half) ** 2 if half > ROUNDING else clusters
     return Estimate(share, *wilson(share * effective, effective))
 
 
@@ -378,13 +383,13 @@ def rate_over_seeds(*sets: Values) -> Estimate:
     """
     varied = [variation([(values,)]) for values in sets]
     deviations = [_crossed(values).by_cluster for values in sets]
-    alone = [_share(min(1.0, v.value), v.half(), len(own)) for v, own in zip(varied, deviations, strict=True)]
+    alone = [as_wide(min(1.0, v.value), v.half(), len(own)) for v, own in zip(varied, deviations, strict=True)]
     if len(sets) == 1:
         return alone[0]
     together, apart = variation([(values,) for values in sets]), mean_of_sets(alone, deviations)
     if together.half() <= ROUNDING:
         return apart
-    share = _share(min(1.0, together.value), together.half(), 0)
+    share = as_wide(min(1.0, together.value), together.half(), 0)
     if all(own.half() > ROUNDING for own in varied):
         return share
     return Estimate(share.value, min(share.low, apart.low), max(share.high, apart.high))

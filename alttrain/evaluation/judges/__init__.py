@@ -31,11 +31,11 @@ from alttrain.evaluation.judges.judge import (
     requests_of,
     tag_texts,
 )
-from alttrain.evaluation.judges.published_texts import Published
 from alttrain.evaluation.judges.rubrics import (
     HarmScore,
     Helpfulness,
     OneWord,
+    Published,
     RubricJudge,
     StrongReject,
     Structure,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 from annotated_types import Ge, Gt, Le
 
 from alttrain.evaluation.judges import judge
-from alttrain.evaluation.judges.published_texts import Published
+from alttrain.evaluation.judges.rubrics import Published
 from alttrain.llm import GIVEN_UP, Failure, ServerSettings, json_of
 from alttrain.records import Generation, Judgement
 
