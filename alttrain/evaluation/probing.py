@@ -14,13 +14,12 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from alttrain.evaluation.statistics import UNKNOWN, Estimate, Z
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 COMPONENTS = (4, 16, 64)  # numbers of principal components to choose from
 PENALTIES = (1e-3, 1e-1)  # inverse strengths of the logistic regression's L2 penalty (scikit-learn's C) to choose from
@@ -44,18 +43,17 @@ class ProbeResult(NamedTuple):
 
 
 def probe(
-    states: "NDArray[np.float32]", labels: Sequence[bool], prompts: Sequence[Hashable], permutations: int, seed: int = 0
+    states: NDArray[np.float32], labels: Sequence[bool], prompts: Sequence[Hashable], permutations: int, seed: int = 0
 ) -> ProbeResult:
     """Predict `labels` from `states` (texts, size). `prompts` names the prompt of each text.
 
     Labels are permuted between prompts with equally many texts, so that texts of one prompt stay together.
     """
-    import numpy as np
     from threadpoolctl import threadpool_limits  # scikit-learn requires it
 
-    groups, truth = _arrays(prompts, labels)
-    if _few(groups, truth):
+    if (grouped := _grouped(prompts, labels)) is None:
         return ProbeResult()
+    groups, truth = grouped
     generator = np.random.default_rng(seed)
     with threadpool_limits(1):  # the matrices are small: threads only wait for each other
         auroc = _auroc(states, truth, groups, seed)
@@ -70,22 +68,15 @@ def probe(
 
 def auroc_by(scores: Sequence[float], labels: Sequence[bool], prompts: Sequence[Hashable], seed: int = 0) -> float:
     """The AUROC of scores that need no fit, over the same pairs of texts as that of `probe`; nan where that is nan."""
-    import numpy as np
-
-    (groups, truth), known = _arrays(prompts, labels), np.asarray(scores)
-    return math.nan if _few(groups, truth) else _over_folds(lambda _, test: known[test], truth, groups, seed)
+    grouped, known = _grouped(prompts, labels), np.asarray(scores)
+    return math.nan if grouped is None else _over_folds(lambda _, test: known[test], grouped[1], grouped[0], seed)
 
 
-def _arrays(prompts: Sequence[Hashable], labels: Sequence[bool]) -> tuple[Any, Any]:
-    """(the number of each text's prompt, the labels)."""
-    import numpy as np
-
+def _grouped(prompts: Sequence[Hashable], labels: Sequence[bool]) -> tuple[Any, Any] | None:
+    """(the number of each text's prompt, the labels); None if a class has fewer than `FEWEST` prompts."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(prompts))}
-    return np.array([numbers[name] for name in prompts]), np.array(labels, dtype=bool)
-
-
-def _few(groups: Any, labels: Any) -> bool:
-    return min(len(set(groups[labels])), len(set(groups[~labels]))) < FEWEST
+    groups, truth = np.array([numbers[name] for name in prompts]), np.array(labels, dtype=bool)
+    return None if min(len(set(groups[truth])), len(set(groups[~truth]))) < FEWEST else (groups, truth)
 
 
 def interval(auroc: float, positives: float, negatives: float) -> Estimate:
@@ -154,7 +145,6 @@ def _scores(known: Any, labels: Any, unknown: Any, count: int, penalty: float) -
 
 def _folds(labels: Any, groups: Any, count: int, seed: int) -> Iterator[tuple[Any, Any]]:
     """Masks of training and test texts. Prompts are split, stratified by the label of their first text."""
-    import numpy as np
     from sklearn.model_selection import StratifiedKFold
 
     names, first = np.unique(groups, return_index=True)
@@ -176,8 +166,6 @@ def auroc_of(scores: Any, labels: Any) -> float:
 
 def _permuted(labels: Any, groups: Any, generator: Any) -> Any:
     """The labels with those of each prompt given to another prompt with equally many texts."""
-    import numpy as np
-
     texts = defaultdict[int, list[int]](list)
     for number, group in enumerate(groups.tolist()):
         texts[group].append(number)
