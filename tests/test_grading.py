@@ -818,6 +818,35 @@ def test_helpers_in_blocks_of_their_own_are_part_of_the_program() -> None:
     assert "area(1)" not in code_of(answer, "area")
 
 
+SOLUTION = "def area(r):\n    return square(r)"
+SQUARE = "def square(r):\n    return r * r"
+CHAIN = [
+    "from math import *",
+    "import math as m",
+    "def unit():\n    return m.pi",
+    "def square(r):\n    return unit() * r",
+]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "taken"),
+    [
+        ([SQUARE, SOLUTION, "def test_area():\n    assert area(1) == 3"], [SQUARE]),  # its test, which is not run
+        ([SQUARE, SOLUTION, "import pytest\n\ndef test_area():\n    assert area(1) == 1"], [SQUARE]),
+        ([SQUARE, SOLUTION, "from solution import area\n\nclass TestArea:\n    pass"], [SQUARE]),
+        ([SQUARE, SOLUTION, "from solution import square\n\ndef test_square():\n    pass"], [SQUARE]),
+        ([SQUARE, SOLUTION, "from solution import (\n    area,\n    square,\n)\n\ndef test():\n    pass"], [SQUARE]),
+        ([SQUARE, SOLUTION, "assert area(1) == 1"], [SQUARE]),
+        (["import scipy\n\ndef area(r):\n    return 0", SQUARE, SOLUTION], [SQUARE]),  # a version that was given up
+        ([f"def area(r):\n    return 0\n\n{SQUARE}", SOLUTION], [f"def area(r):\n    return 0\n\n{SQUARE}"]),
+        ([*CHAIN, SOLUTION], CHAIN),
+    ],
+)
+def test_a_program_is_the_function_and_the_blocks_that_it_needs(blocks: list[str], taken: list[str]) -> None:
+    answer = "\n\n".join(f"Then:\n```python\n{block}\n```" for block in blocks)
+    assert code_of(answer, "area").strip() == "\n\n".join([*taken, SOLUTION])
+
+
 BODIES = ["    x = half(r)\n    return x", "x = half(r)\n    return x", "x = half(r)\nreturn x"]
 BODIES += ["for x in [half(r)]:\n        return x\n    return 0", "for x in [half(r)]:\n    return x\nreturn 0"]
 BODIES += [
