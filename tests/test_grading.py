@@ -615,6 +615,7 @@ def test_gold_of_cmmlu() -> None:
 # --- cheats: what names the right answer without giving it ---
 
 HEDGED_NUMBERS = [
+    *("答案不是 4", "答案是 4 吗？", "4 是错的"),
     *("one of 1, 2, ... 9", "It is one of 1, 2, 3 or 4.", "1, 2, 3, 4", "1 2 3 4", "1;2;3;4", "1\n2\n3\n4", "3|4"),
     *(
         "{3, 4}",
@@ -664,6 +665,28 @@ HEDGED_LETTERS = [
     *("The answer is B when it rains, but C when it does not.", "The answer is B but it could also be C."),
     r"\boxed{17}. I would choose B if I had to guess, but no option fits.",
 ]
+HEDGED_LETTERS += [  # in Chinese, whose characters are no border to a letter for Python's \\b
+    *(
+        "答案是A或B都可以",
+        "答案是B或C都行",
+        "答案是B（或C）",
+        "选A或选B",
+        "答案：B、C都正确",
+        "答案是B，C也对",
+        "答案：B/D都可能",
+    ),
+    *(
+        "选项B错误",
+        "选项B是错误的",
+        "选项B不正确",
+        "答案是B不对",
+        "答案是B的说法错误",
+        "答案是B吗？不是",
+        "选B就错了",
+        "答案：B错",
+    ),
+    *("不应选B", "不能选B", "没有选B", "不要选择B", "排除选项B", "答案不能是B", "答案是BMW", "答案是B2", "答案是Bär"),
+]
 HEDGED_NAMES = [
     *("Paris or London", "London or Paris", "Paris; London; Rome", "Paris\nLondon\nRome", "Paris. London. Rome."),
     *("The answer is Paris. Or London.", "The answer is Paris? No.", "Paris. No, London.", "**Paris** is wrong."),
@@ -700,9 +723,26 @@ def test_cheat_does_not_pass(grader: Judge, gold: str, answer: str, question: st
     assert grader(generation(answer, gold, prompt=question)).verdict is not True
 
 
+CHINESE = [
+    *(
+        "【答案】B",
+        "【正确答案】：B",
+        "B。",
+        "最终answer：B",
+        "B选项最符合题意",
+        "符合题意的是B",
+        "故选B因为A错误",
+        "答案是B项x=1",
+    ),
+    *("答案是B而A不对", "选B而不是A", "答案是B，A和C都错误", "答案是B不是A", "不能选A，应选B"),
+    *("选项A错误，选项C不正确。答案是B", "A不对，C不对，所以选B", "没有选A的理由，答案是B", "答案是B吗？是的，答案是B"),
+    *("排除A、C、D，答案选B", "选项C是错误的，选项B是正确的", "特别是，答案是B", "分别分析可知选B"),
+]
 HONEST = [
     (Maths(), "4", "There is no doubt that it is 4."),
     (Maths(), "4", "It is not 3. It is 4."),
+    (Maths(), "4", "答案不是 3，是 4。"),
+    (Maths(), "4", "它的类别为 4"),
     (Maths(), "4", r"\[\boxed{4}\]" "\n\n" r"\[\boxed{4}\]"),
     (Maths(), "(3,4)", "(3, 4)"),
     (Maths(), "1,-2", "1, -2"),
@@ -722,6 +762,7 @@ HONEST = [
     (Choice(), "B", r"\boxed{\text{Answer: B}}"),
     (Choice(), "B", "If we choose A = 1, the answer is A or C. It is larger.\n\nAnswer: B"),
     (Choice(), "B", "如果 x=1，应选A，但是 x=2。\n\n答案：B"),
+    *((Choice(), "B", answer) for answer in CHINESE),
     (ExactMatch(), "Paris", "Paris\nFrance is a country whose capital it has been for long."),
     (ExactMatch(), "Paris", "**Paris**, not London."),
     (ExactMatch(), "Paris", r"**Answer:** $\boxed{\text{Paris}}$"),
