@@ -161,6 +161,11 @@ def test_phrases_that_state_the_answer(text: str, phrases: list[str]) -> None:
         ("The answer is one of 1, 2 or 3.", "1, 2, 3"),
         ("The answer is 2 and 3.", "2 and 3"),
         ("By day 3, 12 are left.", "12"),
+        ("We need 1 000 of the 2 100 W lamps.", "100"),  # "2 100 W" may be two lamps of 100 W
+        ("We need 1 000 lamps", "1 000"),
+        ("It is 1.234.567 now", "1.234.567"),
+        ("So it is 0.333... of it.", "0.333..."),
+        ("one of 0.1, 0.2... 0.9", "0.1, 0.2, 0.9"),
     ],
 )
 def test_final_answer(answer: str, found: str) -> None:
@@ -207,6 +212,11 @@ EQUAL = [
     (r"(-\infty, 2) \cup [3, 5)", r"x < 2 \text{ or } 3 \le x < 5", r"3 \le x < 5, x < 2"),
     (r"x < 2 \text{ or } x > 7", r"(-\infty,2)\cup(7,\infty)"),
     ("17", "= 17", r"=17\text{ cm}", "17\\"),  # a box with "17\ "
+    ("34000", "34 000", "34\u00a0000", "34\u202f000", r"34\,000", "34,000"),
+    ("5600000", "5.600.000", "5 600 000", "5,600,000"),
+    ("6", "6.000", "6.00...", r"\approx 6", "≈ 6", "6th", r"6^\text{th}", r"6^{\text{th}}", "6^{th}"),
+    (r"\frac{8}{11}", r"0.\overline{72}", r"0.\dot{7}\dot{2}", r"0.\dot7\dot2"),
+    ("3.14", "3.14...", r"\approx 3.14"),  # the dots, which cut a longer decimal, count for nothing
     (r"15\mbox{ cm}^2", "15", r"15\text{ cm}^2", "15 cm^2"),
 ]
 
@@ -272,6 +282,19 @@ UNEQUAL = [
     ("2s", "2h"),
     ("6 - 5i", "6 + 5i"),
     (r"\cot x", r"\tan x"),
+    ("34000", "34.000"),
+    ("34", "34 000"),
+    ("34000", "34 00"),
+    ("34.5", "34.500.000"),
+    ("34, 500", "34 500"),
+    ("3.14159", "3.14..."),
+    (r"\pi", r"\approx 3.14"),
+    ("6", r"\approx 5.9"),
+    ("6", r"5.9 \approx 6"),
+    ("6", r"6^\text{2}"),
+    ("6", "6th^2"),
+    (r"\frac{8}{11}", r"0.\dot{2}\dot{7}"),
+    ("10, 10, 20", "10, 20, 20"),
 ]
 
 
