@@ -27,7 +27,6 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
 from trace_labels import LABELS, SHARED, LabelledTrace, labelled_traces
 
 from alttrain.dataset import embedded_rows
@@ -379,11 +378,12 @@ def _regressions(
     matrix = csr_matrix(
         (values, np.array(columns, dtype=np.int32), np.array(ends, dtype=np.int32)), shape=(len(rows), len(names))
     )
-    with threadpool_limits(2):  # sums in another order would end at slightly different weights
-        return [
-            LogisticRegression(C=STRENGTH, solver="liblinear", random_state=0).fit(matrix, labels[:, number], counted)
-            for number in range(len(LETTERS))
-        ]
+    return [_regression().fit(matrix, labels[:, number], counted) for number in range(len(LETTERS))]
+
+
+def _regression() -> LogisticRegression:
+    """Its tolerance is so small that threads and processors, which add in other orders, end at the same weights."""
+    return LogisticRegression(C=STRENGTH, solver="liblinear", tol=1e-9, max_iter=10_000, random_state=0)
 
 
 def cross_validated(
