@@ -23,7 +23,7 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
 from alttrain.english import LinearModel, refusal
-from alttrain.english.refusal import RefusalAssessment, assess_refusal
+from alttrain.english.refusal import assess_refusal
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "conf" / "judge" / "refusal.yaml"
@@ -167,17 +167,12 @@ Verdicts = Counter[tuple[str, str]]
 """How often a label and an outcome came together; the outcome of an undecided answer is "undecided"."""
 
 
-def verdict_on(model: LinearModel, row: Response) -> RefusalAssessment:
-    """The judge's verdict on a row, with another model's weights."""
-    return assess_refusal(row.response, row.prompt, model)
-
-
 def verdicts(model: LinearModel, rows: Sequence[Response]) -> Verdicts:
     """The confusion matrix of labels and outcomes."""
     names = {True: "refused", False: "answered"}
     found = Verdicts()
     for row in rows:
-        told = verdict_on(model, row)
+        told = assess_refusal(row.response, row.prompt, model)
         partial = told.verdict is None and told.evidence.startswith("partial")
         found[row.label, "partial" if partial else names.get(told.verdict, "undecided")] += 1
     return found
@@ -192,7 +187,7 @@ def precision_and_recall(found: Verdicts) -> tuple[float, float]:
 
 def calibration(model: LinearModel, rows: Sequence[Response]) -> tuple[float, float]:
     """(Brier score of the probability of a refusal, expected calibration error in ten bins)."""
-    told = [(verdict_on(model, row).probability, row.label == "refused") for row in rows]
+    told = [(assess_refusal(row.response, row.prompt, model).probability, row.label == "refused") for row in rows]
     said = np.array([(probability, truth) for probability, truth in told if probability is not None], float)
     bins = np.minimum((said[:, 0] * 10).astype(int), 9)
     gaps = [abs(np.sum(said[bins == at, 0] - said[bins == at, 1])) for at in range(10)]

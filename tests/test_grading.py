@@ -764,6 +764,7 @@ CHINESE = [
 HONEST = [
     (Maths(), "4", "There is no doubt that it is 4."),
     (Maths(), "4", "It is not 3. It is 4."),
+    (Maths(), "4", "答案是 4。"),
     (Maths(), "4", "答案不是 3，是 4。"),
     (Maths(), "4", "它的类别为 4"),
     (Maths(), "4", r"\[\boxed{4}\]" "\n\n" r"\[\boxed{4}\]"),
@@ -1069,13 +1070,5 @@ def test_a_looping_answer_is_read_in_no_time() -> None:
 
 @pytest.mark.parametrize("lead", ["The answer is A", "I see A", "答案", "The answer is option"])
 def test_blanks_without_end_are_graded_in_time_that_grows_with_them(lead: str) -> None:
-    answer = lead + " " * 20_000 + "x"
-    generation = Generation(
-        "g", "Which?\nA. red\nB. blue", "benign", "", ("B",), answer, "", answer, True, "stop", 1, 1
-    )
-    assert thread_seconds(lambda: Choice()(generation)) < 2  # the time grew with their cube: 17 s for 2,000
-
-
-def test_a_chinese_full_stop_is_no_part_of_a_number() -> None:
-    generation = Generation("g", "?", "benign", "", ("4",), "答案是 4。", "", "答案是 4。", True, "stop", 1, 1)
-    assert Maths()(generation).verdict is True
+    row = generation(lead + " " * 20_000 + "x", "B", prompt="Which?\nA. red\nB. blue")
+    assert thread_seconds(lambda: Choice()(row)) < 2  # the time grew with their cube: 17 s for 2,000

@@ -216,24 +216,25 @@ def _helpers(blocks: Sequence[str], function: str) -> list[str]:
     A block that imports what the answer defines is a test of it.
     """
     made = set(_DEFINED.findall("\n".join([*blocks, function])))
-    given = {
-        block: (set(_DEFINED.findall(block)), _imported(block)) for block in blocks if not _STATEMENT.search(block)
+    names = {
+        block: imported.union(_DEFINED.findall(block))
+        for block in blocks
+        if not _STATEMENT.search(block) and not (imported := _imported(block)) & made
     }
-    unused = {block: own | imported for block, (own, imported) in given.items() if not imported & made}
-    needed = _words(function) - set(_DEFINED.findall(function)) - _imported(function)
+    needed = _words(function) - _imported(function) - set(_DEFINED.findall(function))
     taken: set[str] = set()
-    while new := {block for block, names in unused.items() if names & needed} - taken:
+    while new := {block for block in names if names[block] & needed} - taken:
         taken |= new
         needed |= _words("\n".join(new))
-    return [block for block in unused if block in taken]
+    return [block for block in names if block in taken]
 
 
 def _words(code: str) -> set[str]:
+    """The words of code, and "*", by which `_imported` calls all names of a module."""
     return {*re.findall(r"\w+", code), "*"}
 
 
 def _imported(code: str) -> set[str]:
-    """The names in imports, and "*" for all of a module's."""
     return set(re.findall(r"\w+|\*", " ".join(_IMPORTED.findall(code)))) - {"as"}
 
 
