@@ -344,7 +344,7 @@ def training_thoughts(traces: Iterable[LabelledTrace], seed: int = 0) -> list[Th
     return [*read, *structured(seed, 400, going_on), *built_thoughts(seed, BUILT)]
 
 
-def fit(thoughts: Sequence[Thought], kept: int = KEPT) -> LinearModel:
+def fit(thoughts: Sequence[Thought]) -> LinearModel:
     """The model fitted to these thoughts."""
     rows = [found for texts, *_ in thoughts for found in features(texts)]
     labels = np.array([[letter in own for letter in LETTERS] for _, letters, _ in thoughts for own in letters])
@@ -359,9 +359,9 @@ def fit(thoughts: Sequence[Thought], kept: int = KEPT) -> LinearModel:
 
     columns = np.flatnonzero(matrix.getnnz(axis=0) > 1)
     models = regressions(columns)
-    if len(columns) > kept:
+    if len(columns) > KEPT:
         size = np.abs([model.coef_[0] for model in models]).max(0)
-        columns = np.sort(columns[np.argsort(-size, kind="stable")[:kept]])
+        columns = np.sort(columns[np.argsort(-size, kind="stable")[:KEPT]])
         models = regressions(columns)
     weights = np.round([model.coef_[0] for model in models], 2).T
     return LinearModel(
