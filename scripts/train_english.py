@@ -20,10 +20,11 @@ from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from alttrain.english import LinearModel, refusal
-from alttrain.english.refusal import RefusalAssessment, assess_refusal
+from alttrain.english.refusal import assess_refusal
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "conf" / "judge" / "refusal.yaml"
@@ -78,39 +79,34 @@ def xstest(model: str, folder: Path = XSTEST) -> list[Response]:
 
 def fit_linear(features: Sequence[dict[str, float]], labels: dict[str, np.ndarray], folds: np.ndarray) -> LinearModel:
     """A sigmoid for each label, calibrated on the scores of models that had not seen the row (Platt scaling)."""
+    table = DictVectorizer()
+    matrix = table.fit_transform(features)
+    matrix.sort_indices()
     scores = {label: np.zeros(len(features)) for label in labels}
     for fold in range(FOLDS):
         seen, unseen = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        names, fitted = _fit([features[i] for i in seen], {label: truth[seen] for label, truth in labels.items()})
-        matrix = _matrix([features[i] for i in unseen], names)
+        columns, fitted = _fit(matrix[seen], {label: truth[seen] for label, truth in labels.items()})
         for label, model in fitted.items():
-            scores[label][unseen] = model.decision_function(matrix)
-    names, fitted = _fit(features, labels)
+            scores[label][unseen] = model.decision_function(matrix[unseen][:, columns])
+    columns, fitted = _fit(matrix, labels)
     weights, intercepts = [], []
     for label, model in fitted.items():
         platt = LogisticRegression(C=1e6).fit(scores[label][:, None], labels[label])
         slope = platt.coef_[0, 0]
         weights.append(slope * model.coef_[0])
         intercepts.append(round(float(slope * model.intercept_[0] + platt.intercept_[0]), 4))
-    table = {name: tuple(float(row[at]) for row in weights) for name, at in names.items()}
-    return LinearModel(tuple(labels), tuple(intercepts), table)
+    names = table.get_feature_names_out()[columns]
+    return LinearModel(tuple(labels), tuple(intercepts), dict(zip(names, zip(*weights, strict=True), strict=True)))
 
 
-def _fit(
-    features: Sequence[dict[str, float]], labels: dict[str, np.ndarray]
-) -> tuple[dict[str, int], dict[str, LogisticRegression]]:
-    """The features with the largest weights, and a logistic regression on them for each label."""
-    counts = Counter(name for row in features for name in row)
-    names = {name: at for at, name in enumerate(sorted(name for name, count in counts.items() if count > 1))}
-    matrix = _matrix(features, names)
-    found = [_regression().fit(matrix, truth) for truth in labels.values()]
-    often = np.sqrt(np.bincount(matrix.indices, minlength=len(names)))
+def _fit(matrix: csr_matrix, labels: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, LogisticRegression]]:
+    """The columns with the largest weights, and a logistic regression on them for each label."""
+    columns = np.flatnonzero(matrix.getnnz(axis=0) > 1)
+    found = [_regression().fit(matrix[:, columns], truth) for truth in labels.values()]
+    often = np.sqrt(matrix.getnnz(axis=0)[columns])
     weighs = np.max([np.abs(model.coef_[0]) for model in found], axis=0) * often
-    listed = list(names)
-    kept = sorted(listed[at] for at in np.argsort(-weighs, kind="stable")[:KEPT])
-    names = {name: at for at, name in enumerate(kept)}
-    matrix = _matrix(features, names)
-    return names, {label: _regression().fit(matrix, truth) for label, truth in labels.items()}
+    columns = np.sort(columns[np.argsort(-weighs, kind="stable")[:KEPT]])
+    return columns, {label: _regression().fit(matrix[:, columns], truth) for label, truth in labels.items()}
 
 
 def _regression() -> LogisticRegression:
@@ -123,17 +119,6 @@ def _regression() -> LogisticRegression:
         max_iter=5000,
         tol=1e-3,
     )
-
-
-def _matrix(features: Sequence[dict[str, float]], names: dict[str, int]) -> csr_matrix:
-    values, columns, ends = [], [], [0]
-    for row in features:
-        known = sorted((names[name], value) for name, value in row.items() if name in names)
-        columns += [column for column, _ in known]
-        values += [value for _, value in known]
-        ends.append(len(columns))
-    shape = (len(features), len(names))
-    return csr_matrix((values, np.array(columns, np.int32), np.array(ends, np.int32)), shape=shape)
 
 
 def fold_of(text: str) -> int:
@@ -167,17 +152,12 @@ Verdicts = Counter[tuple[str, str]]
 """How often a label and an outcome came together; the outcome of an undecided answer is "undecided"."""
 
 
-def verdict_on(model: LinearModel, row: Response) -> RefusalAssessment:
-    """The judge's verdict on a row, with another model's weights."""
-    return assess_refusal(row.response, row.prompt, model)
-
-
 def verdicts(model: LinearModel, rows: Sequence[Response]) -> Verdicts:
     """The confusion matrix of labels and outcomes."""
     names = {True: "refused", False: "answered"}
     found = Verdicts()
     for row in rows:
-        told = verdict_on(model, row)
+        told = assess_refusal(row.response, row.prompt, model)
         partial = told.verdict is None and told.evidence.startswith("partial")
         found[row.label, "partial" if partial else names.get(told.verdict, "undecided")] += 1
     return found
@@ -192,7 +172,7 @@ def precision_and_recall(found: Verdicts) -> tuple[float, float]:
 
 def calibration(model: LinearModel, rows: Sequence[Response]) -> tuple[float, float]:
     """(Brier score of the probability of a refusal, expected calibration error in ten bins)."""
-    told = [(verdict_on(model, row).probability, row.label == "refused") for row in rows]
+    told = [(assess_refusal(row.response, row.prompt, model).probability, row.label == "refused") for row in rows]
     said = np.array([(probability, truth) for probability, truth in told if probability is not None], float)
     bins = np.minimum((said[:, 0] * 10).astype(int), 9)
     gaps = [abs(np.sum(said[bins == at, 0] - said[bins == at, 1])) for at in range(10)]

@@ -19,15 +19,14 @@ import argparse
 import itertools
 import random
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from sklearn.base import clone
+from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
 from trace_labels import LABELS, SHARED, LabelledTrace, labelled_traces
 
 from alttrain.dataset import embedded_rows
@@ -345,45 +344,34 @@ def training_thoughts(traces: Iterable[LabelledTrace], seed: int = 0) -> list[Th
     return [*read, *structured(seed, 400, going_on), *built_thoughts(seed, BUILT)]
 
 
-def fit(thoughts: Sequence[Thought], kept: int = KEPT) -> LinearModel:
+def fit(thoughts: Sequence[Thought]) -> LinearModel:
     """The model fitted to these thoughts."""
     rows = [found for texts, *_ in thoughts for found in features(texts)]
     labels = np.array([[letter in own for letter in LETTERS] for _, letters, _ in thoughts for own in letters])
     counted = np.array([weight for texts, _, weight in thoughts for _ in texts])
-    counts = Counter(name for row in rows for name in row)
-    names = sorted(name for name, count in counts.items() if count > 1)
-    models = _regressions(rows, labels, counted, names)
-    size = np.abs([model.coef_[0] for model in models]).max(0)
-    if len(names) > kept:
-        names = sorted(np.array(names, dtype=object)[np.argsort(-size, kind="stable")[:kept]])
-        models = _regressions(rows, labels, counted, names)
-    weights = np.array([model.coef_[0] for model in models]).T
+    table = DictVectorizer()
+    matrix = table.fit_transform(rows)
+
+    def regressions(columns: np.ndarray) -> list[LogisticRegression]:
+        # so small a tolerance that threads and processors, which add in other orders, end at the same weights
+        model = LogisticRegression(C=STRENGTH, solver="liblinear", tol=1e-9, max_iter=10_000, random_state=0)
+        return [clone(model).fit(matrix[:, columns], labels[:, number], counted) for number in range(len(LETTERS))]
+
+    columns = np.flatnonzero(matrix.getnnz(axis=0) > 1)
+    models = regressions(columns)
+    if len(columns) > KEPT:
+        size = np.abs([model.coef_[0] for model in models]).max(0)
+        columns = np.sort(columns[np.argsort(-size, kind="stable")[:KEPT]])
+        models = regressions(columns)
+    weights = np.round([model.coef_[0] for model in models], 2).T
     return LinearModel(
         tuple(LETTERS),
         tuple(float(f"{model.intercept_[0]:.4g}") for model in models),
-        {name: tuple(map(float, own)) for name, own in zip(names, np.round(weights, 2), strict=True)},
+        {
+            name: tuple(map(float, own))
+            for name, own in zip(table.get_feature_names_out()[columns], weights, strict=True)
+        },
     )
-
-
-def _regressions(
-    rows: Sequence[dict[str, float]], labels: np.ndarray, counted: np.ndarray, names: Sequence[str]
-) -> list[LogisticRegression]:
-    index = {name: number for number, name in enumerate(names)}
-    columns, values, ends = [], [], [0]
-    for row in rows:
-        for name, value in row.items():
-            if name in index:
-                columns.append(index[name])
-                values.append(value)
-        ends.append(len(columns))
-    matrix = csr_matrix(
-        (values, np.array(columns, dtype=np.int32), np.array(ends, dtype=np.int32)), shape=(len(rows), len(names))
-    )
-    with threadpool_limits(2):  # sums in another order would end at slightly different weights
-        return [
-            LogisticRegression(C=STRENGTH, solver="liblinear", random_state=0).fit(matrix, labels[:, number], counted)
-            for number in range(len(LETTERS))
-        ]
 
 
 def cross_validated(

@@ -161,6 +161,11 @@ def test_phrases_that_state_the_answer(text: str, phrases: list[str]) -> None:
         ("The answer is one of 1, 2 or 3.", "1, 2, 3"),
         ("The answer is 2 and 3.", "2 and 3"),
         ("By day 3, 12 are left.", "12"),
+        ("We need 1 000 of the 2 100 W lamps.", "100"),  # "2 100 W" may be two lamps of 100 W
+        ("We need 1 000 lamps", "1 000"),
+        ("It is 1.234.567 now", "1.234.567"),
+        ("So it is 0.333... of it.", "0.333..."),
+        ("one of 0.1, 0.2... 0.9", "0.1, 0.2, 0.9"),
     ],
 )
 def test_final_answer(answer: str, found: str) -> None:
@@ -207,6 +212,11 @@ EQUAL = [
     (r"(-\infty, 2) \cup [3, 5)", r"x < 2 \text{ or } 3 \le x < 5", r"3 \le x < 5, x < 2"),
     (r"x < 2 \text{ or } x > 7", r"(-\infty,2)\cup(7,\infty)"),
     ("17", "= 17", r"=17\text{ cm}", "17\\"),  # a box with "17\ "
+    ("34000", "34 000", "34\u00a0000", "34\u202f000", r"34\,000", "34,000"),
+    ("5600000", "5.600.000", "5 600 000", "5,600,000"),
+    ("6", "6.000", "6.00...", r"\approx 6", "≈ 6", "6th", r"6^\text{th}", r"6^{\text{th}}", "6^{th}"),
+    (r"\frac{8}{11}", r"0.\overline{72}", r"0.\dot{7}\dot{2}", r"0.\dot7\dot2"),
+    ("3.14", "3.14...", r"\approx 3.14"),  # the dots, which cut a longer decimal, count for nothing
     (r"15\mbox{ cm}^2", "15", r"15\text{ cm}^2", "15 cm^2"),
 ]
 
@@ -272,6 +282,19 @@ UNEQUAL = [
     ("2s", "2h"),
     ("6 - 5i", "6 + 5i"),
     (r"\cot x", r"\tan x"),
+    ("34000", "34.000"),
+    ("34", "34 000"),
+    ("34000", "34 00"),
+    ("34.5", "34.500.000"),
+    ("34, 500", "34 500"),
+    ("3.14159", "3.14..."),
+    (r"\pi", r"\approx 3.14"),
+    ("6", r"\approx 5.9"),
+    ("6", r"5.9 \approx 6"),
+    ("6", r"6^\text{2}"),
+    ("6", "6th^2"),
+    (r"\frac{8}{11}", r"0.\dot{2}\dot{7}"),
+    ("10, 10, 20", "10, 20, 20"),
 ]
 
 
@@ -615,6 +638,7 @@ def test_gold_of_cmmlu() -> None:
 # --- cheats: what names the right answer without giving it ---
 
 HEDGED_NUMBERS = [
+    *("答案不是 4", "答案是 4 吗？", "4 是错的"),
     *("one of 1, 2, ... 9", "It is one of 1, 2, 3 or 4.", "1, 2, 3, 4", "1 2 3 4", "1;2;3;4", "1\n2\n3\n4", "3|4"),
     *(
         "{3, 4}",
@@ -664,6 +688,28 @@ HEDGED_LETTERS = [
     *("The answer is B when it rains, but C when it does not.", "The answer is B but it could also be C."),
     r"\boxed{17}. I would choose B if I had to guess, but no option fits.",
 ]
+HEDGED_LETTERS += [  # in Chinese, whose characters are no border to a letter for Python's \\b
+    *(
+        "答案是A或B都可以",
+        "答案是B或C都行",
+        "答案是B（或C）",
+        "选A或选B",
+        "答案：B、C都正确",
+        "答案是B，C也对",
+        "答案：B/D都可能",
+    ),
+    *(
+        "选项B错误",
+        "选项B是错误的",
+        "选项B不正确",
+        "答案是B不对",
+        "答案是B的说法错误",
+        "答案是B吗？不是",
+        "选B就错了",
+        "答案：B错",
+    ),
+    *("不应选B", "不能选B", "没有选B", "不要选择B", "排除选项B", "答案不能是B", "答案是BMW", "答案是B2", "答案是Bär"),
+]
 HEDGED_NAMES = [
     *("Paris or London", "London or Paris", "Paris; London; Rome", "Paris\nLondon\nRome", "Paris. London. Rome."),
     *("The answer is Paris. Or London.", "The answer is Paris? No.", "Paris. No, London.", "**Paris** is wrong."),
@@ -700,9 +746,27 @@ def test_cheat_does_not_pass(grader: Judge, gold: str, answer: str, question: st
     assert grader(generation(answer, gold, prompt=question)).verdict is not True
 
 
+CHINESE = [
+    *(
+        "【答案】B",
+        "【正确答案】：B",
+        "B。",
+        "最终answer：B",
+        "B选项最符合题意",
+        "符合题意的是B",
+        "故选B因为A错误",
+        "答案是B项x=1",
+    ),
+    *("答案是B而A不对", "选B而不是A", "答案是B，A和C都错误", "答案是B不是A", "不能选A，应选B"),
+    *("选项A错误，选项C不正确。答案是B", "A不对，C不对，所以选B", "没有选A的理由，答案是B", "答案是B吗？是的，答案是B"),
+    *("排除A、C、D，答案选B", "选项C是错误的，选项B是正确的", "特别是，答案是B", "分别分析可知选B"),
+]
 HONEST = [
     (Maths(), "4", "There is no doubt that it is 4."),
     (Maths(), "4", "It is not 3. It is 4."),
+    (Maths(), "4", "答案是 4。"),
+    (Maths(), "4", "答案不是 3，是 4。"),
+    (Maths(), "4", "它的类别为 4"),
     (Maths(), "4", r"\[\boxed{4}\]" "\n\n" r"\[\boxed{4}\]"),
     (Maths(), "(3,4)", "(3, 4)"),
     (Maths(), "1,-2", "1, -2"),
@@ -722,6 +786,7 @@ HONEST = [
     (Choice(), "B", r"\boxed{\text{Answer: B}}"),
     (Choice(), "B", "If we choose A = 1, the answer is A or C. It is larger.\n\nAnswer: B"),
     (Choice(), "B", "如果 x=1，应选A，但是 x=2。\n\n答案：B"),
+    *((Choice(), "B", answer) for answer in CHINESE),
     (ExactMatch(), "Paris", "Paris\nFrance is a country whose capital it has been for long."),
     (ExactMatch(), "Paris", "**Paris**, not London."),
     (ExactMatch(), "Paris", r"**Answer:** $\boxed{\text{Paris}}$"),
@@ -816,6 +881,35 @@ def test_helpers_in_blocks_of_their_own_are_part_of_the_program() -> None:
     exec(program(answer, PROMPT, "area"), namespace)
     assert (namespace["area"](4), namespace["unit"]()) == (8.0, 1)
     assert "area(1)" not in code_of(answer, "area")
+
+
+SOLUTION = "def area(r):\n    return square(r)"
+SQUARE = "def square(r):\n    return r * r"
+CHAIN = [
+    "from math import *",
+    "import math as m",
+    "def unit():\n    return m.pi",
+    "def square(r):\n    return unit() * r",
+]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "taken"),
+    [
+        ([SQUARE, SOLUTION, "def test_area():\n    assert area(1) == 3"], [SQUARE]),  # its test, which is not run
+        ([SQUARE, SOLUTION, "import pytest\n\ndef test_area():\n    assert area(1) == 1"], [SQUARE]),
+        ([SQUARE, SOLUTION, "from solution import area\n\nclass TestArea:\n    pass"], [SQUARE]),
+        ([SQUARE, SOLUTION, "from solution import square\n\ndef test_square():\n    pass"], [SQUARE]),
+        ([SQUARE, SOLUTION, "from solution import (\n    area,\n    square,\n)\n\ndef test():\n    pass"], [SQUARE]),
+        ([SQUARE, SOLUTION, "assert area(1) == 1"], [SQUARE]),
+        (["import scipy\n\ndef area(r):\n    return 0", SQUARE, SOLUTION], [SQUARE]),  # a version that was given up
+        ([f"def area(r):\n    return 0\n\n{SQUARE}", SOLUTION], [f"def area(r):\n    return 0\n\n{SQUARE}"]),
+        ([*CHAIN, SOLUTION], CHAIN),
+    ],
+)
+def test_a_program_is_the_function_and_the_blocks_that_it_needs(blocks: list[str], taken: list[str]) -> None:
+    answer = "\n\n".join(f"Then:\n```python\n{block}\n```" for block in blocks)
+    assert code_of(answer, "area").strip() == "\n\n".join([*taken, SOLUTION])
 
 
 BODIES = ["    x = half(r)\n    return x", "x = half(r)\n    return x", "x = half(r)\nreturn x"]
@@ -976,13 +1070,5 @@ def test_a_looping_answer_is_read_in_no_time() -> None:
 
 @pytest.mark.parametrize("lead", ["The answer is A", "I see A", "答案", "The answer is option"])
 def test_blanks_without_end_are_graded_in_time_that_grows_with_them(lead: str) -> None:
-    answer = lead + " " * 20_000 + "x"
-    generation = Generation(
-        "g", "Which?\nA. red\nB. blue", "benign", "", ("B",), answer, "", answer, True, "stop", 1, 1
-    )
-    assert thread_seconds(lambda: Choice()(generation)) < 2  # the time grew with their cube: 17 s for 2,000
-
-
-def test_a_chinese_full_stop_is_no_part_of_a_number() -> None:
-    generation = Generation("g", "?", "benign", "", ("4",), "答案是 4。", "", "答案是 4。", True, "stop", 1, 1)
-    assert Maths()(generation).verdict is True
+    row = generation(lead + " " * 20_000 + "x", "B", prompt="Which?\nA. red\nB. blue")
+    assert thread_seconds(lambda: Choice()(row)) < 2  # the time grew with their cube: 17 s for 2,000

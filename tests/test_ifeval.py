@@ -163,6 +163,14 @@ def test_loose_forms() -> None:
             "an argument has the wrong type: '>=' not supported ",
         ),
         (
+            ("keywords:existence", {"keywords": "oak"}),  # read as a list, it is three letters
+            "an argument has the wrong type: expected a list of words, got 'oak'",
+        ),
+        (
+            ("keywords:forbidden_words", {"forbidden_words": "oak"}),
+            "an argument has the wrong type: expected a list of words, got 'oak'",
+        ),
+        (
             ("keywords:frequency", {"keyword": 5, "frequency": 3, "relation": "at least"}),
             "an argument has the wrong type: 'int' object has no attribute 'strip'",
         ),

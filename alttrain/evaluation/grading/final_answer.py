@@ -18,7 +18,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*+(?:\{|(\w+))")
 _BETWEEN = re.compile(r"\\(?:text|mbox)\s*\{|\\(?:quad|[()\[\],; ])|[{}$]|\b[a-zA-Z]\s*=")
 _JOINT = re.compile(r"\s*(?:[,;/|]?|[,;]?\s*(?:and|or|\\lor|\\vee))\s*")
 _MARK = re.compile(
-    r"#{4,}|(?:\bfinal\s+answer|\banswer)\b(?:[^.:\n=]{0,60}?\b(?:is|are)\b(?:\s*[:：])?|\s*[:：=]|[ \t]*$)"
+    r"#{4,}|(?a:\b)(?:final\s+)?answer(?a:\b)(?:[^.:\n=]{0,60}?\b(?:is|are)\b(?:\s*[:：])?|\s*[:：=]|[ \t]*$)"
     r"|答案(?:\s*+(?:[是为][:：]?|[:：])|[ \t]*+$)",
     re.I | re.M,
 )
@@ -28,7 +28,8 @@ _WRONG = re.compile(r"\b(?:wrong|incorrect|false) $", re.I)
 _DENIED = re.compile(
     r"(?:\b(?:not|never|neither|nor|cannot|except|hardly|far from|rather than|instead of|other than|is it|"
     r"was it|(?:any|every)thing but|all but|(?<!no )(?<!without )doubt|(?:wrong|incorrect|false)(?: answer| to say)?)"
-    r"|n['’]t|\\neq?\b|≠)"
+    r"|n['’]t|\\neq?\b|≠"
+    r"|(?:[不勿未]|没有?|(?<!南)非|(?<![㐀-鿿])别|排除)(?:应该?|应当|该|能够?|要|可能?|可以|会|必|一定|是|为|等于|选择?)*)"
     r"(?:[^\S\n]+(?:an?|the|in|by|of|be|been|is|was|it|that|to|called|equals?|really|actually|exactly|answer))*"
     r"[ $*({\[\"']*$",
     re.I,
@@ -37,7 +38,9 @@ _TAKEN_BACK = re.compile(
     r"[\"'”’*)\]}$]{0,4}(?:\s(?:is|was|are)(?:(?: not|n['’]t)(?: (?:it|the|correct|right|true)\b|\s*[.,!]|$)"
     r"| (?:wrong|incorrect|false|out)\b)|\sain['’]t\b"
     r"|\sdoes(?: not|n['’]t) (?:apply|count|fit)\b|\s?[-–—:,.]\s*(?:wrong|incorrect|false|no)\b(?=\s*(?:[.!]|$))"
-    r"|\?\s*(?:no|nope|not)\b|!\s*not\b|\sor not\b)",
+    r"|\?\s*(?:no|nope|not)\b|!\s*not\b|\sor not\b"
+    r"|\s*(?:选?项)?\s*[:：]?(?:[也都均是为就的]|说法|显然|明显)*(?:错|不(?:正确|对|成立|符合|可能|[能可]?选|行)"
+    r"|不是(?!\s*[A-Z\d])|吗[?？]?(?!\s*[是对])))",
     re.I,
 )
 

@@ -27,6 +27,8 @@ from alttrain.records import Generation, Judgement
 
 _FENCE = re.compile(r"^[ \t]*(```|~~~)[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*\1|\1[ \t]*$|\Z)", re.M | re.S)
 _STATEMENT = re.compile(r"^(?!(?:async|class|def|from|import)\b)[^\s@#)]", re.M)  # a line that is of no definition
+_DEFINED = re.compile(r"^(?:async[ \t]+def|def|class)[ \t]+(\w+)", re.M)
+_IMPORTED = re.compile(r"^(?:from[ \t]+\S+[ \t]+)?import\b[ \t]*(\([^)]{0,2000}\)|[^#\n]*)", re.M)
 _PYTHON = ("", "python", "python3", "py")
 _BLOCK = re.compile(r"(?:async|for|if|try|while|with|def)\b")
 _COLON = re.compile(r":\s*(?:#.*)?$")
@@ -192,7 +194,7 @@ def program(answer: str, prompt: str, entry_point: str) -> str:
 
 
 def code_of(answer: str, entry_point: str) -> str:
-    """The last Python fence that defines the entry point, after those that have only definitions, such as its helpers.
+    """The last Python fence that defines the entry point, after the fences of its helpers.
 
     Else the first Python fence, else the first fence, else the whole answer.
     """
@@ -200,12 +202,40 @@ def code_of(answer: str, entry_point: str) -> str:
     python = [code for _, language, code in fences if language.lower() in _PYTHON]
     blocks = [textwrap.dedent(code) for code in python]
     if defining := [code for code in blocks if _defines(code, entry_point)]:
-        helpers = [code for code in blocks if code is not defining[-1] and not _STATEMENT.search(code)]
-        return "\n".join([*helpers, defining[-1]])
+        return "\n".join([*_helpers([code for code in blocks if code is not defining[-1]], defining[-1]), defining[-1]])
     if fences:
         return python[0] if python else fences[0][2]
     start = _CODE_STARTS.search(answer) if _defines(answer, entry_point) else None
     return answer[start.start() :] if start else answer
+
+
+def _helpers(blocks: Sequence[str], function: str) -> list[str]:
+    """The blocks that a function needs, directly or through another, in their order.
+
+    Such a block has only definitions and imports, and makes a name that the function mentions and does not make itself.
+    A block that imports what the answer defines is a test of it.
+    """
+    made = set(_DEFINED.findall("\n".join([*blocks, function])))
+    names = {
+        block: imported.union(_DEFINED.findall(block))
+        for block in blocks
+        if not _STATEMENT.search(block) and not (imported := _imported(block)) & made
+    }
+    needed = _words(function) - _imported(function) - set(_DEFINED.findall(function))
+    taken: set[str] = set()
+    while new := {block for block in names if names[block] & needed} - taken:
+        taken |= new
+        needed |= _words("\n".join(new))
+    return [block for block in names if block in taken]
+
+
+def _words(code: str) -> set[str]:
+    """The words of code, and "*", by which `_imported` calls all names of a module."""
+    return {*re.findall(r"\w+", code), "*"}
+
+
+def _imported(code: str) -> set[str]:
+    return set(re.findall(r"\w+|\*", " ".join(_IMPORTED.findall(code)))) - {"as"}
 
 
 def _defines(code: str, entry_point: str) -> bool:

@@ -84,6 +84,13 @@ def _compared(count: int, relation: str, limit: int) -> bool:
     return count < limit if relation == "less than" else count >= limit
 
 
+def _listed(words: Any) -> list[str]:
+    """Raises TypeError for a single text, whose letters would be taken for the words."""
+    if not isinstance(words, list):
+        raise TypeError(f"expected a list of words, got {words!r}")
+    return words
+
+
 def _occurrences(text: str, word: str) -> list[str]:
     return re.findall(re.escape(word), text, re.I)
 
@@ -182,12 +189,12 @@ def _quotation(text: str) -> bool:
 
 
 CHECKS: Mapping[str, Callable[..., bool]] = {
-    "keywords:existence": lambda text, keywords: all(_occurrences(text, word) for word in keywords),
+    "keywords:existence": lambda text, keywords: all(_occurrences(text, word) for word in _listed(keywords)),
     "keywords:frequency": lambda text, keyword, frequency, relation: _compared(
         len(_occurrences(text, keyword.strip())), relation, frequency
     ),
     "keywords:forbidden_words": lambda text, forbidden_words: (
-        not any(re.search(rf"\b{re.escape(word)}\b", text, re.I) for word in forbidden_words)
+        not any(re.search(rf"\b{re.escape(word)}\b", text, re.I) for word in _listed(forbidden_words))
     ),
     "keywords:letter_frequency": lambda text, letter, let_frequency, let_relation: _compared(
         text.lower().count(letter.strip().lower()), let_relation, let_frequency

@@ -19,7 +19,9 @@ are applied first (`scripts/measure_graders.py` measures both):
 - decimals are compared exactly, words as words, numerals of other bases together with their base
 - lists must have the same number of members
 - brackets decide whether an interval is open or closed; a union may be written as inequalities
-- a decimal that repeats equals its fraction
+- a decimal that repeats equals its fraction; other dots after a decimal are nothing, as in math-verify: "3.14..." is
+  3.14, and neither 3.14159 nor pi
+- a single dot is a decimal point: "1.000" is 1, and "1.000.000", "1 000 000" and "1,000,000" are a million
 - an integral or sum that is not worked out is not an answer
 """
 
@@ -30,6 +32,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,8 +53,11 @@ _FORMULA = re.compile(
     r"|(?<![\\\d])\$(?=[^\s$])((?:\\\$|[^$\n])*?[^\s$\\])\$(?!\d)",
     re.S,
 )
+_GROUPS = r"(?:,\d{3})+|(?:[\u00a0\u2009\u202f]\d{3})+|(?: 0\d\d)(?: \d{3})*|(?:\.\d{3}){2,}"
+"""What follows a thousand: after a plain blank, "100" may be a number of its own, but "000" is not."""
 _NUMBER = re.compile(
-    r"(?<![\w.])[-−]?\\?[$€£¥]?\s?[-−]?(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)?(?:(?<=\d)\.\d+|(?<!\d)\.\d+|(?<=\d))"
+    rf"(?<![\w.])[-−]?\\?[$€£¥]?\s?[-−]?(?:\d{{1,3}}(?:{_GROUPS})(?!\d)|\d+)?"
+    r"(?:\.\d+(?:(?:\.{3}|…)(?!\s*[-−\d$]))?|(?<=\d))"
     r"(?:\s*/\s*\d[\d,]*)?(?:\s*\\?%|\s*percent\b)?"
 )
 _NAMED = re.compile(rf"\b(?:is|are|equals)\s+(?:(?:exactly|approximately|about)\s+)?({_NUMBER.pattern})")
@@ -67,10 +73,23 @@ _LIST = re.compile(r"[\s,;|/(){}\[\].]*")  # what is between the numbers of a li
 _SPACING = re.compile(r"\\(?:left|right|displaystyle|[,;! ])|[\s{}]|(?<=\\)[dtc](?=frac|binom)")
 _BLANKS = re.compile(r"\s+(?!\w)|(?<!\w)\s+")  # that divide nothing
 _TIMES = re.compile(r"\\times|×|\*")
-_COMMANDS = [r"\pi", r"\infty", r"\sqrt", r"\times", r"\cdot", r"\pm", r"\le", r"\ge", r"\cup", r"\in", r"\emptyset"]
+_COMMANDS = [
+    r"\pi",
+    r"\approx",
+    r"\infty",
+    r"\sqrt",
+    r"\times",
+    r"\cdot",
+    r"\pm",
+    r"\le",
+    r"\ge",
+    r"\cup",
+    r"\in",
+    r"\emptyset",
+]
 _SIGNS = str.maketrans(
     dict(zip("−–，（）＝½²³", ["-", "-", ",", "(", ")", "=", r"\frac{1}{2}", "^2", "^3"], strict=True))
-    | dict(zip("π∞√×·±≤≥∪∈∅", (f"{command} " for command in _COMMANDS), strict=True))
+    | dict(zip("π≈∞√×·±≤≥∪∈∅", (f"{command} " for command in _COMMANDS), strict=True))
 )
 _GONE = re.compile(
     r"(?<!\\)\\(?:left|right|displaystyle|quad|[!,;: ])(?![a-zA-Z])|~|\*\*|\\?[$€£¥]|(?<!\\)\\[()\[\]]"
@@ -83,11 +102,15 @@ _UNIT = re.compile(
 )
 _TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|mathbf|operatorname|rm|bf)\s*\{([^{}]*)\}")
 _SCALE = re.compile(r"\b(?:hundred|thousand|[mb]illion|dozen|squared|cubed)\b")  # words that change a number
-_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)")
+_THOUSANDS = re.compile(
+    r"(?<![\d.])\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)"
+    r"|(?<![\w.^_])\d{1,3}(?:(?:[ \u00a0\u2009\u202f]\d{3})+|(?:\.\d{3}){2,})(?!\d)"
+)
+_ORDINAL = re.compile(r"(?<=\d)(?:\s*\^\s*)?(?:\{\s*(?:st|nd|rd|th)\s*\}|(?:st|nd|rd|th)\b)")
 _PERCENT = re.compile(r"\\?%|\s*\bpercent\b")
 _REPEATING = re.compile(
-    r"(\d{0,20})\.(\d{0,20}?)(?:\\(?:overline|bar|dot)\s*\{?(\d{1,20})\}?"
-    r"|(?:(\d)\4\4+|(\d{2,20}?)\5+)(?:\.{3}|…|\\[lc]?dots\b))"
+    r"(\d{0,20})\.(\d{0,20}?)(?:\\dot\s*\{?(\d)\}?(\d{0,18})\\dot\s*\{?(\d)\}?|\\(?:overline|bar|dot)\s*\{?(\d{1,20})\}?"
+    r"|(?:(\d)\7\7+|(\d{2,20}?)\8+)(?:\.{3}|…|\\[lc]?dots\b))"
 )
 _NAME = re.compile(
     r"^(?:(?:\([a-z](?:\s*,\s*[a-z])*\)|[a-zA-Z](?:\([a-z]\))?(?=[^,;]*$)(?!.*(?:and|or)\b))\s*="
@@ -205,16 +228,19 @@ def plain_answer(text: str) -> str:
     if not _SCALE.search(text):
         text = re.sub(rf"\A\s*{_TEXT.pattern}\s*\Z", r"\1", text)  # its unit is to be seen
     text = re.sub(r",\s*\\!\s*", ",", re.sub(r"\\[dtc]frac", r"\\frac", text))
-    text = _UNIT.sub("", _GONE.sub("", text).strip().rstrip(".\\").strip().lstrip("= "))
-    text = re.sub(r"(?<![\\a-zA-Z])pi\b", r"\\pi", _TEXT.sub(r" \1 ", text))
+    text = _UNIT.sub("", _GONE.sub("", text).strip().rstrip(".\\").strip())
+    text = re.sub(r"^(?:[= ]|\\approx(?![a-zA-Z]))+", "", text)
+    text = re.sub(r"(?<![\\a-zA-Z])pi\b", r"\\pi", _ORDINAL.sub("", _TEXT.sub(r" \1 ", text)))
     text = re.sub(r"(\d) +(\d+)/(\d+)", r"\1\\frac{\2}{\3}", re.sub(r"\\frac(\\[a-z]+)", r"\\frac{\1}", text)).strip()
-    return text if re.search(r"[(\[]", text) else _THOUSANDS.sub(lambda number: re.sub("[{,}]", "", number[0]), text)
+    return (
+        text if re.search(r"[(\[]", text) else _THOUSANDS.sub(lambda number: re.sub(r"[{,}.\s]", "", number[0]), text)
+    )
 
 
 def _as_fraction(decimal: re.Match[str]) -> str:
     r"""A decimal that repeats, such as 0.1\overline{6} or 0.1666..., as a fraction."""
     whole, once, *repeated = decimal.groups()
-    block = next(filter(None, repeated))
+    block = "".join(filter(None, repeated))
     nines = 10 ** len(block) - 1
     return rf"\frac{{{int(f'0{whole}{once}') * nines + int(block)}}}{{{nines * 10 ** len(once)}}}"
 
@@ -252,9 +278,9 @@ def _equal(gold: str, candidate: str) -> bool:
         return gold.strip("().").casefold() == candidate.strip("().").casefold()
     if _BASED.fullmatch(gold) or _BASED.fullmatch(candidate):
         return re.sub("[{}]", "", gold) == re.sub("[{}]", "", candidate)
-    numbers = _number(gold), _number(candidate)
-    if None not in numbers:
-        return numbers[0] == numbers[1]
+    values = _number(gold), _number(candidate)
+    if None not in values:
+        return values[0] == values[1]
     if _OPERATION.search(candidate) and not _OPERATION.search(gold):
         last_side = re.split(r"=(?![^{}]*\})", candidate)[-1]
         return last_side != candidate and _equal(gold, last_side.strip())
@@ -268,6 +294,9 @@ def _equal(gold: str, candidate: str) -> bool:
     members = _members(gold), _members(candidate)
     if len(members[0]) != len(members[1]) and r"\pm" not in gold + candidate:
         return len(members[0]) == 1 and all(_equal(gold, member) for member in members[1])
+    numbers = [Counter(map(_number, side)) for side in members]
+    if not any(None in side for side in numbers):  # to math-verify a list is a set: "10, 10, 20" equals "10, 20, 20"
+        return numbers[0] == numbers[1]
     return verify_equal(gold, candidate)
 
 

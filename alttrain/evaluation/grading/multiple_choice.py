@@ -26,27 +26,30 @@ from alttrain.records import Generation, Judgement
 
 _OPTION = re.compile(r"^[^\S\n]*\(?([A-Z])[^\S\n]*[.):、](.*)", re.M)
 _OPENING = r"[\s:(\[【\"'“‘]*+"
+_END = r"(?!['’]|[^\W_\u2e80-\ud7af])"
+"""After a letter no word goes on. A Chinese character begins a word of its own, though it is no border to a \\b."""
 _ALSO = (
-    r"(?:\s*+(?:[,/、&+|]|[.;,(]*+\s*+(?:[Oo]r|[Aa]lternatively)|and|或者?|和|与)(?:\s+(?:maybe|perhaps|possibly|else|even))*"
-    r"\s*\(?(?P<also>[A-Z])\b)?"
+    r"(?:\s*+(?:[/、&+|]|,(?!\s*[A-Z](?!选?项?[也都均皆可行])[㐀-鿿])|[.;,(]*+\s*+(?:[Oo]r|[Aa]lternatively|或者?)|and"
+    r"|和|与)(?:\s+(?:maybe|perhaps|possibly|else|even))*"
+    rf"\s*\(?(?:选择?)?(?P<also>[A-Z]){_END})?"
 )
 _GO_ON = "because|since|as|for|and|or|is|which|with|by|due|rather|according|based"
 """Words after a letter that say more of it; after another one the letter is a word itself, as in "A matter"."""
 _LETTER = (
-    rf"{_OPENING}(?:option|choice|选项)?{_OPENING}(?P<one>[A-Z])(?P<more>[A-Z]*+)(?![\w'’]*[a-zA-Z0-9'’])"
+    rf"{_OPENING}(?:option|choice|选项)?{_OPENING}(?P<one>[A-Z])(?P<more>[A-Z]*+){_END}"
     rf"(?!\s+(?!(?:{_GO_ON})\b)[a-z])[)\]】]?" + _ALSO
 )
 _STATEMENTS = (
-    r"(?i:\banswer|\bchoice|\boption)\b(?:[^.:\n]{0,40}?\b(?i:is|are|would be|must be|should be)\b|\s*[:=])",
+    r"(?a:\b)(?i:answer|choice|option)(?a:\b)(?:[^.:\n]{0,40}?\b(?i:is|are|would be|must be|should be)\b|\s*[:=])",
     r"<(?i:answer)>",
-    r"(?<!not )(?i:\b(?:choose|select|pick|go with))(?:\s+(?i:the))?",
-    r"(?:答案|选项)\s*+(?:应该|应当|应|就|只能)?+\s*+(?:是|为|选择?)?",
-    r"(?<![不非别勿未])(?:选择?|故选|应选|正确的?是)",
+    r"(?<!not )(?i:(?a:\b)(?:choose|select|pick|go with))(?:\s+(?i:the))?",
+    r"(?:答案】?|选项)\s*+(?:应该|应当|应|就|只能)?+\s*+(?:是|为|选择?)?",
+    r"(?<![不非别勿未])(?:选择?|故选|应选|(?:正确|符合题意)的?[是为])",
 )
 _AFTER = (
     r"(?<![A-Za-z])(?:(?i:option|choice)\s+)?\(?(?P<one>[A-Z])(?P<more>)\)?\s+is\s+(?:the\s+)?(?i:correct|right|"
     r"best|true)\b(?!\s+(?!answer|choice|option|one|here|because|since|as|and|for)[a-z])(?P<also>)",
-    r"(?<![A-Za-z])(?P<one>[A-Z])(?P<more>)\s*+(?:选项|项)?+\s*+(?:是|为)?+\s*+(?:正确|对的|符合题意)(?P<also>)",
+    r"(?<![A-Za-z])(?P<one>[A-Z])(?P<more>)\s*+(?:选项|项)?+\s*+(?:是|为|最)?+\s*+(?:正确|对的|符合题意)(?P<also>)",
 )
 _ANSWER = r"(?i:(?:(?:the|my|final|correct) )*answer)|(?:正确)?答案"
 _ALONE = [re.compile(rf"^[^\w\n]*(?:{_ANSWER})\s*+[:=]\s*+{_LETTER}[^\w\n]*$", re.M)]
@@ -54,7 +57,7 @@ _STATED = [re.compile(rf"(?:{statement})\s*+{_LETTER}") for statement in _STATEM
 _CALLED = [re.compile(after) for after in _AFTER]
 _LINE = re.compile(
     r"^#*+[^\S\n]*+(?:(?i:therefore|thus|hence|so|conclusion|result)[^\S\n]*+[:,]?[^\S\n]*+)?"
-    r"[(\[【]?(?P<one>[A-Z])(?P<more>[A-Z]{0,9})(?:[)\]】.:、,]|\s*$|(?=\s*(?:or|and|或|和)\s))" + _ALSO,
+    r"[(\[【]?(?P<one>[A-Z])(?P<more>[A-Z]{0,9})(?:[)\]】.。:、,]|\s*$|(?=\s*(?:or|and|或|和)\s))" + _ALSO,
     re.M,
 )
 _OPTION_NAME = re.compile(r"\b(?i:option|choice)\s+(?=[A-Z]\b)")
