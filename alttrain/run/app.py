@@ -40,6 +40,7 @@ from alttrain.config.identity import SEARCH_PATH
 from alttrain.config.overrides import CONFIG_MODULE, PRIMARY, search_path
 from alttrain.config.secrets import mask_secrets
 from alttrain.config.trust import take_trusted
+from alttrain.llm import forget_servers
 from alttrain.records import cache_folder, full_disk
 from alttrain.run import console_script
 from alttrain.run.assembly import Run, assemble
@@ -218,6 +219,7 @@ def execute(config: DictConfig, reports: bool = True, checked: Run | None = None
 
     `checked` is the config's run, if it was already assembled and checked, before Hydra knew all config groups.
     """
+    forget_servers()
     log_to_console(f"{run_name(config)}  " if is_worker() else "")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     started = time.monotonic()

@@ -36,6 +36,7 @@ from alttrain.config.overrides import (
     without_hydra,
 )
 from alttrain.config.secrets import mask_secrets
+from alttrain.llm import forget_servers
 from alttrain.records import Example, exclusive, read_utf8, write_text
 from alttrain.run.assembly import NoThoughtError, Run, assemble
 from alttrain.run.folder import evaluation_folder, refuse_links
@@ -128,6 +129,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     A job of a run that does not think is left out if its interventions are on thoughts and each applies to another job.
     Raises RunError with the faults of all jobs, before anything runs.
     """
+    forget_servers()
     with _hydra():
         batch = overrides_of(arguments, multirun)
     if not batch:
