@@ -619,9 +619,36 @@ def test_an_option_of_a_user_with_the_name_of_a_packaged_one_is_refused(config_d
     assert _flags([f"--config-dir={config_dir}", "training=mine"]).overrides == ["training=mine"]
     (config_dir / "rewrite" / "original").mkdir()
     (config_dir / "rewrite" / "original" / "auto.yaml").write_text("defaults: [short]\n")
-    for given in (f"--config-dir={config_dir}", f"hydra.searchpath=['file://{config_dir}']"):
+    folder = f"hydra.searchpath=['file://{config_dir}']"
+    for given in (f"--config-dir={config_dir}", folder, f"+{folder}", f"++{folder}"):
         with pytest.raises(ValueError, match=r"/original/auto\.yaml: alttrain has an option of this name .* another"):
-            _flags([given, "training=mine"])
+            _flags(expand_arguments([given, "training=mine"]))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("null", "expected a list of folders, such as"),
+        ("5", "expected a list of folders, such as"),
+        ("[5]", "expected a list of folders, such as"),
+        ("file:///tmp", "expected a list of folders, such as"),
+        ("[/tmp],[/var]", "expected a list of folders, such as"),
+        ("['/tmp", "expected a list of folders, such as"),
+        ("[/tmp,file:///no/such]", "hydra.searchpath=file:///no/such: no such folder"),
+        ("[pkg://antigravity]", "hydra.searchpath=pkg://antigravity: no such folder; a package, which Hydra would im"),
+    ],
+)
+def test_a_search_path_is_a_list_of_folders(value: str, said: str) -> None:
+    for sign in ("", "+", "++"):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            _flags(expand_arguments([f"{sign}hydra.searchpath={value}"]))
+
+
+def test_a_search_path_is_given_once(config_dir: Path) -> None:
+    """Hydra would compose another config than the checked one."""
+    given = [f"hydra.searchpath=[file://{config_dir}]", "hydra.searchpath=[/tmp]"]
+    with pytest.raises(ValueError, match=r"searchpath=\[/tmp\]: give one list of all folders"):
+        _flags(given)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ OPEN_KEYS = re.compile(
 """Keys that no file needs to have. Hydra alone would ask for a plus sign."""
 SEED = re.compile(r"seed=\d{1,9}")
 QUICK_OVERRIDES = ("limit=20", "tag=quick")  # what quick=true stands for: a first look
+SEARCHED = "hydra.searchpath="  # begins the override with the folders of a user's options
 ARGUMENTS = ("quick", "trusted")  # what a command line takes beside the keys of a config
 TRAINING_GROUPS = ("training", "adapter", "rewrite", "teacher")
 """Groups whose overrides a job without training does not take; see `applicable_overrides`."""
@@ -41,12 +42,15 @@ def expand_arguments(arguments: Sequence[str]) -> list[str]:
     """Return a command line as Hydra takes it.
 
     Open keys have "++" before them, quick=true becomes what it stands for, and ~ in output_dir the home folder.
+    hydra.searchpath has no plus sign, behind which Hydra would look in no folder.
     """
     home = re.compile(r"(\+*output_dir=['\"]?)~(?=$|[/'\"])")  # which a shell leaves there after "="
     arguments = [home.sub(lambda found: f"{found[1]}{Path.home()}", argument) for argument in arguments]
     given_keys, spelt = {_key(argument) for argument in arguments}, list[str]()
     for argument in arguments:
-        if quick := re.fullmatch(r"\+{0,2}quick=(true|false)", argument, re.IGNORECASE):
+        if argument.lstrip("+").startswith(SEARCHED):
+            spelt.append(argument.lstrip("+"))
+        elif quick := re.fullmatch(r"\+{0,2}quick=(true|false)", argument, re.IGNORECASE):
             implied = QUICK_OVERRIDES if quick[1].lower() == "true" else ()
             spelt += [override for override in implied if _key(override) not in given_keys]
         else:
@@ -56,7 +60,25 @@ def expand_arguments(arguments: Sequence[str]) -> list[str]:
 
 def search_path(addresses: Sequence[str]) -> list[str]:
     """Return the override with which Hydra finds configs at addresses such as file:///my/options; [] for none."""
-    return [f"hydra.searchpath={json.dumps(addresses, ensure_ascii=False)}"] if addresses else []
+    return [f"{SEARCHED}{json.dumps(addresses, ensure_ascii=False)}"] if addresses else []
+
+
+def searched_folders(override: str) -> list[str]:
+    """Return the addresses in the override that begins with `SEARCHED`. Raises ValueError unless each is of a folder.
+
+    Hydra would import a package as it looks for options there.
+    """
+    try:
+        addresses = OverridesParser.create().parse_override(override).value()
+    except HydraException:
+        addresses = None
+    if not isinstance(addresses, list) or not all(isinstance(address, str) for address in addresses):
+        raise ValueError(f"{override}: expected a list of folders, such as hydra.searchpath=[file:///my/options]")
+    for address in addresses:
+        if not Path(address.removeprefix("file://")).is_dir():
+            package = "; a package, which Hydra would import, is not taken" if address.startswith("pkg:") else ""
+            raise ValueError(f"hydra.searchpath={address}: no such folder{package}")
+    return addresses
 
 
 def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:

@@ -30,14 +30,13 @@ import hydra
 # Hydra has no public parser of its flags, and our own parser could read a command line differently
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from alttrain.config import STAGES, Fault, RunError, expand_arguments, preview, register, run_name
 from alttrain.config.binding import MISSING
 from alttrain.config.identity import SEARCH_PATH
-from alttrain.config.overrides import CONFIG_MODULE, PRIMARY, search_path
+from alttrain.config.overrides import CONFIG_MODULE, PRIMARY, SEARCHED, search_path, searched_folders
 from alttrain.config.secrets import mask_secrets
 from alttrain.config.trust import take_trusted
 from alttrain.llm import forget_servers
@@ -85,7 +84,7 @@ def main() -> None:
         flags = _flags(sys.argv[1:])
         register()
         os.environ[SEARCH_PATH] = "".join(flags.search)
-        overrides = [*flags.search, *(one for one in flags.overrides if not one.startswith("hydra.searchpath="))]
+        overrides = [*flags.search, *flags.overrides]
         if not (flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion):
             swept = _check(overrides, flags.multirun)
             if swept is not None:
@@ -109,8 +108,8 @@ def main() -> None:
 def _flags(arguments: list[str]) -> argparse.Namespace:
     """Parse a command line as Hydra does. `search` is the override for all folders of the user's options.
 
-    Raises ValueError if Hydra would compose another config than the checked one, if a folder or package is missing, or
-    if a user's option has the name of a packaged one, which Hydra would take.
+    `overrides` are the other ones. Raises ValueError if Hydra would compose another config than the checked one, if a
+    folder or package is missing, or if a user's option has the name of a packaged one, which Hydra would take.
     """
     flags = get_args_parser().parse_args(arguments)
     for flag in ("config_name", "config_path", "experimental_rerun"):
@@ -121,10 +120,12 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
             )
     if flags.config_dir and not Path(flags.config_dir).is_dir():
         raise ValueError(f"--config-dir={flags.config_dir}: no such folder")
-    given = [one for one in flags.overrides if one.startswith("hydra.searchpath=")]
-    lists: list[Any] = [override.value() for override in OverridesParser.create().parse_overrides(given)]
+    given = [one for one in flags.overrides if one.startswith(SEARCHED)]
+    if len(given) > 1:
+        raise ValueError(f"{given[1]}: give one list of all folders; Hydra would read the first alone")
+    flags.overrides = [one for one in flags.overrides if one not in given]
     addresses = [f"file://{Path(flags.config_dir).absolute()}"] if flags.config_dir else []
-    addresses += [address for found in lists for address in (found if isinstance(found, list) else [found])]
+    addresses += searched_folders(given[0]) if given else []
     flags.search = search_path(addresses)
     for folder in (address.removeprefix("file://") for address in addresses):
         for file in sorted(Path(folder).rglob("*.yaml")):
