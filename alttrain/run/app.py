@@ -23,7 +23,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import hydra
 
