@@ -36,6 +36,7 @@ from alttrain.run.app import execute, main
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import evaluation_folder
 from alttrain.run.plan import Job, job_of, totals
+from alttrain.run.stages import report
 from alttrain.run.stages.needs import fit_hardware, shape_known
 from alttrain.run.status import ENDED, PLAN, Log, lock_folder, read_status, state_of, statuses, table
 from alttrain.run.sweep import SWEEP, Sweep, overrides_of, plan, run_job
@@ -215,6 +216,8 @@ def test_a_failing_job_stops_no_other_and_alone_runs_again(tiny_arguments: list[
     states = {run: status.state for run, status in statuses(folder).items()}
     assert states == {f"tiny-no_train-s{seed}": "failed" if seed == 1 else "done" for seed in (0, 1, 2)}
     assert "evaluation" in statuses(folder)["tiny-no_train-s1"].error
+    assert sorted(read_csv(folder / "report" / "metrics.csv").run.unique()) == ["tiny-no_train-s0", "tiny-no_train-s2"]
+    assert done.stderr.index(f"report    {folder / 'report'}") < done.stderr.index("failed    1 of 3: tiny-no_train-s1")
     shown = subprocess.run(
         [sys.executable, "-m", "alttrain.run.status", str(folder)], capture_output=True, text=True, check=False
     )
@@ -228,6 +231,21 @@ def test_a_failing_job_stops_no_other_and_alone_runs_again(tiny_arguments: list[
     assert "plan      3 jobs: 2 done, 1 goes on" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert read_csv(folder / "report" / "metrics.csv").run.nunique() == 3
+
+
+@pytest.mark.parametrize("failed", [True, False])
+@pytest.mark.parametrize(("stages", "made"), [("rewrite,train,report", [True]), ("rewrite,train", [])])
+def test_a_sweep_makes_a_report_if_that_is_among_its_stages(
+    tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch, failed: bool, stages: str, made: list[bool]
+) -> None:
+    """Also if one of its jobs failed."""
+    register()
+    swept = plan([*tiny_arguments, "seed=0,1", f"stages=[{stages}]"], multirun=True)
+    assert swept is not None
+    shown: list[bool] = []
+    monkeypatch.setattr(report, "show", lambda *unused: shown.append(True) or True)
+    assert swept.show(failed)
+    assert shown == made
 
 
 def test_a_sweep_may_stop_at_the_first_failure(tiny_arguments: list[str], tmp_path: Path) -> None:
@@ -1017,9 +1035,37 @@ def test_a_report_that_cannot_be_made_ends_a_run_and_a_sweep_alike(
     monkeypatch.setattr("logging.root.handlers", [])
     monkeypatch.setenv(PARENT, str(os.getpid()))  # restored, like Hydra's config, which `main` sets
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
-    with pytest.raises(SystemExit, match="1"):
+    with pytest.raises(SystemExit) as ended:
         main()
+    assert ended.value.code == 1
     assert "no report was made: division by zero" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["seed=0"], ["-m", "seed=0,1"]], ids=["run", "sweep"])
+def test_a_report_alone_plans_nothing(
+    tmp_path: Path,
+    arguments: list[str],
+    serve: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It needs the runs alone: no data, no server, no memory for a model. What a sweep was planned for stays."""
+    stub = serve(lambda prompt, asked: Say("5"))
+    write_text(tmp_path / "outputs" / PLAN, "{}")
+    own = [f"output_dir={tmp_path / 'outputs'}", "stages=[report]", "dataset=local", "dataset.path=/no/such.jsonl"]
+    own += ["judge@protocol.judges.harmful_rate=harm_score", "generation=server", f"generation.base_url={stub.url}"]
+    for module in ("plan", "stages.needs"):
+        monkeypatch.setattr(f"alttrain.run.{module}.detect_device", lambda *unused: pytest.fail("memory was estimated"))
+    monkeypatch.setattr(sys, "argv", ["alttrain", *arguments, *own, "generation.model_name=m"])
+    monkeypatch.setattr("logging.root.handlers", [])
+    monkeypatch.setenv(PARENT, str(os.getpid()))
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert capsys.readouterr().err == f"report    no judged run in {tmp_path / 'outputs' / 'runs'}\n"
+    assert [path.name for path in (tmp_path / "outputs").rglob("*")] == [".sweep", "plan.json"]
+    assert (stub.gets, stub.requests) == ([], [])
 
 
 def test_a_link_in_place_of_a_sweeps_folder_is_not_followed(tiny_arguments: list[str], tmp_path: Path) -> None:

@@ -159,7 +159,8 @@ def _print_config(flags: argparse.Namespace, overrides: list[str]) -> bool:
 def _check(overrides: list[str], multirun: bool) -> Sweep | None:
     """Raise RunError with every fault of the command line and its configs, before anything loads.
 
-    Returns the sweep, or None for a single run, which is kept for `_app`. Exits with the plan if a sweep only checks.
+    Returns the sweep, or None for a single run, which is kept for `_app`. Exits with the plan if a sweep only checks,
+    and with the report if that is the only stage: it needs the output folder alone.
     """
     global _checked
     faults, configs = preview(overrides)
@@ -167,6 +168,8 @@ def _check(overrides: list[str], multirun: bool) -> Sweep | None:
     from hydra_plugins.alttrain_jobs import JobSweeper  # here: Hydra loads the module anew as it looks for plugins
 
     log_to_console()
+    if all({*config.stages} == {"report"} for config in configs):
+        sys.exit(not (is_follower() or _show_report(configs[0])))
     if is_follower():
         take_own_gpu()
     if (swept := plan(overrides, multirun)) is not None:
@@ -209,9 +212,14 @@ def _app(config: DictConfig) -> None:
     if run.stages == ("check",):
         sys.exit(not all_ready([(run, 1)]))
     if "report" in config.stages and not is_follower():
-        from alttrain.run.stages.report import show
+        _show_report(config)
 
-        show(Path(config.output_dir), config.page_texts)
+
+def _show_report(config: DictConfig) -> bool:
+    """Make and show the report over the runs of an output folder. Returns False if it cannot be made."""
+    from alttrain.run.stages.report import show
+
+    return show(Path(config.output_dir), config.page_texts)
 
 
 def execute(config: DictConfig, reports: bool = True, checked: Run | None = None) -> Run:

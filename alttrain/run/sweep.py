@@ -96,14 +96,14 @@ class Sweep:
         return self.runs[0][0]
 
     def show(self, failed: bool) -> bool:
-        """Show the table of all runs. If the sweep failed, name the runs that did not end; their errors are logged.
+        """Make and show the report of all runs, if that is a stage. If the sweep failed, name the runs that did not end.
 
         Returns False if only the report was to be made, and cannot be.
         """
         from alttrain.run.stages.report import show
 
         output_dir, own_runs = self.run.output_dir, {job.run for job in self.jobs}
-        made = not (failed or "report" in self.run.stages) or show(output_dir, self.run.config["page_texts"])
+        made = "report" not in self.run.stages or show(output_dir, self.run.config["page_texts"])
         states = {run: status.state for run, status in statuses(output_dir).items() if failed and run in own_runs}
         for state in ("failed", "stopped", "pending"):
             if names := [run for run in states if states[run] == state]:
