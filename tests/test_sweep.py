@@ -307,7 +307,9 @@ STARTS = """
 import signal, sys
 from types import SimpleNamespace
 from alttrain.run import sweep
-signal.signal(signal.SIGTERM, signal.default_int_handler)
+# a shell that starts the tests in the background lets them ignore SIGINT
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.default_int_handler)
 sweep.run_name, sys.executable = lambda config: "r", {job!r}
 sweep._run_in_own_process(SimpleNamespace(stages=["train"], output_dir="."), [])
 """

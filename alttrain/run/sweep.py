@@ -96,7 +96,7 @@ class Sweep:
         return self.runs[0][0]
 
     def show(self, failed: bool) -> bool:
-        """Make and show the report of all runs, if that is a stage. If the sweep failed, name the runs that did not end.
+        """Make and show the report of all runs, if that is a stage. If the sweep failed, name runs that did not end.
 
         Returns False if only the report was to be made, and cannot be.
         """
