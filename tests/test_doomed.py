@@ -27,10 +27,11 @@ from tiny import LORA
 from alttrain import hub
 from alttrain.backbone import source
 from alttrain.backbone.device import Device
-from alttrain.config import register
+from alttrain.config import RunError, register
 from alttrain.generation import InProcessVllm, Server
 from alttrain.run import app
 from alttrain.run.assembly import assemble
+from alttrain.run.execution import execute
 from alttrain.run.session import _SHELF, Session
 from alttrain.run.stages.check import check_light
 from alttrain.training import Hardware
@@ -363,8 +364,8 @@ def test_a_judges_model_that_does_not_fit_is_refused(
     with initialize_config_module("alttrain.conf", version_base="1.3"):
         config = compose("run", f"{TINY}{tiny_folder} {line}float32".split())
     check_light(assemble(config), here=False)
-    with pytest.raises(app.RunError) as failed:  # as a job of a sweep, beside others that hold memory
-        app.execute(config)
+    with pytest.raises(RunError) as failed:  # as a job of a sweep, beside others that hold memory
+        execute(config)
     assert fault not in str(failed.value)
 
 

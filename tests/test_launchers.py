@@ -17,7 +17,7 @@ from alttrain.config import RunError, register
 from alttrain.config.identity import SEARCH_PATH
 from alttrain.config.overrides import search_path
 from alttrain.run import app
-from alttrain.run.app import execute
+from alttrain.run.execution import execute
 from alttrain.run.stages.check import check_light
 from hydra_plugins.alttrain_jobs import PARENT, RayLauncher, work
 

@@ -16,7 +16,7 @@ from alttrain.backbone import source
 from alttrain.config import RunError, register
 from alttrain.evaluation.judges import HarmScore, LlamaGuard, Majority
 from alttrain.rewrite.teachers import AskedTeacher, BackboneWriter, ServerWriter
-from alttrain.run.app import execute
+from alttrain.run.execution import execute
 
 WHERE = "protocol.judges.harmful_rate"
 KEY = "ALTTRAIN_TEST_KEY"

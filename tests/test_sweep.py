@@ -29,17 +29,18 @@ from stub_server import Say, Serve
 from alttrain.backbone import FullFineTuning
 from alttrain.backbone.memory import training_bytes
 from alttrain.config import RunError, register
-from alttrain.config.overrides import applicable_overrides
+from alttrain.config.overrides import applicable_overrides, overrides_of
 from alttrain.records import Generation, write_json, write_rows, write_sealed, write_text
 from alttrain.report.results import read_csv
-from alttrain.run.app import execute, main
+from alttrain.run.app import main
 from alttrain.run.assembly import Run, assemble
+from alttrain.run.execution import execute
 from alttrain.run.folder import evaluation_folder
 from alttrain.run.plan import Job, job_of, totals
 from alttrain.run.stages import report
 from alttrain.run.stages.needs import fit_hardware, shape_known
 from alttrain.run.status import ENDED, PLAN, Log, lock_folder, read_status, state_of, statuses, table
-from alttrain.run.sweep import SWEEP, Sweep, overrides_of, plan, run_job
+from alttrain.run.sweep import SWEEP, Sweep, plan, run_job
 from hydra_plugins.alttrain_jobs import PARENT, JobSweeper
 
 LAUNCHERS = {"basic": "", "joblib": "hydra_plugins.hydra_joblib_launcher", "ray": "ray"}
@@ -159,7 +160,7 @@ def test_a_sweep_stops_at_any_exception(
     def execute(config: object, reports: bool) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr("alttrain.run.app.execute", execute)
+    monkeypatch.setattr("alttrain.run.sweep.execute", execute)
     register()
     memory = "RuntimeError: CUDA out of memory"
     for own, seed, told in (("a", 0, memory), ("a", 1, "not started, because tiny-.*-s0 failed"), ("b", 0, memory)):
@@ -192,7 +193,7 @@ def test_what_a_failed_job_held_is_free_for_the_next(
         held.append(weakref.ref(model))
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr("alttrain.run.app.execute", execute)
+    monkeypatch.setattr("alttrain.run.sweep.execute", execute)
     register()
     with initialize_config_module("alttrain.conf", version_base="1.3"):
         config = compose("run", overrides=tiny_arguments)
@@ -530,7 +531,7 @@ def test_an_earlier_jobs_error_is_recorded_before_the_next_job_of_its_training_b
         held[0] = False
 
     monkeypatch.setattr("alttrain.run.sweep.exclusive", alone)
-    monkeypatch.setattr("alttrain.run.app.execute", lambda config, reports: None)
+    monkeypatch.setattr("alttrain.run.sweep.execute", lambda config, reports: None)
     monkeypatch.setattr(Log, "ended", lambda self, error: recorded.append((str(error), *held)))
     register()
     with initialize_config_module("alttrain.conf", version_base="1.3"):

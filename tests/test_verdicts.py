@@ -22,8 +22,8 @@ from alttrain.evaluation import Adherence, RefusalJudge
 from alttrain.evaluation.judged import Judgements
 from alttrain.evaluation.judges.judge import NO_REPLY, TOO_LONG
 from alttrain.records import Generation, Judgement, checksum, read_rows
-from alttrain.run.app import execute
 from alttrain.run.assembly import judge_settings
+from alttrain.run.execution import execute
 from alttrain.run.stages.judge import _rate_name
 from alttrain.run.stages.report import write_report
 

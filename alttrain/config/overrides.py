@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -99,7 +101,7 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
         accepted, first, refused = _composable(firsts)
         variants = [accepted]
         swept = [found for found in values.values() if len(found) > 1 and not all(map(SEED.fullmatch, found))]
-        if refused and first:  # perhaps keys of a group that the experiment sweeps
+        if refused:  # perhaps keys of a group that the experiment sweeps
             params = {str(key): value for key, value in (first.hydra.sweeper.params or {}).items()}
             groups = GlobalHydra.instance().config_loader().list_groups("")
             own = [key for key in params if re.split("[/@]", key)[0] in groups and key not in map(_key, arguments)]
@@ -119,7 +121,7 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
         configs = []
         for variant in variants:
             try:
-                config = first if variant is accepted and first else _composed(variant)
+                config = first if variant is accepted else _composed(variant)
             except COMPOSE_ERRORS as error:
                 fault = _blamed(variant, error)
                 problems.append(replace(fault, accepted=f"with {variant[-1]} {fault.accepted}"))
@@ -146,6 +148,29 @@ def compose_config(overrides: list[str], arguments: Iterable[str]) -> DictConfig
     if problems := list(hydra_faults(config, overrides, arguments)):
         raise RunError("\n".join(map(str, problems)))
     return config
+
+
+def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
+    """Return the overrides of each job of a sweep; [] for a single run. Needs Hydra initialised."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    parsed = parser.parse_overrides(list(arguments))
+    fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
+    hydra = compose_config([*filter(decides_hydra, fixed)], arguments).hydra
+    if not multirun and hydra.mode != RunMode.MULTIRUN:
+        return []
+    params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
+    (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides([*params, *arguments]), None)
+    return [list(job) for job in dict.fromkeys(tuple(applicable_overrides(job)) for job in jobs)]
+
+
+def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str:
+    """Return the output of `--cfg job`: the config of a run, or of a sweep's first job with all jobs as comments."""
+    with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+        batch = overrides_of(arguments, multirun)
+        first = batch[0] if batch else list(arguments)
+        config = OmegaConf.to_yaml(without_hydra(compose_config(first, arguments)), resolve=resolve)
+    jobs = [f"# The first of {len(batch)} jobs. All of them:\n", *(f"#   {' '.join(own)}\n" for own in batch)]
+    return config + "".join(jobs if batch else ())
 
 
 def decides_hydra(override: str) -> bool:
@@ -218,17 +243,13 @@ def _unused(overrides: tuple[str, ...]) -> Sequence[str]:
     return () if trains(config) else [group for group in TRAINING_GROUPS if group != "rewrite" or not changes_prompt]
 
 
-def _composable(overrides: list[str]) -> tuple[list[str], DictConfig | None, dict[str, Fault]]:
-    """Return the overrides that compose, tried together and then one by one, and the config of the last that did.
-
-    The last item has the faults of the others.
-    """
+def _composable(overrides: list[str]) -> tuple[list[str], DictConfig, dict[str, Fault]]:
+    """Return the overrides that compose, tried together and then one by one, their config, and the others' faults."""
     try:
         return overrides, _composed(overrides), {}
     except COMPOSE_ERRORS:
         pass
-    accepted, refused = list[str](), dict[str, Fault]()
-    config: DictConfig | None = None
+    accepted, config, refused = list[str](), _composed([]), dict[str, Fault]()
     for override in overrides:
         try:
             config = _composed([*accepted, override])

@@ -19,26 +19,22 @@ from pathlib import Path
 from typing import Any
 
 from hydra import initialize_config_module
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from alttrain.config import RunError, run_name
 from alttrain.config.identity import SEARCH_PATH
 from alttrain.config.overrides import (
     CONFIG_MODULE,
-    applicable_overrides,
     compose_config,
-    decides_hydra,
     is_training_override,
+    overrides_of,
     without_hydra,
 )
 from alttrain.config.secrets import mask_secrets
 from alttrain.llm import forget_servers
 from alttrain.records import Example, exclusive, read_utf8, write_text
 from alttrain.run.assembly import NoThoughtError, Run, assemble
+from alttrain.run.execution import execute
 from alttrain.run.folder import evaluation_folder, refuse_links
 from alttrain.run.plan import LISTED, Job, job_of, log_plan, write_plan
 from alttrain.run.progress import bar
@@ -54,33 +50,6 @@ ABOVE = "its output above says why"
 SWEEP = "ALTTRAIN_SWEEP"  # environment variable that passes a hash of the sweep's jobs on to workers
 Unseeded = tuple[str, ...]  # a job's overrides, without the seed
 _hydra = partial(initialize_config_module, config_module=CONFIG_MODULE, version_base="1.3")
-
-
-def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
-    """Return the overrides of each job of a sweep; [] for a single run. Needs Hydra initialised."""
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    parsed = parser.parse_overrides(list(arguments))
-    fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
-    hydra = compose_config([*filter(decides_hydra, fixed)], arguments).hydra
-    if not multirun and hydra.mode != RunMode.MULTIRUN:
-        return []
-    params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
-    (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides([*params, *arguments]), None)
-    return [list(job) for job in dict.fromkeys(tuple(applicable_overrides(job)) for job in jobs)]
-
-
-def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str:
-    """Return the output of `--cfg job` for a sweep: its first job's config, and all jobs as comments.
-
-    Returns "" for a single run.
-    """
-    with _hydra():
-        batch = overrides_of(arguments, multirun)
-        if not batch:
-            return ""
-        config = OmegaConf.to_yaml(without_hydra(compose_config(batch[0], arguments)), resolve=resolve)
-    jobs = [f"#   {' '.join(overrides)}" for overrides in batch]
-    return "\n".join([f"{config}# The first of {len(batch)} jobs. All of them:", *jobs])
 
 
 @dataclass(frozen=True)
@@ -266,8 +235,6 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     Raises RunError if the job fails, or is not started because another one failed (keep_going=false). The error is
     logged.
     """
-    from alttrain.run.app import execute
-
     name, output_dir, leads = run_name(config), Path(config.output_dir), not is_follower()
     stopped, ended = stopped_file(output_dir), output_dir / ENDED / f"{name}.{_digest(overrides)}"
     if not config.keep_going and stopped.exists():
