@@ -12,8 +12,6 @@ from importlib import resources
 from pathlib import Path
 from textwrap import fill, shorten
 
-from alttrain.config import STAGES
-
 WIDTH = 118
 USAGE = """alttrain: experiments on the reasoning structure and safety of large reasoning models, from config to table
 
@@ -56,8 +54,11 @@ def help_text(arguments: Sequence[str]) -> str:
         )
         for group in sorted(options)
     ]
-    keys = f"stages ({', '.join(STAGES)}), seed, tag, keep_going, output_dir, limit, data_dir, page_texts"
-    return "\n".join([USAGE, f"keys outside the groups: {keys}", "", *lines])
+    primary = (root / "run.yaml").read_text(encoding="utf-8")  # whose list of stages has all
+    (stages,) = re.findall(r"^stages: \[(.*)\]", primary, re.MULTILINE)
+    keys = [key for key in re.findall(r"^(\w+):", primary, re.MULTILINE) if key not in ("defaults", "stages", "hydra")]
+    outside = ", ".join([f"stages ({stages})", *(key for key in keys if key not in options)])
+    return "\n".join([USAGE, f"keys outside the groups: {outside}", "", *lines])
 
 
 def _group_help(folder: Path, options: Sequence[Path]) -> str:

@@ -4,9 +4,6 @@ Its own clients retry for minutes, so each process asks once, and briefly.
 """
 
 import functools
-import http.client
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -25,6 +22,10 @@ def check_reachable() -> None:
 @functools.cache
 def why_unreachable(endpoint: str) -> str:
     """Return why the hub does not answer, or ""."""
+    import http.client  # here: start-up takes less time without these
+    import urllib.error
+    import urllib.request
+
     try:
         with suppress(urllib.error.HTTPError):  # an error status is an answer
             urllib.request.urlopen(endpoint, timeout=TIMEOUT_S).close()

@@ -165,7 +165,7 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 def serve(quick_retries: None) -> Iterator[Serve]:
     """A function that starts stub servers; they stop after the test."""
     stubs: list[Stub] = []
-    llm._models_at.cache_clear()  # an earlier server may have had the same port
+    llm.forget_servers()  # an earlier server may have had the same port
 
     def start(behave: Callable[[str, int], Say]) -> Stub:
         stubs.append(Stub(behave))

@@ -43,7 +43,7 @@ import alttrain.report.figures
 import alttrain.training.fit  # noqa: F401
 from alttrain.config import register
 from alttrain.evaluation import judged
-from alttrain.run import app
+from alttrain.run import execution
 
 STAGES = ("rewrite", "train", "generate", "judge", "report")
 KINDS = ("moment", "operation", "byte")
@@ -198,7 +198,7 @@ def _watched(
 ) -> None:
     """In the child: run the stages, telling of each."""
     changes, now, own = 0, "", os.getpid()
-    stage_of = app._stage
+    stage_of = execution._stage
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal changes
@@ -220,10 +220,10 @@ def _watched(
         now = name
         killer(now, changes, own)
 
-    app._stage = stage
+    execution._stage = stage
     judged.JUDGE_BATCH, judged.APPEND_BATCH = 3, 2  # so that there is something between one append and the next
     sys.addaudithook(audit)
-    app.execute(config)
+    execution.execute(config)
     now = ""
     told("end")
 

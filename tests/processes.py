@@ -21,7 +21,7 @@ import kept_configs  # noqa: F401
 from alttrain.__main__ import main
 
 FORKS: Any = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
-LOADED = ["peft", "pytorch_lightning", "transformers", "alttrain.run.app", "alttrain.report.figures"]
+LOADED = ["peft", "pytorch_lightning", "transformers", "alttrain.run.sweep", "alttrain.report.figures"]
 if hasattr(os, "fork"):
     FORKS.set_forkserver_preload(LOADED)
 

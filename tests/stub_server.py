@@ -51,6 +51,7 @@ class Stub(ThreadingHTTPServer):
         self.times: list[float] = []
         self.models: list[str] = []
         self.gets: list[str] = []
+        self.list_status = 200
         self.on_load: Callable[[dict[str, Any]], int] = lambda request: 404
         self.keys: set[str] = set()
         self.headers: list[dict[str, str]] = []
@@ -107,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.gets.append(self.path)
         body = json.dumps({"data": [{"id": name} for name in self.server.models]}).encode()
-        self.send_response(200)
+        self.send_response(self.server.list_status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -27,8 +27,8 @@ from alttrain.generation import Decoding, InProcess, Server
 from alttrain.records import Example, Generation, Rejected, Segment, write_rows
 from alttrain.rewrite import SelfTrace, TemplateTeacher, ThinkSafe
 from alttrain.rewrite.structures import Structure
-from alttrain.run.app import execute
 from alttrain.run.assembly import Run, assemble
+from alttrain.run.execution import execute
 from alttrain.run.stages import check as check_stage
 from alttrain.run.stages import needs
 from alttrain.run.stages.check import check as stage
@@ -450,7 +450,7 @@ def test_every_backbone_passes_offline_without_torch(tmp_path: Path) -> None:
     overrides = ["stages=[check]", f"data_dir={tmp_path}", f"output_dir={tmp_path / 'out'}"]
     code = (
         "import logging, sys\nfrom hydra import compose, initialize_config_module\n"
-        "from alttrain.config import register\nfrom alttrain.run.app import execute\n"
+        "from alttrain.config import register\nfrom alttrain.run.execution import execute\n"
         "register()\nlogging.basicConfig(level=logging.INFO, format='%(message)s')\n"
         "for name in sys.argv[1].split(','):\n"
         "    print(f'>>> {name}', file=sys.stderr, flush=True)\n"

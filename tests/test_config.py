@@ -32,6 +32,7 @@ from alttrain.config import (
     register,
     run_name,
 )
+from alttrain.config import overrides as of_overrides
 from alttrain.config.identity import SHAPING, shaping
 from alttrain.config.schema import TEXTS, RunSchema
 from alttrain.config.trust import TRUSTED, take_trusted
@@ -633,9 +634,36 @@ def test_an_option_of_a_user_with_the_name_of_a_packaged_one_is_refused(config_d
     assert _flags([f"--config-dir={config_dir}", "training=mine"]).overrides == ["training=mine"]
     (config_dir / "rewrite" / "original").mkdir()
     (config_dir / "rewrite" / "original" / "auto.yaml").write_text("defaults: [short]\n")
-    for given in (f"--config-dir={config_dir}", f"hydra.searchpath=['file://{config_dir}']"):
+    folder = f"hydra.searchpath=['file://{config_dir}']"
+    for given in (f"--config-dir={config_dir}", folder, f"+{folder}", f"++{folder}"):
         with pytest.raises(ValueError, match=r"/original/auto\.yaml: alttrain has an option of this name .* another"):
-            _flags([given, "training=mine"])
+            _flags(expand_arguments([given, "training=mine"]))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("null", "expected a list of folders, such as"),
+        ("5", "expected a list of folders, such as"),
+        ("[5]", "expected a list of folders, such as"),
+        ("file:///tmp", "expected a list of folders, such as"),
+        ("[/tmp],[/var]", "expected a list of folders, such as"),
+        ("['/tmp", "expected a list of folders, such as"),
+        ("[/tmp,file:///no/such]", "hydra.searchpath=file:///no/such: no such folder"),
+        ("[pkg://antigravity]", "hydra.searchpath=pkg://antigravity: no such folder; a package, which Hydra would im"),
+    ],
+)
+def test_a_search_path_is_a_list_of_folders(value: str, said: str) -> None:
+    for sign in ("", "+", "++"):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            _flags(expand_arguments([f"{sign}hydra.searchpath={value}"]))
+
+
+def test_a_search_path_is_given_once(config_dir: Path) -> None:
+    """Hydra would compose another config than the checked one."""
+    given = [f"hydra.searchpath=[file://{config_dir}]", "hydra.searchpath=[/tmp]"]
+    with pytest.raises(ValueError, match=r"searchpath=\[/tmp\]: give one list of all folders"):
+        _flags(given)
 
 
 @pytest.mark.parametrize(
@@ -770,11 +798,31 @@ def test_help_and_config_are_shown_without_torch(tmp_path: Path) -> None:
     assert (shown["training"]["epochs"], shown["stages"]) == (3, list(STAGES))
     assert list(tmp_path.iterdir()) == []
     code = "import sys, alttrain.__main__ as main\nsys.argv = ['alttrain', '--help']\nmain.main()\n"
-    command = [sys.executable, "-c", f"{code}print('alttrain.run.app' in sys.modules)"]
+    command = [sys.executable, "-c", f"{code}print('hydra' in sys.modules)"]
     told = subprocess.run(command, capture_output=True, check=False).stdout
-    assert told.endswith(b"\nFalse\n")  # it answers before the app loads, which takes most of a second
+    assert told.endswith(b"\nFalse\n")  # which takes most of a second
+    code = "import sys, atexit, alttrain.__main__ as main\n"
+    code += "atexit.register(lambda: print('alttrain.run.execution' in sys.modules, file=sys.stderr))\nmain.main()"
+    for line in (["seed=a"], ["--cfg", "job"]):  # neither needs a stage
+        command = [sys.executable, "-c", code, *line]
+        assert subprocess.run(command, capture_output=True, check=False).stderr.endswith(b"False\n")
     done = subprocess.run(f"{sys.executable} -m alttrain --help | true", shell=True, capture_output=True, check=True)
     assert done.stderr == b""
+
+
+def test_few_configs_are_composed_for_the_faults_of_a_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes a fifth of a second."""
+    composed_of: list[list[str]] = []
+    compose = of_overrides.compose
+
+    def counted(**named: Any) -> DictConfig:
+        composed_of.append(named["overrides"])
+        return compose(**named)
+
+    monkeypatch.setattr(of_overrides, "compose", counted)
+    typos = ["trainig=x", "training.epocs=1", "backbone=r1_qwen_9b", "sead=1"]
+    assert len(told(typos)) == len(typos)
+    assert len(composed_of) == len(typos) + 2  # all together, each alone, and what is left of them
 
 
 @pytest.mark.slow

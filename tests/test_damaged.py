@@ -26,7 +26,7 @@ from alttrain.generation import Decoding
 from alttrain.generation.engine import CachedEngine, Completion, Prompt
 from alttrain.records import REMEDY, DamagedError, seal
 from alttrain.run import show, status
-from alttrain.run.app import execute
+from alttrain.run.execution import execute
 from alttrain.run.stages import report
 
 RUN = "runs/tiny-embedded-alttrain-demo-s0"

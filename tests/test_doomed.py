@@ -27,10 +27,11 @@ from tiny import LORA
 from alttrain import hub
 from alttrain.backbone import source
 from alttrain.backbone.device import Device
-from alttrain.config import register
+from alttrain.config import RunError, register
 from alttrain.generation import InProcessVllm, Server
 from alttrain.run import app
 from alttrain.run.assembly import assemble
+from alttrain.run.execution import execute
 from alttrain.run.session import _SHELF, Session
 from alttrain.run.stages.check import check_light
 from alttrain.training import Hardware
@@ -307,6 +308,18 @@ def test_each_fault_of_a_sweep_is_told_once_with_all_jobs_that_have_it(alttrain:
         assert told[told.index(fault) + 1].startswith("in 4 of 8 jobs: ")
     (place,) = (number for number, line in enumerate(told) if line.startswith("backbone.attention="))
     assert told[place + 1].startswith("in 4 of 8 jobs: ")
+    assert stub.gets == ["/v1/models"]
+
+
+def test_a_plan_asks_a_server_once_and_the_next_plan_again(alttrain: Alttrain, serve: Serve) -> None:
+    """Also one that gives no list, since the key is wrong."""
+    stub = serve(lambda prompt, asked: Say("5"))
+    for status, fault in ((401, "the server refuses the key in it (HTTP 401)"), (200, "it offers mine")):
+        stub.models, stub.gets, stub.list_status = ["mine"], [], status
+        line = f"-m generation=server generation.base_url={stub.url} generation.model_name=other training=none "
+        said = refuses(alttrain, f"{line} adapter=none seed=0,1 tag=s,t", fault)
+        assert "in 4 of 4 jobs: " in said
+        assert stub.gets == ["/v1/models"]
 
 
 def test_a_trained_adapter_must_be_served_and_its_backbone_need_not(offered: Stub) -> None:
@@ -351,8 +364,8 @@ def test_a_judges_model_that_does_not_fit_is_refused(
     with initialize_config_module("alttrain.conf", version_base="1.3"):
         config = compose("run", f"{TINY}{tiny_folder} {line}float32".split())
     check_light(assemble(config), here=False)
-    with pytest.raises(app.RunError) as failed:  # as a job of a sweep, beside others that hold memory
-        app.execute(config)
+    with pytest.raises(RunError) as failed:  # as a job of a sweep, beside others that hold memory
+        execute(config)
     assert fault not in str(failed.value)
 
 

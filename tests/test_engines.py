@@ -27,8 +27,8 @@ from alttrain.generation import Auto, ChildServer, Decoding, InProcess, InProces
 from alttrain.generation.engine import Completion, Model, Prompt
 from alttrain.generation.server import ELSEWHERE, OTHER_TOKENS
 from alttrain.llm import GIVEN_UP, Failure
-from alttrain.run.app import execute
 from alttrain.run.assembly import assemble
+from alttrain.run.execution import execute
 from alttrain.run.session import Session
 from alttrain.tokenization import Renderer
 from alttrain.training import Hardware

@@ -27,6 +27,7 @@ LIGHT_MODULES = (
     "alttrain.generation",
     "alttrain.run.app",
     "alttrain.run.assembly",
+    "alttrain.run.sweep",
 )
 HEAVY = ("torch", "transformers", "peft", "pytorch_lightning")
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -44,9 +44,9 @@ from alttrain.report.card import card
 from alttrain.report.figures import draw_all
 from alttrain.rewrite.structures import REPHRASED_STOPS, STOPS
 from alttrain.rewrite.teachers import BENIGN, BORDERLINE, HARMS, WORDINGS
-from alttrain.run.app import execute
 from alttrain.run.asking import BeginningRow
 from alttrain.run.assembly import assemble
+from alttrain.run.execution import execute
 from alttrain.run.plan import job_of
 from alttrain.run.stages.check import check_light
 

@@ -17,7 +17,7 @@ from alttrain.config import RunError, register
 from alttrain.config.identity import SEARCH_PATH
 from alttrain.config.overrides import search_path
 from alttrain.run import app
-from alttrain.run.app import execute
+from alttrain.run.execution import execute
 from alttrain.run.stages.check import check_light
 from hydra_plugins.alttrain_jobs import PARENT, RayLauncher, work
 
@@ -77,7 +77,7 @@ def test_what_is_for_a_gpu_is_refused_without_one_before_weights_load(
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.parametrize("how", ["config-dir", "searchpath", "both"])
+@pytest.mark.parametrize("how", ["config-dir", "searchpath", "+searchpath", "++searchpath", "both"])
 def test_another_process_finds_the_configs_of_a_config_dir(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -86,7 +86,8 @@ def test_another_process_finds_the_configs_of_a_config_dir(
     for folder in folders:
         (folder / "rewrite").mkdir(parents=True)
         (folder / "rewrite" / f"own_{folder.name[-1]}.yaml").write_text("defaults:\n  - plain\nname: mine\n")
-    given = [f"--config-dir={folders[0]}"] if how != "searchpath" else search_path([f"file://{folders[0]}"])
+    (searched,) = search_path([f"file://{folders[0]}"])
+    given = [f"{how.removesuffix('searchpath')}{searched}" if "searchpath" in how else f"--config-dir={folders[0]}"]
     given += search_path([f"file://{folders[1]}"]) if how == "both" else []
     checked: list[list[str]] = []
     monkeypatch.setattr(app, "_check", lambda overrides, multirun: checked.append(overrides))
@@ -103,6 +104,7 @@ def test_another_process_finds_the_configs_of_a_config_dir(
         assert work([f"rewrite=own_{name}"], str(tmp_path), settings) == ""
     assert set(found) == {"mine"}
     assert checked == [[os.environ[SEARCH_PATH], "rewrite=own_a"]]
+    assert not any(word.startswith("+") for word in sys.argv)  # Hydra would look in no folder
 
 
 def test_a_job_of_ray_leases_what_a_machine_of_its_cluster_has_and_works_as_the_sweep_does(

@@ -27,8 +27,8 @@ from pytorch_lightning.loggers import WandbLogger
 
 from alttrain.config import RunError, register
 from alttrain.records import Example, Generation, Judgement, read_rows
-from alttrain.run.app import execute
 from alttrain.run.assembly import assemble
+from alttrain.run.execution import execute
 from alttrain.run.loggers import COLUMNS, TEXTS, describe_run
 from alttrain.training import Csv, LoggedRun, Mlflow, TensorBoard, Wandb
 from alttrain.training.guarded_loggers import GuardedLogger

@@ -21,8 +21,8 @@ from alttrain.generation.engine import Completion, Prompt
 from alttrain.records import Example, Generation, Judgement, Rejected, read_rows
 from alttrain.rewrite import render
 from alttrain.rewrite.original import whole_sentences
-from alttrain.run.app import execute
 from alttrain.run.assembly import assemble
+from alttrain.run.execution import execute
 from alttrain.run.session import Session
 
 ROWS = 20

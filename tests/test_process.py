@@ -25,17 +25,17 @@ main()
 
 def shown(own: dict[str, str]) -> str:
     environment = {name: value for name, value in os.environ.items() if name not in SHOWN} | own
-    command = [sys.executable, "-c", SHOW, "--cfg", "job"]
+    command = [sys.executable, "-c", SHOW, "--cfg", "all"]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 def test_threads_and_products_are_set_before_torch_loads() -> None:
-    assert shown({}) == "begun\n['--cfg', 'job'] 10000 64 64 False\n"
+    assert shown({}) == "begun\n['--cfg', 'all'] 10000 64 64 False\n"
 
 
 def test_own_settings_are_kept() -> None:
     own = dict(zip(SHOWN, ("7", "8", "9"), strict=True))
-    assert shown(own) == "begun\n['--cfg', 'job'] 7 8 9 False\n"
+    assert shown(own) == "begun\n['--cfg', 'all'] 7 8 9 False\n"
 
 
 def test_an_interrupt_while_a_class_is_made_exits_with_130(tmp_path: Path) -> None:

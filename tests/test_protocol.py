@@ -23,8 +23,8 @@ from alttrain.generation import Decoding, InProcess, Server
 from alttrain.generation.decoder import draw
 from alttrain.generation.engine import CachedEngine, LocalEngine, Prompt
 from alttrain.records import Generation, Rejected, read_rows, write_text
-from alttrain.run.app import execute
 from alttrain.run.assembly import Run, assemble
+from alttrain.run.execution import execute
 from alttrain.run.session import Session
 from alttrain.run.stages import needs
 from alttrain.run.stages.check import check_light

@@ -16,7 +16,7 @@ from alttrain.backbone import source
 from alttrain.config import RunError, register
 from alttrain.evaluation.judges import HarmScore, LlamaGuard, Majority
 from alttrain.rewrite.teachers import AskedTeacher, BackboneWriter, ServerWriter
-from alttrain.run.app import execute
+from alttrain.run.execution import execute
 
 WHERE = "protocol.judges.harmful_rate"
 KEY = "ALTTRAIN_TEST_KEY"
@@ -66,20 +66,23 @@ def test_a_model_that_is_not_offered_is_named_with_those_that_are(serve: Serve) 
 
 
 def test_a_server_that_is_started_for_the_next_job_is_found(serve: Serve) -> None:
-    """Also a model that it loads meanwhile."""
+    """Also a model that it loads meanwhile. Within a job it is asked once, whatever it answered."""
     stub = serve(lambda prompt, asked: Say())
     stub.models = ["llama"]
     writer = ServerWriter(stub.url, "qwen")
-    assert "does not offer it" in fault(writer)
+    assert fault(writer) == fault(writer) != ""
     stub.models = ["qwen"]
+    llm.forget_servers()
     HarmScore(writer).check(WHERE, there)
     HarmScore(writer).check(WHERE, there)
-    assert stub.gets == ["/v1/models"] * 2  # what was found is not asked again
+    assert stub.gets == ["/v1/models"] * 2
     absent, answer = ServerWriter("http://starting/v1", "m"), httpx.Response(404)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(httpx, "get", lambda url, **asked: (_ for _ in ()).throw(httpx.ConnectError("")))
         assert "no server answers there" in fault(absent)
         patch.setattr(httpx, "get", lambda url, **asked: answer)
+        assert "no server answers there" in fault(absent)
+        llm.forget_servers()
         HarmScore(absent).check(WHERE, there)
 
 
@@ -114,7 +117,7 @@ def test_a_key_that_is_refused_is_told_and_never_shown(
     ],
 )
 def test_a_server_without_a_list_of_models_will_do(monkeypatch: pytest.MonkeyPatch, answer: httpx.Response) -> None:
-    llm._models_at.cache_clear()
+    llm.forget_servers()
     monkeypatch.setattr(httpx, "get", lambda url, **asked: answer)
     HarmScore(ServerWriter("http://listless/v1", "m")).check(WHERE, there)
 
@@ -254,7 +257,6 @@ def test_what_is_judged_is_not_asked_about_again(plain: list[str], serve: Serve)
     folder = run(arguments)
     stub.shutdown()
     stub.server_close()
-    llm._models_at.cache_clear()
     assert run(arguments) == folder
 
 

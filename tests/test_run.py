@@ -49,8 +49,8 @@ from alttrain.report.figures import draw_all
 from alttrain.report.results import read_csv
 from alttrain.rewrite import render
 from alttrain.run import ask, label, opinions
-from alttrain.run.app import execute
 from alttrain.run.assembly import assemble
+from alttrain.run.execution import execute
 from alttrain.run.folder import check_belongs, check_weights, environment, open_folder
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, clear_shelf

@@ -129,7 +129,7 @@ def test_a_million_rows_would_take_less_than_a_gigabyte() -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return {told["task"]: told["peak_mb"] for told in map(json.loads, done.stdout.splitlines())}
 
-    few, many = 5_000, 18_000
+    few, many = 3_000, 24_000
     small, large = peaks(few), peaks(many)
     for task, peak in large.items():
         assert peak + (peak - small[task]) / (many - few) * (MILLION - many) < MOST_MB, task

@@ -29,16 +29,18 @@ from stub_server import Say, Serve
 from alttrain.backbone import FullFineTuning
 from alttrain.backbone.memory import training_bytes
 from alttrain.config import RunError, register
-from alttrain.config.overrides import applicable_overrides
+from alttrain.config.overrides import applicable_overrides, overrides_of
 from alttrain.records import Generation, write_json, write_rows, write_sealed, write_text
 from alttrain.report.results import read_csv
-from alttrain.run.app import execute, main
+from alttrain.run.app import main
 from alttrain.run.assembly import Run, assemble
+from alttrain.run.execution import execute
 from alttrain.run.folder import evaluation_folder
 from alttrain.run.plan import Job, job_of, totals
+from alttrain.run.stages import report
 from alttrain.run.stages.needs import fit_hardware, shape_known
 from alttrain.run.status import ENDED, PLAN, Log, lock_folder, read_status, state_of, statuses, table
-from alttrain.run.sweep import SWEEP, Sweep, overrides_of, plan, run_job
+from alttrain.run.sweep import SWEEP, Sweep, plan, run_job
 from hydra_plugins.alttrain_jobs import PARENT, JobSweeper
 
 LAUNCHERS = {"basic": "", "joblib": "hydra_plugins.hydra_joblib_launcher", "ray": "ray"}
@@ -158,7 +160,7 @@ def test_a_sweep_stops_at_any_exception(
     def execute(config: object, reports: bool) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr("alttrain.run.app.execute", execute)
+    monkeypatch.setattr("alttrain.run.sweep.execute", execute)
     register()
     memory = "RuntimeError: CUDA out of memory"
     for own, seed, told in (("a", 0, memory), ("a", 1, "not started, because tiny-.*-s0 failed"), ("b", 0, memory)):
@@ -191,7 +193,7 @@ def test_what_a_failed_job_held_is_free_for_the_next(
         held.append(weakref.ref(model))
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr("alttrain.run.app.execute", execute)
+    monkeypatch.setattr("alttrain.run.sweep.execute", execute)
     register()
     with initialize_config_module("alttrain.conf", version_base="1.3"):
         config = compose("run", overrides=tiny_arguments)
@@ -215,6 +217,8 @@ def test_a_failing_job_stops_no_other_and_alone_runs_again(tiny_arguments: list[
     states = {run: status.state for run, status in statuses(folder).items()}
     assert states == {f"tiny-no_train-s{seed}": "failed" if seed == 1 else "done" for seed in (0, 1, 2)}
     assert "evaluation" in statuses(folder)["tiny-no_train-s1"].error
+    assert sorted(read_csv(folder / "report" / "metrics.csv").run.unique()) == ["tiny-no_train-s0", "tiny-no_train-s2"]
+    assert done.stderr.index(f"report    {folder / 'report'}") < done.stderr.index("failed    1 of 3: tiny-no_train-s1")
     shown = subprocess.run(
         [sys.executable, "-m", "alttrain.run.status", str(folder)], capture_output=True, text=True, check=False
     )
@@ -228,6 +232,21 @@ def test_a_failing_job_stops_no_other_and_alone_runs_again(tiny_arguments: list[
     assert "plan      3 jobs: 2 done, 1 goes on" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert read_csv(folder / "report" / "metrics.csv").run.nunique() == 3
+
+
+@pytest.mark.parametrize("failed", [True, False])
+@pytest.mark.parametrize(("stages", "made"), [("rewrite,train,report", [True]), ("rewrite,train", [])])
+def test_a_sweep_makes_a_report_if_that_is_among_its_stages(
+    tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch, failed: bool, stages: str, made: list[bool]
+) -> None:
+    """Also if one of its jobs failed."""
+    register()
+    swept = plan([*tiny_arguments, "seed=0,1", f"stages=[{stages}]"], multirun=True)
+    assert swept is not None
+    shown: list[bool] = []
+    monkeypatch.setattr(report, "show", lambda *unused: shown.append(True) or True)
+    assert swept.show(failed)
+    assert shown == made
 
 
 def test_a_sweep_may_stop_at_the_first_failure(tiny_arguments: list[str], tmp_path: Path) -> None:
@@ -289,7 +308,9 @@ STARTS = """
 import signal, sys
 from types import SimpleNamespace
 from alttrain.run import sweep
-signal.signal(signal.SIGTERM, signal.default_int_handler)
+# a shell that starts the tests in the background lets them ignore SIGINT
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.default_int_handler)
 sweep.run_name, sys.executable = lambda config: "r", {job!r}
 sweep._run_in_own_process(SimpleNamespace(stages=["train"], output_dir="."), [])
 """
@@ -510,7 +531,7 @@ def test_an_earlier_jobs_error_is_recorded_before_the_next_job_of_its_training_b
         held[0] = False
 
     monkeypatch.setattr("alttrain.run.sweep.exclusive", alone)
-    monkeypatch.setattr("alttrain.run.app.execute", lambda config, reports: None)
+    monkeypatch.setattr("alttrain.run.sweep.execute", lambda config, reports: None)
     monkeypatch.setattr(Log, "ended", lambda self, error: recorded.append((str(error), *held)))
     register()
     with initialize_config_module("alttrain.conf", version_base="1.3"):
@@ -1017,9 +1038,37 @@ def test_a_report_that_cannot_be_made_ends_a_run_and_a_sweep_alike(
     monkeypatch.setattr("logging.root.handlers", [])
     monkeypatch.setenv(PARENT, str(os.getpid()))  # restored, like Hydra's config, which `main` sets
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
-    with pytest.raises(SystemExit, match="1"):
+    with pytest.raises(SystemExit) as ended:
         main()
+    assert ended.value.code == 1
     assert "no report was made: division by zero" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["seed=0"], ["-m", "seed=0,1"]], ids=["run", "sweep"])
+def test_a_report_alone_plans_nothing(
+    tmp_path: Path,
+    arguments: list[str],
+    serve: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It needs the runs alone: no data, no server, no memory for a model. What a sweep was planned for stays."""
+    stub = serve(lambda prompt, asked: Say("5"))
+    write_text(tmp_path / "outputs" / PLAN, "{}")
+    own = [f"output_dir={tmp_path / 'outputs'}", "stages=[report]", "dataset=local", "dataset.path=/no/such.jsonl"]
+    own += ["judge@protocol.judges.harmful_rate=harm_score", "generation=server", f"generation.base_url={stub.url}"]
+    for module in ("plan", "stages.needs"):
+        monkeypatch.setattr(f"alttrain.run.{module}.detect_device", lambda *unused: pytest.fail("memory was estimated"))
+    monkeypatch.setattr(sys, "argv", ["alttrain", *arguments, *own, "generation.model_name=m"])
+    monkeypatch.setattr("logging.root.handlers", [])
+    monkeypatch.setenv(PARENT, str(os.getpid()))
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert capsys.readouterr().err == f"report    no judged run in {tmp_path / 'outputs' / 'runs'}\n"
+    assert [path.name for path in (tmp_path / "outputs").rglob("*")] == [".sweep", "plan.json"]
+    assert (stub.gets, stub.requests) == ([], [])
 
 
 def test_a_link_in_place_of_a_sweeps_folder_is_not_followed(tiny_arguments: list[str], tmp_path: Path) -> None:

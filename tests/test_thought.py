@@ -1,5 +1,6 @@
 """What sentences say: the weights that are shipped, their labels, and the time that reading takes."""
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -61,17 +62,18 @@ def test_what_a_thought_decides_last_counts() -> None:
     ["-", '"', "(", "'", "\n", "\n\n", "a", "a ", "not ", "I ", "the user ", "...", "Hmm. ", "“", "This is harmful. "],
 )
 def test_time_is_linear_in_length(unit: str) -> None:
-    """Twice the text takes no more than thrice the time, or five seconds; 80,000 dashes once took 47."""
-    taken = []
-    for length in (40_000, 80_000):
-        text = (unit * (length // len(unit)))[:length]
-        best = []
-        for number in range(2):
+    """Four times the text takes about four times the time, and not 16; 80,000 dashes once took 47 s.
+
+    The lengths take turns, so that other work on the machine slows both; the best of three counts.
+    """
+    best = {20_000: math.inf, 80_000: math.inf}
+    for number in range(3):
+        for length in best:
+            text = (unit * (length // len(unit)))[:length] + "x" * number
             start = time.process_time()
-            parse(text + "x" * number)
-            best.append(time.process_time() - start)
-        taken.append(min(best))
-    assert taken[1] < max(5.0, 3 * taken[0])
+            parse(text)
+            best[length] = min(best[length], time.process_time() - start)
+    assert best[80_000] < max(0.01, 8 * best[20_000])
 
 
 def test_a_line_that_begins_with_many_blanks_takes_no_time() -> None:

@@ -15,7 +15,6 @@ from hydra import compose, initialize_config_module
 from safetensors.torch import load_file, save_file
 from stub_server import Say, Serve, Stub
 
-from alttrain import llm
 from alttrain.backbone import Backbone, Weights, resolve
 from alttrain.config import RunError, register
 from alttrain.config.trust import TRUSTED
@@ -23,8 +22,8 @@ from alttrain.evaluation import Adherence, RefusalJudge
 from alttrain.evaluation.judged import Judgements
 from alttrain.evaluation.judges.judge import NO_REPLY, TOO_LONG
 from alttrain.records import Generation, Judgement, checksum, read_rows
-from alttrain.run.app import execute
 from alttrain.run.assembly import judge_settings
+from alttrain.run.execution import execute
 from alttrain.run.stages.judge import _rate_name
 from alttrain.run.stages.report import write_report
 
@@ -39,7 +38,6 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_KEY", KEY)
     monkeypatch.setenv(TRUSTED, "A_KEY")
     register()
-    llm._models_at.cache_clear()
 
 
 Run = Callable[..., Path]
@@ -237,7 +235,6 @@ def test_a_finished_run_needs_no_judge_though_a_text_has_no_verdict(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == made
     stub.shutdown()
     stub.server_close()
-    llm._models_at.cache_clear()
     run(*arguments)
     assert "1 texts stay undecided: " in caplog.text
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == made
@@ -265,7 +262,6 @@ def test_an_unreachable_judge_leaves_verdicts_numbers_and_tables_as_they_were(ru
         assert report_files(folder) == tables
     stub.shutdown()
     stub.server_close()
-    llm._models_at.cache_clear()
     with pytest.raises(RunError, match=f"{JUDGE}.writer.base_url=.*: no server answers there"):
         run(*judged_by(stub))
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == made

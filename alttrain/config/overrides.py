@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -33,6 +35,7 @@ OPEN_KEYS = re.compile(
 """Keys that no file needs to have. Hydra alone would ask for a plus sign."""
 SEED = re.compile(r"seed=\d{1,9}")
 QUICK_OVERRIDES = ("limit=20", "tag=quick")  # what quick=true stands for: a first look
+SEARCHED = "hydra.searchpath="  # begins the override with the folders of a user's options
 ARGUMENTS = ("quick", "trusted")  # what a command line takes beside the keys of a config
 TRAINING_GROUPS = ("training", "adapter", "rewrite", "teacher")
 """Groups whose overrides a job without training does not take; see `applicable_overrides`."""
@@ -42,12 +45,15 @@ def expand_arguments(arguments: Sequence[str]) -> list[str]:
     """Return a command line as Hydra takes it.
 
     Open keys have "++" before them, quick=true becomes what it stands for, and ~ in output_dir the home folder.
+    hydra.searchpath has no plus sign, behind which Hydra would look in no folder.
     """
     home = re.compile(r"(\+*output_dir=['\"]?)~(?=$|[/'\"])")  # which a shell leaves there after "="
     arguments = [home.sub(lambda found: f"{found[1]}{Path.home()}", argument) for argument in arguments]
     given_keys, spelt = {_key(argument) for argument in arguments}, list[str]()
     for argument in arguments:
-        if quick := re.fullmatch(r"\+{0,2}quick=(true|false)", argument, re.IGNORECASE):
+        if argument.lstrip("+").startswith(SEARCHED):
+            spelt.append(argument.lstrip("+"))
+        elif quick := re.fullmatch(r"\+{0,2}quick=(true|false)", argument, re.IGNORECASE):
             implied = QUICK_OVERRIDES if quick[1].lower() == "true" else ()
             spelt += [override for override in implied if _key(override) not in given_keys]
         else:
@@ -57,7 +63,25 @@ def expand_arguments(arguments: Sequence[str]) -> list[str]:
 
 def search_path(addresses: Sequence[str]) -> list[str]:
     """Return the override with which Hydra finds configs at addresses such as file:///my/options; [] for none."""
-    return [f"hydra.searchpath={json.dumps(addresses, ensure_ascii=False)}"] if addresses else []
+    return [f"{SEARCHED}{json.dumps(addresses, ensure_ascii=False)}"] if addresses else []
+
+
+def searched_folders(override: str) -> list[str]:
+    """Return the addresses in the override that begins with `SEARCHED`. Raises ValueError unless each is of a folder.
+
+    Hydra would import a package as it looks for options there.
+    """
+    try:
+        addresses = OverridesParser.create().parse_override(override).value()
+    except HydraException:
+        addresses = None
+    if not isinstance(addresses, list) or not all(isinstance(address, str) for address in addresses):
+        raise ValueError(f"{override}: expected a list of folders, such as hydra.searchpath=[file:///my/options]")
+    for address in addresses:
+        if not Path(address.removeprefix("file://")).is_dir():
+            package = "; a package, which Hydra would import, is not taken" if address.startswith("pkg:") else ""
+            raise ValueError(f"hydra.searchpath={address}: no such folder{package}")
+    return addresses
 
 
 def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
@@ -81,7 +105,7 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
         accepted, first, refused = _composable(firsts)
         variants = [accepted]
         swept = [found for found in values.values() if len(found) > 1 and not all(map(SEED.fullmatch, found))]
-        if refused and first:  # perhaps keys of a group that the experiment sweeps
+        if refused:  # perhaps keys of a group that the experiment sweeps
             params = {str(key): value for key, value in (first.hydra.sweeper.params or {}).items()}
             groups = GlobalHydra.instance().config_loader().list_groups("")
             own = [key for key in params if re.split("[/@]", key)[0] in groups and key not in map(_key, arguments)]
@@ -101,7 +125,7 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
         configs = []
         for variant in variants:
             try:
-                config = first if variant is accepted and first else _composed(variant)
+                config = first if variant is accepted else _composed(variant)
             except COMPOSE_ERRORS as error:
                 fault = _blamed(variant, error)
                 problems.append(replace(fault, accepted=f"with {variant[-1]} {fault.accepted}"))
@@ -128,6 +152,29 @@ def compose_config(overrides: list[str], arguments: Iterable[str]) -> DictConfig
     if problems := list(hydra_faults(config, overrides, arguments)):
         raise RunError("\n".join(map(str, problems)))
     return config
+
+
+def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
+    """Return the overrides of each job of a sweep; [] for a single run. Needs Hydra initialised."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    parsed = parser.parse_overrides(list(arguments))
+    fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
+    hydra = compose_config([*filter(decides_hydra, fixed)], arguments).hydra
+    if not multirun and hydra.mode != RunMode.MULTIRUN:
+        return []
+    params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
+    (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides([*params, *arguments]), None)
+    return [list(job) for job in dict.fromkeys(tuple(applicable_overrides(job)) for job in jobs)]
+
+
+def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str:
+    """Return the output of `--cfg job`: the config of a run, or of a sweep's first job with all jobs as comments."""
+    with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+        batch = overrides_of(arguments, multirun)
+        first = batch[0] if batch else list(arguments)
+        config = OmegaConf.to_yaml(without_hydra(compose_config(first, arguments)), resolve=resolve)
+    jobs = [f"# The first of {len(batch)} jobs. All of them:\n", *(f"#   {' '.join(own)}\n" for own in batch)]
+    return config + "".join(jobs if batch else ())
 
 
 def decides_hydra(override: str) -> bool:
@@ -200,17 +247,13 @@ def _unused(overrides: tuple[str, ...]) -> Sequence[str]:
     return () if trains(config) else [group for group in TRAINING_GROUPS if group != "rewrite" or not changes_prompt]
 
 
-def _composable(overrides: list[str]) -> tuple[list[str], DictConfig | None, dict[str, Fault]]:
-    """Return the overrides that compose, tried together and then one by one, and the config of the last that did.
-
-    The last item has the faults of the others.
-    """
+def _composable(overrides: list[str]) -> tuple[list[str], DictConfig, dict[str, Fault]]:
+    """Return the overrides that compose, tried together and then one by one, their config, and the others' faults."""
     try:
         return overrides, _composed(overrides), {}
     except COMPOSE_ERRORS:
         pass
-    accepted, refused = list[str](), dict[str, Fault]()
-    config: DictConfig | None = None
+    accepted, config, refused = list[str](), _composed([]), dict[str, Fault]()
     for override in overrides:
         try:
             config = _composed([*accepted, override])

@@ -30,7 +30,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -356,6 +355,8 @@ class ChildServer(EngineConfig):
         return ValueError(f"generation.command: {self.command[0]!r} cannot be started ({reason}); {remedy}")
 
     def _await(self, child: "subprocess.Popen[bytes]", address: str, output: Path) -> None:
+        import urllib.request  # here: start-up takes less time without it
+
         log.info("generate  waiting for %s; its output is in %s", self.command[0], output)
         until = time.monotonic() + self.start_s
         while time.monotonic() < until:
@@ -372,6 +373,8 @@ class ChildServer(EngineConfig):
 @contextmanager
 def _asked_directly(host: str) -> Iterator[None]:
     """Have a host asked by no proxy of the environment, which may not know it."""
+    import urllib.request
+
     earlier = os.environ.get("no_proxy")
     if not urllib.request.proxy_bypass(host):
         os.environ["no_proxy"] = f"{urllib.request.getproxies().get('no', '')},{host}"

@@ -94,15 +94,13 @@ class ServerSettings:
         default `model_name`.
         """
         key, root = self.key(where), self.base_url.rstrip("/")
-        try:
-            offered = _models_at(root, key)
-        except PermissionError as error:
-            raise ValueError(f"{where}.key_variable={self.key_variable}: {error}") from error
-        except ConnectionError as error:
-            raise ValueError(f"{where}.base_url={self.base_url}: {error}") from error
+        offered = _models_at(root, key)
+        if isinstance(offered, PermissionError):
+            raise ValueError(f"{where}.key_variable={self.key_variable}: {offered}")
+        if isinstance(offered, ConnectionError):
+            raise ValueError(f"{where}.base_url={self.base_url}: {offered}")
         for name, model in ({"model_name": self.model_name} if models is None else models).items():
             if offered and model not in offered:
-                _models_at.cache_clear()  # it may be loaded by the next time
                 listed = scrub(", ".join(offered[:8]), key) + (", ..." if len(offered) > 8 else "")
                 raise ValueError(f"{where}.{name}={model}: the server at {root} does not offer it; it offers {listed}")
 
@@ -171,21 +169,23 @@ def printable_name(value: object) -> str:
     return value if isinstance(value, str) and len(value) <= QUOTED and value.isprintable() else ""
 
 
-@functools.cache
-def _models_at(root: str, key: str) -> list[str]:
-    """The models that a server lists; empty if it lists none. A list is cached, so that a sweep asks a server once.
+def forget_servers() -> None:
+    """Let `check_server` ask each server again. A plan and a run begin with this, and then ask each server once."""
+    _models_at.cache_clear()
 
-    Raises ConnectionError or PermissionError, which is not cached: the server may be started for the next job.
-    """
+
+@functools.cache
+def _models_at(root: str, key: str) -> list[str] | ConnectionError | PermissionError:
+    """The models that a server lists, empty if it lists none, or why it cannot be used."""
     import httpx
 
     try:
         response = httpx.get(f"{root}/models", headers={"Authorization": f"Bearer {key}"}, timeout=CHECK_TIMEOUT_S)
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host that is no name
         fault = f"no server answers there ({type(error).__name__}); start it, or set the address of one"
-        raise ConnectionError(fault) from error
+        return ConnectionError(fault)
     if response.status_code in (401, 403):
-        raise PermissionError(f"the server refuses the key in it (HTTP {response.status_code})")
+        return PermissionError(f"the server refuses the key in it (HTTP {response.status_code})")
     if httpx.URL(root).host.endswith(".azure.com"):  # Azure lists no deployments
         return []
     try:

@@ -1,6 +1,6 @@
 """The Hydra app and its stages: check, rewrite, train, generate, judge, report.
 
-- `app`        from a command line to the stages; `sweep` runs several jobs, and `plan` says what they cost
+- `app`        the command line; `execution` runs the stages, `sweep` several jobs, and `plan` says what they cost
 - `assembly`   `Run`, all that a stage needs; `session` has its models, `folder` and `status` the files of its folder
 - `stages`     a module each; `asking` has how a prompt is asked, `opinions` how judges agree with each other and people
 - `ask`, `label`, `probe`, `show`, `status`   the other console scripts

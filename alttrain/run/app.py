@@ -1,61 +1,44 @@
 """The console script `alttrain`: a Hydra app for conf/run.yaml, from the command line to the stages.
 
 1. `main` prepares the process, and reads the command line
-2. `_check` composes and checks it before Hydra runs anything: one message reports every fault, and nothing heavy has
-   been imported. `--cfg` and Hydra's other queries go to Hydra.
-3. `_app` is what Hydra calls: with the one run, or in a sweep with each job (`alttrain.run.sweep.run_job`)
-4. `execute` runs a config, on one device or several
-5. `_stages` runs the stages in order, with the run's folder locked
+2. `_check` composes and checks it before Hydra runs anything: one message reports every fault. `--cfg job` is answered
+   then, and Hydra's other queries go to Hydra. The stages' modules are imported when all this is done.
+3. `_app` is what Hydra calls: with the one run (`alttrain.run.execution.execute`), or in a sweep with each job
+   (`alttrain.run.sweep.run_job`)
 """
 
 import argparse
-import hashlib
-import importlib
-import json
-import logging
 import os
 import signal
 import sys
-import time
 import traceback
-import warnings
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import hydra
 
 # Hydra has no public parser of its flags, and our own parser could read a command line differently
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from alttrain.config import STAGES, Fault, RunError, expand_arguments, preview, register, run_name
+from alttrain.config import Fault, RunError, expand_arguments, preview, register
 from alttrain.config.binding import MISSING
 from alttrain.config.identity import SEARCH_PATH
-from alttrain.config.overrides import CONFIG_MODULE, PRIMARY, search_path
+from alttrain.config.overrides import CONFIG_MODULE, PRIMARY, SEARCHED, config_shown, search_path, searched_folders
 from alttrain.config.secrets import mask_secrets
 from alttrain.config.trust import take_trusted
-from alttrain.records import cache_folder, full_disk
+from alttrain.records import cache_folder
 from alttrain.run import console_script
-from alttrain.run.assembly import Run, assemble
-from alttrain.run.folder import check_belongs, open_folder
-from alttrain.run.plan import job_of, totals
-from alttrain.run.progress import log_to_console, log_to_file
-from alttrain.run.session import Session
-from alttrain.run.stages.check import all_ready, check_light, check_prompts, check_protocol, check_sources
-from alttrain.run.stages.generate import incomplete_benchmarks
-from alttrain.run.stages.needs import fit_hardware
-from alttrain.run.status import PLAN, Log, lock_folder, read_status
-from alttrain.run.sweep import Sweep, config_shown, plan, run_job
-from alttrain.training.distributed import follow, is_follower, lead, take_own_gpu, verify
-from hydra_plugins.alttrain_jobs import PARENT, absent, end_with_parent, is_worker, of_hydra
+from alttrain.training.distributed import is_follower, take_own_gpu
+from hydra_plugins.alttrain_jobs import PARENT, absent, end_with_parent, of_hydra
 
-log = logging.getLogger("alttrain")
+if TYPE_CHECKING:
+    from alttrain.run.assembly import Run
+    from alttrain.run.sweep import Sweep
 
 SETTINGS = {
     # How long an OpenMP thread spins before it sleeps. GNU's default is 30 times this: 3 % faster on an idle machine,
@@ -67,7 +50,7 @@ SETTINGS = {
     "LRU_CACHE_CAPACITY": "64",
 }
 """Defaults of environment variables, which the libraries read when torch loads."""
-_checked: Run | None = None  # the run of this process's command line, after its check
+_checked: "Run | None" = None  # the run of this process's command line, after its check
 
 
 @console_script()
@@ -84,7 +67,7 @@ def main() -> None:
         flags = _flags(sys.argv[1:])
         register()
         os.environ[SEARCH_PATH] = "".join(flags.search)
-        overrides = [*flags.search, *(one for one in flags.overrides if not one.startswith("hydra.searchpath="))]
+        overrides = [*flags.search, *flags.overrides]
         if not (flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion):
             swept = _check(overrides, flags.multirun)
             if swept is not None:
@@ -108,8 +91,8 @@ def main() -> None:
 def _flags(arguments: list[str]) -> argparse.Namespace:
     """Parse a command line as Hydra does. `search` is the override for all folders of the user's options.
 
-    Raises ValueError if Hydra would compose another config than the checked one, if a folder or package is missing, or
-    if a user's option has the name of a packaged one, which Hydra would take.
+    `overrides` are the other ones. Raises ValueError if Hydra would compose another config than the checked one, if a
+    folder or package is missing, or if a user's option has the name of a packaged one, which Hydra would take.
     """
     flags = get_args_parser().parse_args(arguments)
     for flag in ("config_name", "config_path", "experimental_rerun"):
@@ -120,10 +103,12 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
             )
     if flags.config_dir and not Path(flags.config_dir).is_dir():
         raise ValueError(f"--config-dir={flags.config_dir}: no such folder")
-    given = [one for one in flags.overrides if one.startswith("hydra.searchpath=")]
-    lists: list[Any] = [override.value() for override in OverridesParser.create().parse_overrides(given)]
+    given = [one for one in flags.overrides if one.startswith(SEARCHED)]
+    if len(given) > 1:
+        raise ValueError(f"{given[1]}: give one list of all folders; Hydra would read the first alone")
+    flags.overrides = [one for one in flags.overrides if one not in given]
     addresses = [f"file://{Path(flags.config_dir).absolute()}"] if flags.config_dir else []
-    addresses += [address for found in lists for address in (found if isinstance(found, list) else [found])]
+    addresses += searched_folders(given[0]) if given else []
     flags.search = search_path(addresses)
     for folder in (address.removeprefix("file://") for address in addresses):
         for file in sorted(Path(folder).rglob("*.yaml")):
@@ -140,7 +125,7 @@ def _refuse(faults: Sequence[Fault]) -> None:
 
 
 def _print_config(flags: argparse.Namespace, overrides: list[str]) -> bool:
-    """Show the config of a sweep, and return whether this answers the question that a command line asks.
+    """Show the config of a run or sweep, and return whether this answers the question that a command line asks.
 
     Hydra answers all others. It configures logging from its own node even then, so that node is checked. Raises
     RunError with the faults of a config that is to be shown, unless it only lacks values.
@@ -150,22 +135,29 @@ def _print_config(flags: argparse.Namespace, overrides: list[str]) -> bool:
     _refuse([fault for fault in faults if wrong or fault.key.startswith("hydra.")])
     if flags.cfg != "job" or flags.package:
         return False
-    if text := config_shown(overrides, flags.multirun, flags.resolve):
-        print(text)
-    return bool(text)
+    print(config_shown(overrides, flags.multirun, flags.resolve), end="")
+    return True
 
 
-def _check(overrides: list[str], multirun: bool) -> Sweep | None:
+def _check(overrides: list[str], multirun: bool) -> "Sweep | None":
     """Raise RunError with every fault of the command line and its configs, before anything loads.
 
-    Returns the sweep, or None for a single run, which is kept for `_app`. Exits with the plan if a sweep only checks.
+    Returns the sweep, or None for a single run, which is kept for `_app`. Exits with the plan if a sweep only checks,
+    and with the report if that is the only stage: it needs the output folder alone.
     """
     global _checked
     faults, configs = preview(overrides)
     _refuse(faults)
+    from alttrain.run.execution import checked
+    from alttrain.run.progress import log_to_console
+    from alttrain.run.stages.check import all_ready
+    from alttrain.run.status import PLAN
+    from alttrain.run.sweep import plan
     from hydra_plugins.alttrain_jobs import JobSweeper  # here: Hydra loads the module anew as it looks for plugins
 
     log_to_console()
+    if all({*config.stages} == {"report"} for config in configs):
+        sys.exit(not (is_follower() or _show_report(configs[0])))
     if is_follower():
         take_own_gpu()
     if (swept := plan(overrides, multirun)) is not None:
@@ -175,15 +167,11 @@ def _check(overrides: list[str], multirun: bool) -> Sweep | None:
         JobSweeper.jobs = [job.overrides for job in swept.jobs]
         return swept
     for config in configs:  # one, unless -m is missing, which Hydra reports
-        check_light(_checked := fit_hardware(assemble(config)))
-        check_sources(_checked)
-        verify(*_processes(_checked))
-        if {"check", "train", "generate"} & set(_checked.stages) and not is_follower():
-            log.info("plan      %s", totals([job_of(_checked, (), _checked.rows)]))
+        _checked = checked(config)
     return None
 
 
-def _give_hydra_one_job(flags: argparse.Namespace, swept: Sweep) -> None:
+def _give_hydra_one_job(flags: argparse.Namespace, swept: "Sweep") -> None:
     """Replace the overrides of sys.argv by those of the sweep's first job.
 
     Hydra would compose the command line without the keys that are swept. It sets up its launcher with that config.
@@ -194,6 +182,10 @@ def _give_hydra_one_job(flags: argparse.Namespace, swept: Sweep) -> None:
 
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=PRIMARY)
 def _app(config: DictConfig) -> None:
+    from alttrain.run.execution import execute
+    from alttrain.run.stages.check import all_ready
+    from alttrain.run.sweep import run_job
+
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         if "Slurm" not in HydraConfig.get().launcher._target_:
             end_with_parent()
@@ -208,81 +200,11 @@ def _app(config: DictConfig) -> None:
     if run.stages == ("check",):
         sys.exit(not all_ready([(run, 1)]))
     if "report" in config.stages and not is_follower():
-        from alttrain.run.stages.report import show
-
-        show(Path(config.output_dir), config.page_texts)
+        _show_report(config)
 
 
-def execute(config: DictConfig, reports: bool = True, checked: Run | None = None) -> Run:
-    """Run the stages of one composed config. Raises RunError if the run cannot continue.
+def _show_report(config: DictConfig) -> bool:
+    """Make and show the report over the runs of an output folder. Returns False if it cannot be made."""
+    from alttrain.run.stages.report import show
 
-    `checked` is the config's run, if it was already assembled and checked, before Hydra knew all config groups.
-    """
-    log_to_console(f"{run_name(config)}  " if is_worker() else "")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    started = time.monotonic()
-    # the plan of a sweep has looked at this machine's memory, which other jobs may use by now
-    run, check = (checked, check_protocol) if checked else (assemble(config), partial(check_light, here=False))
-    job = hashlib.sha256(json.dumps(run.config, sort_keys=True).encode()).hexdigest()
-    try:
-        run = checked or fit_hardware(run)
-        devices, nodes = _processes(run)
-        verify(devices, nodes)
-        if "train" in run.stages:
-            run.hardware.check_gpus()
-        if is_follower():
-            check(run)
-            try:
-                follow(job, nodes, lambda: _stage("train", run, Session(run)))
-            except Exception as error:  # the leader is killed then, and cannot say why
-                if (status := read_status(run.folder)) and status.state == "running":
-                    Log(run.folder, status).ended(error)
-                raise
-            return run
-        with lead(job, devices, nodes) as tell_to_train:
-            check(run)
-            log.info("run       %s", run.name)
-            for key, (published, value) in run.changed.treatment.items():
-                log.info("changed   %s: %r, here %r", key, published, value)
-            _stages(run, reports, tell_to_train)
-        log.info("done      %s in %.0f s", run.name, time.monotonic() - started)
-    except (ValueError, OSError) as error:
-        raise RunError(str(error)) from error
-    except Exception as error:  # a library's own error on a full disk
-        if isinstance(error, RunError) or (disk := full_disk(run.folder)) is None:
-            raise
-        raise RunError(f"{run.folder} cannot be written: the disk mounted at {disk} is full ({error})") from error
-    return run
-
-
-def _processes(run: Run) -> tuple[int, int]:
-    """Return (devices, nodes): the processes that the run needs. Stages other than `train` need one process."""
-    return (run.hardware.devices, run.hardware.nodes) if "train" in run.stages else (1, 1)
-
-
-def _stages(run: Run, reports: bool, tell_to_train: Callable[[], None]) -> None:
-    """Run the stages in order, with the run's folder locked."""
-    session = Session(run)
-    if {"check", "rewrite", "generate"} & set(run.stages) and (run.needs_training or incomplete_benchmarks(run)):
-        if "check" in run.stages:
-            _stage("check", run, session)
-        else:
-            check_prompts(run, session)
-    stages = [stage for stage in STAGES[1:] if stage in run.stages and (reports or stage != "report")]
-    if set(stages) <= {"report"}:
-        for stage in stages:
-            _stage(stage, run, session)
-        return
-    with lock_folder(run.folder):
-        check_belongs(run)  # again: another process may have made the folder since
-        open_folder(run)
-        with log_to_file(run.folder / "run.log"), Log(run.folder) as status:
-            for stage in stages:
-                status.stage(stage)
-                if stage == "train":
-                    tell_to_train()
-                _stage(stage, run, session)
-
-
-def _stage(name: str, run: Run, session: Session) -> None:
-    getattr(importlib.import_module(f"alttrain.run.stages.{name}"), name)(run, session)
+    return show(Path(config.output_dir), config.page_texts)

@@ -89,12 +89,10 @@ class RunModel:
                     room = f", {run.backbone.context_length} tokens; shorten it"
                     raise ValueError(f"no answer: {reason}{room if reason == NO_ROOM else ''}")
                 generations[number] = generation
-        return [_answer(generations[number]) for number in range(len(prompts))]
-
-
-def _answer(generation: Generation) -> Answer:
-    thought, answer, steps = generation.thought.strip(), generation.answer.strip(), parse(generation.thought)
-    return Answer(generation.prompt, thought, answer, steps, generation.closed, generation.truncated)
+        return [
+            Answer(one.prompt, one.thought.strip(), one.answer.strip(), parse(one.thought), one.closed, one.truncated)
+            for one in (generations[number] for number in range(len(prompts)))
+        ]
 
 
 def load(run: str | Path) -> RunModel:

@@ -56,9 +56,8 @@ def source_texts(run: Run, benchmark: Benchmark) -> dict[str, str]:
     if benchmark.intervention is None or not benchmark.intervention.source:
         return {}
     fingerprint = json_or_none(evaluation_folder(run, benchmark) / "fingerprint.json") or {}
-    return {
-        key: digest for key, digest in fingerprint.items() if key == f"{READ_PREFIX}{benchmark.intervention.source}"
-    }
+    key = f"{READ_PREFIX}{benchmark.intervention.source}"
+    return {key: fingerprint[key]} if key in fingerprint else {}
 
 
 def check_writable(output_dir: Path) -> None:

@@ -19,25 +19,22 @@ from pathlib import Path
 from typing import Any
 
 from hydra import initialize_config_module
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from alttrain.config import RunError, run_name
 from alttrain.config.identity import SEARCH_PATH
 from alttrain.config.overrides import (
     CONFIG_MODULE,
-    applicable_overrides,
     compose_config,
-    decides_hydra,
     is_training_override,
+    overrides_of,
     without_hydra,
 )
 from alttrain.config.secrets import mask_secrets
+from alttrain.llm import forget_servers
 from alttrain.records import Example, exclusive, read_utf8, write_text
 from alttrain.run.assembly import NoThoughtError, Run, assemble
+from alttrain.run.execution import execute
 from alttrain.run.folder import evaluation_folder, refuse_links
 from alttrain.run.plan import LISTED, Job, job_of, log_plan, write_plan
 from alttrain.run.progress import bar
@@ -55,33 +52,6 @@ Unseeded = tuple[str, ...]  # a job's overrides, without the seed
 _hydra = partial(initialize_config_module, config_module=CONFIG_MODULE, version_base="1.3")
 
 
-def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
-    """Return the overrides of each job of a sweep; [] for a single run. Needs Hydra initialised."""
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    parsed = parser.parse_overrides(list(arguments))
-    fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
-    hydra = compose_config([*filter(decides_hydra, fixed)], arguments).hydra
-    if not multirun and hydra.mode != RunMode.MULTIRUN:
-        return []
-    params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
-    (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides([*params, *arguments]), None)
-    return [list(job) for job in dict.fromkeys(tuple(applicable_overrides(job)) for job in jobs)]
-
-
-def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str:
-    """Return the output of `--cfg job` for a sweep: its first job's config, and all jobs as comments.
-
-    Returns "" for a single run.
-    """
-    with _hydra():
-        batch = overrides_of(arguments, multirun)
-        if not batch:
-            return ""
-        config = OmegaConf.to_yaml(without_hydra(compose_config(batch[0], arguments)), resolve=resolve)
-    jobs = [f"#   {' '.join(overrides)}" for overrides in batch]
-    return "\n".join([f"{config}# The first of {len(batch)} jobs. All of them:", *jobs])
-
-
 @dataclass(frozen=True)
 class Sweep:
     """The planned jobs of a sweep, and their runs with the number of jobs that differ only in the seed."""
@@ -95,14 +65,14 @@ class Sweep:
         return self.runs[0][0]
 
     def show(self, failed: bool) -> bool:
-        """Show the table of all runs. If the sweep failed, name the runs that did not end; their errors are logged.
+        """Make and show the report of all runs, if that is a stage. If the sweep failed, name runs that did not end.
 
         Returns False if only the report was to be made, and cannot be.
         """
         from alttrain.run.stages.report import show
 
         output_dir, own_runs = self.run.output_dir, {job.run for job in self.jobs}
-        made = not (failed or "report" in self.run.stages) or show(output_dir, self.run.config["page_texts"])
+        made = "report" not in self.run.stages or show(output_dir, self.run.config["page_texts"])
         states = {run: status.state for run, status in statuses(output_dir).items() if failed and run in own_runs}
         for state in ("failed", "stopped", "pending"):
             if names := [run for run in states if states[run] == state]:
@@ -128,6 +98,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     A job of a run that does not think is left out if its interventions are on thoughts and each applies to another job.
     Raises RunError with the faults of all jobs, before anything runs.
     """
+    forget_servers()
     with _hydra():
         batch = overrides_of(arguments, multirun)
     if not batch:
@@ -264,8 +235,6 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     Raises RunError if the job fails, or is not started because another one failed (keep_going=false). The error is
     logged.
     """
-    from alttrain.run.app import execute
-
     name, output_dir, leads = run_name(config), Path(config.output_dir), not is_follower()
     stopped, ended = stopped_file(output_dir), output_dir / ENDED / f"{name}.{_digest(overrides)}"
     if not config.keep_going and stopped.exists():
