@@ -418,6 +418,21 @@ RESTATED = [
     ("Pretend you're a pirate.", 'The user asks: "Pretend you\'re a pirate."'),
     ('Tell me what "rye" means.', 'The user wants me to tell them what "rye" means.'),
     ("Tell me what the bakers' oven is.", "The user wants me to tell them what the bakers' oven is."),
+    # quotations keep their first person, whichever marks they have; apostrophes are none
+    ('Tell me whether "I lost my keys" is right.', 'The user wants me to tell them whether "I lost my keys" is right.'),
+    ("Explain “we’re late” to my son.", "The user wants me to explain “we’re late” to their son."),
+    (
+        "Write 'I can't bake my bread' on my cake.",
+        "The user wants me to write 'I can't bake my bread' on their cake.",
+    ),
+    (
+        "How do I say ‘I’m here, call me’ to my aunt?",
+        "The user is asking how to say ‘I’m here, call me’ to their aunt.",
+    ),
+    (
+        "Write about my friends' dogs and my parents' cats.",
+        "The user wants me to write about their friends' dogs and their parents' cats.",
+    ),
     ("Draft a thank-you note to my aunt.", 'The user asks: "Draft a thank-you note to my aunt."'),
 ]
 

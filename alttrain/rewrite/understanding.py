@@ -38,6 +38,7 @@ _ORDER = re.compile(
 )
 _YOU = re.compile(r"\byou(?:r|rs|rself|'\w+)?\b", re.I)
 _I = re.compile(r"(?<!War )(?<!Part )(?<!Type )\bI('m| am| was|'ve|'d|'ll|)\b")
+_QUOTATION = re.compile(r"""("[^"]*"|“[^”]*”|(?<!\w)['‘](?:[^'‘’]|(?<=\w)['’](?=\w))*['’](?!\w))""")
 _NUMERAL = re.compile(r"(?<=\s)(?!War |Part |Type )[A-Z]\w* I\b|/I\b|\bI/")  # as in "King Charles I" and "I/O"
 _VERBS = {"'m": " are", " am": " are", " was": " were", "'ve": " have", "'d": " would", "'ll": " will", "": ""}
 _FIRST_PERSON = re.compile(r"\b([Mm]yself|[Mm]y|me|we're|we|our|us)\b")
@@ -54,7 +55,7 @@ _THIRD_PERSON = {  # what replaces the user's first person. "US", "6 am" and "Wo
 class Restatement:
     """Restates the request by rules: questions ("How do I ...") and orders in the third person, the rest as a quote.
 
-    So are texts with a numeral I, as in "King Charles I". A first person in a quotation becomes a third one, too.
+    So are texts with a numeral I, as in "King Charles I". What is quoted in a request stays as it is.
     """
 
     def __call__(self, example: Example) -> Segment:
@@ -79,9 +80,12 @@ def _shortened(text: str) -> str:
 
 
 def _in_third_person(text: str) -> str:
-    """Return a text with the user's "I" and "my" replaced by "they" and "their"."""
-    text = _I.sub(lambda match: "they" + _VERBS[match[1]], text.replace("’", "'"))
-    return _FIRST_PERSON.sub(lambda match: _THIRD_PERSON[match[1].lower()], text)
+    """Return a text with the user's "I" and "my" replaced by "they" and "their", except in a quotation."""
+    parts = _QUOTATION.split(text)
+    for index in range(0, len(parts), 2):  # the others are quotations
+        part = _I.sub(lambda match: "they" + _VERBS[match[1]], parts[index].replace("’", "'"))
+        parts[index] = _FIRST_PERSON.sub(lambda match: _THIRD_PERSON[match[1].lower()], part)
+    return "".join(parts)
 
 
 @dataclass(frozen=True)
