@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from alttrain.dataset import Dataset, Rows, embedded_path, embedded_rows
+from alttrain.dataset import Dataset, Rows, embedded_rows
 from alttrain.dataset.selection import stratified
 from alttrain.dataset.similarity import NearDuplicateFilter, words
 from alttrain.dataset.sources import content_hash, read_raw
@@ -268,7 +268,7 @@ def test_embedded_groups_are_mixed_by_the_seed() -> None:
 
 
 def test_content_is_the_hash_of_the_file(tmp_path: Path) -> None:
-    assert embedded().content() == {"embedded/train.jsonl": content_hash(embedded_path("train"))}
+    assert embedded().content() == {"embedded/train.jsonl": content_hash(Path(embedded_rows("train").path or ""))}
     path = tmp_path / "a.csv"
     path.write_bytes(b"abc")
     assert Rows("x", str(path)).content() == {"a.csv": "ba7816bf8f01cfea"}

@@ -98,36 +98,18 @@ class TraceUnderstanding:
     fallback: Restatement
     within: Annotated[int, Ge(1)] = 4
 
-    def __call__(self, example: Example) -> Segment:
-        """Return the understanding of an example, on one line."""
-        if not has_trace(example):
-            return self.fallback(example)
-        if (understanding := self._first_understanding(example)) is None:
-            restated = self.fallback(example)
-            return replace(restated, origin=f"{restated.origin}:flagged")
-        number, text, _ = understanding
-        origin = example.thought[0].origin
-        return Segment("understanding", text, origin if number == 1 else f"{origin}:sentence {number}")
-
-    def rest(self, example: Example) -> tuple[Segment, ...]:
-        """Return the part of the example's own thought that follows the understanding; empty if nothing does."""
-        if not has_trace(example) or (understanding := self._first_understanding(example)) is None:
-            return example.thought
-        _, _, end = understanding
-        text = render(example.thought)[end:].lstrip()
-        return (Segment("reasoning", text, example.thought[0].origin),) if text else ()
-
-    def _first_understanding(self, example: Example) -> tuple[int, str, int] | None:
-        """Return (sentence number from 1, text on one line, end in the trace) of the understanding, or None."""
+    def __call__(self, example: Example) -> tuple[Segment, tuple[Segment, ...]]:
+        """Return the understanding of an example, on one line, and what follows it in the example's own thought."""
+        origin = example.thought[0].origin if example.thought else ""
+        restated = self.fallback(example)
+        if origin.partition(":")[0] != "trace":
+            return restated, example.thought
         trace = render(example.thought)
         ends = [end for _, end in islice(sentences(trace), self.within + 1)]
         for number, sentence in enumerate(score_sentences(trace[: max(ends, default=0)])[: self.within], 1):
             text = " ".join(trace[sentence.start : sentence.end].split())
             if len(text.split()) <= LONGEST_OF_A_TRACE and sentence.understanding >= LIKELY:
-                return number, text, sentence.end
-        return None
-
-
-def has_trace(example: Example) -> bool:
-    """Return whether a reasoning backbone wrote the example's thought: its origin is `trace` or `trace:NAME`."""
-    return bool(example.thought) and example.thought[0].origin.partition(":")[0] == "trace"
+                found = Segment("understanding", text, origin if number == 1 else f"{origin}:sentence {number}")
+                rest = trace[sentence.end :].lstrip()
+                return found, (Segment("reasoning", rest, origin),) if rest else ()
+        return replace(restated, origin=f"{restated.origin}:flagged"), example.thought
