@@ -413,7 +413,8 @@ def test_missing_filter_column_is_named_with_those_there(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("columns", "constants"), [({"promt": "prompt"}, {}), ({}, {"promt": "prompt"})])
 def test_unknown_field_of_a_mapping_is_named(columns: dict[str, str], constants: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=r"rows x: (columns|constants)\.promt: no such field; accepted: id, prompt, "):
+    named = r"rows x: (columns|constants)\.promt='prompt': no such field; accepted: id, prompt, "
+    with pytest.raises(ValueError, match=named):
         Rows("x", "a.jsonl", columns=columns, constants=constants)
 
 

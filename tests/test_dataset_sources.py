@@ -361,7 +361,7 @@ def test_pattern_that_takes_too_long_is_refused(key: str, tmp_path: Path, monkey
         ),
         ({"columns": {"response": "r"}}, r"columns\.response and thought_tags go together"),
         ({"thought_tags": THINK}, r"columns\.response and thought_tags go together"),
-        ({"forms": {"promt": "{ask}"}}, r"forms\.promt: no such field; .* did you mean 'prompt'\?"),
+        ({"forms": {"promt": "{ask}"}}, r"forms\.promt='{ask}': no such field; .* did you mean 'prompt'\?"),
         (
             {"dates": {"day": ["2025-01-01"]}},
             r"dates\.day=\['2025-01-01'\]: accepted: two dates as YYYY-MM-DD, also with",
