@@ -326,6 +326,7 @@ def test_experiment_changes_groups_and_a_method_comes_after_it() -> None:
             rf"training\.epocs=3: there is no such key; accepted: {RECIPE}; did you mean 'epochs'\?",
         ),
         (["+rewrite.understanding.fallback.x=1"], r"rewrite.*fallback\.x=1: there is no such key; accepted: none"),
+        (["+dataset.sources.embedded.x=1"], r"dataset.*embedded\.x=1: there is no such key; accepted: file, limit"),
         (["training.optim.lr=3"], r"training\.optim\.lr='3': there is no such key; accepted: .*epochs.*"),
         (["nothing.lr=3"], r"nothing\.lr='3': there is no such key; accepted: (?!.*hydra).*backbone.*"),
         (["nothing=3"], r"nothing='3': there is no such key; accepted: (?!.*hydra).*backbone.*"),
