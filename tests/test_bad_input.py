@@ -50,7 +50,7 @@ def local(name: str) -> list[str]:
         (local("malformed.jsonl"), ["malformed.jsonl:2: malformed JSON"]),
         (
             [*local("questions.jsonl"), "dataset.columns.promt=Q"],
-            ["columns.promt: no such field", "accepted: id, prompt", "did you mean 'prompt'?"],
+            ["columns.promt='Q': no such field", "accepted: id, prompt", "did you mean 'prompt'?"],
         ),
         (["benchmark=mine", "output_dir=out"], ["+benchmark@evaluation.benchmarks.mine=mine; there are: advbench,"]),
         ([*local("a_file"), "+dataset.colums={prompt: q}"], ["dataset.colums", "did you mean 'columns'"]),

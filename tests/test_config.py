@@ -322,7 +322,12 @@ def test_experiment_changes_groups_and_a_method_comes_after_it() -> None:
         (["backbone/template=chatm"], r"backbone/template='chatm': accepted: .*; did you mean 'chatml'\?"),
         (["+benchmark@evaluation.benchmarks.x=xstest"], r"benchmark@.*='xstest': accepted: .*'xstest_safe'\?"),
         (["training.epocs=3"], r"training\.epocs='3': there is no such key; accepted: .*; did you mean 'epochs'\?"),
-        (["+training.epocs=3"], rf"training\.epocs=3: accepted: {RECIPE}; did you mean 'epochs'\?"),
+        (
+            ["+training.epocs=3"],
+            rf"training\.epocs=3: there is no such key; accepted: {RECIPE}; did you mean 'epochs'\?",
+        ),
+        (["+rewrite.understanding.fallback.x=1"], r"rewrite.*fallback\.x=1: there is no such key; accepted: none"),
+        (["+dataset.sources.embedded.x=1"], r"dataset.*embedded\.x=1: there is no such key; accepted: file, limit"),
         (["training.optim.lr=3"], r"training\.optim\.lr='3': there is no such key; accepted: .*epochs.*"),
         (["nothing.lr=3"], r"nothing\.lr='3': there is no such key; accepted: (?!.*hydra).*backbone.*"),
         (["nothing=3"], r"nothing='3': there is no such key; accepted: (?!.*hydra).*backbone.*"),
@@ -558,10 +563,16 @@ def test_a_sweep_in_a_users_experiment_that_hydra_cannot_read_is_a_fault_beside_
     ("option", "message"),
     [
         ("training=mine", None),
-        ("training=misspelt", rf"training\.epocs=3: accepted: {RECIPE}; did you mean 'epochs'\?"),
+        (
+            "training=misspelt",
+            rf"training\.epocs=3: there is no such key; accepted: {RECIPE}; did you mean 'epochs'\?",
+        ),
         ("training=mistyped", r"training\.epochs='three': .*integer"),
         ("training=bare", r"training.*_target_.*"),
-        ("rewrite=nested", r"rewrite\.original\.short\.openin='Yes\.': accepted: .*; did you mean 'opening'\?"),
+        (
+            "rewrite=nested",
+            r"rewrite\.original\.short\.openin='Yes\.': there is no such key; accepted: .*; did you mean 'opening'\?",
+        ),
     ],
 )
 def test_yaml_file_of_a_user_is_checked(config_dir: Path, option: str, message: str | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from alttrain.dataset import Dataset, Rows, embedded_path, embedded_rows
+from alttrain.dataset import Dataset, Rows, embedded_rows
 from alttrain.dataset.selection import stratified
 from alttrain.dataset.similarity import NearDuplicateFilter, words
 from alttrain.dataset.sources import content_hash, read_raw
@@ -174,11 +174,6 @@ def test_pairs_against_another_list_index_both() -> None:
     assert near(right, left) == [(0, 1, 1.0)]
 
 
-def test_threshold_lies_between_three_and_two_of_four_words() -> None:
-    assert near(["a b c d", "a b c x"]) == [(1, 0, 0.75)]
-    assert near(["a b c d", "a b x y"]) == []
-
-
 @pytest.mark.parametrize(("same", "of"), [(13, 20), (5, 6), (2, 3), (7, 10)])
 def test_threshold_itself_counts(same: int, of: int) -> None:
     left = [f"w{index}" for index in range(of)]
@@ -253,10 +248,6 @@ def test_choice_of_the_embedded_prompts_is_pinned(seed: int) -> None:
     assert [example.id for example in chosen] == CHOSEN[seed].split()
 
 
-def test_embedded_prompts_without_amounts_are_all() -> None:
-    assert sorted(embedded().examples(None), key=lambda e: e.id) == sorted(TRAIN, key=lambda e: e.id)
-
-
 def test_embedded_prompts_that_ask_what_an_embedded_benchmark_asks_are_not_trained_on() -> None:
     """None stands in one word for word; a few are the same question in other words, and are left out."""
     benchmarks = {name: prompts(rows) for name, rows in EVALUATION.items()}
@@ -270,41 +261,14 @@ def test_embedded_prompts_that_ask_what_an_embedded_benchmark_asks_are_not_train
     assert "Which wall came down in 1989 in a divided German city?" in {match["prompt"] for match in matches}
 
 
-def test_amounts_cut_their_groups_alone() -> None:
-    whole = Counter(map(group, TRAIN))
-    some = Counter(map(group, embedded(harmful=24, borderline=0).examples(1)))
-    assert some == {"harmful": 24, "benign": whole["benign"]}
-    assert Counter(map(group, embedded(benign=10).examples(1))) == {**whole, "benign": 10}
-
-
-def test_amounts_are_spread_over_categories() -> None:
-    examples = embedded(harmful=24, borderline=0, benign=0).examples(5)
-    assert set(Counter(example.category for example in examples).values()) == {2}
-    assert len({example.category for example in examples}) == 12
-
-
 def test_embedded_groups_are_mixed_by_the_seed() -> None:
     """A batch from the front holds more than one group."""
     front = embedded().examples(0)[:40]
     assert {group(example) for example in front} == {"harmful", "borderline", "benign"}
 
 
-def test_unknown_group_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"dataset\.amounts\.harmfull: no such group; accepted: ") as caught:
-        embedded(harmfull=3).examples(0)
-    accepted = set(str(caught.value).rpartition("accepted: ")[2].split(", "))
-    assert accepted == {"harmful", "benign", "embedded", *(example.category for example in TRAIN)}
-
-
-def test_too_large_amount_is_refused() -> None:
-    count = sum(group(example) == "borderline" for example in TRAIN)
-    assert len(embedded(borderline=count, harmful=0, benign=0).examples(0)) == count
-    with pytest.raises(ValueError, match=rf"amounts\.borderline={count + 1}: borderline has only {count} prompts"):
-        embedded(borderline=count + 1).examples(0)
-
-
 def test_content_is_the_hash_of_the_file(tmp_path: Path) -> None:
-    assert embedded().content() == {"embedded/train.jsonl": content_hash(embedded_path("train"))}
+    assert embedded().content() == {"embedded/train.jsonl": content_hash(Path(embedded_rows("train").path or ""))}
     path = tmp_path / "a.csv"
     path.write_bytes(b"abc")
     assert Rows("x", str(path)).content() == {"a.csv": "ba7816bf8f01cfea"}
@@ -391,13 +355,6 @@ def test_field_that_is_mapped_and_constant_is_not_called_missing(tmp_path: Path)
     assert source.examples(None)[0].label == "harmful"
 
 
-def test_where_keeps_matching_rows(tmp_path: Path) -> None:
-    rows = [{**ROW, "prompt": str(i), "set": "ab"[i % 2], "part": "xyz"[i % 3]} for i in range(12)]
-    path = jsonl(tmp_path / "a.jsonl", *rows)
-    assert prompts(Rows("x", path, where={"set": "a", "part": "x"}).examples(None)) == ["0", "6"]
-    assert [e.id for e in Rows("x", path, where={"set": "b"}).examples(None)][:2] == ["a-2", "a-4"]
-
-
 def test_rows_that_the_filter_drops_are_not_checked(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"prompt": "", "label": "unsafe", "set": "b"}, {**ROW, "set": "a"})
     assert prompts(Rows("x", path, where={"set": "a"}).examples(None)) == ["Hi?"]
@@ -456,7 +413,8 @@ def test_missing_filter_column_is_named_with_those_there(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("columns", "constants"), [({"promt": "prompt"}, {}), ({}, {"promt": "prompt"})])
 def test_unknown_field_of_a_mapping_is_named(columns: dict[str, str], constants: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=r"rows x: (columns|constants)\.promt: no such field; accepted: id, prompt, "):
+    named = r"rows x: (columns|constants)\.promt='prompt': no such field; accepted: id, prompt, "
+    with pytest.raises(ValueError, match=named):
         Rows("x", "a.jsonl", columns=columns, constants=constants)
 
 

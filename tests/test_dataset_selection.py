@@ -121,7 +121,7 @@ def test_the_seed_alone_decides() -> None:
         ({"amounts": {"harmful": 61}}, r"dataset\.amounts\.harmful=61: harmful has only 60 prompts, 61 are wanted"),
         (
             {"amounts": {"odd": None}},
-            r"dataset\.amounts\.odd: no such group; accepted: harmful, benign, a, b, c, x, y, one",
+            r"dataset\.amounts\.odd=None: no such group; accepted: harmful, benign, a, b, c, x, y, one",
         ),
         ({"size": 70, "harmful_share": 0.9}, r"dataset\.size=70: harmful has only 60 prompts, 63 are wanted"),
         ({"size": 50}, r"dataset\.size and dataset\.harmful_share go together"),

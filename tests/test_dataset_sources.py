@@ -276,16 +276,6 @@ def test_file_without_the_names_of_its_columns(name: str, text: str, tmp_path: P
         Rows("x", str(tmp_path / name), header=["prompt"], constants={"label": "benign"}).examples(None)
 
 
-def test_labels_are_mapped_and_unknown_ones_refused(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.jsonl", *({"prompt": str(kind), "kind": kind} for kind in ("safe", "unsafe", "odd")))
-    known = {"safe": "benign", "unsafe": "harmful"}
-    columns = {"label": "kind"}
-    with pytest.raises(ValueError, match=r"a\.jsonl:3: label 'odd' is not mapped; accepted: safe, unsafe"):
-        Rows("x", path, columns=columns, labels=known).examples(None)  # type: ignore[arg-type]
-    examples = Rows("x", path, columns=columns, labels={"safe": "benign", "*": "harmful"}).examples(None)
-    assert [example.label for example in examples] == ["benign", "harmful", "harmful"]
-
-
 def test_where_takes_values_lists_and_paths(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", *({**ROW, "kind": "abc"[i % 3], "ok": [i % 2 == 0]} for i in range(6)))
     rows = Rows("x", path, where={"kind": ["a", "b"], "ok.0": True})
@@ -371,7 +361,7 @@ def test_pattern_that_takes_too_long_is_refused(key: str, tmp_path: Path, monkey
         ),
         ({"columns": {"response": "r"}}, r"columns\.response and thought_tags go together"),
         ({"thought_tags": THINK}, r"columns\.response and thought_tags go together"),
-        ({"forms": {"promt": "{ask}"}}, r"forms\.promt: no such field; .* did you mean 'prompt'\?"),
+        ({"forms": {"promt": "{ask}"}}, r"forms\.promt='{ask}': no such field; .* did you mean 'prompt'\?"),
         (
             {"dates": {"day": ["2025-01-01"]}},
             r"dates\.day=\['2025-01-01'\]: accepted: two dates as YYYY-MM-DD, also with",

@@ -346,14 +346,6 @@ def test_a_demo_method_trains_on_the_packaged_prompts(method: str) -> None:
         assert isinstance(run.structure.rewrite(row, 0, assessment), Example)
 
 
-def test_a_recipe_takes_its_batch_by_the_backbone() -> None:
-    sizes = {name: assembled("method=r1_act", f"backbone={name}").training for name in ("r1_qwen_1_5b", "r1_qwen_7b")}
-    assert {name: getattr(recipe, "batch_size", 0) for name, recipe in sizes.items()} == {
-        "r1_qwen_1_5b": 16,
-        "r1_qwen_7b": 8,
-    }
-
-
 @pytest.mark.parametrize(("method", "backbone"), [("published", "r1_llama_8b"), ("no_train", "star1_r1_8b")])
 def test_weights_that_authors_trained_are_no_backbone_to_start_from(method: str, backbone: str) -> None:
     with pytest.raises(

@@ -419,6 +419,8 @@ def test_data_the_template_teacher_has_no_reason_for_are_refused_before_weights(
     ("answer", "kept"),
     [
         ("Mix the flour. Then add", "Mix the flour."),
+        ("Is it? Yes! And th", "Is it? Yes!"),
+        ("It weighs 3.5 gra", ""),
         ("It opened in the U.S. Senate. Then", "It opened in the U.S. Senate."),
         ("It was 2016. Then", "It was 2016."),
         ("Mix it. It costs 3.", "Mix it."),

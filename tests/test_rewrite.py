@@ -95,29 +95,8 @@ def test_alttrain_thought_of_a_harmful_prompt() -> None:
     assert render(made.thought).count("\n\n") == 2
 
 
-def test_alttrain_keeps_the_original_of_a_benign_prompt() -> None:
-    trace = (Segment("reasoning", "Flour first.", "backbone"),)
-    made = rewrite(ALTTRAIN, Example("b", "How do I bake bread?", "benign", "everyday", thought=trace, answer="So."), 0)
-    assert isinstance(made, Example)
-    assert [segment.step for segment in made.thought] == ["understanding", "assessment", "reasoning"]
-    assert made.thought[2:] == trace
-    assert made.answer == "So."
-
-
-def test_alttrain_replaces_what_a_harmful_row_had() -> None:
-    trace = (Segment("reasoning", "Sure.", "trace"),)
-    made = rewrite(ALTTRAIN, Example("h", "x?", "harmful", "hate", thought=trace, answer="Sure, here."), 0)
-    assert isinstance(made, Example)
-    assert "Sure" not in render(made.thought) + made.answer
-
-
 def test_untouched_changes_nothing() -> None:
     assert [Untouched("none").rewrite(example, 3) for example in TRAIN] == TRAIN
-
-
-def test_structures_say_whose_original_they_need() -> None:
-    assert (ALTTRAIN.continues, Untouched("none").continues) == (("benign",), ())
-    assert (ALTTRAIN.original, Untouched("none").original) == (OWN, None)
 
 
 # --- rejections ---
@@ -418,6 +397,21 @@ RESTATED = [
     ("Pretend you're a pirate.", 'The user asks: "Pretend you\'re a pirate."'),
     ('Tell me what "rye" means.', 'The user wants me to tell them what "rye" means.'),
     ("Tell me what the bakers' oven is.", "The user wants me to tell them what the bakers' oven is."),
+    # quotations keep their first person, whichever marks they have; apostrophes are none
+    ('Tell me whether "I lost my keys" is right.', 'The user wants me to tell them whether "I lost my keys" is right.'),
+    ("Explain “we’re late” to my son.", "The user wants me to explain “we’re late” to their son."),
+    (
+        "Write 'I can't bake my bread' on my cake.",
+        "The user wants me to write 'I can't bake my bread' on their cake.",
+    ),
+    (
+        "How do I say ‘I’m here, call me’ to my aunt?",
+        "The user is asking how to say ‘I’m here, call me’ to their aunt.",
+    ),
+    (
+        "Write about my friends' dogs and my parents' cats.",
+        "The user wants me to write about their friends' dogs and their parents' cats.",
+    ),
     ("Draft a thank-you note to my aunt.", 'The user asks: "Draft a thank-you note to my aunt."'),
 ]
 
@@ -434,11 +428,6 @@ def test_restatement_is_cut_after_its_words() -> None:
     assert Restatement().restate("Tell " + " ".join(words)) == f"The user wants me to tell {' '.join(words[:29])} ...."
 
 
-def test_restatement_is_an_understanding() -> None:
-    segment = Restatement()(Example("a", "Why does bread rise?", "benign"))
-    assert segment == Segment("understanding", 'The user asks: "Why does bread rise?"', "restatement")
-
-
 # --- the backbone's own trace ---
 
 
@@ -446,10 +435,6 @@ def test_restatement_is_an_understanding() -> None:
     ("answer", "kept"),
     [
         ("Bread rises. Then it", "Bread rises."),
-        ("Is it? Yes! And th", "Is it? Yes!"),
-        ("It weighs 3.5 gra", None),
-        ("1. Bake it. 2", "1. Bake it."),
-        ("Try this:\n```python\nx = 1. \n", None),
         ("no end", None),
     ],
 )
@@ -590,12 +575,8 @@ def test_parse_of_what_models_write(thought: str, segments: list[tuple[str, str]
     parsed = parse(thought)
     assert texts(parsed) == segments
     assert {segment.origin for segment in parsed} <= {"parsed"}
-
-
-@pytest.mark.parametrize(("thought", "segments"), MESSY)
-def test_parse_loses_no_word(thought: str, segments: list[tuple[str, str]]) -> None:
-    assert render(parse(thought)).split() == thought.split()
-    assert texts(parse(render(parse(thought)))) == segments
+    assert render(parsed).split() == thought.split()  # no word is lost
+    assert texts(parse(render(parsed))) == segments
 
 
 @pytest.mark.parametrize(

@@ -572,15 +572,6 @@ def test_a_key_that_a_server_repeats_is_kept_nowhere(
     assert not [text for text in (*kept, caplog.text) for key in others.values() if key in text]
 
 
-def test_no_key_is_taken_to_a_server_that_needs_none(
-    serve: Serve, context: TeacherContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    stub = serve(lambda prompt, before: right(prompt))
-    assessed(asking(stub), rows(1), context)
-    assert stub.keys == {"Bearer none"}
-
-
 @pytest.mark.parametrize(
     ("variable", "authorization"),
     [(None, "Bearer none"), ("A_KEY", f"Bearer {SECRET}"), ("OPENAI_API_KEY", "Bearer the-account's")],
@@ -719,18 +710,12 @@ def test_reply_that_stays_faulty_is_rejected(serve: Serve, context: TeacherConte
         assert stub.asked.total() == 4 + repairs
 
 
-def test_a_verdict_is_not_asked_for_until_it_pleases(serve: Serve, context: TeacherContext) -> None:
+def test_untold_label_stays_untold(serve: Serve, context: TeacherContext) -> None:
+    """No prompt says what the dataset holds, and a verdict is not asked for until it pleases."""
     stub = serve(lambda prompt, before: Say(HARMLESS))
     for _ in range(2):
-        assert isinstance(assessed(asking(stub, tell_label=False), rows(1), context)["r0"], Rejected)
-    assert stub.asked.total() == 1
-
-
-def test_untold_label_stays_untold(serve: Serve, context: TeacherContext) -> None:
-    """Neither the prompt nor a repair of the verdict says what the dataset holds."""
-    stub = serve(lambda prompt, before: Say(HARMLESS))
-    results = assessed(asking(stub, tell_label=False), rows(2), context)
-    assert results["r0"] == Rejected("r0", f"assessment: {DISAGREES}")
+        results = assessed(asking(stub, tell_label=False), rows(2), context)
+        assert results["r0"] == Rejected("r0", f"assessment: {DISAGREES}")
     assert stub.asked.total() == 2
     assert not [prompt for prompt in stub.asked if "reviewed" in prompt]
 

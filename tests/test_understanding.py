@@ -120,8 +120,8 @@ def traced(trace: str, origin: str = "trace") -> Example:
     ],
 )
 def test_understanding_is_the_first_sentence_that_is_one(trace: str, text: str, origin: str, rest: str | None) -> None:
-    assert FROM_TRACE(traced(trace)) == Segment("understanding", text, origin)
-    left = FROM_TRACE.rest(traced(trace))
+    found, left = FROM_TRACE(traced(trace))
+    assert found == Segment("understanding", text, origin)
     if rest is not None:
         assert left == (Segment("reasoning", rest, "trace"),)
     else:
@@ -133,21 +133,21 @@ def test_understanding_is_the_first_sentence_that_is_one(trace: str, text: str, 
     ["Hmm. So. Well. Yes. The user wants bread.", VAGUE, f"The user wants bread{' and bread' * 50}.", "Flour first."],
 )
 def test_trace_without_understanding_is_flagged_and_kept_whole(trace: str) -> None:
-    segment = FROM_TRACE(traced(trace))
+    segment, rest = FROM_TRACE(traced(trace))
     assert segment == Segment("understanding", "The user is asking how to bake bread.", "restatement:flagged")
-    assert FROM_TRACE.rest(traced(trace)) == traced(trace).thought
+    assert rest == traced(trace).thought
 
 
 @pytest.mark.parametrize("example", [traced(WANTS, "backbone"), Example("a", "How do I bake bread?", "benign")])
 def test_what_is_no_trace_is_restated(example: Example) -> None:
-    assert FROM_TRACE(example) == Restatement()(example)
-    assert FROM_TRACE.rest(example) == example.thought
+    assert FROM_TRACE(example) == (Restatement()(example), example.thought)
 
 
 def test_trace_of_the_backbone_keeps_its_origin() -> None:
     example = traced(f"Hmm. {WANTS} Then", "trace:backbone")
-    assert FROM_TRACE(example).origin == "trace:backbone:sentence 2"
-    assert [segment.origin for segment in FROM_TRACE.rest(example)] == ["trace:backbone"]
+    understanding, rest = FROM_TRACE(example)
+    assert understanding.origin == "trace:backbone:sentence 2"
+    assert [segment.origin for segment in rest] == ["trace:backbone"]
 
 
 # --- STAR-1's 1,000 traces ---
@@ -157,7 +157,7 @@ def test_no_understanding_splits_a_quotation(star1: list[Example]) -> None:
     """Both sides of the cut hold whole quotations, whichever mark they use."""
     broken = []
     for example in star1:
-        text = FROM_TRACE(example).text
+        text = FROM_TRACE(example)[0].text
         if text.count('"') % 2 or text.count("“") != text.count("”"):
             broken.append(example.id)
     assert len(star1) == 1000
@@ -165,7 +165,7 @@ def test_no_understanding_splits_a_quotation(star1: list[Example]) -> None:
 
 
 def test_understandings_of_star1_are_counted(star1: list[Example]) -> None:
-    segments = [FROM_TRACE(example) for example in star1]
+    segments = [FROM_TRACE(example)[0] for example in star1]
     origins = Counter(segment.origin.partition(" ")[0] for segment in segments)
     assert origins == {"trace": 957, "trace:sentence": 43}  # accepted, repaired
     assert not any("\n" in segment.text for segment in segments)
@@ -174,6 +174,7 @@ def test_understandings_of_star1_are_counted(star1: list[Example]) -> None:
 def test_understanding_and_rest_are_the_trace(star1: list[Example]) -> None:
     """Of an accepted row not a word is lost or changed."""
     for example in star1:
-        if (segment := FROM_TRACE(example)).origin == "trace":
-            parts = [segment.text, *(rest.text for rest in FROM_TRACE.rest(example))]
+        understanding, rest = FROM_TRACE(example)
+        if understanding.origin == "trace":
+            parts = [understanding.text, *(segment.text for segment in rest)]
             assert " ".join(parts).split() == render(example.thought).split(), example.id

@@ -4,7 +4,6 @@ Interventions that change nothing give the same text.
 `make test-vllm` installs vLLM in an environment of its own and runs this file. Elsewhere the tests skip.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from alttrain.config import register
-from alttrain.dataset.sources import embedded_path
+from alttrain.dataset import embedded_rows
 from alttrain.evaluation import Benchmark
 from alttrain.evaluation.interventions import Begin, Cut, InterventionContext, Step
 from alttrain.generation import ChildServer, Decoding, InProcessVllm, Server
@@ -63,8 +62,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 
 @pytest.fixture(scope="module")
 def prompts(session: Session) -> list[Prompt]:
-    lines = embedded_path("evaluation_benign").read_text(encoding="utf-8").splitlines()[:PROMPTS]
-    texts = [session.renderer.prompt_text(json.loads(line)["prompt"], "open") for line in lines]
+    rows = embedded_rows("evaluation_benign").examples(None)[:PROMPTS]
+    texts = [session.renderer.prompt_text(row.prompt, "open") for row in rows]
     return [Prompt(session.renderer.encode(text), text, f"p{n}#0") for n, text in enumerate(texts)]
 
 

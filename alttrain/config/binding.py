@@ -154,8 +154,8 @@ def _target_faults(node: dict[str, Any], key: str, annotation: Any) -> Iterator[
         elif name in parameters:
             yield from () if faults_below or _has_target(value) else _type_faults(value, hint, f"{key}.{name}")
         elif not takes_any:
-            accepted = f"accepted: {', '.join(parameters)}{did_you_mean(name, parameters)}"
-            yield Fault(f"{key}.{name}", value, accepted)
+            accepted = f"accepted: {', '.join(parameters) or 'none'}{did_you_mean(name, parameters)}"
+            yield Fault(f"{key}.{name}", value, f"there is no such key; {accepted}")
     for name, parameter in parameters.items():
         is_variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
         if name not in arguments and parameter.default is parameter.empty and not is_variadic:

@@ -6,4 +6,4 @@ A source is any object with `name`, `examples(seed)` and `content()` (the hash o
 
 from alttrain.dataset.selection import Dataset, Selection, local_file
 from alttrain.dataset.similarity import Match, contaminated
-from alttrain.dataset.sources import ExampleSource, Rows, embedded_path, embedded_rows, jailbreak_artifacts
+from alttrain.dataset.sources import ExampleSource, Rows, embedded_rows, jailbreak_artifacts

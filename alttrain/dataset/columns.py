@@ -84,9 +84,10 @@ class Columns:
     def map_faults(self) -> Iterator[str]:
         """Yield why no row could satisfy the map."""
         for key in ("columns", "forms", "constants", "extract", "slices", "erase"):
-            for unknown in sorted(set(getattr(self, key)) - set(FIELDS)):
-                hint = "".join(f"; did you mean {near!r}?" for near in get_close_matches(unknown, FIELDS, n=1))
-                yield f"{key}.{unknown}: no such field; accepted: {', '.join(FIELDS)}{hint}"
+            for name, value in getattr(self, key).items():
+                if name not in FIELDS:
+                    hint = "".join(f"; did you mean {near!r}?" for near in get_close_matches(name, FIELDS, n=1))
+                    yield f"{key}.{name}={value!r}: no such field; accepted: {', '.join(FIELDS)}{hint}"
         for key in ("extract", "erase"):
             for field_name, pattern in getattr(self, key).items():
                 try:

@@ -169,7 +169,7 @@ class Dataset:
         known = dict.fromkeys([*(row.label for row in rows), *categories, *self.sources])
         for group, amount in self.amounts.items():
             if group not in known and (amount or group not in LABELS):
-                raise ValueError(f"dataset.amounts.{group}: no such group; accepted: {', '.join(known)}")
+                raise ValueError(f"dataset.amounts.{group}={amount}: no such group; accepted: {', '.join(known)}")
         groups: dict[str, list[Example]] = defaultdict(list)
         named = self.amounts if self.size is None else {}
         for row in rows:

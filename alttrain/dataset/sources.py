@@ -250,13 +250,9 @@ def shuffled(rows: Sequence[Example], seed: int | None) -> list[Example]:
     return order
 
 
-def embedded_path(name: str) -> Path:
-    """Return a packaged file: "train", "evaluation_harmful", "evaluation_benign", "short_answer", "development_..."."""
-    return Path(str(resources.files("alttrain.dataset") / "embedded" / f"{name}.jsonl"))
-
-
 def embedded_rows(file: str, limit: Annotated[int, Gt(0)] | None = None) -> Rows:
-    return Rows(name=file, path=str(embedded_path(file)), limit=limit)
+    """Return packaged rows: "train", "evaluation_harmful", "evaluation_benign", "short_answer", "development_..."."""
+    return Rows(file, str(resources.files("alttrain.dataset") / "embedded" / f"{file}.jsonl"), limit=limit)
 
 
 def jailbreak_artifacts(

@@ -197,10 +197,11 @@ class AltTrain(Structure):
         if not harmful and not (example.answer and (example.thought or "reasoning" not in self.steps)):
             return Rejected(example.id, "a benign example needs an original trace and answer")
         stop = Segment("refusal", choose(self._stops, "stop", example.id, seed), "template")
+        own_understanding, rest = self.understanding(example)
         segments: dict[StepSwitch, Sequence[Segment]] = {
-            "understanding": (understanding or self.understanding(example),),
+            "understanding": (understanding or own_understanding,),
             "assessment": (assessment,) if assessment else (),
-            "reasoning": (stop,) if harmful else self.understanding.rest(example),
+            "reasoning": (stop,) if harmful else rest,
         }
         thought = tuple(segment for step in self.steps for segment in segments[step])
         if not thought:

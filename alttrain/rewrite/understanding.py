@@ -38,6 +38,7 @@ _ORDER = re.compile(
 )
 _YOU = re.compile(r"\byou(?:r|rs|rself|'\w+)?\b", re.I)
 _I = re.compile(r"(?<!War )(?<!Part )(?<!Type )\bI('m| am| was|'ve|'d|'ll|)\b")
+_QUOTATION = re.compile(r"""("[^"]*"|“[^”]*”|(?<!\w)['‘](?:[^'‘’]|(?<=\w)['’](?=\w))*['’](?!\w))""")
 _NUMERAL = re.compile(r"(?<=\s)(?!War |Part |Type )[A-Z]\w* I\b|/I\b|\bI/")  # as in "King Charles I" and "I/O"
 _VERBS = {"'m": " are", " am": " are", " was": " were", "'ve": " have", "'d": " would", "'ll": " will", "": ""}
 _FIRST_PERSON = re.compile(r"\b([Mm]yself|[Mm]y|me|we're|we|our|us)\b")
@@ -54,7 +55,7 @@ _THIRD_PERSON = {  # what replaces the user's first person. "US", "6 am" and "Wo
 class Restatement:
     """Restates the request by rules: questions ("How do I ...") and orders in the third person, the rest as a quote.
 
-    So are texts with a numeral I, as in "King Charles I". A first person in a quotation becomes a third one, too.
+    So are texts with a numeral I, as in "King Charles I". What is quoted in a request stays as it is.
     """
 
     def __call__(self, example: Example) -> Segment:
@@ -79,9 +80,12 @@ def _shortened(text: str) -> str:
 
 
 def _in_third_person(text: str) -> str:
-    """Return a text with the user's "I" and "my" replaced by "they" and "their"."""
-    text = _I.sub(lambda match: "they" + _VERBS[match[1]], text.replace("’", "'"))
-    return _FIRST_PERSON.sub(lambda match: _THIRD_PERSON[match[1].lower()], text)
+    """Return a text with the user's "I" and "my" replaced by "they" and "their", except in a quotation."""
+    parts = _QUOTATION.split(text)
+    for index in range(0, len(parts), 2):  # the others are quotations
+        part = _I.sub(lambda match: "they" + _VERBS[match[1]], parts[index].replace("’", "'"))
+        parts[index] = _FIRST_PERSON.sub(lambda match: _THIRD_PERSON[match[1].lower()], part)
+    return "".join(parts)
 
 
 @dataclass(frozen=True)
@@ -94,36 +98,18 @@ class TraceUnderstanding:
     fallback: Restatement
     within: Annotated[int, Ge(1)] = 4
 
-    def __call__(self, example: Example) -> Segment:
-        """Return the understanding of an example, on one line."""
-        if not has_trace(example):
-            return self.fallback(example)
-        if (understanding := self._first_understanding(example)) is None:
-            restated = self.fallback(example)
-            return replace(restated, origin=f"{restated.origin}:flagged")
-        number, text, _ = understanding
-        origin = example.thought[0].origin
-        return Segment("understanding", text, origin if number == 1 else f"{origin}:sentence {number}")
-
-    def rest(self, example: Example) -> tuple[Segment, ...]:
-        """Return the part of the example's own thought that follows the understanding; empty if nothing does."""
-        if not has_trace(example) or (understanding := self._first_understanding(example)) is None:
-            return example.thought
-        _, _, end = understanding
-        text = render(example.thought)[end:].lstrip()
-        return (Segment("reasoning", text, example.thought[0].origin),) if text else ()
-
-    def _first_understanding(self, example: Example) -> tuple[int, str, int] | None:
-        """Return (sentence number from 1, text on one line, end in the trace) of the understanding, or None."""
+    def __call__(self, example: Example) -> tuple[Segment, tuple[Segment, ...]]:
+        """Return the understanding of an example, on one line, and what follows it in the example's own thought."""
+        origin = example.thought[0].origin if example.thought else ""
+        restated = self.fallback(example)
+        if origin.partition(":")[0] != "trace":
+            return restated, example.thought
         trace = render(example.thought)
         ends = [end for _, end in islice(sentences(trace), self.within + 1)]
         for number, sentence in enumerate(score_sentences(trace[: max(ends, default=0)])[: self.within], 1):
             text = " ".join(trace[sentence.start : sentence.end].split())
             if len(text.split()) <= LONGEST_OF_A_TRACE and sentence.understanding >= LIKELY:
-                return number, text, sentence.end
-        return None
-
-
-def has_trace(example: Example) -> bool:
-    """Return whether a reasoning backbone wrote the example's thought: its origin is `trace` or `trace:NAME`."""
-    return bool(example.thought) and example.thought[0].origin.partition(":")[0] == "trace"
+                found = Segment("understanding", text, origin if number == 1 else f"{origin}:sentence {number}")
+                rest = trace[sentence.end :].lstrip()
+                return found, (Segment("reasoning", rest, origin),) if rest else ()
+        return replace(restated, origin=f"{restated.origin}:flagged"), example.thought
