@@ -471,6 +471,16 @@ def test_a_filled_row_and_recomputed_activations_change_nothing(tiny_folder: Pat
         assert (expected[name] - gradient).abs().max() < 1e-6, name
 
 
+def test_the_tokens_of_a_step_are_those_of_its_examples(tiny_folder: Path) -> None:
+    """Without the padding of compiled rows, and without an example that stands in where a device has none."""
+    module, rows = SFTModule(adapted(tiny_folder), RECIPE, total_steps=4, passes=3), sequences()
+    for index, share in enumerate((1.0, 0.0)):
+        batch = pack(rows, multiple=64, share=share)
+        assert batch.ids.numel() > batch.tokens
+        module.training_step(batch, index)
+        assert module._step_tokens == sum(map(len, rows))
+
+
 @torch.library.custom_op("alttrain_tests::varlen", mutates_args=())
 def varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts: torch.Tensor, longest: int) -> torch.Tensor:
     """What CUDA's kernel computes: causal attention of each sequence, (tokens, heads, size)."""
