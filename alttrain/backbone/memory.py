@@ -157,11 +157,20 @@ def cache_bytes(shape: Shape, width: int, slots: int, length: int) -> int:
 
 
 def generation_bytes(
-    shape: Shape, width: int, slots: int, prompt: int, new_tokens: int, quantization: Quantization = "none"
+    shape: Shape,
+    width: int,
+    slots: int,
+    prompt: int,
+    new_tokens: int,
+    quantization: Quantization = "none",
+    stored: int | None = None,
 ) -> dict[str, int]:
-    """Return the memory of weights, a cache of `slots` x (longest prompt + new tokens), a prefill, a step's logits."""
+    """Return the memory of weights, a cache of `slots` x (longest prompt + new tokens), a prefill, a step's logits.
+
+    `stored` is the size of weights that come quantised.
+    """
     return {
-        "weights": weight_bytes(shape, width, quantization),
+        "weights": weight_bytes(shape, width, quantization) if stored is None else stored,
         "cache": cache_bytes(shape, width, slots, prompt + new_tokens),
         "activations": max(PREFILL_TOKENS, prompt) * width * (4 * shape.hidden + 3 * shape.intermediate),
         "logits": slots * shape.vocabulary * (4 + width),

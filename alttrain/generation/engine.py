@@ -157,9 +157,18 @@ class EngineConfig(ABC):
         """Start the engine for a model; it stops with the context. Raises ValueError if it does not start."""
 
     def memory(
-        self, shape: Shape, device: Device, prompt: int, new_tokens: int, quantization: Quantization
+        self,
+        shape: Shape,
+        device: Device,
+        prompt: int,
+        new_tokens: int,
+        quantization: Quantization,
+        stored: int | None = None,
     ) -> Mapping[str, int] | None:
-        """Return the device memory needed, in bytes by part; None if another process holds it."""
+        """Return the device memory needed, in bytes by part; None if another process holds it.
+
+        `stored` is the size of weights that come quantised.
+        """
         return None
 
 
@@ -181,11 +190,17 @@ class InProcess(EngineConfig):
         yield LocalEngine(model.decoder(self), model.renderer)
 
     def memory(
-        self, shape: Shape, device: Device, prompt: int, new_tokens: int, quantization: Quantization
+        self,
+        shape: Shape,
+        device: Device,
+        prompt: int,
+        new_tokens: int,
+        quantization: Quantization,
+        stored: int | None = None,
     ) -> Mapping[str, int]:
         """Return the bytes of weights, activations, logits and cache. The cache is what fits, at least one slot."""
         width = number_bytes(self.dtype, device)
-        parts = generation_bytes(shape, width, self.slots, prompt, new_tokens, quantization)
+        parts = generation_bytes(shape, width, self.slots, prompt, new_tokens, quantization, stored)
         room = parts["cache"]
         if device.free is not None:
             room = int(CACHE_SHARE * (device.free - sum(parts.values()) + parts["cache"]))

@@ -11,7 +11,7 @@ from typing import Any
 from alttrain.backbone import Backbone, Shape
 from alttrain.backbone.device import GIB, Device, detect_device, number_bytes
 from alttrain.backbone.memory import Quantization, device_bytes, shape_of, training_bytes, weight_bytes
-from alttrain.backbone.source import offline_file
+from alttrain.backbone.source import offline_file, stored_bytes
 from alttrain.config import RunError
 from alttrain.records import Example, read_json
 from alttrain.rewrite import lacks_original, render
@@ -67,6 +67,18 @@ def shape_known(run: Run) -> Shape | None:
     """Return the backbone's dimensions, from a local config.json or else from the run's config; None if unknown."""
     path = offline_file(run.backbone, "config.json")
     return shape_of(read_json(path, remedy="fetch the backbone again")) if path else run.backbone.shape
+
+
+def quantised_bytes(model: Backbone, shape: Shape | None) -> int | None:
+    """Return the size of a model's weights that come quantised, as in FP8, AWQ or MXFP4; None if they do not.
+
+    They are loaded as they are stored, or wider where the machine lacks their kernels. Until they are downloaded they
+    count as nf4, about the smallest form, since an estimate must not refuse what may fit.
+    """
+    path = offline_file(model, "config.json")
+    if path is None or not read_json(path, remedy="fetch the backbone again").get("quantization_config"):
+        return None
+    return stored_bytes(path.parent) or (weight_bytes(shape, BFLOAT16_BYTES, "nf4") if shape else 0)
 
 
 def needs_of(run: Run, rows: Sequence[Example], device: Device, sizes: Sizes | None = None) -> list[Need]:
@@ -142,12 +154,13 @@ def _generation_need(run: Run, shape: Shape, stage: str, prompt: int, caps: Mapp
     of_protocol = run.protocol.quantization if stage == "generate" else None
     quantization_key = "backbone.quantization" if of_protocol is None else "protocol.quantization"
     current, most_tokens = of_protocol or run.backbone.quantization, max(caps.values())
+    stored = quantised_bytes(run.backbone, shape)
 
     def parts(new_tokens: int, quantization: Quantization) -> Mapping[str, int]:
-        return run.generation.memory(shape, device, prompt, new_tokens, quantization) or {}
+        return run.generation.memory(shape, device, prompt, new_tokens, quantization, stored) or {}
 
     def remedies() -> Iterator[tuple[str, int]]:
-        if device.name != "cpu":
+        if device.name != "cpu" and stored is None:
             yield f"{quantization_key}=nf4", sum(parts(most_tokens, "nf4").values())
         fewer = most_tokens // 2
         while fewer:
@@ -197,7 +210,9 @@ def too_large(run: Run, model: Backbone, dtype: str) -> str:
     """Return why a judge's model, by its weights alone, does not fit; "" if it does, or if that is not known."""
     path, device = offline_file(model, "config.json"), detect_device(run.hardware.accelerator, run.hardware.memory_gib)
     shape = shape_of(read_json(path)) if path else None
-    size = weight_bytes(shape, number_bytes(dtype, device)) if shape else 0
+    size = quantised_bytes(model, shape)
+    if size is None:
+        size = weight_bytes(shape, number_bytes(dtype, device)) if shape else 0
     if device.free is None or size <= device.free:
         return ""
     if release_model():
