@@ -124,11 +124,13 @@ class Hardware:
     """The devices that models run on.
 
     `devices` on each of `nodes` machines train together. With `strategy` "ddp" each device has a copy of the backbone,
-    and "fsdp" shards it, what is trained, and its optimizer. Before that, each of its processes has the whole model in
-    system memory; they share what is in the dtype of the safetensors. The recipe's batch is split over the devices, and
-    on each device into passes of at most `examples_per_pass` examples (gradient accumulation). If a training does not
-    fit into `memory_gib`, these are applied in order until it does: `recompute` (activation checkpointing: a third more
-    computation, for rows several times as long), one example per pass, sharding over up to `most_devices`.
+    and "fsdp" shards it, what is trained, and its optimizer; only the first process has the whole model in system
+    memory, before it sends the shards. The recipe's batch is split over the devices, and on each device into passes of
+    at most `examples_per_pass` examples (gradient accumulation).
+
+    If a training does not fit into `memory_gib`, these are applied in order until it does: `recompute` (activation
+    checkpointing: a third more computation, for rows several times as long), one example per pass, sharding over up to
+    `most_devices`.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn import functional
 
@@ -111,10 +112,15 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
     def configure_model(self) -> None:
         """Shard all weights over the devices if the strategy does (FSDP2).
 
-        A layer's weights are gathered when it runs, embeddings, head and final norm for the whole step.
+        A layer's weights are gathered when it runs, embeddings, head and final norm for the whole step. Only the first
+        process has loaded them. The others begin with memory that is reserved and not used, and get their shards of it.
         """
         if not isinstance(self.trainer.strategy, ModelParallelStrategy) or isinstance(self, FSDPModule):
             return
+        if self.global_rank > 0:
+            self.to_empty(device="cpu")
+            causal_lm(self.model).tie_weights()
+        weights = self.state_dict() if self.global_rank == 0 else {}
         mesh = self.device_mesh["data_parallel"]
         for layer in causal_lm(self.model).get_decoder().layers:
             fully_shard(layer, mesh=mesh)
@@ -123,6 +129,9 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
             register_fsdp_forward_method(self.heads, "loss")
         fully_shard(self, mesh=mesh)
         register_fsdp_forward_method(self, "loss")
+        set_model_state_dict(self, weights, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
+        for buffer in self.buffers():  # a checkpoint has not all of them, such as the frequencies of position ids
+            torch.distributed.broadcast(buffer, 0)
 
     def training_step(self, batch: PackedBatch, batch_index: int) -> Tensor:
         """Return this pass's contribution to the step's mean loss, in nats.
