@@ -110,6 +110,36 @@ def test_warmup_then_cosine(tiny_folder: Path, step: int, expected: float) -> No
     assert math.isclose(module.factor(step), expected, abs_tol=1e-9)
 
 
+def test_the_optimizer_is_the_recipes(tiny_folder: Path) -> None:
+    """With weight decay, and with LoRA+'s own rate for B."""
+    recipe = replace(RECIPE, weight_decay=0.1, betas=(0.8, 0.9), b_ratio=8.0)
+    module = SFTModule(adapted(tiny_folder), recipe, total_steps=10)
+    configured = module.configure_optimizers()
+    groups = configured["optimizer"].param_groups
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    kinds = [{names[parameter].split(".")[-3] for parameter in group["params"]} for group in groups]
+    assert kinds == [{"lora_A"}, {"lora_B"}]
+    assert sum(len(group["params"]) for group in groups) == len(adapter_of(module.model))
+    assert [group["initial_lr"] for group in groups] == [1e-2, 8e-2]
+    assert [(group["weight_decay"], group["betas"]) for group in groups] == 2 * [(0.1, (0.8, 0.9))]
+    assert configured["lr_scheduler"]["interval"] == "step"
+
+
+@pytest.mark.parametrize("clip", [1e-3, None])
+def test_gradients_are_clipped_to_the_recipes_norm(
+    clip: float | None, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms: list[float] = []
+
+    def seen(self: SFTModule, optimizer: Any) -> None:  # before the next step
+        norms.append(math.hypot(*(float(p.grad.norm()) for p in self.parameters() if p.grad is not None)))
+
+    monkeypatch.setattr(SFTModule, "on_before_zero_grad", seen)
+    trained(tiny_folder, tmp_path, replace(RECIPE, epochs=None, max_steps=3, gradient_clip=clip))
+    assert len(norms) == 3
+    assert all(norm == pytest.approx(clip, rel=1e-3) if clip else norm > 0.01 for norm in norms[1:]), norms
+
+
 def test_adapter_moves_and_base_does_not(tiny_folder: Path, tmp_path: Path) -> None:
     before, model = adapted(tiny_folder), trained(tiny_folder, tmp_path, RECIPE)
     old, new = dict(before.named_parameters()), dict(model.named_parameters())
