@@ -44,14 +44,14 @@ def test_every_example_of_a_step_is_in_one_part_and_the_shares_are_of_tokens(dev
     assert {len(own) for own in parts} == {steps * passes} == {len(stream) for stream in streams}
     for step in range(steps):
         own = [part for stream in parts for part in stream[step * passes : (step + 1) * passes]]
-        counted = [part for part in own if part.share]
+        counted = [part for part in own if part.loss_scale]
         assert sum(part.tokens for part in counted) == sum(len(rows[index]) for index in streams[0].members(step))
         expected = sorted(len(rows[index]) for index in streams[0].members(step))
         assert sorted(length for part in counted for length in part.lengths) == expected
         tokens = sum(len(rows[index].response) for index in streams[0].members(step))
-        assert sum(part.share for part in own) == pytest.approx(len(own))
+        assert sum(part.loss_scale for part in own) == pytest.approx(len(own))
         for part in counted:
-            assert part.share == pytest.approx(len(part.targets) / tokens * len(own))
+            assert part.loss_scale == pytest.approx(len(part.targets) / tokens * len(own))
             assert len(part.lengths) <= math.ceil(RECIPE.batch_size / (devices * passes))
 
 

@@ -302,13 +302,13 @@ def test_samples_of_a_prompt_share_it(tiny: Any, monkeypatch: pytest.MonkeyPatch
 def test_the_same_prompt_is_decoded_once(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ids, ended = PROMPTS[4], list[int]()
     rows: list[int] = []
-    write = decoder._Batch._write
+    write = decoder._Scheduler._append
 
     def watched(self: Any, group: Any, *rest: Any) -> None:
         rows.append(len(group))
         write(self, group, *rest)
 
-    monkeypatch.setattr(decoder._Batch, "_write", watched)
+    monkeypatch.setattr(decoder._Scheduler, "_append", watched)
     same = asked([ids] * 3 + [PROMPTS[5]], caps=[NEW, NEW, 7, NEW])
     first, second, third, other = Decoder(tiny, 257, 8, "cpu").generate(same, Decoding(NEW), ended.append)
     assert first == second

@@ -69,7 +69,7 @@ def test_pack_marks_what_predicts_the_response() -> None:
     assert batch.ids.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
     assert batch.positions.tolist() == [[0, 1, 2, 3, 0, 1, 2, 3]]
     assert batch.lengths == [4, 4]
-    assert batch.keep.tolist() == [1, 2, 6]
+    assert batch.logit_positions.tolist() == [1, 2, 6]
     assert batch.targets.tolist() == [3, 4, 8]
 
 
@@ -504,8 +504,8 @@ def test_a_filled_row_and_recomputed_activations_change_nothing(tiny_folder: Pat
 def test_the_tokens_of_a_step_are_those_of_its_examples(tiny_folder: Path) -> None:
     """Without the padding of compiled rows, and without an example that stands in where a device has none."""
     module, rows = SFTModule(adapted(tiny_folder), RECIPE, total_steps=4, passes=3), sequences()
-    for index, share in enumerate((1.0, 0.0)):
-        batch = pack(rows, multiple=64, share=share)
+    for index, scale in enumerate((1.0, 0.0)):
+        batch = pack(rows, multiple=64, loss_scale=scale)
         assert batch.ids.numel() > batch.tokens
         module.training_step(batch, index)
         assert module._step_tokens == sum(map(len, rows))

@@ -139,9 +139,9 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         Dropout has a seed for each pass and device, so that a resumed training drops the same.
         """
         torch.manual_seed(random.Random(f"pass-{self.seed}-{batch_index}-{self.global_rank}").getrandbits(63))
-        loss = self.loss(batch) * batch.share
+        loss = self.loss(batch) * batch.loss_scale
         self._step_loss += loss.detach()
-        self._step_tokens += batch.tokens if batch.share else 0  # not of an example that stands in for none
+        self._step_tokens += batch.tokens if batch.loss_scale else 0  # not of an example that stands in for none
         if (batch_index + 1) % self.passes == 0:
             step_loss = self.trainer.strategy.reduce(self._step_loss / self.passes, reduce_op="mean")
             self.losses.append(step_loss)
@@ -176,7 +176,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         head = causal_lm(self.model).get_output_embeddings().weight
         if head.requires_grad and torch.is_autocast_enabled(hidden.device.type):
             head = head.to(torch.get_autocast_dtype(hidden.device.type))
-        return response_loss(hidden[batch.keep], head, batch.targets, batch.relative)
+        return response_loss(hidden[batch.logit_positions], head, batch.targets, batch.token_weights)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
