@@ -109,6 +109,14 @@ def test_what_is_drawn_depends_on_seed_and_name_alone(tiny_folder: Path) -> None
     assert same[0] != same[1]
 
 
+@pytest.mark.parametrize("narrowed", [{"top_p": 1e-6}, {"top_k": 1}])
+def test_with_one_token_to_draw_from_a_text_is_the_greedy_one(tiny: Any, narrowed: dict[str, Any]) -> None:
+    decoder, prompts = Decoder(tiny, 257, 8, "cpu"), asked(PROMPTS[:4])
+    drawn = decoder.generate(prompts, Decoding(NEW, temperature=5.0, **narrowed))
+    assert drawn == decoder.generate(prompts, Decoding(NEW))
+    assert drawn != decoder.generate(prompts, Decoding(NEW, temperature=5.0))
+
+
 def test_draw_follows_the_distribution_within_the_nucleus() -> None:
     probabilities = torch.tensor([0.1, 0.5, 0.05, 0.35])
     draws = (torch.arange(1000) + 0.5) / 1000

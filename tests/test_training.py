@@ -15,6 +15,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.accelerators.mps import MPSAccelerator
+from peft.tuners.lora.layer import Linear
 from tiny import LORA
 from transformers import AutoConfig, AutoModelForCausalLM, GptOssConfig, GptOssForCausalLM
 
@@ -22,6 +23,7 @@ from alttrain import tokenization
 from alttrain.backbone import Weights, attention
 from alttrain.backbone.attention import PackedSequences, packed_attention
 from alttrain.backbone.device import Device
+from alttrain.backbone.fused import FusedLinear
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.records import DamagedError
 from alttrain.training import Hardware, SupervisedFineTuning
@@ -84,6 +86,7 @@ def test_every_epoch_sees_every_example_once_in_a_new_order() -> None:
 
 
 def test_packed_loss_and_gradients_equal_the_padded_reference(tiny_folder: Path) -> None:
+    """With fused LoRA layers; the reference has peft's own, and transformers' attention."""
     model = adapted(tiny_folder)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -92,8 +95,12 @@ def test_packed_loss_and_gradients_equal_the_padded_reference(tiny_folder: Path)
     rows = sequences(8)
     loss = module.loss(pack(rows))
     loss.backward()
-    packed = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    packed = gradients(model)
     model.zero_grad()
+    fused = [module for module in model.modules() if isinstance(module, FusedLinear)]
+    for module_ in fused:
+        module_.__class__ = Linear
+    assert len(fused) == 2 * len(LORA.target_modules)
     model.get_base_model().set_attn_implementation("eager")
     reference = padded_reference(model, rows)
     reference.backward()
