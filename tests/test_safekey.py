@@ -107,6 +107,7 @@ def test_key_sentences_whose_positions_go_on_do_not_see_each_other(tiny_folder: 
     ]
     batch = pack(marked, mean_over="examples", marks=True)
     assert batch.marked is not None
+    assert batch.marked.key.positions.tolist() == [[*range(10, 25)]]
     losses = []
     for name in ("packed", kernel):
         module = SFTModule(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu", name), RECIPE, 4)

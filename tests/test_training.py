@@ -111,6 +111,17 @@ def test_packed_loss_and_gradients_equal_the_padded_reference(tiny_folder: Path)
             assert (packed[name] - parameter.grad).abs().max() < 1e-5, name
 
 
+def test_what_drops_out_is_decided_by_seed_and_pass(tiny_folder: Path) -> None:
+    model = add_lora(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu"), replace(LORA, dropout=0.5), 0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+    one, other = (SFTModule(model.train(), RECIPE, total_steps=4, passes=9, seed=seed) for seed in (0, 1))
+    losses = [module.training_step(pack(sequences()), index).item() for module in (one, other) for index in (0, 1, 0)]
+    assert losses[0] == losses[2]
+    assert len(set(losses)) == 4
+
+
 @pytest.mark.parametrize(("step", "expected"), [(0, 1 / 3), (1, 2 / 3), (2, 1.0), (6, 0.5), (10, 0.0)])
 def test_warmup_then_cosine(tiny_folder: Path, step: int, expected: float) -> None:
     module = SFTModule(torch.nn.Linear(1, 1), RECIPE, total_steps=10)
