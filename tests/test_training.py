@@ -425,6 +425,28 @@ def test_a_step_is_told_once_its_checkpoint_is_written(tiny_folder: Path, tmp_pa
     assert told == [(1, step) for step in range(1, RECIPE.steps(len(sequences())) + 1)]
 
 
+def test_a_model_goes_on_training_after_its_samples(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In evaluation mode nothing would drop out any more."""
+    step, modes, model = SFTModule.training_step, list[bool](), adapted(tiny_folder)
+
+    def watched(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
+        modes.append(model.training)
+        return step(self, batch, index)
+
+    monkeypatch.setattr(SFTModule, "training_step", watched)
+    hardware, recipe = Hardware("cpu", "float32", samples_every=2), replace(RECIPE, epochs=None, max_steps=3)
+    sample = lambda step: modes.append(model.training)  # noqa: E731
+    fit(model, sequences(), recipe, hardware, 3, tmp_path, False, False, samples=sample)  # type: ignore[arg-type]
+    assert modes == [True, False, True, False, True]
+
+
+@pytest.mark.parametrize(("devices", "per_pass", "passes"), [(1, None, 1), (1, 2, 3), (2, 2, 2), (2, 3, 1), (8, 2, 1)])
+def test_a_steps_five_examples_are_divided_into_passes(devices: int, per_pass: int | None, passes: int) -> None:
+    assert Hardware(devices=devices, examples_per_pass=per_pass).passes(5) == passes
+
+
 @pytest.mark.parametrize("every", [1, 100])
 def test_weights_that_are_not_finite_are_never_saved(
     every: int, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -158,6 +158,11 @@ class Hardware:
         """Whether FSDP shards the backbone over several devices."""
         return self.strategy == "fsdp" and self.world_size > 1
 
+    def passes(self, batch_size: int) -> int:
+        """Return the passes of a step on each device."""
+        device_batch = -(-batch_size // self.world_size)
+        return -(-device_batch // (self.examples_per_pass or device_batch))
+
     def overrides(self, of: "Hardware") -> tuple[str, ...]:
         """Return the command-line overrides that make these settings out of others."""
         changed = {key: value for key, value in vars(self).items() if value != getattr(of, key)}

@@ -245,8 +245,7 @@ def fit(
     compiled = _compiles(hardware, bfloat16)
     last = folder / "checkpoints" / "last.ckpt"
     devices, steps = hardware.world_size, recipe.steps(len(sequences))
-    device_batch = -(-recipe.batch_size // devices)  # examples of a step on each device
-    passes = -(-device_batch // (hardware.examples_per_pass or device_batch))
+    passes = hardware.passes(recipe.batch_size)
     torch.manual_seed(seed)
     module = SFTModule(model, recipe, steps, passes, seed)
     made_from = _identity(module, sequences, seed, bfloat16, weights)

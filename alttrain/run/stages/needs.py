@@ -124,9 +124,7 @@ def _training_need(run: Run, shape: Shape, sizes: Sizes, device: Device) -> Need
     longest_first = sorted(sizes.rows, reverse=True)[: recipe.batch_size]
 
     def parts(hardware: Hardware, quantization: Quantization) -> dict[str, int]:
-        share = -(-recipe.batch_size // hardware.world_size)
-        passes = -(-share // (hardware.examples_per_pass or share))
-        lengths = longest_first[:: hardware.world_size * passes]
+        lengths = longest_first[:: hardware.world_size * hardware.passes(recipe.batch_size)]
         undivided = training_bytes(
             shape,
             width,
