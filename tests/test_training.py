@@ -18,6 +18,7 @@ from lightning_fabric.accelerators.mps import MPSAccelerator
 from peft.tuners.lora.layer import Linear
 from tiny import LORA
 from transformers import AutoConfig, AutoModelForCausalLM, GptOssConfig, GptOssForCausalLM
+from transformers.masking_utils import sliding_window_causal_mask_function
 
 from alttrain import tokenization
 from alttrain.backbone import Weights, attention
@@ -634,6 +635,26 @@ def test_compiled_layers_share_whole_programs_and_train_the_same(
         assert abs(one.item() - other.item()) < 1e-5
     for name, gradient in gradients(model).items():
         assert (plain[name] - gradient).abs().max() < 1e-5, name
+
+
+def test_the_gpus_kernel_gets_the_window_that_transformers_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window of 4 tokens is the token itself and the three before it."""
+    windows: list[tuple[int, int]] = []
+
+    def kernel(q: torch.Tensor, *unused: Any, window_size: tuple[int, int]) -> torch.Tensor:
+        windows.append(window_size)
+        return q
+
+    monkeypatch.setattr(attention, "HALF", (torch.float32,))
+    monkeypatch.setattr(attention, "varlen", SimpleNamespace(varlen_attn=kernel))
+    packed = PackedSequences([7], boundaries=torch.tensor([0, 7], dtype=torch.int32), longest=7)
+    q, k, v = torch.zeros(3, 1, 2, 7, 8)
+    for window in (None, 4):
+        packed_attention(None, q, k, v, None, packed=packed, sliding_window=window)
+    sees = sliding_window_causal_mask_function(4)
+    seen = [earlier for earlier in range(7) if sees(0, 0, torch.tensor(6), torch.tensor(earlier))]
+    assert seen == [3, 4, 5, 6]
+    assert windows == [(-1, 0), (len(seen) - 1, 0)]
 
 
 def test_layers_are_compiled_where_the_program_is_the_same_for_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
