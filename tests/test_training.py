@@ -65,6 +65,22 @@ def adapter_of(model: Any) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
+@contextmanager
+def killed_in_the_fourth_step() -> Iterator[None]:
+    """A training in this context is killed there."""
+    step = SFTModule.training_step
+
+    def interrupted(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
+        if self.global_step == 3:
+            raise RuntimeError("killed")
+        return step(self, batch, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SFTModule, "training_step", interrupted)
+        with pytest.raises(RuntimeError, match="killed"):
+            yield
+
+
 def test_pack_marks_what_predicts_the_response() -> None:
     short = tokenization.Sequence("a", [1, 2], [3, 4])
     long = tokenization.Sequence("b", [5, 6, 7], [8])
@@ -182,24 +198,15 @@ def test_same_seed_same_bytes(whole: dict[str, torch.Tensor], tiny_folder: Path,
 def test_a_resumed_training_ends_with_the_bytes_of_an_uninterrupted_one(
     whole: dict[str, torch.Tensor], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = SFTModule.training_step
-
-    def interrupted(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
-        if self.global_step == 3:  # one step after the checkpoint: that step is lost and made again
-            raise RuntimeError("killed")
-        return step(self, batch, index)
-
-    monkeypatch.setattr(SFTModule, "training_step", interrupted)
-    with pytest.raises(RuntimeError, match="killed"):
+    with killed_in_the_fourth_step():  # one step after the checkpoint: that step is lost and made again
         trained(tiny_folder, tmp_path / "cut", RECIPE, 2)
-    monkeypatch.setattr(SFTModule, "training_step", step)
     checkpoint = torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
     assert all("lora" in name for name in checkpoint["state_dict"])
     assert 0 < checkpoint["seconds"] < 1000
     slow = checkpoint | {"seconds": 1000.0}
     _AtomicCheckpoints(checkpoint["made_from"]).save_checkpoint(slow, tmp_path / "cut" / "checkpoints" / "last.ckpt")
-    seen: list[int] = []
+    seen, step = list[int](), SFTModule.training_step
 
     def watched(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
         seen.append(self.global_step)
@@ -258,25 +265,11 @@ def test_ctrl_c_in_a_first_pass_stops_after_the_whole_step(
 
 @pytest.mark.parametrize(("before", "after"), [(None, 2), (2, None)])
 def test_a_resumed_training_may_divide_its_steps_into_other_passes(
-    before: int | None,
-    after: int | None,
-    whole: dict[str, torch.Tensor],
-    tiny_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    before: int | None, after: int | None, whole: dict[str, torch.Tensor], tiny_folder: Path, tmp_path: Path
 ) -> None:
     """As after a lack of memory. Each step still has its whole batch."""
-    step = SFTModule.training_step
-
-    def interrupted(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
-        if self.global_step == 3:
-            raise RuntimeError("killed")
-        return step(self, batch, index)
-
-    monkeypatch.setattr(SFTModule, "training_step", interrupted)
-    with pytest.raises(RuntimeError, match="killed"):
+    with killed_in_the_fourth_step():
         fitted(tiny_folder, tmp_path, RECIPE, 1, before)
-    monkeypatch.undo()
     resumed = adapter_of(fitted(tiny_folder, tmp_path, RECIPE, 1, after)[0])
     assert max(float((whole[name] - resumed[name]).abs().max()) for name in whole) < 1e-4
 
@@ -294,17 +287,8 @@ def cut(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     """The checkpoint of a training that was killed, and what the training makes where it is not."""
     folder = tmp_path_factory.mktemp("cut")
     whole = adapter_of(trained(tiny_folder, folder / "whole", RECIPE, 2))
-    step = SFTModule.training_step
-
-    def interrupted(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
-        if self.global_step == 3:
-            raise RuntimeError("killed")
-        return step(self, batch, index)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SFTModule, "training_step", interrupted)
-        with pytest.raises(RuntimeError, match="killed"):
-            trained(tiny_folder, folder / "killed", RECIPE, 2)
+    with killed_in_the_fourth_step():
+        trained(tiny_folder, folder / "killed", RECIPE, 2)
     return folder / "killed" / "checkpoints" / "last.ckpt", whole
 
 

@@ -1,8 +1,8 @@
 """Supervised fine-tuning on rewritten examples. Here are the config classes: recipe, hardware and loggers. No torch.
 
-- `batches`          token sequences -> packed batches in a seeded order
-- `module`           the Lightning module: objective, AdamW, warm-up and cosine schedule
-- `fit`              one training: trainer, checkpoints, resuming
+- `fit`              one training: trainer, checkpoints, resuming; begin to read at `fit.fit`
+- `batches`          token sequences -> packed batches in a seeded order; `pack` is what TRL calls a collator
+- `module`           the Lightning module: `training_step`, `loss`, AdamW, warm-up and cosine schedule
 - `guarded_loggers`  runs Lightning's loggers in a thread, so that none can stop a run
 - `distributed`      coordinates the processes of a training on several devices
 """

@@ -231,15 +231,15 @@ def fit(
     bfloat16: bool,
     bar: Callable[[str, int, int], Any] | None = None,
     samples: Callable[[int], None] | None = None,
-    weights: str = "",
+    base: str = "",
 ) -> TrainingResult:
     """Train in place the weights of `model` that require gradients, resuming from the last checkpoint if there is one.
 
     With `bfloat16`, a model with float32 weights trains in mixed precision. Raises ValueError if loss, gradients or
     weights are not finite, and KeyboardInterrupt if the training is stopped. A training whose losses end higher than
     they began is recorded as diverged, with a warning. `bar` opens a progress bar, given label, total and steps done.
-    `samples` is called with the step, every `hardware.samples_every` steps. `weights` identifies those that the model
-    was loaded from: a checkpoint of a training on others is not resumed from.
+    `samples` is called with the step, every `hardware.samples_every` steps. `base` identifies the weights that the
+    model was loaded from: a checkpoint of a training on others is not resumed from.
     """
     on_cuda = detect_device(hardware.accelerator).name != "cpu"
     compiled = _compiles(hardware, bfloat16)
@@ -248,7 +248,7 @@ def fit(
     passes = hardware.passes(recipe.batch_size)
     torch.manual_seed(seed)
     module = SFTModule(model, recipe, steps, passes, seed)
-    made_from = _identity(module, sequences, seed, bfloat16, weights)
+    made_from = _identity(module, sequences, seed, bfloat16, base)
     start = _first_step(last, made_from)
     if hardware.recompute:
         recompute_layers(model)
@@ -319,14 +319,14 @@ def fit(
 
 
 def _identity(
-    module: SFTModule, sequences: Sequence[tokenization.Sequence], seed: int, bfloat16: bool, weights: str
+    module: SFTModule, sequences: Sequence[tokenization.Sequence], seed: int, bfloat16: bool, base: str
 ) -> str:
     """Return a hash of what a training is made from.
 
     That is its recipe, seed, precision and examples, the weights that it begins with, and the names and shapes of those
     that it trains.
     """
-    digest = hashlib.sha256(f"{module.recipe} {seed} {bfloat16} {weights}".encode())
+    digest = hashlib.sha256(f"{module.recipe} {seed} {bfloat16} {base}".encode())
     for sequence in sequences:
         digest.update(repr(sequence).encode())
     for name, parameter in module.named_parameters():

@@ -87,6 +87,7 @@ class SafetyHeads(torch.nn.Module):
 class SFTModule(pl.LightningModule):  # type: ignore[misc]
     """Trains on the response tokens of packed batches. `model` is a peft model, or one whose weights are all trained.
 
+    A step has `passes` batches, whose gradients are accumulated; for Lightning, each is a batch of its own.
     Logs `loss` in nats, `learning_rate`, `gradient_norm` before clipping, and `tokens_per_second` of this device.
     """
 
