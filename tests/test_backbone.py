@@ -866,7 +866,8 @@ def test_weights_and_cache_by_hand() -> None:
     assert weight_bytes(BY_HAND, 2, "nf4") == int(1056 * 0.515869140625) + 880
     adapted = training_bytes(BY_HAND, 2, 3, ["q_proj", "down_proj", "unknown"], [6])["adapter"]
     assert adapted == 4 * 2 * 3 * (8 + 12 + 10 + 8)
-    parts = generation_bytes(BY_HAND, 2, slots=5, prompt=30, new_tokens=70)
+    parts = generation_bytes(BY_HAND, 2, slots=5, prompt=30, new_tokens=70, weights=7)
+    assert parts["weights"] == 7
     assert parts["cache"] == 2 * 2 * 2 * 3 * 2 * 5 * 100
     assert parts["activations"] == 4096 * 2 * (32 + 30)
     assert parts["logits"] == 5 * 50 * 6

@@ -18,9 +18,9 @@ import pytest
 from hydra import compose, initialize_config_module
 from tiny import LORA, backbone
 
-from alttrain.backbone import FullFineTuning, Shape
+from alttrain.backbone import FullFineTuning, NoAdapter, Shape
 from alttrain.backbone.device import Device
-from alttrain.backbone.memory import training_bytes
+from alttrain.backbone.memory import training_bytes, weight_bytes
 from alttrain.config import RunError, register
 from alttrain.evaluation import Protocol
 from alttrain.generation import Decoding, InProcess, Server
@@ -231,6 +231,29 @@ def test_weights_that_come_quantised_are_not_trained(
         stage(a_run(tmp_path, folder, [TRACED]), SimpleNamespace())
     (tmp_path / "train.json").write_text("{}")  # nothing is left to train
     stage(a_run(tmp_path, folder, [TRACED]), SimpleNamespace())
+
+
+def test_weights_that_come_quantised_take_what_is_stored(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the width of an unquantised model a run or a judge would be refused that fits."""
+    folder = tmp_path / "fp8"
+    folder.mkdir()
+    sizes = {"num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8}
+    sizes |= {"intermediate_size": 14336, "vocab_size": 128256}
+    (folder / "config.json").write_text(json.dumps(sizes | {"quantization_config": {"quant_method": "fp8"}}))
+    run = a_run(tmp_path, folder, [TRACED], ["generate"], adapter=NoAdapter())
+    free(monkeypatch, 7, "GPU")
+    (need,) = needs.needs_of(run, [TRACED], Device("GPU", 0))
+    assert need.parts["weights"] == weight_bytes(LARGE, 2, "nf4")  # before it is downloaded
+    assert needs.too_large(run, run.backbone, "bfloat16") == ""
+    for name, gib in (("model-1.safetensors", 5), ("model-2.safetensors", 4), ("consolidated.safetensors", 9)):
+        with (folder / name).open("wb") as file:
+            file.truncate(gib * GIB)
+    (need,) = needs.needs_of(run, [TRACED], Device("GPU", 0))
+    assert need.parts["weights"] == 9 * GIB
+    assert all("quantization" not in override for override, _ in need.remedies())
+    assert needs.too_large(run, run.backbone, "bfloat16").startswith("its weights take 9.0 GiB, and GPU has 7.0 free")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from alttrain import tokenization
 from alttrain.backbone import Weights
-from alttrain.backbone.memory import generation_bytes, shape_of, training_bytes
+from alttrain.backbone.memory import generation_bytes, shape_of, training_bytes, weight_bytes
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.generation import Decoding
 from alttrain.generation.decoder import Decoder, draw
@@ -222,7 +222,7 @@ def test_generation_takes_the_memory_that_was_estimated(folder: Weights) -> None
     decoder.generate(prompts, Decoding(400))
     shape = shape_of(model.config.to_dict())
     assert shape is not None
-    parts = generation_bytes(shape, 2, 256, 100, 400)
+    parts = generation_bytes(shape, 2, 256, 100, 400, weight_bytes(shape, 2))
     assert torch.cuda.max_memory_allocated() == pytest.approx(sum(parts.values()), rel=0.15)
 
 

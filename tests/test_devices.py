@@ -44,14 +44,14 @@ def test_every_example_of_a_step_is_in_one_part_and_the_shares_are_of_tokens(dev
     assert {len(own) for own in parts} == {steps * passes} == {len(stream) for stream in streams}
     for step in range(steps):
         own = [part for stream in parts for part in stream[step * passes : (step + 1) * passes]]
-        counted = [part for part in own if part.share]
+        counted = [part for part in own if part.loss_scale]
         assert sum(part.tokens for part in counted) == sum(len(rows[index]) for index in streams[0].members(step))
         expected = sorted(len(rows[index]) for index in streams[0].members(step))
         assert sorted(length for part in counted for length in part.lengths) == expected
         tokens = sum(len(rows[index].response) for index in streams[0].members(step))
-        assert sum(part.share for part in own) == pytest.approx(len(own))
+        assert sum(part.loss_scale for part in own) == pytest.approx(len(own))
         for part in counted:
-            assert part.share == pytest.approx(len(part.targets) / tokens * len(own))
+            assert part.loss_scale == pytest.approx(len(part.targets) / tokens * len(own))
             assert len(part.lengths) <= math.ceil(RECIPE.batch_size / (devices * passes))
 
 
@@ -87,9 +87,10 @@ def training(arguments: list[str], folder: Path) -> list[str]:
     return [*arguments, f"output_dir={folder}", "stages=[rewrite,train]", *more]
 
 
-def trained(arguments: list[str], folder: Path, *more: str) -> Trained:
+def trained(arguments: list[str], folder: Path, *more: str, **environment: str) -> Trained:
     """The loss of each step, and the adapter, of a run in processes of its own."""
-    done = alttrain([*training(arguments, folder), *more], ALTTRAIN_CACHE=str(folder.parent / "cache"))
+    own = {"ALTTRAIN_CACHE": str(folder.parent / "cache"), **environment}
+    done = alttrain([*training(arguments, folder), *more], **own)
     assert done.returncode == 0, done.stderr
     return found(folder)
 
@@ -116,6 +117,22 @@ def found(folder: Path) -> Trained:
     return losses, load_file(weights)
 
 
+UNLOADED = """
+import os
+if os.environ.get("LOCAL_RANK") == "1":
+    from alttrain.backbone import weights
+
+    load_model = weights.load_model
+
+    def unloaded(*arguments, **options):
+        model = load_model(*arguments, **options)
+        assert all(weight.is_meta for weight in model.parameters()), "the second process loads the model too"
+        return model
+
+    weights.load_model = unloaded
+"""
+
+
 @pytest.mark.parametrize(
     ("recipe", "more"),
     [
@@ -137,7 +154,9 @@ def test_losses_and_adapter_are_those_of_one_device(
 ) -> None:
     """DDP of the response's loss alone is tried on two nodes below."""
     one, alone = on_one(*recipe)
-    several, together = trained(tiny_arguments, tmp_path / "several", *recipe, *more)
+    (tmp_path / "sitecustomize.py").write_text(UNLOADED if "trainer.strategy=fsdp" in more else "")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    several, together = trained(tiny_arguments, tmp_path / "several", *recipe, *more, PYTHONPATH=path)
     assert len(one) == len(several) > 6
     assert max(abs(a - b) for a, b in zip(one, several, strict=True)) < 1e-5
     assert alone.keys() == together.keys()

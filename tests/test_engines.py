@@ -455,9 +455,14 @@ def test_vllm_is_given_tokens_and_the_adapter(
     assert told["asked"] == [{"prompt_token_ids": prompt.ids} for prompt in asked]
     assert told["adapter"] == ("adapter", 1, str(tmp_path))
     assert (told["options"]["tensor_parallel_size"], told["options"]["trust_remote_code"]) == (2, False)
-    assert {(s.max_tokens, s.temperature, s.skip_special_tokens, s.seed) for s in told["sampling"]} == {
-        (7, 0.0, False, None)
-    }
+    common = {"repetition_penalty": 1.0, "stop_token_ids": [renderer.end_id], "skip_special_tokens": False}
+    greedy = {"max_tokens": 7, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "seed": None}
+    assert [vars(each) for each in told["sampling"]] == 2 * [common | greedy]
+    decoding = Decoding(7, temperature=0.6, top_p=0.95, top_k=5, repetition_penalty=1.2, seed=3)
+    write(engine, asked, renderer, decoding)
+    sampled = {"max_tokens": 7, "temperature": 0.6, "top_p": 0.95, "top_k": 5, "repetition_penalty": 1.2}
+    seeds = [{"seed": decoding.seed_of(prompt.name)} for prompt in asked]
+    assert [vars(each) for each in told["sampling"]] == [common | sampled | seed for seed in seeds]
 
 
 def test_vllm_that_is_not_there_is_told(renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,14 @@ def test_what_is_drawn_depends_on_seed_and_name_alone(tiny_folder: Path) -> None
     assert same[0] != same[1]
 
 
+@pytest.mark.parametrize("narrowed", [{"top_p": 1e-6}, {"top_k": 1}])
+def test_with_one_token_to_draw_from_a_text_is_the_greedy_one(tiny: Any, narrowed: dict[str, Any]) -> None:
+    decoder, prompts = Decoder(tiny, 257, 8, "cpu"), asked(PROMPTS[:4])
+    drawn = decoder.generate(prompts, Decoding(NEW, temperature=5.0, **narrowed))
+    assert drawn == decoder.generate(prompts, Decoding(NEW))
+    assert drawn != decoder.generate(prompts, Decoding(NEW, temperature=5.0))
+
+
 def test_draw_follows_the_distribution_within_the_nucleus() -> None:
     probabilities = torch.tensor([0.1, 0.5, 0.05, 0.35])
     draws = (torch.arange(1000) + 0.5) / 1000
@@ -302,13 +310,13 @@ def test_samples_of_a_prompt_share_it(tiny: Any, monkeypatch: pytest.MonkeyPatch
 def test_the_same_prompt_is_decoded_once(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ids, ended = PROMPTS[4], list[int]()
     rows: list[int] = []
-    write = decoder._Batch._write
+    write = decoder._Scheduler._append
 
     def watched(self: Any, group: Any, *rest: Any) -> None:
         rows.append(len(group))
         write(self, group, *rest)
 
-    monkeypatch.setattr(decoder._Batch, "_write", watched)
+    monkeypatch.setattr(decoder._Scheduler, "_append", watched)
     same = asked([ids] * 3 + [PROMPTS[5]], caps=[NEW, NEW, 7, NEW])
     first, second, third, other = Decoder(tiny, 257, 8, "cpu").generate(same, Decoding(NEW), ended.append)
     assert first == second

@@ -107,10 +107,11 @@ def test_key_sentences_whose_positions_go_on_do_not_see_each_other(tiny_folder: 
     ]
     batch = pack(marked, mean_over="examples", marks=True)
     assert batch.marked is not None
+    assert batch.marked.key.positions.tolist() == [[*range(10, 25)]]
     losses = []
     for name in ("packed", kernel):
         module = SFTModule(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu", name), RECIPE, 4)
-        losses.append(module.loss(replace(batch.marked.key, share=1.0)).item())
+        losses.append(module.loss(replace(batch.marked.key, loss_scale=1.0)).item())
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
 
 
@@ -137,7 +138,7 @@ def test_a_divided_step_is_the_whole_one(tiny_folder: Path, objective: Any) -> N
         for part in list(BatchStream(rows(), recipe, seed=0, devices=2, device=device, passes=3))[:3]
     ]
     assert len(parts) == 6
-    divided = sum(module.loss(part).item() * part.share for part in parts) / len(parts)
+    divided = sum(module.loss(part).item() * part.loss_scale for part in parts) / len(parts)
     assert divided == pytest.approx(module.loss(whole).item(), abs=1e-5)
 
 

@@ -15,13 +15,16 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.accelerators.mps import MPSAccelerator
+from peft.tuners.lora.layer import Linear
 from tiny import LORA
 from transformers import AutoConfig, AutoModelForCausalLM, GptOssConfig, GptOssForCausalLM
+from transformers.masking_utils import sliding_window_causal_mask_function
 
 from alttrain import tokenization
 from alttrain.backbone import Weights, attention
 from alttrain.backbone.attention import PackedSequences, packed_attention
 from alttrain.backbone.device import Device
+from alttrain.backbone.fused import FusedLinear
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.records import DamagedError
 from alttrain.training import Hardware, SupervisedFineTuning
@@ -62,6 +65,22 @@ def adapter_of(model: Any) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
+@contextmanager
+def killed_in_the_fourth_step() -> Iterator[None]:
+    """A training in this context is killed there."""
+    step = SFTModule.training_step
+
+    def interrupted(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
+        if self.global_step == 3:
+            raise RuntimeError("killed")
+        return step(self, batch, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SFTModule, "training_step", interrupted)
+        with pytest.raises(RuntimeError, match="killed"):
+            yield
+
+
 def test_pack_marks_what_predicts_the_response() -> None:
     short = tokenization.Sequence("a", [1, 2], [3, 4])
     long = tokenization.Sequence("b", [5, 6, 7], [8])
@@ -69,7 +88,7 @@ def test_pack_marks_what_predicts_the_response() -> None:
     assert batch.ids.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
     assert batch.positions.tolist() == [[0, 1, 2, 3, 0, 1, 2, 3]]
     assert batch.lengths == [4, 4]
-    assert batch.keep.tolist() == [1, 2, 6]
+    assert batch.logit_positions.tolist() == [1, 2, 6]
     assert batch.targets.tolist() == [3, 4, 8]
 
 
@@ -84,6 +103,7 @@ def test_every_epoch_sees_every_example_once_in_a_new_order() -> None:
 
 
 def test_packed_loss_and_gradients_equal_the_padded_reference(tiny_folder: Path) -> None:
+    """With fused LoRA layers; the reference has peft's own, and transformers' attention."""
     model = adapted(tiny_folder)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -92,8 +112,12 @@ def test_packed_loss_and_gradients_equal_the_padded_reference(tiny_folder: Path)
     rows = sequences(8)
     loss = module.loss(pack(rows))
     loss.backward()
-    packed = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    packed = gradients(model)
     model.zero_grad()
+    fused = [module for module in model.modules() if isinstance(module, FusedLinear)]
+    for module_ in fused:
+        module_.__class__ = Linear
+    assert len(fused) == 2 * len(LORA.target_modules)
     model.get_base_model().set_attn_implementation("eager")
     reference = padded_reference(model, rows)
     reference.backward()
@@ -104,10 +128,51 @@ def test_packed_loss_and_gradients_equal_the_padded_reference(tiny_folder: Path)
             assert (packed[name] - parameter.grad).abs().max() < 1e-5, name
 
 
+def test_what_drops_out_is_decided_by_seed_and_pass(tiny_folder: Path) -> None:
+    model = add_lora(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu"), replace(LORA, dropout=0.5), 0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+    one, other = (SFTModule(model.train(), RECIPE, total_steps=4, passes=9, seed=seed) for seed in (0, 1))
+    losses = [module.training_step(pack(sequences()), index).item() for module in (one, other) for index in (0, 1, 0)]
+    assert losses[0] == losses[2]
+    assert len(set(losses)) == 4
+
+
 @pytest.mark.parametrize(("step", "expected"), [(0, 1 / 3), (1, 2 / 3), (2, 1.0), (6, 0.5), (10, 0.0)])
 def test_warmup_then_cosine(tiny_folder: Path, step: int, expected: float) -> None:
     module = SFTModule(torch.nn.Linear(1, 1), RECIPE, total_steps=10)
     assert math.isclose(module.factor(step), expected, abs_tol=1e-9)
+
+
+def test_the_optimizer_is_the_recipes(tiny_folder: Path) -> None:
+    """With weight decay, and with LoRA+'s own rate for B."""
+    recipe = replace(RECIPE, weight_decay=0.1, betas=(0.8, 0.9), b_ratio=8.0)
+    module = SFTModule(adapted(tiny_folder), recipe, total_steps=10)
+    configured = module.configure_optimizers()
+    groups = configured["optimizer"].param_groups
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    kinds = [{names[parameter].split(".")[-3] for parameter in group["params"]} for group in groups]
+    assert kinds == [{"lora_A"}, {"lora_B"}]
+    assert sum(len(group["params"]) for group in groups) == len(adapter_of(module.model))
+    assert [group["initial_lr"] for group in groups] == [1e-2, 8e-2]
+    assert [(group["weight_decay"], group["betas"]) for group in groups] == 2 * [(0.1, (0.8, 0.9))]
+    assert configured["lr_scheduler"]["interval"] == "step"
+
+
+@pytest.mark.parametrize("clip", [1e-3, None])
+def test_gradients_are_clipped_to_the_recipes_norm(
+    clip: float | None, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms: list[float] = []
+
+    def seen(self: SFTModule, optimizer: Any) -> None:  # before the next step
+        norms.append(math.hypot(*(float(p.grad.norm()) for p in self.parameters() if p.grad is not None)))
+
+    monkeypatch.setattr(SFTModule, "on_before_zero_grad", seen)
+    trained(tiny_folder, tmp_path, replace(RECIPE, epochs=None, max_steps=3, gradient_clip=clip))
+    assert len(norms) == 3
+    assert all(norm == pytest.approx(clip, rel=1e-3) if clip else norm > 0.01 for norm in norms[1:]), norms
 
 
 def test_adapter_moves_and_base_does_not(tiny_folder: Path, tmp_path: Path) -> None:
@@ -133,24 +198,15 @@ def test_same_seed_same_bytes(whole: dict[str, torch.Tensor], tiny_folder: Path,
 def test_a_resumed_training_ends_with_the_bytes_of_an_uninterrupted_one(
     whole: dict[str, torch.Tensor], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = SFTModule.training_step
-
-    def interrupted(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
-        if self.global_step == 3:  # one step after the checkpoint: that step is lost and made again
-            raise RuntimeError("killed")
-        return step(self, batch, index)
-
-    monkeypatch.setattr(SFTModule, "training_step", interrupted)
-    with pytest.raises(RuntimeError, match="killed"):
+    with killed_in_the_fourth_step():  # one step after the checkpoint: that step is lost and made again
         trained(tiny_folder, tmp_path / "cut", RECIPE, 2)
-    monkeypatch.setattr(SFTModule, "training_step", step)
     checkpoint = torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
     assert all("lora" in name for name in checkpoint["state_dict"])
     assert 0 < checkpoint["seconds"] < 1000
     slow = checkpoint | {"seconds": 1000.0}
     _AtomicCheckpoints(checkpoint["made_from"]).save_checkpoint(slow, tmp_path / "cut" / "checkpoints" / "last.ckpt")
-    seen: list[int] = []
+    seen, step = list[int](), SFTModule.training_step
 
     def watched(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
         seen.append(self.global_step)
@@ -209,25 +265,11 @@ def test_ctrl_c_in_a_first_pass_stops_after_the_whole_step(
 
 @pytest.mark.parametrize(("before", "after"), [(None, 2), (2, None)])
 def test_a_resumed_training_may_divide_its_steps_into_other_passes(
-    before: int | None,
-    after: int | None,
-    whole: dict[str, torch.Tensor],
-    tiny_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    before: int | None, after: int | None, whole: dict[str, torch.Tensor], tiny_folder: Path, tmp_path: Path
 ) -> None:
     """As after a lack of memory. Each step still has its whole batch."""
-    step = SFTModule.training_step
-
-    def interrupted(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
-        if self.global_step == 3:
-            raise RuntimeError("killed")
-        return step(self, batch, index)
-
-    monkeypatch.setattr(SFTModule, "training_step", interrupted)
-    with pytest.raises(RuntimeError, match="killed"):
+    with killed_in_the_fourth_step():
         fitted(tiny_folder, tmp_path, RECIPE, 1, before)
-    monkeypatch.undo()
     resumed = adapter_of(fitted(tiny_folder, tmp_path, RECIPE, 1, after)[0])
     assert max(float((whole[name] - resumed[name]).abs().max()) for name in whole) < 1e-4
 
@@ -245,17 +287,8 @@ def cut(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     """The checkpoint of a training that was killed, and what the training makes where it is not."""
     folder = tmp_path_factory.mktemp("cut")
     whole = adapter_of(trained(tiny_folder, folder / "whole", RECIPE, 2))
-    step = SFTModule.training_step
-
-    def interrupted(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
-        if self.global_step == 3:
-            raise RuntimeError("killed")
-        return step(self, batch, index)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SFTModule, "training_step", interrupted)
-        with pytest.raises(RuntimeError, match="killed"):
-            trained(tiny_folder, folder / "killed", RECIPE, 2)
+    with killed_in_the_fourth_step():
+        trained(tiny_folder, folder / "killed", RECIPE, 2)
     return folder / "killed" / "checkpoints" / "last.ckpt", whole
 
 
@@ -377,6 +410,28 @@ def test_a_step_is_told_once_its_checkpoint_is_written(tiny_folder: Path, tmp_pa
     assert told == [(1, step) for step in range(1, RECIPE.steps(len(sequences())) + 1)]
 
 
+def test_a_model_goes_on_training_after_its_samples(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In evaluation mode nothing would drop out any more."""
+    step, modes, model = SFTModule.training_step, list[bool](), adapted(tiny_folder)
+
+    def watched(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
+        modes.append(model.training)
+        return step(self, batch, index)
+
+    monkeypatch.setattr(SFTModule, "training_step", watched)
+    hardware, recipe = Hardware("cpu", "float32", samples_every=2), replace(RECIPE, epochs=None, max_steps=3)
+    sample = lambda step: modes.append(model.training)  # noqa: E731
+    fit(model, sequences(), recipe, hardware, 3, tmp_path, False, False, samples=sample)  # type: ignore[arg-type]
+    assert modes == [True, False, True, False, True]
+
+
+@pytest.mark.parametrize(("devices", "per_pass", "passes"), [(1, None, 1), (1, 2, 3), (2, 2, 2), (2, 3, 1), (8, 2, 1)])
+def test_a_steps_five_examples_are_divided_into_passes(devices: int, per_pass: int | None, passes: int) -> None:
+    assert Hardware(devices=devices, examples_per_pass=per_pass).passes(5) == passes
+
+
 @pytest.mark.parametrize("every", [1, 100])
 def test_weights_that_are_not_finite_are_never_saved(
     every: int, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -471,6 +526,16 @@ def test_a_filled_row_and_recomputed_activations_change_nothing(tiny_folder: Pat
         assert (expected[name] - gradient).abs().max() < 1e-6, name
 
 
+def test_the_tokens_of_a_step_are_those_of_its_examples(tiny_folder: Path) -> None:
+    """Without the padding of compiled rows, and without an example that stands in where a device has none."""
+    module, rows = SFTModule(adapted(tiny_folder), RECIPE, total_steps=4, passes=3), sequences()
+    for index, scale in enumerate((1.0, 0.0)):
+        batch = pack(rows, multiple=64, loss_scale=scale)
+        assert batch.ids.numel() > batch.tokens
+        module.training_step(batch, index)
+        assert module._step_tokens == sum(map(len, rows))
+
+
 @torch.library.custom_op("alttrain_tests::varlen", mutates_args=())
 def varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts: torch.Tensor, longest: int) -> torch.Tensor:
     """What CUDA's kernel computes: causal attention of each sequence, (tokens, heads, size)."""
@@ -554,6 +619,26 @@ def test_compiled_layers_share_whole_programs_and_train_the_same(
         assert abs(one.item() - other.item()) < 1e-5
     for name, gradient in gradients(model).items():
         assert (plain[name] - gradient).abs().max() < 1e-5, name
+
+
+def test_the_gpus_kernel_gets_the_window_that_transformers_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window of 4 tokens is the token itself and the three before it."""
+    windows: list[tuple[int, int]] = []
+
+    def kernel(q: torch.Tensor, *unused: Any, window_size: tuple[int, int]) -> torch.Tensor:
+        windows.append(window_size)
+        return q
+
+    monkeypatch.setattr(attention, "HALF", (torch.float32,))
+    monkeypatch.setattr(attention, "varlen", SimpleNamespace(varlen_attn=kernel))
+    packed = PackedSequences([7], boundaries=torch.tensor([0, 7], dtype=torch.int32), longest=7)
+    q, k, v = torch.zeros(3, 1, 2, 7, 8)
+    for window in (None, 4):
+        packed_attention(None, q, k, v, None, packed=packed, sliding_window=window)
+    sees = sliding_window_causal_mask_function(4)
+    seen = [earlier for earlier in range(7) if sees(0, 0, torch.tensor(6), torch.tensor(earlier))]
+    assert seen == [3, 4, 5, 6]
+    assert windows == [(-1, 0), (len(seen) - 1, 0)]
 
 
 def test_layers_are_compiled_where_the_program_is_the_same_for_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def fuse(model: Any) -> None:
 
 class _ResponseLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, relative: Tensor | None) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, token_weights: Tensor | None) -> Tensor:
         count = len(targets)
         block = BLOCK if hidden.device.type == "cpu" else CHUNK
         losses = hidden.new_empty(count, dtype=torch.float32)
@@ -83,15 +83,15 @@ class _ResponseLoss(torch.autograd.Function):
             for rows in (slice(first, first + block) for first in range(0, len(chunk), block)):
                 block_targets = targets[part][rows]
                 _errors(logits[rows], full[: len(block_targets)], block_targets, losses[part][rows])
-            if relative is not None:
-                logits.mul_(relative[part, None])
+            if token_weights is not None:
+                logits.mul_(token_weights[part, None])
             torch.mm(logits, weight, out=gradient[part])
             if weight_gradient is not None:
                 weight_gradient += logits.t() @ chunk
         ctx.save_for_backward(gradient.to(hidden.dtype).div_(count), weight_gradient)
         ctx.count, ctx.weight_dtype = count, weight.dtype
-        if relative is not None:
-            losses.mul_(relative)
+        if token_weights is not None:
+            losses.mul_(token_weights)
         return losses.sum() / count
 
     @staticmethod
@@ -117,12 +117,12 @@ def _errors(logits: Tensor, shifted: Tensor, targets: Tensor, losses: Tensor) ->
     logits.copy_(probabilities)
 
 
-def response_loss(hidden: Tensor, weight: Tensor, targets: Tensor, relative: Tensor | None = None) -> Tensor:
+def response_loss(hidden: Tensor, weight: Tensor, targets: Tensor, token_weights: Tensor | None = None) -> Tensor:
     """Return the mean cross-entropy of `targets` (n,) in nats.
 
-    `hidden` is (n, size) and the head's `weight` (vocabulary, size). `relative` (n,) weights the targets and must have
-    mean 1. The loss is float32; products use the dtype of `weight`.
+    `hidden` is (n, size) and the head's `weight` (vocabulary, size). `token_weights` (n,) must have mean 1. The loss is
+    float32; products use the dtype of `weight`.
     """
     with torch.autocast(hidden.device.type, enabled=False):
-        loss: Tensor = _ResponseLoss.apply(hidden, weight, targets, relative)  # type: ignore[no-untyped-call]
+        loss: Tensor = _ResponseLoss.apply(hidden, weight, targets, token_weights)  # type: ignore[no-untyped-call]
     return loss

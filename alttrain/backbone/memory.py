@@ -157,12 +157,15 @@ def cache_bytes(shape: Shape, width: int, slots: int, length: int) -> int:
 
 
 def generation_bytes(
-    shape: Shape, width: int, slots: int, prompt: int, new_tokens: int, quantization: Quantization = "none"
+    shape: Shape, width: int, slots: int, prompt: int, new_tokens: int, weights: int, free: int | None = None
 ) -> dict[str, int]:
-    """Return the memory of weights, a cache of `slots` x (longest prompt + new tokens), a prefill, a step's logits."""
-    return {
-        "weights": weight_bytes(shape, width, quantization),
-        "cache": cache_bytes(shape, width, slots, prompt + new_tokens),
-        "activations": max(PREFILL_TOKENS, prompt) * width * (4 * shape.hidden + 3 * shape.intermediate),
-        "logits": slots * shape.vocabulary * (4 + width),
-    }
+    """Return the memory of weights, a cache of `slots` x (longest prompt + new tokens), a prefill, a step's logits.
+
+    `weights` is their size. The cache is what fits into its share of `free`, at least one slot; None sets no limit.
+    """
+    cache, slot = (cache_bytes(shape, width, count, prompt + new_tokens) for count in (slots, 1))
+    activations = max(PREFILL_TOKENS, prompt) * width * (4 * shape.hidden + 3 * shape.intermediate)
+    logits = slots * shape.vocabulary * (4 + width)
+    if free is not None:
+        cache = max(slot, min(cache, int(CACHE_SHARE * (free - weights - activations - logits))))
+    return {"weights": weights, "cache": cache, "activations": activations, "logits": logits}

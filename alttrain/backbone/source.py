@@ -201,6 +201,12 @@ def why_absent(backbone: "Backbone") -> str:
     return f"{fault}, or {remedy}" if (fault := _hub_fault(backbone.source, backbone.revision)) else ""
 
 
+def stored_bytes(folder: Path) -> int:
+    """Return the size of the safetensors weights in a model's folder; 0 if it has none."""
+    files = [path for path in folder.glob("*.safetensors") if not path.match("consolidated*")]
+    return sum(path.stat().st_size for path in files)
+
+
 def module_names(backbone: "Backbone") -> list[str]:
     """Return the names of the modules in a layer, without its norms, by the weights at hand; [] if there are none."""
     if index := offline_file(backbone, "model.safetensors.index.json"):

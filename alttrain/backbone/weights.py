@@ -64,9 +64,11 @@ def load_model(
 ) -> torch.nn.Module:
     """Load a causal language model in evaluation mode, with frozen weights.
 
-    `kernel` is the attention kernel; the slot decoder needs "packed". A quantised model computes in `dtype`; its head
-    is not quantised. Raises ValueError if a package or GPU is missing, if the model would compute wrongly for this
-    `purpose` (`why_unsupported`), or if the files lack weights.
+    `kernel` is the attention kernel; the slot decoder needs "packed". On the device "meta" the weights have shapes and
+    no memory. A quantised model computes in `dtype`; its head is not quantised.
+
+    Raises ValueError if a package or GPU is missing, if the model would compute wrongly for this `purpose`
+    (`why_unsupported`), or if the files lack weights.
     """
     check_kernels(quantization, kernel, device.startswith("cuda"))
     if fault := why_unsupported(weights.folder, kernel, purpose):
@@ -74,10 +76,10 @@ def load_model(
     if quantization != "none" and device == "cpu":
         _log_slow(quantization)
     transformers_logging.disable_progress_bar()
-    quantized: dict[str, Any] = {}
+    options: dict[str, Any] = {"device_map": {"": device}} if quantization != "none" or device == "meta" else {}
     if quantization != "none":  # nf4 with QLoRA's settings, which R1-Act's backbones also use
         nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
-        quantized = {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, **nf4), "device_map": {"": device}}
+        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, **nf4)
     model, loading = AutoModelForCausalLM.from_pretrained(
         weights.folder,
         output_loading_info=True,
@@ -85,7 +87,7 @@ def load_model(
         attn_implementation=attention.NAME if kernel == "packed" else kernel,
         use_safetensors=True,
         trust_remote_code=False,
-        **quantized,
+        **options,
     )
     if absent := loading["missing_keys"]:  # transformers only warns, and initialises them randomly
         fault = f"its safetensors lack {len(absent)} weights that its config.json has, such as {min(absent)}"

@@ -1,13 +1,13 @@
 """Greedy or sampled decoding in this process, in eager torch, with continuous batching over cache slots.
 
-Prompts are prefilled as one packed row into the slots of a cache. Each step then decodes one token for every active
-slot. When a sequence ends, its slot goes to the next prompt. What a prompt has in common with one that is in a slot,
-such as a system prompt or the beginning of a thought, is copied from there, and prompts that begin alike are decoded
-next to each other. Batch composition changes a result only through the rounding of matrix products, which is noticeable
-in bfloat16 and negligible in float32.
+The loop is `_Scheduler.run`. Waiting prompts are prefilled as one packed row into the free slots of a cache. Each step
+then decodes one token for every running sequence. When a sequence ends, its slot goes to the next prompt. What a prompt
+has in common with one that is in a slot, such as a system prompt or the beginning of a thought, is copied from there,
+and prompts that begin alike are decoded next to each other. Batch composition changes a result only through the
+rounding of matrix products, which is noticeable in bfloat16 and negligible in float32.
 
 The cache takes at most `memory` bytes; the number of slots is reduced to fit. If memory still runs out, the number of
-slots is halved and the active sequences are prefilled again with the tokens generated so far.
+slots is halved and the running sequences are prefilled again with the tokens generated so far.
 """
 
 import logging
@@ -34,29 +34,29 @@ LIKELIEST = 128  # tokens searched for the nucleus before the whole vocabulary o
 
 @dataclass
 class _Sequence:
-    """One prompt with its random numbers, its limit on new tokens (`cap`) and its generated tokens."""
+    """One prompt with its random numbers, its limit on new tokens (`cap`) and its generated tokens (`new_ids`)."""
 
     number: int
     prompt: list[int]
     draws: random.Random
     cap: int
-    written: list[int] = field(default_factory=list)
+    new_ids: list[int] = field(default_factory=list)
     drawn: list[float] = field(default_factory=list)
 
     @property
     def ids(self) -> list[int]:
-        return self.prompt + self.written
+        return self.prompt + self.new_ids
 
     def draw(self) -> float:
         """Return the random number of the next token: the same one again if memory ran out before it was chosen."""
-        if len(self.drawn) == len(self.written):
+        if len(self.drawn) == len(self.new_ids):
             self.drawn.append(self.draws.random())
         return self.drawn[-1]
 
     @property
     def position(self) -> int:
         """Position of the newest token."""
-        return len(self.prompt) + len(self.written) - 1
+        return len(self.prompt) + len(self.new_ids) - 1
 
 
 class Decoder:
@@ -80,8 +80,8 @@ class Decoder:
         """Return the generated tokens of each prompt. The end token is included if the model wrote it.
 
         For sampling, a sequence's random numbers depend only on the seed and on its prompt's name, not on the batch.
-        What gives the same text by this is decoded once. `advance` is called with the number of sequences that just
-        ended.
+        Prompts that will have the same text are decoded once: those with the same ids and limit, and when sampled the
+        same name. `advance` is called with the number of sequences that just ended.
         """
         keys, sequences = [], dict[tuple[str, int, tuple[int, ...]], _Sequence]()
         for prompt in prompts:
@@ -90,7 +90,7 @@ class Decoder:
             sequences.setdefault(key, _Sequence(len(sequences), prompt.ids, draws, prompt.max_new_tokens(decoding)))
             keys.append(key)
         advance(len(prompts) - len(sequences))
-        written = _Batch(self, list(sequences.values()), decoding).finish(advance) if sequences else []
+        written = _Scheduler(self, list(sequences.values()), decoding).run(advance) if sequences else []
         give_back_freed_memory()
         return [written[sequences[key].number] for key in keys]
 
@@ -126,14 +126,14 @@ class Decoder:
         return self.forward(ids, positions, packed, ends)
 
 
-class _Batch:
-    """One call of `Decoder.generate`: the waiting sequences, the active ones (one per slot), and the cache."""
+class _Scheduler:
+    """One call of `Decoder.generate`: the waiting sequences, the running ones (sequence i in slot i), and the cache."""
 
     def __init__(self, decoder: Decoder, sequences: list[_Sequence], decoding: Decoding) -> None:
         self.decoder, self.decoding = decoder, decoding
         self.answers: list[list[int]] = [[] for _ in sequences]
         self.waiting = _ordered(sequences)  # popped from the end
-        self.active: list[_Sequence] = []
+        self.running: list[_Sequence] = []
         self.longest = max(len(sequence.prompt) + sequence.cap for sequence in sequences)
         slots, shape = min(decoder.slots, len(sequences)), shape_of(decoder.model.config.to_dict())
         if decoder.memory is not None and shape:
@@ -146,11 +146,11 @@ class _Batch:
         self.slot_ids: list[list[int]] = [[] for _ in range(slots)]  # ids whose keys and values are in each slot
         self.sampler = Sampler(self.decoding, slots, self.decoder.device)
 
-    def finish(self, advance: Advance) -> list[list[int]]:
+    def run(self, advance: Advance) -> list[list[int]]:
         """Decode until every sequence has ended. Raises torch.OutOfMemoryError if not even one slot fits."""
-        while self.waiting or self.active:
+        while self.waiting or self.running:
             try:
-                if self.waiting and len(self.active) < self.cache.slots:
+                if self.waiting and len(self.running) < self.cache.slots:
                     self._prefill()
                 else:
                     self._step()
@@ -158,68 +158,69 @@ class _Batch:
                 if self.cache.slots == 1:
                     raise
                 log.warning("generate  out of memory with %d slots; going on with half of them", self.cache.slots)
-                self.waiting += reversed(self.active)
-                self.active = []
+                self.waiting += reversed(self.running)
+                self.running = []
                 self._allocate(self.cache.slots // 2)
                 if self.decoder.device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue
-            if ended := self._retire():
+            if ended := self._free_ended():
                 advance(ended)
         return self.answers
 
     def _prefill(self) -> None:
-        """Prefill up to `PREFILL_TOKENS` of waiting prompts into free slots, and choose the next token of each.
+        """Prefill up to `PREFILL_TOKENS` of waiting sequences into free slots, and choose the next token of each.
 
         A prompt that shares a long beginning with one chosen in this call waits, so that the next call can copy it.
         """
-        first, tokens, chosen = len(self.active), 0, list[tuple[_Sequence, int, int]]()
-        for row in self.waiting[: first - self.cache.slots - 1 : -1]:
-            copied, source = max((_shared(row.ids, ids), slot) for slot, ids in enumerate(self.slot_ids))
-            if any(_shared(row.ids, other.ids) >= copied + SHARED_TOKENS for other, _, _ in chosen):
+        first, tokens, chosen = len(self.running), 0, list[tuple[_Sequence, int, int]]()
+        for sequence in self.waiting[: first - self.cache.slots - 1 : -1]:
+            copied, source = max((_shared(sequence.ids, ids), slot) for slot, ids in enumerate(self.slot_ids))
+            if any(_shared(sequence.ids, other.ids) >= copied + SHARED_TOKENS for other, _, _ in chosen):
                 continue
-            tokens += len(row.ids) - copied
+            tokens += len(sequence.ids) - copied
             if chosen and tokens > PREFILL_TOKENS:
                 break
-            chosen.append((row, copied, source))
+            chosen.append((sequence, copied, source))
         chosen.sort(key=lambda choice: choice[1] - len(choice[0].ids))  # similar lengths are attended to together
         started, begun, sources = map(list, zip(*chosen, strict=True))
         self.cache.copy(sources, first, max(begun))
-        computed = [row.ids[copied:] for row, copied, _ in chosen]
+        computed = [sequence.ids[copied:] for sequence, copied, _ in chosen]
         logits = self.decoder.prefill(computed, self.cache, first, begun)
-        numbers = {row.number for row in started}
-        self.waiting = [row for row in self.waiting if row.number not in numbers]
-        self.active += started
-        for slot, row in enumerate(started, first):
-            self.slot_ids[slot] = row.ids
-            self.sampler.see(slot, row.ids, logits.shape[-1])
-        self._write(started, logits, first)
+        numbers = {sequence.number for sequence in started}
+        self.waiting = [sequence for sequence in self.waiting if sequence.number not in numbers]
+        self.running += started
+        for slot, sequence in enumerate(started, first):
+            self.slot_ids[slot] = sequence.ids
+            self.sampler.see(slot, sequence.ids, logits.shape[-1])
+        self._append(started, logits, first)
 
     def _step(self) -> None:
-        """Decode one token for every active sequence."""
-        positions = [row.position for row in self.active]
+        """Decode one token for every running sequence."""
+        positions = [sequence.position for sequence in self.running]
         packed = PackedSequences.decoding(self.cache, positions, self.decoder.device)
-        self._write(self.active, self.decoder.forward([row.written[-1] for row in self.active], positions, packed), 0)
+        newest = [sequence.new_ids[-1] for sequence in self.running]
+        self._append(self.running, self.decoder.forward(newest, positions, packed), 0)
 
-    def _write(self, rows: Sequence[_Sequence], logits: Tensor, first_slot: int) -> None:
-        draws = [row.draw() for row in rows] if self.decoding.temperature else []
-        for row, token in zip(rows, self.sampler.sample(logits, draws, first_slot), strict=True):
-            row.written.append(token)
+    def _append(self, sequences: Sequence[_Sequence], logits: Tensor, first_slot: int) -> None:
+        draws = [sequence.draw() for sequence in sequences] if self.decoding.temperature else []
+        for sequence, token in zip(sequences, self.sampler.sample(logits, draws, first_slot), strict=True):
+            sequence.new_ids.append(token)
 
-    def _retire(self) -> int:
+    def _free_ended(self) -> int:
         """Remove the sequences that have ended from their slots, and return how many."""
         ended = 0
-        for slot in range(len(self.active) - 1, -1, -1):
-            row = self.active[slot]
-            if row.written[-1] not in self.decoder.ends and len(row.written) < row.cap:
+        for slot in range(len(self.running) - 1, -1, -1):
+            sequence = self.running[slot]
+            if sequence.new_ids[-1] not in self.decoder.ends and len(sequence.new_ids) < sequence.cap:
                 continue
-            self.answers[row.number] = row.written
-            last = self.active.pop()
-            if last is not row:  # the last active sequence fills the gap
-                self.cache.copy([len(self.active)], slot, last.position)
-                self.slot_ids[slot] = self.slot_ids[len(self.active)]
-                self.sampler.move(len(self.active), slot)
-                self.active[slot] = last
+            self.answers[sequence.number] = sequence.new_ids
+            last = self.running.pop()
+            if last is not sequence:  # the last running sequence fills the gap
+                self.cache.copy([len(self.running)], slot, last.position)
+                self.slot_ids[slot] = self.slot_ids[len(self.running)]
+                self.sampler.move(len(self.running), slot)
+                self.running[slot] = last
             ended += 1
         return ended
 

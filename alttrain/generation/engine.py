@@ -20,8 +20,8 @@ from annotated_types import Ge, Gt, Le
 
 from alttrain import __version__
 from alttrain.backbone.config import Dtype, Trainable
-from alttrain.backbone.device import Device, check_kernels, has_gpu_driver, number_bytes
-from alttrain.backbone.memory import CACHE_SHARE, Quantization, Shape, cache_bytes, generation_bytes
+from alttrain.backbone.device import check_kernels, has_gpu_driver
+from alttrain.backbone.memory import Quantization
 from alttrain.llm import Failure
 from alttrain.records import DamagedError, exclusive, read_cached, read_json, seal, write_text
 
@@ -156,12 +156,6 @@ class EngineConfig(ABC):
     def start(self, model: Model) -> AbstractContextManager[Engine]:
         """Start the engine for a model; it stops with the context. Raises ValueError if it does not start."""
 
-    def memory(
-        self, shape: Shape, device: Device, prompt: int, new_tokens: int, quantization: Quantization
-    ) -> Mapping[str, int] | None:
-        """Return the device memory needed, in bytes by part; None if another process holds it."""
-        return None
-
 
 @dataclass(frozen=True)
 class InProcess(EngineConfig):
@@ -179,18 +173,6 @@ class InProcess(EngineConfig):
     @contextmanager
     def start(self, model: Model) -> Iterator["LocalEngine"]:
         yield LocalEngine(model.decoder(self), model.renderer)
-
-    def memory(
-        self, shape: Shape, device: Device, prompt: int, new_tokens: int, quantization: Quantization
-    ) -> Mapping[str, int]:
-        """Return the bytes of weights, activations, logits and cache. The cache is what fits, at least one slot."""
-        width = number_bytes(self.dtype, device)
-        parts = generation_bytes(shape, width, self.slots, prompt, new_tokens, quantization)
-        room = parts["cache"]
-        if device.free is not None:
-            room = int(CACHE_SHARE * (device.free - sum(parts.values()) + parts["cache"]))
-        slot_bytes = cache_bytes(shape, width, 1, prompt + new_tokens)
-        return parts | {"cache": max(slot_bytes, min(parts["cache"], room))}
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Supervised fine-tuning on rewritten examples. Here are the config classes: recipe, hardware and loggers. No torch.
 
-- `batches`          token sequences -> packed batches in a seeded order
-- `module`           the Lightning module: objective, AdamW, warm-up and cosine schedule
-- `fit`              one training: trainer, checkpoints, resuming
+- `fit`              one training: trainer, checkpoints, resuming; begin to read at `fit.fit`
+- `batches`          token sequences -> packed batches in a seeded order; `pack` is what TRL calls a collator
+- `module`           the Lightning module: `training_step`, `loss`, AdamW, warm-up and cosine schedule
 - `guarded_loggers`  runs Lightning's loggers in a thread, so that none can stop a run
 - `distributed`      coordinates the processes of a training on several devices
 """
@@ -124,11 +124,13 @@ class Hardware:
     """The devices that models run on.
 
     `devices` on each of `nodes` machines train together. With `strategy` "ddp" each device has a copy of the backbone,
-    and "fsdp" shards it, what is trained, and its optimizer. Before that, each of its processes has the whole model in
-    system memory; they share what is in the dtype of the safetensors. The recipe's batch is split over the devices, and
-    on each device into passes of at most `examples_per_pass` examples (gradient accumulation). If a training does not
-    fit into `memory_gib`, these are applied in order until it does: `recompute` (activation checkpointing: a third more
-    computation, for rows several times as long), one example per pass, sharding over up to `most_devices`.
+    and "fsdp" shards it, what is trained, and its optimizer; only the first process has the whole model in system
+    memory, before it sends the shards. The recipe's batch is split over the devices, and on each device into passes of
+    at most `examples_per_pass` examples (gradient accumulation).
+
+    If a training does not fit into `memory_gib`, these are applied in order until it does: `recompute` (activation
+    checkpointing: a third more computation, for rows several times as long), one example per pass, sharding over up to
+    `most_devices`.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -155,6 +157,11 @@ class Hardware:
     def sharded(self) -> bool:
         """Whether FSDP shards the backbone over several devices."""
         return self.strategy == "fsdp" and self.world_size > 1
+
+    def passes(self, batch_size: int) -> int:
+        """Return the passes of a step on each device."""
+        device_batch = -(-batch_size // self.world_size)
+        return -(-device_batch // (self.examples_per_pass or device_batch))
 
     def overrides(self, of: "Hardware") -> tuple[str, ...]:
         """Return the command-line overrides that make these settings out of others."""

@@ -29,17 +29,19 @@ class _Movable:
 class PackedBatch(_Movable):
     """Examples of one pass, concatenated into one row.
 
-    The batch's mean loss times `share`, averaged over the step's passes and devices, is the step's mean loss.
+    In place of labels it has the positions that predict a response token (`logit_positions`) and those tokens
+    (`targets`): only their logits are computed. The mean loss of a pass times `loss_scale`, averaged over the step's
+    passes and devices, is the step's mean loss.
     """
 
     ids: Tensor  # (1, tokens)
     positions: Tensor  # (1, tokens)
     lengths: list[int]  # the tokens of each sequence
-    keep: Tensor  # (predicted,): the positions whose logits predict a response token
-    targets: Tensor  # (predicted,): those tokens
+    logit_positions: Tensor  # (targets,): a target is the token after its position
+    targets: Tensor  # (targets,)
     tokens: int  # of the examples, without padding
-    share: float = 1.0
-    relative: Tensor | None = None  # (predicted,): token weights with mean 1; None weights all tokens equally
+    loss_scale: float = 1.0  # 0 for an example that stands in where a device has none
+    token_weights: Tensor | None = None  # (targets,): with mean 1; None weights all tokens equally
     marked: "MarkedBatch | None" = None  # the data of SafeKey's losses
 
 
@@ -58,17 +60,17 @@ class MarkedBatch(_Movable):
 
 
 class _Part(NamedTuple):
-    """One sequence of a row: its tokens, its first position id, and the index of the first token with loss."""
+    """One sequence of a row. `loss_start` is the index of the first token with a loss."""
 
     ids: list[int]
-    position: int
-    trained: int
+    first_position: int
+    loss_start: int
 
 
 def pack(
     sequences: Sequence[tokenization.Sequence],
     multiple: int = 1,
-    share: float = 1.0,
+    loss_scale: float = 1.0,
     mean_over: Mean = "tokens",
     marks: bool = False,
 ) -> PackedBatch:
@@ -79,29 +81,29 @@ def pack(
     """
     sequences = sorted(sequences, key=len, reverse=True)
     batch = _joined([_Part(s.ids, 0, len(s.prompt)) for s in sequences], multiple, mean_over)
-    return replace(batch, share=share, marked=_marked(sequences, multiple) if marks else None)
+    return replace(batch, loss_scale=loss_scale, marked=_marked(sequences, multiple) if marks else None)
 
 
 def _joined(parts: Sequence[_Part], multiple: int, mean_over: Mean) -> PackedBatch:
     padding = -sum(len(part.ids) for part in parts) % multiple
     padded = [*parts, _Part([0] * padding, 0, padding)] if padding else parts
-    keep, counts, start = list[int](), list[int](), 0
+    positions, counts, start = list[int](), list[int](), 0
     for part in parts:
-        first = start + part.trained - 1  # the position that predicts the first response token
-        counts.append(len(part.ids) - part.trained)
-        keep += range(first, first + counts[-1])
+        first = start + part.loss_start - 1  # the position that predicts the first token with a loss
+        counts.append(len(part.ids) - part.loss_start)
+        positions += range(first, first + counts[-1])
         start += len(part.ids)
-    relative = None
+    weights = None
     if mean_over == "examples":
-        relative = torch.tensor([len(keep) / len(parts) / count for count in counts for _ in range(count)])
+        weights = torch.tensor([len(positions) / len(parts) / count for count in counts for _ in range(count)])
     return PackedBatch(
         ids=torch.tensor([[token for part in padded for token in part.ids]]),
-        positions=torch.tensor([[part.position + offset for part in padded for offset in range(len(part.ids))]]),
+        positions=torch.tensor([[part.first_position + offset for part in padded for offset in range(len(part.ids))]]),
         lengths=[len(part.ids) for part in padded],
-        keep=torch.tensor(keep),
-        targets=torch.tensor([token for part in parts for token in part.ids[part.trained :]]),
+        logit_positions=torch.tensor(positions),
+        targets=torch.tensor([token for part in parts for token in part.ids[part.loss_start :]]),
         tokens=start,
-        relative=relative,
+        token_weights=weights,
     )
 
 
@@ -163,9 +165,9 @@ class BatchStream:
             batch = sorted((self.sequences[index] for index in self.members(step)), key=len, reverse=True)
             for number in range(self.passes):
                 part = batch[number * self.devices + self.device :: parts]
-                share = weight(part) / weight(batch) * parts
-                # devices wait for each other: a pass without examples runs the shortest one, with a share of 0
-                yield pack(part or batch[-1:], self.multiple, share, mean_over, step >= first_marked_step)
+                scale = weight(part) / weight(batch) * parts
+                # devices wait for each other: a pass without examples runs the shortest one, with a scale of 0
+                yield pack(part or batch[-1:], self.multiple, scale, mean_over, step >= first_marked_step)
 
     def members(self, step: int) -> list[int]:
         """Return the indices of the sequences in the batch of a step."""

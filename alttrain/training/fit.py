@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
@@ -43,24 +44,25 @@ DIVERGED = 1.5
 ENDS = 10  # number of steps compared at each end of a training; with fewer than twice as many steps, half of them
 
 
-class _StepCallback(pl.Callback):  # type: ignore[misc]
-    """Base of callbacks that act after each complete step. For Lightning, a batch is one pass of a step."""
+class _AfterStep(pl.Callback):  # type: ignore[misc]
+    """Calls `act` after each complete step. For Lightning, a batch is one pass of a step."""
+
+    def __init__(self, act: Callable[[pl.Trainer, SFTModule], None]) -> None:
+        self.act = act
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         if (batch_index + 1) % trainer.accumulate_grad_batches == 0:
-            self.after_step(trainer, module)
-
-    def after_step(self, trainer: pl.Trainer, module: SFTModule) -> None:
-        raise NotImplementedError
+            self.act(trainer, module)
 
 
-class _StopAfterStep(_StepCallback):
+class _StopAfterStep(_AfterStep):
     """On Ctrl-C or SIGTERM, finish the step, save a checkpoint and stop. A second signal stops at once.
 
     All devices stop after the same step, whichever of them got the signal: saving a checkpoint takes all of them.
     """
 
     def __init__(self, last: Path) -> None:
+        super().__init__(self._stop)
         self.last, self.stopping = last, False
         self._earlier_handlers: dict[int, Any] = {}
 
@@ -69,7 +71,7 @@ class _StopAfterStep(_StepCallback):
             signals = (signal.SIGINT, signal.SIGTERM)
             self._earlier_handlers = {number: signal.signal(number, self._handle) for number in signals}
 
-    def after_step(self, trainer: pl.Trainer, module: SFTModule) -> None:
+    def _stop(self, trainer: pl.Trainer, module: SFTModule) -> None:
         if trainer.strategy.reduce_boolean_decision(self.stopping, all=False):
             trainer.save_checkpoint(self.last)
             raise KeyboardInterrupt
@@ -88,42 +90,30 @@ class _StopAfterStep(_StepCallback):
         log.info("training  stops after this step; Ctrl-C again stops it at once, and loses what is not saved")
 
 
-class _FirstRow(_StepCallback):
-    """Logs the first step of a training: Lightning logs every `log_every`-th step, so the first row would be late."""
-
-    def after_step(self, trainer: pl.Trainer, module: SFTModule) -> None:
-        if trainer.global_step == 1 and trainer.log_every_n_steps > 1:
-            numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            for logger in trainer.loggers:
-                logger.log_metrics(numbers | {"epoch": trainer.current_epoch}, 0)
+def _log_first_step(trainer: pl.Trainer, module: SFTModule) -> None:
+    """Log the first step of a training: Lightning logs every `log_every`-th step, so the first row would be late."""
+    if trainer.global_step == 1 and trainer.log_every_n_steps > 1:
+        numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(numbers | {"epoch": trainer.current_epoch}, 0)
 
 
-class _Samples(_StepCallback):
-    """Calls `take` after the first step and every `every` steps, with the model in evaluation mode."""
-
-    def __init__(self, take: Callable[[int], None], every: int) -> None:
-        self.take, self.every = take, every
-
-    def after_step(self, trainer: pl.Trainer, module: SFTModule) -> None:
-        step = trainer.global_step
-        if (step == 1 or step % self.every == 0) and trainer.is_global_zero:
-            module.eval()
-            self.take(step)
-            module.train()
+def _sample(take: Callable[[int], None], every: int, trainer: pl.Trainer, module: SFTModule) -> None:
+    """Call `take` after the first step and every `every` steps, with the model in evaluation mode."""
+    step = trainer.global_step
+    if (step == 1 or step % every == 0) and trainer.is_global_zero:
+        module.eval()
+        take(step)
+        module.train()
 
 
-class _Progress(_StepCallback):
-    """Advances a bar, with loss, tokens per second and memory, after each step and its checkpoint."""
-
-    def __init__(self, advance: Callable[[int, str], None]) -> None:
-        self.advance = advance
-
-    def after_step(self, trainer: pl.Trainer, module: SFTModule) -> None:
-        unit = 1 if sys.platform == "darwin" else 1024
-        on_gpu = module.device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated() if on_gpu else unit * getrusage(RUSAGE_SELF).ru_maxrss
-        speed = float(trainer.callback_metrics.get("tokens_per_second", 0))
-        self.advance(1, f"loss {float(module.losses[-1]):.3f}, {speed:.0f} tokens/s, {peak / GIB:.1f} GiB")
+def _show(advance: Callable[[int, str], None], trainer: pl.Trainer, module: SFTModule) -> None:
+    """Advance a bar, with loss, tokens per second and memory."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    on_gpu = module.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if on_gpu else unit * getrusage(RUSAGE_SELF).ru_maxrss
+    speed = float(trainer.callback_metrics.get("tokens_per_second", 0))
+    advance(1, f"loss {float(module.losses[-1]):.3f}, {speed:.0f} tokens/s, {peak / GIB:.1f} GiB")
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc]
@@ -241,25 +231,24 @@ def fit(
     bfloat16: bool,
     bar: Callable[[str, int, int], Any] | None = None,
     samples: Callable[[int], None] | None = None,
-    weights: str = "",
+    base: str = "",
 ) -> TrainingResult:
     """Train in place the weights of `model` that require gradients, resuming from the last checkpoint if there is one.
 
     With `bfloat16`, a model with float32 weights trains in mixed precision. Raises ValueError if loss, gradients or
     weights are not finite, and KeyboardInterrupt if the training is stopped. A training whose losses end higher than
     they began is recorded as diverged, with a warning. `bar` opens a progress bar, given label, total and steps done.
-    `samples` is called with the step, every `hardware.samples_every` steps. `weights` identifies those that the model
-    was loaded from: a checkpoint of a training on others is not resumed from.
+    `samples` is called with the step, every `hardware.samples_every` steps. `base` identifies the weights that the
+    model was loaded from: a checkpoint of a training on others is not resumed from.
     """
     on_cuda = detect_device(hardware.accelerator).name != "cpu"
     compiled = _compiles(hardware, bfloat16)
     last = folder / "checkpoints" / "last.ckpt"
     devices, steps = hardware.world_size, recipe.steps(len(sequences))
-    device_batch = -(-recipe.batch_size // devices)  # examples of a step on each device
-    passes = -(-device_batch // (hardware.examples_per_pass or device_batch))
+    passes = hardware.passes(recipe.batch_size)
     torch.manual_seed(seed)
     module = SFTModule(model, recipe, steps, passes, seed)
-    made_from = _identity(module, sequences, seed, bfloat16, weights)
+    made_from = _identity(module, sequences, seed, bfloat16, base)
     start = _first_step(last, made_from)
     if hardware.recompute:
         recompute_layers(model)
@@ -280,9 +269,9 @@ def fit(
             save_top_k=0,
             enable_version_counter=False,  # otherwise a run whose folder was moved would start a second file
         )
-        callbacks = [checkpoints, _StopAfterStep(last), _FirstRow()]
+        callbacks = [checkpoints, _StopAfterStep(last), _AfterStep(_log_first_step)]
         if samples and hardware.samples_every:
-            callbacks.append(_Samples(samples, hardware.samples_every))
+            callbacks.append(_AfterStep(partial(_sample, samples, hardware.samples_every)))
         trainer = pl.Trainer(
             accelerator="cuda" if on_cuda else "cpu",  # Lightning's own choice may be MPS, on which nothing else runs
             devices=hardware.devices,
@@ -308,7 +297,9 @@ def fit(
         try:
             with bar("training", steps, start) if bar else nullcontext() as advance:
                 if advance:
-                    trainer.callbacks.append(_Progress(advance))  # after the one that writes checkpoints
+                    trainer.callbacks.append(
+                        _AfterStep(partial(_show, advance))
+                    )  # after the one that writes checkpoints
                 trainer.fit(module, stream, ckpt_path=last if start else None, weights_only=True)
         except SystemExit as exit_:  # Lightning turns Ctrl-C into SystemExit
             raise KeyboardInterrupt from exit_
@@ -328,14 +319,14 @@ def fit(
 
 
 def _identity(
-    module: SFTModule, sequences: Sequence[tokenization.Sequence], seed: int, bfloat16: bool, weights: str
+    module: SFTModule, sequences: Sequence[tokenization.Sequence], seed: int, bfloat16: bool, base: str
 ) -> str:
     """Return a hash of what a training is made from.
 
     That is its recipe, seed, precision and examples, the weights that it begins with, and the names and shapes of those
     that it trains.
     """
-    digest = hashlib.sha256(f"{module.recipe} {seed} {bfloat16} {weights}".encode())
+    digest = hashlib.sha256(f"{module.recipe} {seed} {bfloat16} {base}".encode())
     for sequence in sequences:
         digest.update(repr(sequence).encode())
     for name, parameter in module.named_parameters():

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn import functional
 
@@ -86,6 +87,7 @@ class SafetyHeads(torch.nn.Module):
 class SFTModule(pl.LightningModule):  # type: ignore[misc]
     """Trains on the response tokens of packed batches. `model` is a peft model, or one whose weights are all trained.
 
+    A step has `passes` batches, whose gradients are accumulated; for Lightning, each is a batch of its own.
     Logs `loss` in nats, `learning_rate`, `gradient_norm` before clipping, and `tokens_per_second` of this device.
     """
 
@@ -111,10 +113,15 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
     def configure_model(self) -> None:
         """Shard all weights over the devices if the strategy does (FSDP2).
 
-        A layer's weights are gathered when it runs, embeddings, head and final norm for the whole step.
+        A layer's weights are gathered when it runs, embeddings, head and final norm for the whole step. Only the first
+        process has loaded them. The others begin with memory that is reserved and not used, and get their shards of it.
         """
         if not isinstance(self.trainer.strategy, ModelParallelStrategy) or isinstance(self, FSDPModule):
             return
+        if self.global_rank > 0:
+            self.to_empty(device="cpu")
+            causal_lm(self.model).tie_weights()
+        weights = self.state_dict() if self.global_rank == 0 else {}
         mesh = self.device_mesh["data_parallel"]
         for layer in causal_lm(self.model).get_decoder().layers:
             fully_shard(layer, mesh=mesh)
@@ -123,6 +130,9 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
             register_fsdp_forward_method(self.heads, "loss")
         fully_shard(self, mesh=mesh)
         register_fsdp_forward_method(self, "loss")
+        set_model_state_dict(self, weights, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
+        for buffer in self.buffers():  # a checkpoint has not all of them, such as the frequencies of position ids
+            torch.distributed.broadcast(buffer, 0)
 
     def training_step(self, batch: PackedBatch, batch_index: int) -> Tensor:
         """Return this pass's contribution to the step's mean loss, in nats.
@@ -130,9 +140,9 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         Dropout has a seed for each pass and device, so that a resumed training drops the same.
         """
         torch.manual_seed(random.Random(f"pass-{self.seed}-{batch_index}-{self.global_rank}").getrandbits(63))
-        loss = self.loss(batch) * batch.share
+        loss = self.loss(batch) * batch.loss_scale
         self._step_loss += loss.detach()
-        self._step_tokens += batch.tokens if batch.share else 0  # not of an example that stands in for none
+        self._step_tokens += batch.tokens if batch.loss_scale else 0  # not of an example that stands in for none
         if (batch_index + 1) % self.passes == 0:
             step_loss = self.trainer.strategy.reduce(self._step_loss / self.passes, reduce_op="mean")
             self.losses.append(step_loss)
@@ -167,7 +177,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         head = causal_lm(self.model).get_output_embeddings().weight
         if head.requires_grad and torch.is_autocast_enabled(hidden.device.type):
             head = head.to(torch.get_autocast_dtype(hidden.device.type))
-        return response_loss(hidden[batch.keep], head, batch.targets, batch.relative)
+        return response_loss(hidden[batch.logit_positions], head, batch.targets, batch.token_weights)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

@@ -10,9 +10,17 @@ from typing import Any
 
 from alttrain.backbone import Backbone, Shape
 from alttrain.backbone.device import GIB, Device, detect_device, number_bytes
-from alttrain.backbone.memory import Quantization, device_bytes, shape_of, training_bytes, weight_bytes
-from alttrain.backbone.source import offline_file
+from alttrain.backbone.memory import (
+    Quantization,
+    device_bytes,
+    generation_bytes,
+    shape_of,
+    training_bytes,
+    weight_bytes,
+)
+from alttrain.backbone.source import offline_file, stored_bytes
 from alttrain.config import RunError
+from alttrain.generation import InProcess
 from alttrain.records import Example, read_json
 from alttrain.rewrite import lacks_original, render
 from alttrain.run.assembly import Run
@@ -69,6 +77,18 @@ def shape_known(run: Run) -> Shape | None:
     return shape_of(read_json(path, remedy="fetch the backbone again")) if path else run.backbone.shape
 
 
+def quantised_bytes(model: Backbone, shape: Shape | None) -> int | None:
+    """Return the size of a model's weights that come quantised, as in FP8, AWQ or MXFP4; None if they do not.
+
+    They are loaded as they are stored, or wider where the machine lacks their kernels. Until they are downloaded they
+    count as nf4, about the smallest form, since an estimate must not refuse what may fit.
+    """
+    path = offline_file(model, "config.json")
+    if path is None or not read_json(path, remedy="fetch the backbone again").get("quantization_config"):
+        return None
+    return stored_bytes(path.parent) or (weight_bytes(shape, BFLOAT16_BYTES, "nf4") if shape else 0)
+
+
 def needs_of(run: Run, rows: Sequence[Example], device: Device, sizes: Sizes | None = None) -> list[Need]:
     """Return the needs of stages that have work left for a model in this process; [] if the shape is unknown.
 
@@ -104,9 +124,7 @@ def _training_need(run: Run, shape: Shape, sizes: Sizes, device: Device) -> Need
     longest_first = sorted(sizes.rows, reverse=True)[: recipe.batch_size]
 
     def parts(hardware: Hardware, quantization: Quantization) -> dict[str, int]:
-        share = -(-recipe.batch_size // hardware.world_size)
-        passes = -(-share // (hardware.examples_per_pass or share))
-        lengths = longest_first[:: hardware.world_size * passes]
+        lengths = longest_first[:: hardware.world_size * hardware.passes(recipe.batch_size)]
         undivided = training_bytes(
             shape,
             width,
@@ -142,12 +160,17 @@ def _generation_need(run: Run, shape: Shape, stage: str, prompt: int, caps: Mapp
     of_protocol = run.protocol.quantization if stage == "generate" else None
     quantization_key = "backbone.quantization" if of_protocol is None else "protocol.quantization"
     current, most_tokens = of_protocol or run.backbone.quantization, max(caps.values())
+    stored = quantised_bytes(run.backbone, shape)
 
     def parts(new_tokens: int, quantization: Quantization) -> Mapping[str, int]:
-        return run.generation.memory(shape, device, prompt, new_tokens, quantization) or {}
+        if not isinstance(run.generation, InProcess):
+            return {}
+        width = number_bytes(run.generation.dtype, device)
+        weights = weight_bytes(shape, width, quantization) if stored is None else stored
+        return generation_bytes(shape, width, run.generation.slots, prompt, new_tokens, weights, device.free)
 
     def remedies() -> Iterator[tuple[str, int]]:
-        if device.name != "cpu":
+        if device.name != "cpu" and stored is None:
             yield f"{quantization_key}=nf4", sum(parts(most_tokens, "nf4").values())
         fewer = most_tokens // 2
         while fewer:
@@ -197,7 +220,9 @@ def too_large(run: Run, model: Backbone, dtype: str) -> str:
     """Return why a judge's model, by its weights alone, does not fit; "" if it does, or if that is not known."""
     path, device = offline_file(model, "config.json"), detect_device(run.hardware.accelerator, run.hardware.memory_gib)
     shape = shape_of(read_json(path)) if path else None
-    size = weight_bytes(shape, number_bytes(dtype, device)) if shape else 0
+    size = quantised_bytes(model, shape)
+    if size is None:
+        size = weight_bytes(shape, number_bytes(dtype, device)) if shape else 0
     if device.free is None or size <= device.free:
         return ""
     if release_model():

@@ -81,7 +81,9 @@ def train(run: Run, session: Session) -> None:
 
     bfloat16 = str(session.dtype(run.hardware.precision)) == "torch.bfloat16"
     precision = "bfloat16" if bfloat16 else "float32"
-    device = "cpu" if run.hardware.sharded else None  # FSDP moves it by layers: one device may not hold it whole
+    device = None
+    if run.hardware.sharded:  # no device may hold it whole: the leader loads it, and sends the others their shards
+        device = "meta" if is_follower() else "cpu"
     record_weights(run, session.weights)
     base = session.weights.identity
     model = session.model(run.adapter.precision(precision), run.backbone.attention, device, purpose="training")
