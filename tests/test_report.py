@@ -51,8 +51,9 @@ from alttrain.records import (
     write_sealed,
     write_text,
 )
+from alttrain.records.files import literal
 from alttrain.report.contrasts import DECISION_COLUMNS, comparisons, decision_places
-from alttrain.report.escaping import latex_text, literal
+from alttrain.report.escaping import latex_text
 from alttrain.report.estimates import (
     AGREEMENT,
     CATEGORIES,

@@ -142,6 +142,7 @@ class Evaluation:
     - `setting`                 the settings in which this way differs from others of the same name (`name_settings`)
     - `provenance`, `analysis`  of metrics.json
     - `intervention`            its name and settings; empty without one
+    - `served`                  the models that answered for each judge, or which weights a guard had
     - `tables`, `labels`        the tables that show the benchmark, and the names of its measures there, if it has any
     - `decider`                 what decides the measure; of an agreement, what decides the benchmark's measure
     - `judge`                   the judge that decides it; of an agreement, both judges
@@ -158,6 +159,7 @@ class Evaluation:
         self.protocol = str(self.provenance["protocol"])
         self.key: BenchmarkKey = self.protocol, self.benchmark, str(self.provenance["protocol_hash"])
         self.method = self.setting = ""
+        self.served: Mapping[str, Sequence[str]] = judged.get("served", {})
         self.tables: Sequence[str] = self.provenance["tables"]
         self.labels = {measure: one_line(label) for measure, label in self.provenance["labels"].items()}
         self.decider = _decides(self.measure, self.analysis["decides"])

@@ -21,7 +21,8 @@ import yaml
 from alttrain.config import name_fault
 from alttrain.evaluation.interventions import JOIN
 from alttrain.records import DamagedError, RunDocument, checksum, read_document, read_metrics, write_text
-from alttrain.report.escaping import literal, one_line, read_literal
+from alttrain.records.files import literal, read_literal
+from alttrain.report.escaping import one_line
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.processes import MANY, second_process
 

@@ -25,6 +25,7 @@ from alttrain.report.processes import MANY, second_process
 from alttrain.report.published import covers, label_and_order, matching_figure, published_figures
 from alttrain.report.results import METRICS, NO_TRAIN, WEIGHTS, changes, option, read_texts, tidy
 from alttrain.report.variants import (
+    SEVERAL,
     Column,
     Variant,
     by_backbone,
@@ -194,6 +195,7 @@ def _layouts(variants: list[Variant], protocol: str) -> list[Layout]:
 
     def with_judges(column: Column) -> Column:
         names = [name for key in column.sets for name in judges.get(key, ())]
+        names = [f"{name}{SEVERAL}" if f"{name}{SEVERAL}" in names else name for name in names]
         return replace(column, judges=tuple(names) if measures.by_judge(column.measure) else ())
 
     def having(columns: Sequence[Column]) -> list[Variant]:
