@@ -16,6 +16,7 @@ LOOK = {
     "text.parse_math": False,  # names are free text, and may have a dollar sign
     "font.size": 8,
     "axes.titlesize": 9,
+    "axes.titley": 1.0,  # nothing is above the axes; to look for it takes a tenth of a figure's time
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
