@@ -229,9 +229,10 @@ class Evaluation:
         """Whether a text with this verdict of the deciding judge counts towards the measure; None if undecided."""
         return verdict if verdict is None else verdict is self.decider.counted
 
-    def verdicts(self) -> Verdicts:
-        """Whether each text counts towards the measure."""
-        return {(*read.item, read.sample): self.counts(read.verdict) for read in self.texts().values()}
+    def verdicts(self, texts: Mapping[Text, TextRecord] | None = None) -> Verdicts:
+        """Whether each text counts towards the measure. `texts` are those of `texts()`, if they are at hand."""
+        read_texts = self.texts() if texts is None else texts
+        return {(*read.item, read.sample): self.counts(read.verdict) for read in read_texts.values()}
 
     def texts(self) -> dict[Text, TextRecord]:
         """Each text without its words, with what was read of it. Raises DamagedError if a file lacks its row.
