@@ -1,14 +1,17 @@
 """alttrain-label: what is drawn of judged runs, with which weights, and what a person is given."""
 
 import csv
+import json
 import re
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from made_runs import change_rows, judge_benchmark, make_run, mend
 
 from alttrain.evaluation.labels import read_labels, text_hash
+from alttrain.report.results import write_csv
 from alttrain.run import label
 
 SETS = {"strongreject": ("harmful_rate", "y" * 10 + "n" * 60 + "u" * 4)}
@@ -88,6 +91,15 @@ def test_an_id_and_a_hash_of_digits_are_read_back(tmp_path: Path, monkeypatch: p
     found, others = read_labels(tmp_path / "a.csv").join(texts, run.name)
     assert {name: one.name for name, one in found.items()} == {name: name for name in texts}
     assert not others
+
+
+def test_an_apostrophe_of_a_text_is_kept(tmp_path: Path) -> None:
+    """It is an escape in a sheet alone, and there only before what a spreadsheet would change."""
+    rows = [{"id": name, "hash": "a", "refused": verdict} for name, verdict in (("'7", True), ("'a", False))]
+    (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    write_csv(tmp_path / "a.csv", pd.DataFrame(rows).replace({True: "yes", False: "no"}))
+    for name in ("a.jsonl", "a.csv"):
+        assert [one.name[0] for one in read_labels(tmp_path / name).labels] == ["'7", "'a"]
 
 
 def test_a_filled_sheet_is_read_back(tmp_path: Path) -> None:

@@ -51,8 +51,9 @@ from alttrain.records import (
     write_sealed,
     write_text,
 )
+from alttrain.records.files import literal
 from alttrain.report.contrasts import DECISION_COLUMNS, comparisons, decision_places
-from alttrain.report.escaping import latex_text, literal
+from alttrain.report.escaping import latex_text
 from alttrain.report.estimates import (
     AGREEMENT,
     CATEGORIES,
@@ -715,11 +716,17 @@ def test_a_second_process_that_fails_is_not_needed(monkeypatch: pytest.MonkeyPat
         time.sleep(60 * (os.getpid() != here))
         return here
 
+    def slow() -> int:
+        time.sleep(0.5)
+        return os.getpid()
+
     monkeypatch.setattr("alttrain.report.processes.PATIENCE_S", 0.5)
-    with second_process([os.getpid], True) as results:
-        assert results() != [here]
+    with second_process([slow] * 4, True) as results:
+        pids = results()
+    assert (len(pids), len({*pids}), here in pids) == (4, 2, True)
     for job in (fails, locks_up):
         with second_process([os.getpid, job], True) as results:
+            time.sleep(0.5)  # until the second process has both
             assert results() == [here, here]
     with second_process([lambda: 1 // 0], True) as results, pytest.raises(ZeroDivisionError):
         results()

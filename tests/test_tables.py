@@ -556,6 +556,23 @@ def test_another_judges_verdicts_stand_beside_with_their_agreement_and_in_a_colu
     assert found["judges"].judge.unique().tolist() == ["other", "judge", "judge and other"]
 
 
+def test_a_column_says_that_a_guard_was_of_several_versions(tmp_path: Path) -> None:
+    """A guard without a revision is what the hub has on the day."""
+    sets = {"strongreject": ("harmful_rate", "yynn"), "jailbreakbench_harmful": ("harmful_rate", "ynnn")}
+    for seed, commit in enumerate("aab"):
+        run = make_run(tmp_path, sets, seed=seed, means=MEANS)
+        for name in sets:
+            served = {"judge": [f"hub@{commit if name == 'strongreject' else 'a'}"], "beside": [f"hub@{seed}"]}
+            mend(run / "evaluation" / f"{name}.alttrain", lambda record, served=served: record.update(served=served))  # type: ignore[misc]
+    table = made(tmp_path)["main"]
+    judges = {"jailbreakbench_harmful": "by judge", "strongreject": "by judge, of several versions"}
+    assert [head[1:] for head in heads(table)] == [*judges.items(), ("mean of 2", judges["strongreject"])]
+    assert sum("`served` in metrics.json" in line for line in legend(table)) == 1
+    assert not any(
+        "`served` in metrics.json" in line for line in legend(table[table.benchmark == "jailbreakbench_harmful"])
+    )
+
+
 def test_seeds_that_other_judges_decide_have_one_number_and_its_star(tmp_path: Path) -> None:
     """Both judges read both seeds. Value, star and legend are over the same seeds, and a benchmark counts once."""
     runs = [make_run(tmp_path, {"strongreject": ("harmful_rate", "n" * 60)})]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from alttrain.dataset.sources import read_raw
+from alttrain.records.files import read_literal
 
 SHOWN = 5  # bad rows that an error message names
 Kind = Literal["refused", "harmful", "correct"]
@@ -84,9 +85,10 @@ def read_labels(path: Path) -> HumanLabels:
     labels: dict[tuple[str, Name, str], Label] = {}
     kinds: dict[Kind, str] = {}
     faults, unlabelled = [], 0
+    is_sheet = path.name.removesuffix(".gz").lower().endswith((".csv", ".tsv"))
     for location, row in read_raw(path):
         try:
-            kind, label = _label(row)
+            kind, label = _label({key: read_literal(cell) for key, cell in row.items()} if is_sheet else row)
             kinds.setdefault(kind, location)
             if label is None:
                 unlabelled += 1
@@ -108,8 +110,6 @@ def read_labels(path: Path) -> HumanLabels:
 
 def _label(row: Mapping[str, Any]) -> tuple[Kind, Label | None]:
     """(kind, label) of one row; the label is None if its cell is empty."""
-    # alttrain-label puts an apostrophe before what a spreadsheet would change, such as a hash of digits
-    row = {key: value.removeprefix("'") if isinstance(value, str) else value for key, value in row.items()}
     if not isinstance(row.get("id"), str):
         raise ValueError(f"expected a string 'id', among the columns {', '.join(map(repr, row))}")
     name = f"id {row['id']!r}"

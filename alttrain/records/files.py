@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
@@ -30,6 +31,9 @@ Cached = TypeVar("Cached")
 UNFINISHED = ".part"  # suffix of the temporary name of a file that is being written
 REMEDY = "delete the file and run the same command again"
 LONGEST = 500  # most characters of a fault in an error message
+COMPUTED = re.compile(r"'*([=+\-@\t\r\n＝＋－＠]|\d[\d.,]*(e[+-]?\d+)?$)", re.IGNORECASE)
+"""A text that a spreadsheet would compute or change into a number, as it would a hash such as 0123 or 12e45678, or that
+`literal` has already escaped. Some take full-width signs for the ordinary ones."""
 NO_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what msgspec raises on bad JSON
 
 
@@ -242,3 +246,16 @@ def read_cached(path: Path, read: Callable[[Path], Cached]) -> Cached | None:
     except Exception as error:  # any exception of a library that reads a foreign file
         log.warning("%s is damaged, and is made again (%s: %s)", path, type(error).__name__, error)
         return None
+
+
+def literal(value: Any) -> Any:
+    """A cell that a spreadsheet shows as it is: a text like a formula or a number gets an apostrophe before it."""
+    if not isinstance(value, str):
+        return value
+    value = re.sub(r"\r(?!\n)", "\n", value)  # csv would leave a lone carriage return unquoted
+    return f"'{value}" if COMPUTED.match(value) else value
+
+
+def read_literal(text: str) -> str:
+    """The inverse of `literal`."""
+    return text[1:] if text.startswith("'") and COMPUTED.match(text) else text

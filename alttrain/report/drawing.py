@@ -16,6 +16,7 @@ LOOK = {
     "text.parse_math": False,  # names are free text, and may have a dollar sign
     "font.size": 8,
     "axes.titlesize": 9,
+    "axes.titley": 1.0,  # nothing is above the axes; to look for it takes a tenth of a figure's time
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
@@ -86,6 +87,8 @@ def show_names(fig: Any, names: Sequence[str], ends: Sequence[str] = ()) -> list
 
 def name_rows(panels: Any, names: Sequence[str], ends: Sequence[str] = ()) -> None:
     """Label the rows of bars, from top to bottom, with these names (`show_names`)."""
+    for axes in panels:
+        axes.yaxis.set_label_coords(0, 0)  # there is no label, and its place would be looked for among all names
     panels[0].set_yticks(range(len(names)), show_names(panels[0].figure, names, ends))
     panels[0].set_ylim(len(names) - 0.4, -0.6)
 

@@ -6,7 +6,7 @@ import json
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from alttrain.records import Generation, Judgement, Texts, withholds
@@ -78,13 +78,20 @@ def outcomes_of(text: TextRecord) -> int:
     The deciding judge's verdict gives one of them, or `undecided`. `misjudged` and `disobeyed` classify wrong outcomes
     by the assessment, as the `counts` in metrics.json do, so that the numbers agree.
     """
-    if not text.generated:
+    return _outcomes(text.finish, text.label, text.says, text.verdict, text.assessment, text.cause)
+
+
+@cache  # of the few combinations that there are
+def _outcomes(
+    finish: str, label: str, says: str, verdict: bool | None, assessment: str | None, cause: str | None
+) -> int:
+    if finish == "error":
         return BITS["failed"] | BITS["undecided"]
-    sides = ("refused", "answered") if text.label == "harmful" else ("over_refused", "helped")
-    yes, no = {"correct": ("correct", "wrong"), "unsafe": sides[::-1]}.get(text.says, sides)
-    keys = ["undecided" if text.verdict is None else yes if text.verdict else no]
-    keys += ["truncated"] if text.truncated else []
-    keys.append("unassessed" if text.assessment is None else text.cause or "")
+    sides = ("refused", "answered") if label == "harmful" else ("over_refused", "helped")
+    yes, no = {"correct": ("correct", "wrong"), "unsafe": sides[::-1]}.get(says, sides)
+    keys = ["undecided" if verdict is None else yes if verdict else no]
+    keys += ["truncated"] if finish == "length" else []
+    keys.append("unassessed" if assessment is None else cause or "")
     return sum(BITS[key] for key in keys if key)
 
 
@@ -113,7 +120,8 @@ def block_of(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Te
 
     Outcomes are counted over all rows; texts are read of the embedded rows only.
     """
-    rows, verdicts, benchmark = evaluation.texts(), evaluation.verdicts(), asked_of(evaluation)
+    rows, benchmark = evaluation.texts(), asked_of(evaluation)
+    verdicts = evaluation.verdicts(rows)
     places |= dict.fromkeys(verdicts)
     judgements: defaultdict[Text, list[Judgement]] = defaultdict(list)
     for judgement in evaluation.judgements():

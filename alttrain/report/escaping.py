@@ -1,16 +1,12 @@
-"""Escapes names and texts for Markdown, LaTeX and CSV, so that they are never read as markup, formulas or numbers."""
+"""Escapes names and texts for Markdown and LaTeX, so that they are never read as markup."""
 
 import re
-from typing import Any
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 MARKUP = re.compile(r"[\\`|<\[*~]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")
 """Characters that Markdown reads as markup; an underscore within a word is not one, nor an ampersand without a name."""
 MARKDOWN_CELL = re.compile(r"[|<`\[]")
 """Characters that end a cell of a Markdown table, or start markup in a text that has markup already."""
-COMPUTED = re.compile(r"'*([=+\-@\t\r\n＝＋－＠]|\d[\d.,]*(e[+-]?\d+)?$)", re.IGNORECASE)
-"""A text that a spreadsheet would compute or change into a number, as it would a hash such as 0123 or 12e45678, or that
-`literal` has already escaped. Some take full-width signs for the ordinary ones."""
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", '"': "''"}
 LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
 LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "–": "--", "…": r"\dots{}", "✓": r"\ding{51}", "✗": r"\ding{55}"}
@@ -34,16 +30,3 @@ def escape_markdown(text: str) -> str:
 def latex_text(text: str) -> str:
     """Text escaped for LaTeX. A character that its fonts lack becomes a question mark."""
     return "".join(LATEX.get(letter) or (letter if letter in LETTERS else "?") for letter in one_line(text))
-
-
-def literal(value: Any) -> Any:
-    """A cell that a spreadsheet shows as it is: a text like a formula or a number gets an apostrophe before it."""
-    if not isinstance(value, str):
-        return value
-    value = re.sub(r"\r(?!\n)", "\n", value)  # csv would leave a lone carriage return unquoted
-    return f"'{value}" if COMPUTED.match(value) else value
-
-
-def read_literal(text: str) -> str:
-    """The inverse of `literal`."""
-    return text[1:] if text.startswith("'") and COMPUTED.match(text) else text

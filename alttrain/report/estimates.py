@@ -48,6 +48,7 @@ AGREEMENT = [
     "agreed", "agreed_low", "agreed_high", "kappa", "kappa_low", "kappa_high",
 ]  # fmt: skip
 """The columns of structure_agreement.csv."""
+FAILED = {outcome: {cause: f"{outcome}_{cause}" for cause in CAUSES} for outcome in ("answered", "refused")}
 ENDS = {True: "refused", False: "answered", None: "undecided"}
 FLOWS = [f"{assessment}_{end}" for assessment in ("harmful", "benign", "unassessed") for end in ENDS.values()]
 """Columns of thoughts.csv: what the assessment says, and what becomes of the answer (`TextRecord.refused`)."""
@@ -159,15 +160,16 @@ def values_of(evaluation: Evaluation) -> dict[str, dict[Any, Any]]:
         if not read.generated:
             continue
         tokens = read.thought_tokens, read.answer_tokens, read.thought_tokens + read.answer_tokens
-        values: dict[str, Any] = dict(zip(TOKENS, tokens, strict=True))
+        for measure, count in zip(TOKENS, tokens, strict=True):
+            by_measure[measure][text] = count
         harmful, alarmed = read.label == "harmful", read.assessment == "harmful"
-        values |= {"adherence_rate": read.adheres, "recall" if harmful else "false_alarms": alarmed}
-        values |= {"precision": harmful} if alarmed else {}
-        outcome = "answered" if harmful else "refused"
+        by_measure["adherence_rate"][text] = read.adheres
+        by_measure["recall" if harmful else "false_alarms"][text] = alarmed
+        if alarmed:
+            by_measure["precision"][text] = harmful
         why = read.cause
-        values |= {f"{outcome}_{cause}": None if why is None else why == cause for cause in CAUSES}
-        for measure, value in values.items():
-            by_measure[measure][text] = value
+        for cause, measure in FAILED["answered" if harmful else "refused"].items():
+            by_measure[measure][text] = None if why is None else why == cause
     return by_measure
 
 
@@ -209,7 +211,8 @@ def _number(variant: Variant, column: Column, sets: Sequence[Mapping[int, Mappin
 
 def _number_of_texts(seeds: Seeds, truncated: int, estimated: Callable[[Seeds], Estimate]) -> Number:
     """The number of these texts, by seed, of which so many are truncated."""
-    n, texts = len(_listed(seeds)[0]), sum(map(len, seeds.values()))
+    texts = sum(map(len, seeds.values()))
+    n = texts - sum(list(values.values()).count(None) for values in seeds.values())
     estimate = estimated(seeds) if n else UNKNOWN
     return Number(*estimate, n, max(1, len(common_seeds([seeds]))), texts - n, truncated)
 

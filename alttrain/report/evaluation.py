@@ -142,6 +142,7 @@ class Evaluation:
     - `setting`                 the settings in which this way differs from others of the same name (`name_settings`)
     - `provenance`, `analysis`  of metrics.json
     - `intervention`            its name and settings; empty without one
+    - `served`                  the models that answered for each judge, or which weights a guard had
     - `tables`, `labels`        the tables that show the benchmark, and the names of its measures there, if it has any
     - `decider`                 what decides the measure; of an agreement, what decides the benchmark's measure
     - `judge`                   the judge that decides it; of an agreement, both judges
@@ -158,6 +159,7 @@ class Evaluation:
         self.protocol = str(self.provenance["protocol"])
         self.key: BenchmarkKey = self.protocol, self.benchmark, str(self.provenance["protocol_hash"])
         self.method = self.setting = ""
+        self.served: Mapping[str, Sequence[str]] = judged.get("served", {})
         self.tables: Sequence[str] = self.provenance["tables"]
         self.labels = {measure: one_line(label) for measure, label in self.provenance["labels"].items()}
         self.decider = _decides(self.measure, self.analysis["decides"])
@@ -227,9 +229,10 @@ class Evaluation:
         """Whether a text with this verdict of the deciding judge counts towards the measure; None if undecided."""
         return verdict if verdict is None else verdict is self.decider.counted
 
-    def verdicts(self) -> Verdicts:
-        """Whether each text counts towards the measure."""
-        return {(*read.item, read.sample): self.counts(read.verdict) for read in self.texts().values()}
+    def verdicts(self, texts: Mapping[Text, TextRecord] | None = None) -> Verdicts:
+        """Whether each text counts towards the measure. `texts` are those of `texts()`, if they are at hand."""
+        read_texts = self.texts() if texts is None else texts
+        return {(*read.item, read.sample): self.counts(read.verdict) for read in read_texts.values()}
 
     def texts(self) -> dict[Text, TextRecord]:
         """Each text without its words, with what was read of it. Raises DamagedError if a file lacks its row.

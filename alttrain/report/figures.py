@@ -62,8 +62,7 @@ def draw_all(
 ) -> Iterator[Callable[[], list[Path]]]:
     """Draw every figure that has data. `frames` are those of the CSV files.
 
-    Yields a function that draws them and returns the files. If they are many, a second process draws two thirds of them
-    from the beginning of the block on.
+    Yields a function that draws them and returns the files. If they are many, a second process begins with the block.
     """
     drawings: dict[Path, Callable[[], bool]] = {}
 
@@ -92,17 +91,13 @@ def draw_all(
             add(f"adherence-{backbone}{suffix}", draw_adherence, assessed)
             add(f"flow-{backbone}{suffix}", draw_flow, backbone_variants, benchmarks)
             add(f"lengths-{backbone}{suffix}", draw_lengths, backbone_variants, benchmarks)
-    jobs = [*drawings.values()]
-    first_jobs = jobs[1::3]
-    second_jobs = [job for job in jobs if job not in first_jobs]
 
     def draw() -> list[Path]:
-        drawn = {job: job() for job in first_jobs} | dict(zip(second_jobs, results(), strict=True))
+        drawn = dict(zip(drawings, results(), strict=True))
         clear_unfinished(folder)  # of a second process that locked up
-        paths = (path for path, job in drawings.items() if drawn[job])
-        return [path.with_name(f"{path.name}.{form}") for path in paths for form in FORMS]
+        return [path.with_name(f"{path.name}.{form}") for path in drawings if drawn[path] for form in FORMS]
 
-    with second_process(second_jobs, len(jobs) >= MANY) as results:
+    with second_process([*drawings.values()], len(drawings) >= MANY) as results:
         yield draw
 
 

@@ -16,6 +16,7 @@ from alttrain.report.escaping import MARKDOWN_CELL, escape_markdown, latex_text,
 from alttrain.report.measures import MEASURES, WORTH_SAYING, base_measure, corrected, format_value
 from alttrain.report.published import WHY
 from alttrain.report.tables import pivot
+from alttrain.report.variants import SEVERAL
 
 DIFFERS, FEW, COVERED, NOT_COVERED, MISSING = "*", "†", "✓", "✗", "–"
 NARROW, TITLE, WIDE = 9, 16, 19
@@ -43,6 +44,10 @@ BY_LABELS = (
 SEEDS_APART = (
     "Agreements, corrected rates and what thoughts recognise are, of several seeds, the means of the seeds' values and "
     "of their bounds; these do not allow for other seeds."
+)
+VERSIONS = (
+    "of several versions: other weights of the judge, or another model at its server, judged some runs of the column. "
+    "Part of a difference may be the judge's; `served` in metrics.json says which judged a run."
 )
 FAILED = (
     "answered: of the harmful prompts with a verdict, those that were answered; refused: likewise of the harmless.",
@@ -111,6 +116,7 @@ def marks_legend(frame: pd.DataFrame) -> list[str]:
         (frame.few.any(), TOO_FEW),
         (frame.notes.any(), MANY),
         ((frame.measure == "kappa").any(), KAPPA),
+        (frame.judge.str.contains(SEVERAL, regex=False).any(), VERSIONS),
         (frame.measure.map(corrected).any(), BY_LABELS),
         (frame.missing.any(), f"{MISSING} no number: not measured, or no text that it could be of."),
     )

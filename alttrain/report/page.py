@@ -22,7 +22,7 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from alttrain import __version__
 from alttrain.evaluation import statistics
@@ -252,7 +252,8 @@ def _environment() -> Environment:
         "p": lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}",
         "cells": lambda row: Markup("").join(map(_cell, row)),
     }
-    environment.tests["nan"] = lambda value: value is None or (isinstance(value, float) and math.isnan(value))
+    environment.globals |= {"row_head": _row_head, "words": _words, "count": _count, "number": _number}
+    environment.tests["nan"] = _is_nan
     return environment
 
 
@@ -262,11 +263,33 @@ def _tidy(value: Any) -> str:
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
+# cells are many, and macros would take three times as long
+
+
+def _row_head(name: Any) -> Markup:
+    return Markup(f'<th scope="row" data-key="{escape(name)}">{escape(name)}</th>')
+
+
+def _words(value: Any) -> Markup:
+    return Markup(f'<td class="words" data-key="{escape(value)}">{escape(value)}</td>')
+
+
+def _count(value: Any) -> Markup:
+    return Markup(f'<td data-key="{value}">{value}</td>')
+
+
+def _number(value: Any, text: str) -> Markup:
+    """A cell that shows a number as `text`, and nothing for nan."""
+    return Markup("<td></td>" if _is_nan(value) else f'<td data-key="{value}">{escape(text)}</td>')
+
+
 def _cell(value: Any) -> Markup:
-    """A cell of a CSV file. These are many, and a macro would take three times as long."""
-    if isinstance(value, str):
-        return Markup('<td class="words" data-key="{0}">{0}</td>').format(value)
-    return Markup("<td></td>" if pd.isna(value) else f'<td data-key="{value}">{_tidy(value)}</td>')
+    """A cell of a CSV file."""
+    return _words(value) if isinstance(value, str) else _number(None if pd.isna(value) else value, _tidy(value))
+
+
+def _is_nan(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def embed(value: Any) -> str:

@@ -21,7 +21,8 @@ import yaml
 from alttrain.config import name_fault
 from alttrain.evaluation.interventions import JOIN
 from alttrain.records import DamagedError, RunDocument, checksum, read_document, read_metrics, write_text
-from alttrain.report.escaping import literal, one_line, read_literal
+from alttrain.records.files import literal, read_literal
+from alttrain.report.escaping import one_line
 from alttrain.report.evaluation import Evaluation
 from alttrain.report.processes import MANY, second_process
 
@@ -89,12 +90,9 @@ def evaluations(runs: Path, left_out: set[Path] | None = None) -> list[Evaluatio
 
 
 def read_texts(judged: Sequence[Evaluation]) -> None:
-    """Read the rows of judged benchmarks. If they are many, a second process reads half of them."""
-    evens, odds = judged[::2], judged[1::2]
-    with second_process([evaluation.pack_texts for evaluation in odds], len(judged) >= MANY) as results:
-        packed = [evaluation.pack_texts() for evaluation in evens], results()
-    for half, packed_half in zip((evens, odds), packed, strict=True):
-        for evaluation, texts in zip(half, packed_half, strict=True):
+    """Read the rows of judged benchmarks, if they are many with a second process."""
+    with second_process([evaluation.pack_texts for evaluation in judged], len(judged) >= MANY) as results_of:
+        for evaluation, texts in zip(judged, results_of(), strict=True):
             evaluation.packed_texts[evaluation.decider] = texts
 
 

@@ -8,7 +8,7 @@ multi_turn and multilingual are those whose metrics.json names the table. A tabl
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from alttrain.report.processes import MANY, second_process
 from alttrain.report.published import covers, label_and_order, matching_figure, published_figures
 from alttrain.report.results import METRICS, NO_TRAIN, WEIGHTS, changes, option, read_texts, tidy
 from alttrain.report.variants import (
+    SEVERAL,
     Column,
     Variant,
     by_backbone,
@@ -107,7 +108,7 @@ def report_of(judged: Sequence[Evaluation]) -> Report:
     """The report over these benchmarks."""
     plain = [evaluation for evaluation in judged if not evaluation.intervention]
     intervened = [evaluation for evaluation in judged if evaluation.intervention]
-    read_texts(plain)
+    read_texts(judged)
     plain_variants = variants(plain)
     layouts = [layout for name, own in protocols_of(plain_variants).items() for layout in _layouts(own, name)]
 
@@ -115,19 +116,21 @@ def report_of(judged: Sequence[Evaluation]) -> Report:
         frame, contrasts = comparisons(plain_variants)
         return frame, [(plain_variants.index(variant), column, test) for (variant, column), test in contrasts.items()]
 
-    with second_process([differences], len(plain) >= MANY) as results_of:
+    jobs: dict[str, Callable[[], Any]] = {"comparisons": differences, "metrics": lambda: tidy(plain)[METRICS]}
+    jobs |= {"structure": lambda: estimates.structure(plain), "thoughts": lambda: estimates.thoughts(judged)}
+    jobs |= {"categories": lambda: estimates.by_category(plain_variants)}
+    with second_process([*jobs.values()], len(plain) >= MANY) as results_of:
         known = numbers(plain_variants, (column for *_, columns in layouts for column in columns))
-        ((compared, indexed),) = results_of()
+        frames = dict(zip(jobs, results_of(), strict=True))
+    frames["comparisons"], indexed = frames["comparisons"]
     contrasts = {(plain_variants[index], column): contrast for index, column, contrast in indexed}
     all_variants, over_seeds = variants(judged), tables(layouts, known, contrasts, _changed_ways(plain_variants))
     intervention_rows, effects = interventions(all_variants)
     if effects:
         over_seeds["interventions"] = _intervention_table(effects)
-    frames = {"metrics": tidy(plain)[METRICS], "comparisons": compared, "interventions": intervention_rows}
-    frames |= {"decided": decision_places(all_variants), "probes": probes(plain_variants)}
-    frames |= {"structure": estimates.structure(plain), "structure_agreement": estimates.structure_agreement(judged)}
-    frames |= {"thoughts": estimates.thoughts(judged), "tokens": estimates.token_use(plain)}
-    frames |= {"categories": estimates.by_category(plain_variants)}
+    frames |= {"interventions": intervention_rows, "decided": decision_places(all_variants)}
+    frames |= {"probes": probes(plain_variants), "tokens": estimates.token_use(plain)}
+    frames |= {"structure_agreement": estimates.structure_agreement(judged)}
     return Report(plain, intervened, plain_variants, frames, over_seeds)
 
 
@@ -194,6 +197,7 @@ def _layouts(variants: list[Variant], protocol: str) -> list[Layout]:
 
     def with_judges(column: Column) -> Column:
         names = [name for key in column.sets for name in judges.get(key, ())]
+        names = [f"{name}{SEVERAL}" if f"{name}{SEVERAL}" in names else name for name in names]
         return replace(column, judges=tuple(names) if measures.by_judge(column.measure) else ())
 
     def having(columns: Sequence[Column]) -> list[Variant]:

@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ from alttrain.report.results import LAST, NAMING, NO_TRAIN
 
 Rank = tuple[int, str, int]  # of a way, the first is taken (`_ranks`)
 Rows = Sequence[Mapping[BenchmarkKey, Evaluation]]  # the evaluations of each variant by one protocol
+
+SEVERAL = ", of several versions"  # follows the name of a judge for which several models answered
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +149,8 @@ class Column:
 
 def rate_columns(variants: Iterable[Variant], protocol: str) -> list[Column]:
     """A column for each benchmark's measures; those by other parts and judges are in overview and judges only."""
-    columns: dict[Column, None] = {}  # a column's tables, name and setting are those of the first evaluation
+    columns: dict[Column, Column] = {}  # a column's tables, name and setting are those of the first evaluation
+    served: defaultdict[tuple[Column, str], set[str]] = defaultdict(set)  # by column and judge
     deciding = [evaluation for variant in variants for evaluation in variant.first_seeds(protocol).values()]
     every = [evaluation for v in variants for seeds in v.all_evaluations.values() for evaluation in seeds.values()]
     for evaluation in [*deciding, *(evaluation for evaluation in every if evaluation.protocol == protocol)]:
@@ -157,9 +160,16 @@ def rate_columns(variants: Iterable[Variant], protocol: str) -> list[Column]:
                 tables = evaluation.tables if name in (evaluation.labels or (evaluation.measure, "score")) else ()
                 judges, called = tuple(filter(None, [evaluation.judge_of(name)])), evaluation.label_of(name)
                 column = Column(name, protocol, (key,), tables=tables, called=called, judges=judges, setting=setting)
-                columns.setdefault(column)
+                columns.setdefault(column, column)
+                for judge in judges:
+                    served[column, judge].update(evaluation.served.get(judge, ()))
+    for column in columns:
+        judges = tuple(judge + SEVERAL * (len(served[column, judge]) > 1) for judge in column.judges)
+        columns[column] = replace(column, judges=judges)
     order = list(MEASURES)
-    return sorted(columns, key=lambda c: (order.index(base_measure(c.measure)), c.sets[0][1], c.measure, c.sets))
+    return sorted(
+        columns.values(), key=lambda c: (order.index(base_measure(c.measure)), c.sets[0][1], c.measure, c.sets)
+    )
 
 
 def mean_columns(variants: Sequence[Variant], protocol: str) -> dict[str, Column]:
