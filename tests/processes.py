@@ -13,18 +13,19 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
+from functools import cache, partial
 from multiprocessing import forkserver, process
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import kept_configs  # noqa: F401
+import pytest
 
 from alttrain.__main__ import main
 
 FORKS: Any = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
-LOADED = ["peft", "pytorch_lightning", "transformers", "alttrain.run.app", "alttrain.report.figures"]
+LOADED = ["alttrain.report.figures", "warmed"]
 if hasattr(os, "fork"):
     FORKS.set_forkserver_preload(LOADED)
 
@@ -59,9 +60,7 @@ class Command:
         self.out.touch()
         self.err.touch()
         given = (self.arguments, script, {**os.environ, **environment}, self.out, self.err, folder)
-        forkserver.ensure_running()
-        server = forkserver._forkserver._forkserver_address  # type: ignore[attr-defined]
-        self.process = FORKS.Process(target=_command, args=(server, *given))
+        self.process = FORKS.Process(target=_command, args=(_server(), *given))
         self.process.start()
 
     def __enter__(self) -> "Command":
@@ -87,6 +86,15 @@ def alttrain(
     """Run the command to its end."""
     with Command(arguments, script, folder, **environment) as command:
         return command.wait()
+
+
+@cache
+def _server() -> str:
+    """The address of the server that all are forked from."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where `warmed` is
+        forkserver.ensure_running()
+    return str(forkserver._forkserver._forkserver_address)  # type: ignore[attr-defined]
 
 
 class Forked:
