@@ -11,22 +11,24 @@ STAMP := $(VENV)/.installed
 # A file is one worker's, and files go in the order of tests/conftest.py: the longest first.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-vllm test-cuda wheels lint install clean
+.PHONY: demo test test-fast test-vllm test-cuda wheels style lint install clean
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt judges.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes \
 	  --ignore-requires-python -r judges.txt
+	$(VENV)/bin/python -m compileall -qq -j 0 $(VENV)/lib || true # pip itself compiles on one core
 	touch $(STAMP)
 
 demo: $(STAMP)
 	$(VENV)/bin/alttrain experiment=demo
 
-test: $(STAMP) lint
-	$(PYTEST)
+# Types are checked beside the tests: mypy uses one core for half a minute.
+test: $(STAMP) style
+	@$(VENV)/bin/mypy & types=$$!; $(PYTEST); tests=$$?; wait $$types && exit $$tests
 
 test-fast: $(STAMP)
 	$(PYTEST) -m "not slow"
@@ -61,9 +63,11 @@ wheels:
 	  setuptools pytest pytest-xdist bitsandbytes trl .
 	rm -f wheels/torch-* wheels/triton-* wheels/nvidia_* wheels/alttrain-*
 
-lint: $(STAMP)
+style: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+lint: style
 	$(VENV)/bin/mypy
 
 clean:

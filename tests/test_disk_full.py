@@ -5,8 +5,6 @@ import logging
 import os
 import re
 import resource
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,10 +70,8 @@ def test_a_run_on_a_full_disk_keeps_its_rows_and_goes_on(tiny_arguments: list[st
     lines = whole.splitlines(keepends=True)
     assert len(lines) == 8
     size = sum(map(len, lines[:6])) - 20
-    code = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
-    command = [sys.executable, "-c", f"{code}from alttrain.run.app import main\nmain()", *own]
-    environment = {**os.environ, "ALTTRAIN_CACHE": cache}
-    full = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    limited = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
+    full = alttrain(own, ALTTRAIN_CACHE=cache, PLANTED=limited)
     assert full.returncode == 1
     told = [line for line in full.stderr.splitlines() if "generations.jsonl" in line and "File too large" in line]
     assert len(told) == 1, full.stderr

@@ -6,14 +6,12 @@ stub server. Settings are the true ones, but for the amounts of data: where they
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from miniature import build
 from packages import needs
+from processes import alttrain
 from stub_server import Say, Serve, Stub, right
 
 from alttrain.evaluation.sandbox import bubblewrap_fault
@@ -47,29 +45,19 @@ def stub(serve: Serve) -> Stub:
 def sweep(folder: Path, stub: Stub, *overrides: str) -> str:
     """Run experiment=main; what it said on the way."""
     environment = {
-        **os.environ,
         "HF_HUB_CACHE": str(folder / "hub"),
-        "HF_HUB_OFFLINE": "1",
         "ALTTRAIN_CACHE": str(folder / "cache"),
         "OPENAI_API_KEY": "not-a-key",
+        "PLANTED": f"from huggingface_hub import constants\nconstants.HF_HUB_CACHE = {str(folder / 'hub')!r}",
     }
-    command = [
-        sys.executable,
-        "-m",
-        "alttrain",
-        "-m",
-        "experiment=main",
-        "trainer=cpu",
-        "backbone=r1_qwen_7b",
-        "seed=0",
-    ]
+    command = ["-m", "experiment=main", "trainer=cpu", "backbone=r1_qwen_7b", "seed=0"]
     command += [
         f"data_dir={folder / 'data'}",
         f"output_dir={folder / 'outputs'}",
         f"teacher.writer.base_url={stub.url}",
     ]
     command += [f"protocol.judges.over_refusal_rate.writer.base_url={stub.url}", "page_texts=none", *overrides]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = alttrain(command, **environment)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stderr
 

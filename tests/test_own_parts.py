@@ -1,11 +1,10 @@
 """One part of each kind from outside: a package and a config folder of a user's own, run end to end."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 from alttrain.records import Example, Generation, Judgement, read_rows
@@ -120,9 +119,8 @@ def alttrain(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]
     parts += ["+benchmark@evaluation.benchmarks.own=own", "judge@protocol.judges.over_refusal_rate=mentions"]
     parts += ["trainer.accelerator=cpu", "trainer.precision=float32", "trainer.threads=1", "training.epochs=1"]
     parts += [f"output_dir={folder / 'outputs'}", "protocol.decoding.max_new_tokens=8", *arguments]
-    command = [sys.executable, "-m", "alttrain", f"--config-dir={folder / 'conf'}", *parts]
-    environment = {**os.environ, "PYTHONPATH": str(folder), "ALTTRAIN_CACHE": str(folder / "cache")}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    found = {"PLANTED": f"import sys\nsys.path.insert(0, {str(folder)!r})", "ALTTRAIN_CACHE": str(folder / "cache")}
+    return processes.alttrain([f"--config-dir={folder / 'conf'}", *parts], **found)
 
 
 def test_a_part_of_each_kind_from_outside_runs_end_to_end(own: Path) -> None:

@@ -301,7 +301,7 @@ signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
 print("begun", flush=True)
 while not signals:
     time.sleep(0.1)
-time.sleep(1)  # the step that it finishes
+time.sleep(0.5)  # the step that it finishes
 print(len(signals), "saved", flush=True)
 """
 STARTS = """
@@ -495,7 +495,7 @@ def test_evaluations_of_one_run_train_it_once(protocols: list[str], tmp_path: Pa
     assert found == {name + suffix for name in names for suffix in ("", ".brief")}
     assert all((run / "evaluation" / name / "metrics.json").exists() for name in found)
     assert {status.state for status in statuses(folder).values()} == {"done"}
-    done = sweep(protocols, folder, *more)
+    done = sweep(protocols, folder)  # by the basic launcher, which has no workers to start
     assert "plan      1 training, 2 jobs: 2 done" in done.stderr
     assert (run / "run.log").read_text().count("generate ") == log.count("generate ")
 
