@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from alttrain.run.ask import RunModel
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 
 def results(output_dir: str | Path = "outputs") -> "pd.DataFrame":

@@ -148,7 +148,7 @@ def _check(overrides: list[str], multirun: bool) -> "Sweep | None":
     global _checked
     faults, configs = preview(overrides)
     _refuse(faults)
-    from alttrain.run.execution import checked
+    from alttrain.run.execution import assemble_checked
     from alttrain.run.progress import log_to_console
     from alttrain.run.stages.check import all_ready
     from alttrain.run.status import PLAN
@@ -167,7 +167,7 @@ def _check(overrides: list[str], multirun: bool) -> "Sweep | None":
         JobSweeper.jobs = [job.overrides for job in swept.jobs]
         return swept
     for config in configs:  # one, unless -m is missing, which Hydra reports
-        _checked = checked(config)
+        _checked = assemble_checked(config)
     return None
 
 

@@ -29,7 +29,7 @@ from hydra_plugins.alttrain_jobs import is_worker
 log = logging.getLogger("alttrain")
 
 
-def checked(config: DictConfig) -> Run:
+def assemble_checked(config: DictConfig) -> Run:
     """Return the run of a config after its light check, and log what it will take. Raises RunError with all faults."""
     check_light(run := fit_hardware(assemble(config)))
     check_sources(run)
