@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from alttrain.evaluation.statistics import POWER
 from alttrain.report import measures
 from alttrain.report.escaping import MARKDOWN_CELL, escape_markdown, latex_text, one_line
 from alttrain.report.measures import MEASURES, WORTH_SAYING, base_measure, corrected, format_value
@@ -30,7 +31,7 @@ ONE_SEED = "with one seed these weights differ, not yet the methods: other seeds
 SEVERAL_SEEDS = "with several seeds the methods differ: the test allows for other seeds and other prompts"
 TOO_FEW = (
     f"{FEW} not enough data: were the true difference as small as this one, a paired test of as many prompts and "
-    "seeds (5 %, before Holm) would miss it more than one time in five."
+    f"seeds (5 %, before Holm) would miss it in more than {100 * (1 - POWER):.0f} % of cases."
 )
 MANY = f"undecided, truncated: texts without a verdict, and cut by the token cap, where over {100 * WORTH_SAYING:g} %."
 KAPPA = (

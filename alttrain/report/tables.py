@@ -336,7 +336,7 @@ def add_marks(frame: pd.DataFrame) -> pd.DataFrame:
 
     - `known`    there is a number
     - `differs`  it differs from No-train at 5 %, adjusted over all contrasts of the report
-    - `few`      a difference of this size would be missed more than one time in five
+    - `few`      a difference of this size would be missed too often, by `POWER`
     - `covered`  whether the interval covers the published figure; None if one of them is absent
     - `notes`    sets that a mean lacks, and many undecided or truncated texts
     - `missing`  not measured, but could be
