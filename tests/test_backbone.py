@@ -443,7 +443,7 @@ def test_a_silent_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
         raise TimeoutError("no answer")
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub.urllib.request, "urlopen", silent)
+    monkeypatch.setattr("urllib.request.urlopen", silent)
     hub.why_unreachable.cache_clear()
     for _ in range(2):
         with pytest.raises(ConnectionError, match="no answer"):
