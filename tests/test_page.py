@@ -37,7 +37,7 @@ from alttrain.records import Generation, Judgement, Texts, read_rows, write_json
 from alttrain.report.embedded import BITS, CUT, LONGEST, OUTCOMES, outcomes_of, pieces, shorten
 from alttrain.report.evaluation import Decider, Evaluation, TextRecord
 from alttrain.report.formats import cell_lines
-from alttrain.report.page import _tidy, embed, write_page
+from alttrain.report.page import _environment, _tidy, embed, write_page
 from alttrain.report.results import evaluations
 from alttrain.report.tables import TABLES, pivot, report_of
 
@@ -312,6 +312,13 @@ def test_a_benchmarks_categories_stay_together_if_a_method_lacks_one(tmp_path: P
         *["harmful"] * 3,
         *["over-refusal"] * 3,
     ]
+
+
+def test_a_cell_escapes_what_is_no_number() -> None:
+    """The files of a run may come from anybody."""
+    cells = _environment().from_string("{{ count(x) }}{{ number(x, x) }}{{ words(x) }}{{ row_head(x) }}")
+    assert cells.render(x='"<b>').count("&#34;&lt;b&gt;") == 8
+    assert not re.search('<b>|""', cells.render(x='"<b>'))
 
 
 def test_large_numbers_are_written_in_full() -> None:

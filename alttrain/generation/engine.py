@@ -20,8 +20,8 @@ from annotated_types import Ge, Gt, Le
 
 from alttrain import __version__
 from alttrain.backbone.config import Dtype, Trainable
-from alttrain.backbone.device import check_kernels, has_gpu_driver
-from alttrain.backbone.memory import Quantization
+from alttrain.backbone.device import Device, check_kernels, has_gpu_driver, number_bytes
+from alttrain.backbone.memory import Quantization, Shape, generation_bytes, weight_bytes
 from alttrain.llm import Failure
 from alttrain.records import DamagedError, exclusive, read_cached, read_json, seal, write_text
 
@@ -156,6 +156,15 @@ class EngineConfig(ABC):
     def start(self, model: Model) -> AbstractContextManager[Engine]:
         """Start the engine for a model; it stops with the context. Raises ValueError if it does not start."""
 
+    def memory(
+        self, shape: Shape, device: Device, prompt: int, new_tokens: int, weights: Quantization | int
+    ) -> Mapping[str, int]:
+        """Return the device memory needed, in bytes by part; {} if another process holds it.
+
+        `weights` is how they are quantised, or their size, if they come quantised.
+        """
+        return {}
+
 
 @dataclass(frozen=True)
 class InProcess(EngineConfig):
@@ -173,6 +182,13 @@ class InProcess(EngineConfig):
     @contextmanager
     def start(self, model: Model) -> Iterator["LocalEngine"]:
         yield LocalEngine(model.decoder(self), model.renderer)
+
+    def memory(
+        self, shape: Shape, device: Device, prompt: int, new_tokens: int, weights: Quantization | int
+    ) -> Mapping[str, int]:
+        width = number_bytes(self.dtype, device)
+        size = weights if isinstance(weights, int) else weight_bytes(shape, width, weights)
+        return generation_bytes(shape, width, self.slots, prompt, new_tokens, size, device.free)
 
 
 @dataclass(frozen=True)

@@ -275,12 +275,12 @@ def _words(value: Any) -> Markup:
 
 
 def _count(value: Any) -> Markup:
-    return Markup(f'<td data-key="{value}">{value}</td>')
+    return Markup(f'<td data-key="{escape(value)}">{escape(value)}</td>')
 
 
 def _number(value: Any, text: str) -> Markup:
     """A cell that shows a number as `text`, and nothing for nan."""
-    return Markup("<td></td>" if _is_nan(value) else f'<td data-key="{value}">{escape(text)}</td>')
+    return Markup("<td></td>" if _is_nan(value) else f'<td data-key="{escape(value)}">{escape(text)}</td>')
 
 
 def _cell(value: Any) -> Markup:

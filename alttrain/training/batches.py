@@ -40,7 +40,7 @@ class PackedBatch(_Movable):
     logit_positions: Tensor  # (targets,): a target is the token after its position
     targets: Tensor  # (targets,)
     tokens: int  # of the examples, without padding
-    loss_scale: float = 1.0  # 0 for an example that stands in where a device has none
+    loss_scale: float = 1.0  # 0 for an example that is only there because a device has none
     token_weights: Tensor | None = None  # (targets,): with mean 1; None weights all tokens equally
     marked: "MarkedBatch | None" = None  # the data of SafeKey's losses
 
@@ -49,7 +49,7 @@ class PackedBatch(_Movable):
 class MarkedBatch(_Movable):
     """Data for SafeKey's losses.
 
-    If no example is marked, the longest one stands in with `share` 0, so that every device runs the same passes.
+    If no example is marked, the longest one is there with `share` 0, so that every device runs the same passes.
     """
 
     key: PackedBatch  # the understandings and key sentences, without the requests before them

@@ -297,9 +297,8 @@ def fit(
         try:
             with bar("training", steps, start) if bar else nullcontext() as advance:
                 if advance:
-                    trainer.callbacks.append(
-                        _AfterStep(partial(_show, advance))
-                    )  # after the one that writes checkpoints
+                    # after the callback that writes checkpoints
+                    trainer.callbacks.append(_AfterStep(partial(_show, advance)))
                 trainer.fit(module, stream, ckpt_path=last if start else None, weights_only=True)
         except SystemExit as exit_:  # Lightning turns Ctrl-C into SystemExit
             raise KeyboardInterrupt from exit_

@@ -74,19 +74,8 @@ _SPACING = re.compile(r"\\(?:left|right|displaystyle|[,;! ])|[\s{}]|(?<=\\)[dtc]
 _BLANKS = re.compile(r"\s+(?!\w)|(?<!\w)\s+")  # that divide nothing
 _TIMES = re.compile(r"\\times|×|\*")
 _COMMANDS = [
-    r"\pi",
-    r"\approx",
-    r"\infty",
-    r"\sqrt",
-    r"\times",
-    r"\cdot",
-    r"\pm",
-    r"\le",
-    r"\ge",
-    r"\cup",
-    r"\in",
-    r"\emptyset",
-]
+    r"\pi", r"\approx", r"\infty", r"\sqrt", r"\times", r"\cdot", r"\pm", r"\le", r"\ge", r"\cup", r"\in", r"\emptyset",
+]  # fmt: skip
 _SIGNS = str.maketrans(
     dict(zip("−–，（）＝½²³", ["-", "-", ",", "(", ")", "=", r"\frac{1}{2}", "^2", "^3"], strict=True))
     | dict(zip("π≈∞√×·±≤≥∪∈∅", (f"{command} " for command in _COMMANDS), strict=True))

@@ -10,17 +10,9 @@ from typing import Any
 
 from alttrain.backbone import Backbone, Shape
 from alttrain.backbone.device import GIB, Device, detect_device, number_bytes
-from alttrain.backbone.memory import (
-    Quantization,
-    device_bytes,
-    generation_bytes,
-    shape_of,
-    training_bytes,
-    weight_bytes,
-)
+from alttrain.backbone.memory import Quantization, device_bytes, shape_of, training_bytes, weight_bytes
 from alttrain.backbone.source import offline_file, stored_bytes
 from alttrain.config import RunError
-from alttrain.generation import InProcess
 from alttrain.records import Example, read_json
 from alttrain.rewrite import lacks_original, render
 from alttrain.run.assembly import Run
@@ -163,11 +155,8 @@ def _generation_need(run: Run, shape: Shape, stage: str, prompt: int, caps: Mapp
     stored = quantised_bytes(run.backbone, shape)
 
     def parts(new_tokens: int, quantization: Quantization) -> Mapping[str, int]:
-        if not isinstance(run.generation, InProcess):
-            return {}
-        width = number_bytes(run.generation.dtype, device)
-        weights = weight_bytes(shape, width, quantization) if stored is None else stored
-        return generation_bytes(shape, width, run.generation.slots, prompt, new_tokens, weights, device.free)
+        weights = quantization if stored is None else stored
+        return run.generation.memory(shape, device, prompt, new_tokens, weights)
 
     def remedies() -> Iterator[tuple[str, int]]:
         if device.name != "cpu" and stored is None:
