@@ -14,6 +14,7 @@ from stub_server import Say, Serve, Stub
 
 from alttrain import llm
 from alttrain.records import Example, Segment
+from alttrain.run.progress import log_to_console
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -36,6 +37,12 @@ LONG_FILES = (
 """Files that take longest without their slow tests."""
 SLOW_FIXTURES = {"tiny_arguments", "chromium", "star1", "traces"}
 """Fixtures by which a test makes a whole run, opens a browser, or reads a thousand traces of ../shared."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def console() -> None:
+    """The first run of a process replaces pytest's handlers by a console, so `caplog` would be empty after it."""
+    log_to_console()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
