@@ -154,9 +154,8 @@ def test_losses_and_adapter_are_those_of_one_device(
 ) -> None:
     """DDP of the response's loss alone is tried on two nodes below."""
     one, alone = on_one(*recipe)
-    (tmp_path / "sitecustomize.py").write_text(UNLOADED if "trainer.strategy=fsdp" in more else "")
-    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
-    several, together = trained(tiny_arguments, tmp_path / "several", *recipe, *more, PYTHONPATH=path)
+    planted = UNLOADED if "trainer.strategy=fsdp" in more else ""
+    several, together = trained(tiny_arguments, tmp_path / "several", *recipe, *more, PLANTED=planted)
     assert len(one) == len(several) > 6
     assert max(abs(a - b) for a, b in zip(one, several, strict=True)) < 1e-5
     assert alone.keys() == together.keys()
